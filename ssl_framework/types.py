@@ -1,0 +1,78 @@
+"""The only records that travel between the parts of a training step.
+
+Shape letters, the same in every file:
+
+    B  samples on this rank        W  ranks (processes)          V  views of one sample
+    C  channels                    H, W_px / h, w  height, width N  tokens or patches (in a loss: samples)
+    D  feature dimensions          K  rows of a memory           S  synthetic rows per query
+"""
+
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+Outputs: TypeAlias = dict[str, Tensor]
+"""What an encoder returns for one view: ``"pooled"`` [B, D], ``"map"`` [B, C, h, w] or ``"tokens"`` [B, N, D],
+and one entry per head, named as in the config."""
+
+
+class Geometry(NamedTuple):
+    """Where a view was cut from its source image."""
+
+    box: Tensor  # [B, 4] float32: x0, y0, x1, y1, as fractions of the source image's width and height
+    flip: Tensor  # [B] bool: mirrored left-right after the crop
+
+
+class Mix(NamedTuple):
+    """What an input mixer did: sample b of a mixed view is share lam[b] of b and 1 - lam[b] of partner[b]."""
+
+    views: tuple[int, ...]  # which views were replaced
+    partner: Tensor  # [B] int64
+    lam: Tensor  # [B] float32 in [0, 1]
+    clean: list[Tensor]  # V x [B, C, h, w]: the views before mixing
+    owner: Tensor | None = None  # [B, N] int64: source sample of each patch
+
+
+class Samples(NamedTuple):
+    """A batch as the loader yields it: images of one size, before any transformation."""
+
+    images: Tensor  # [B, C, H, W] uint8
+    index: Tensor  # [B] int64: position in the training set
+    label: Tensor | None = None  # [B] int64 class
+
+
+class Batch(NamedTuple):
+    """A batch as the encoders see it."""
+
+    views: list[Tensor]  # V x [B, C, h_v, w_v] float32, normalised
+    index: Tensor  # [B] int64
+    label: Tensor | None = None  # [B] int64 class
+    geometry: list[Geometry] | None = None  # V entries, when the views were asked for them
+    mix: Mix | None = None
+
+
+class Clock(NamedTuple):
+    """Where the run stands. Everything random in a step is a function of it, so a resumed run repeats it exactly."""
+
+    step: int  # optimizer steps done
+    epoch: int  # epochs done
+    total_steps: int  # optimizer steps of the whole run
+    seed: int = 0
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, in [0, 1]."""
+        return self.step / max(self.total_steps, 1)
+
+    def generator(self, device: torch.device | str = "cpu") -> torch.Generator:
+        """A generator that is the same on every rank in this step, for what all ranks must draw alike."""
+        return torch.Generator(device).manual_seed(step_seed(self.seed, self.step))
+
+
+def step_seed(seed: int, step: int, rank: int = -1) -> int:
+    """A 63-bit seed that differs for every (seed, step, rank); ``rank=-1`` stands for "all ranks alike"."""
+    mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + (rank + 2) * 0x94D049BB133111EB) % 2**64
+    mixed ^= mixed >> 31  # one round of the splitmix64 finaliser: neighbouring steps get unrelated seeds
+    mixed = mixed * 0xBF58476D1CE4E5B9 % 2**64
+    return (mixed ^ mixed >> 27) % 2**63
