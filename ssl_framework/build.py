@@ -1,0 +1,121 @@
+"""From a config to objects, and the safety rule for configs that come out of a run folder."""
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from ssl_framework.data.loader import DataModule
+from ssl_framework.module import SSLModule
+
+TRUSTED = ("ssl_framework.", "torch.optim.", "torch.nn.", "lightning.pytorch.loggers.")
+"""Where the classes that a stored config names may come from."""
+
+
+def build(node: Any) -> Any:
+    """Instantiates a config node; an empty group choice (``mixer=none``) is ``None``.
+
+    Raises:
+        ValueError: what the constructor refused, without the wrapping of the library that called it.
+    """
+    if node is None or not node:
+        return None
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, (ValueError, FileNotFoundError)):
+            raise type(cause)(str(cause)) from error
+        if isinstance(cause, ModuleNotFoundError):
+            raise ValueError(
+                f"{cause.name} is not installed, and this configuration needs it: pip install {cause.name}"
+            )
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def build_data(cfg: DictConfig) -> DataModule:
+    """The data of a run."""
+    return DataModule(build(cfg.data.source), cfg.data.batch_size, cfg.seed)
+
+
+def build_module(cfg: DictConfig, has_labels: bool) -> SSLModule:
+    """The model of a run.
+
+    Args:
+        cfg: the composed config.
+        has_labels: whether the training set has labels.
+
+    Raises:
+        ValueError: parts that do not fit together.
+    """
+    objective = build(cfg.objective)
+    if "label" in objective.requires and not has_labels:
+        raise ValueError(
+            f"{type(objective).__name__} needs labels, but data={cfg.data.name} has none for pretraining: "
+            "choose another data set or a method without labels"
+        )
+    return SSLModule(
+        views=build(cfg.views),
+        student=build(cfg.student),
+        objective=objective,
+        optimizer=build(cfg.optimizer),
+        teacher=build(cfg.teacher),
+        mixer=build(cfg.mixer),
+        feature_mixer=build(cfg.feature_mixer),
+        student_views=cfg.student_views,
+        teacher_views=cfg.teacher_views,
+        seed=cfg.seed,
+    )
+
+
+def load_run_config(folder: str | Path) -> DictConfig:
+    """The resolved config of a run folder, after checking that it names only classes of ``TRUSTED`` packages.
+
+    Raises:
+        FileNotFoundError: the folder or its config.yaml does not exist.
+        ValueError: the config names something else, or is not a config.
+    """
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        what = "has no config.yaml: it is not a run folder" if Path(folder).is_dir() else "does not exist"
+        raise FileNotFoundError(f"the run folder {folder} {what}")
+    cfg = OmegaConf.load(path)
+    if not isinstance(cfg, DictConfig):
+        raise ValueError(f"{path} is not a run's config: it holds {type(cfg).__name__}, not a mapping")
+    refuse_foreign(OmegaConf.to_container(cfg, resolve=False), str(path))
+    return cfg
+
+
+def refuse_foreign(node: Any, where: str) -> None:
+    """Raises ValueError for a ``_target_`` outside ``TRUSTED`` and for interpolations, which a stored config lacks."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "_target_" and not is_trusted(value):
+                raise ValueError(
+                    f"{where} asks to construct {value!r}, which is not a class of this package or of "
+                    f"{', '.join(name.rstrip('.') for name in TRUSTED[1:])}: nothing was loaded"
+                )
+            refuse_foreign(value, where)
+    elif isinstance(node, list):
+        for value in node:
+            refuse_foreign(value, where)
+    elif isinstance(node, str) and "${" in node:
+        raise ValueError(
+            f"{where} holds the interpolation {node!r}, but a run's config is stored resolved: nothing was loaded"
+        )
+
+
+def is_trusted(target: Any) -> bool:
+    """Whether a dotted name is a class defined (not merely imported) in a trusted package."""
+    if not isinstance(target, str) or not target.startswith(TRUSTED):
+        return False
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        return False
+    return inspect.isclass(found) and (found.__module__ + ".").startswith(TRUSTED)

@@ -1,0 +1,415 @@
+"""Random views of a batch, made on the device it lives on.
+
+The order of operations is that of SimCLR (arXiv 2002.05709), MoCo v2 (2003.04297) and BYOL (2006.07733): random
+resized crop and flip, colour jitter, grayscale, blur, solarize, normalise. Every sample has its own random parameters
+with the distributions of torchvision's transforms, the order of the four jitter operations included.
+All parameters of a view are drawn for the whole batch before any pixel is touched.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ssl_framework.data import image_ops
+from ssl_framework.types import Batch, Geometry, Samples
+
+CHUNK_PIXELS = 1024 * 32 * 32  # pixels (of a source or a view) worked on at once on the CPU: about 100 MiB of floats
+CHUNK_PIXELS_GPU = 16 * CHUNK_PIXELS  # kernel launches cost more there, and memory is larger: about 1.5 GiB
+CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
+GROUP_KEYS = (
+    "count",
+    "size",
+    "scale",
+    "ratio",
+    "flip",
+    "jitter",
+    "jitter_p",
+    "gray",
+    "blur",
+    "blur_sigma",
+    "solarize",
+)
+
+
+class Group(NamedTuple):
+    """How the views of one group are made; probabilities and strengths of 0 mean off."""
+
+    num_views: int
+    size: int  # pixels
+    scale: tuple[float, float] | None  # area of the crop as a share of the image; None: the central square
+    ratio: tuple[float, float]  # width / height of the crop
+    flip: float  # probability
+    jitter: tuple[float, float, float, float]  # strengths of brightness, contrast, saturation, hue
+    jitter_p: float  # probability
+    gray: float  # probability
+    blur: float  # probability
+    blur_sigma: tuple[float, float]  # pixels of the view
+    solarize: float  # probability
+
+
+class Parameters(NamedTuple):
+    """What was drawn for one view; None: the operation is off."""
+
+    box: Tensor  # [B, 4] int64: top, left, height, width in pixels of the source image
+    flip: Tensor | None  # [B] bool
+    factors: Tensor | None  # [B, 4] brightness, contrast, saturation factors, hue shift in turns
+    order: Tensor | None  # [B, 4] int64, a permutation of the columns of factors
+    jitter: Tensor | None  # [B] bool
+    gray: Tensor | None  # [B] bool
+    blur: Tensor | None  # [B] bool
+    sigma: Tensor | None  # [B] pixels
+    solarize: Tensor | None  # [B] bool
+
+    def rows(self, first: int, last: int) -> "Parameters":
+        """The parameters of samples first..last - 1."""
+        return Parameters(*(None if tensor is None else tensor[first:last] for tensor in self))  # type: ignore[arg-type]
+
+
+class Views(nn.Module):
+    """Makes V views of every image of a batch. Keep it on the device of the images.
+
+    Args:
+        groups: one mapping a group of like views, in the order of the views. Keys, all optional: ``count`` (views,
+            default 1), ``size`` (pixels, default image_size), ``scale`` [lo, hi] (area share of the random crop;
+            without it the central square is taken), ``ratio`` [lo, hi] (width / height, default 3/4, 4/3), ``flip``
+            (probability), ``jitter`` [brightness, contrast, saturation, hue] (strengths) with ``jitter_p``
+            (probability), ``gray``, ``blur``, ``solarize`` (probabilities), ``blur_sigma`` [lo, hi] (pixels, default
+            0.1, 2.0). What is missing is off.
+        image_size: pixels, height and width of a view unless its group says otherwise.
+        channels: C of the images. With one channel saturation, hue and gray change nothing; with two or more than
+            three they are refused.
+        mean, std: one number a channel, images in 0..1, for normalisation.
+        blur: False switches all blur off, for data sets where it makes no sense.
+        geometry: True reports box and flip of every view.
+
+    Raises:
+        ValueError: for an entry that is unknown, out of range or without effect.
+    """
+
+    mean: Tensor  # [C, 1, 1]
+    std: Tensor  # [C, 1, 1]
+
+    def __init__(
+        self,
+        groups: Sequence[Mapping[str, Any]],
+        image_size: int,
+        channels: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        blur: bool = True,
+        geometry: bool = False,
+    ):
+        super().__init__()
+        self.image_size = read_integer(image_size, "views.image_size", least=2)
+        self.channels = read_integer(channels, "views.channels", least=1)
+        mean = read_numbers(mean, "views.mean", self.channels, "one number per channel in [0, 1]", 0.0, 1.0)
+        std = read_numbers(std, "views.std", self.channels, "one number per channel in (0, 1]", 1e-6, 1.0)
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+        if isinstance(groups, str | Mapping) or not isinstance(groups, Sequence) or len(groups) == 0:
+            raise ValueError(
+                f"views.groups is {groups!r}: give a list with at least one group, such as [{{count: 2}}]."
+            )
+        self.groups = [
+            read_group(group, f"views.groups[{number}]", self.image_size, self.channels)
+            for number, group in enumerate(groups)
+        ]
+        if not blur:
+            self.groups = [group._replace(blur=0.0) for group in self.groups]
+        for size in {group.size for group in self.groups if group.blur > 0}:
+            taps = image_ops.reflected_taps(size, image_ops.blur_kernel_size(size))  # [kernel_size, size * size]
+            self.register_buffer(f"taps_{size}", taps, persistent=False)
+        self.num_views = sum(group.num_views for group in self.groups)
+        self.geometry = geometry
+
+    @torch.no_grad()
+    def forward(self, samples: Samples, generator: torch.Generator | None = None) -> Batch:
+        """Uint8 images [B, C, H, W] -> V x [B, C, size, size] float32, normalised.
+
+        The result is a function of the generator's state alone; it does not depend on how the batch is chunked.
+        ``generator=None`` means torch's default generator of the images' device. A generator of another device is
+        allowed: a CPU generator draws the same parameters whatever the device of the images.
+        """
+        images = self._checked(samples.images)
+        height, width = images.shape[-2:]
+        views, geometry = [], []
+        with torch.autocast(images.device.type, enabled=False):  # half precision would round the pixel positions
+            for group in self.groups:
+                for _ in range(group.num_views):
+                    drawn = draw_parameters(group, len(images), height, width, images.device, generator)
+                    views.append(self._view(images, group, drawn))
+                    if self.geometry:
+                        geometry.append(as_geometry(drawn, height, width))
+        return Batch(views, samples.index, samples.label, geometry if self.geometry else None)
+
+    @torch.no_grad()
+    def clean(self, images: Tensor) -> Tensor:
+        """The evaluation transform, without randomness: uint8 [B, C, H, W] -> [B, C, image_size, image_size] float32.
+
+        Images of another size are resized (bilinear, antialias) until the short side fits, then cut to the centre.
+        """
+        images, size = self._checked(images), self.image_size
+        height, width = images.shape[-2:]
+        result = torch.empty(len(images), self.channels, size, size, device=images.device)  # [B, C, size, size]
+        for first, last in chunks(len(images), max(height * width, size * size), images.device):
+            part = images[first:last].float().div_(255.0)  # [n, C, H, W]
+            if (height, width) != (size, size):
+                part = resize_short_side(part, size)  # [n, C, size, size]
+            self._normalise(part, result[first:last])
+        return result
+
+    def _view(self, images: Tensor, group: Group, drawn: Parameters) -> Tensor:
+        """Uint8 [B, C, H, W] -> one view [B, C, size, size] float32, normalised, chunk by chunk."""
+        size = group.size
+        taps = self.get_buffer(f"taps_{size}") if group.blur > 0 else None  # [kernel_size, size * size]
+        result = torch.empty(len(images), self.channels, size, size, device=images.device)  # [B, C, size, size]
+        for first, last in chunks(len(images), max(images[0, 0].numel(), size * size), images.device):
+            part = make_view(images[first:last], drawn.rows(first, last), size, taps, hue=group.jitter[3] > 0)
+            self._normalise(part, result[first:last])
+        return result
+
+    def _normalise(self, images: Tensor, out: Tensor) -> None:
+        torch.sub(images, self.mean, out=out).div_(self.std)
+
+    def _checked(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(
+                f"Views take uint8 images [B, C, H, W], but the loader gave {images.dtype} {list(images.shape)}: "
+                "leave scaling and normalisation to views.mean and views.std."
+            )
+        if images.shape[1] != self.channels:
+            raise ValueError(
+                f"views.channels is {self.channels}, but the images have {images.shape[1]}: set it to the data's."
+            )
+        return images
+
+
+def make_view(images: Tensor, drawn: Parameters, size: int, taps: Tensor | None, hue: bool = True) -> Tensor:
+    """Apply drawn parameters, everything but the normalisation.
+
+    Args:
+        images: [B, C, H, W] uint8.
+        drawn: parameters of these B samples.
+        size: pixels of the view.
+        taps: [kernel_size, size * size] from ``reflected_taps``, needed when there is blur.
+        hue: False when the hue strength is 0, which saves its pass.
+
+    Returns:
+        [B, C, size, size] float32 in [0, 1].
+    """
+    view = image_ops.resized_crop(images, drawn.box, size, drawn.flip)  # [B, C, size, size]
+    if drawn.factors is not None and drawn.order is not None and drawn.jitter is not None:
+        view = image_ops.color_jitter_(view, drawn.factors, drawn.order, drawn.jitter, hue)
+    if drawn.gray is not None:
+        view = image_ops.on_selected_(view, drawn.gray, image_ops.grayscale)
+    if drawn.blur is not None and drawn.sigma is not None and taps is not None:
+        view = image_ops.on_selected_(
+            view, drawn.blur, lambda x, sigma: image_ops.gaussian_blur(x, sigma, taps), drawn.sigma
+        )
+    if drawn.solarize is not None:
+        view = image_ops.on_selected_(view, drawn.solarize, image_ops.solarize)
+    return view
+
+
+def as_geometry(drawn: Parameters, height: int, width: int) -> Geometry:
+    """Where the view was cut from, as fractions of the source image."""
+    top, left, box_height, box_width = drawn.box.float().unbind(1)  # 4 x [B]
+    box = torch.stack(
+        (left / width, top / height, (left + box_width) / width, (top + box_height) / height), 1
+    )  # [B, 4]
+    return Geometry(box, torch.zeros_like(box[:, 0], dtype=torch.bool) if drawn.flip is None else drawn.flip)
+
+
+def resize_short_side(images: Tensor, size: int) -> Tensor:
+    """Resize until the short side has ``size`` pixels, then cut the centre: [B, C, H, W] -> [B, C, size, size]."""
+    height, width = images.shape[-2:]
+    short = min(height, width)
+    height, width = int(size * height / short), int(size * width / short)
+    images = nn.functional.interpolate(images, (height, width), mode="bilinear", antialias=True)  # [B, C, h, w]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return images[:, :, top : top + size, left : left + size]  # [B, C, size, size]
+
+
+def chunks(batch: int, pixels: int, device: torch.device) -> list[tuple[int, int]]:
+    """(first, last) of the chunks of a batch whose images have so many pixels."""
+    length = max(1, (CHUNK_PIXELS if device.type == "cpu" else CHUNK_PIXELS_GPU) // pixels)
+    return [(first, min(first + length, batch)) for first in range(0, batch, length)]
+
+
+# Drawing. Every function takes the device of the result; numbers are drawn on the generator's device.
+
+
+def uniform(shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """Uniform numbers in [0, 1)."""
+    return torch.rand(shape, generator=generator, device=generator.device if generator else device).to(device)
+
+
+def draw_crops(
+    batch: int,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    device: torch.device,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Boxes of torchvision's RandomResizedCrop: [B, 4] int64 top, left, height, width in pixels.
+
+    Area uniform in ``scale``, logarithm of width / height uniform; the first of ten attempts that fits in the image,
+    else the largest central box whose ratio is allowed.
+    """
+    draws = uniform((batch, 2 * CROP_ATTEMPTS + 2), device, generator)  # [B, 22]
+    area = (scale[0] + (scale[1] - scale[0]) * draws[:, :CROP_ATTEMPTS]) * (height * width)  # [B, 10]
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = torch.exp(low + (high - low) * draws[:, CROP_ATTEMPTS : 2 * CROP_ATTEMPTS])  # [B, 10]
+    box_width, box_height = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()  # [B, 10]
+    fits = (box_width > 0) & (box_width <= width) & (box_height > 0) & (box_height <= height)  # [B, 10]
+    first = fits.int().argmax(1, keepdim=True)  # [B, 1]
+    fits = fits.any(1)  # [B]
+    fallback = central_box(height, width, ratio)
+    box_height = torch.where(fits, box_height.gather(1, first)[:, 0], fallback[2])  # [B]
+    box_width = torch.where(fits, box_width.gather(1, first)[:, 0], fallback[3])  # [B]
+    free = torch.stack((height - box_height, width - box_width), 1)  # [B, 2]
+    corner = torch.minimum((draws[:, -2:] * (free + 1)).long(), free)  # [B, 2]; minimum: the product may round up
+    top = torch.where(fits, corner[:, 0], fallback[0])  # [B]
+    left = torch.where(fits, corner[:, 1], fallback[1])  # [B]
+    return torch.stack((top, left, box_height, box_width), 1)  # [B, 4]
+
+
+def central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+    """Top, left, height, width of the largest central box whose width / height is in ``ratio``."""
+    box_height, box_width = height, width
+    if width / height < ratio[0]:
+        box_height = max(1, round(width / ratio[0]))
+    elif width / height > ratio[1]:
+        box_width = max(1, round(height * ratio[1]))
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+def draw_jitter(
+    batch: int, strengths: tuple[float, float, float, float], device: torch.device, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Factors [B, 4] and order [B, 4] of torchvision's ColorJitter.
+
+    Brightness, contrast and saturation uniform in [max(0, 1 - strength), 1 + strength], hue in [-strength, strength]
+    turns, all orders alike.
+    """
+    draws = uniform((batch, 8), device, generator)  # [B, 8]
+    ranges = [(max(0.0, 1.0 - strength), 1.0 + strength) for strength in strengths[:3]] + [
+        (-strengths[3], strengths[3])
+    ]
+    columns = [low + (high - low) * draws[:, i] for i, (low, high) in enumerate(ranges)]  # 4 x [B]
+    return torch.stack(columns, 1), draws[:, 4:].argsort(1)  # [B, 4], [B, 4]
+
+
+def draw_sigma(
+    batch: int, limits: tuple[float, float], device: torch.device, generator: torch.Generator | None
+) -> Tensor:
+    """Standard deviations of the blur, uniform: [B] in pixels."""
+    return limits[0] + (limits[1] - limits[0]) * uniform((batch,), device, generator)  # [B]
+
+
+def draw_parameters(
+    group: Group, batch: int, height: int, width: int, device: torch.device, generator: torch.Generator | None
+) -> Parameters:
+    """Everything random of one view of a whole batch."""
+
+    def happens(probability: float) -> Tensor | None:
+        return uniform((batch,), device, generator) < probability if probability > 0 else None  # [B] bool
+
+    if group.scale is None:
+        box = torch.empty(batch, 4, dtype=torch.int64, device=device)  # [B, 4]
+        for column, value in enumerate(central_box(height, width, (1.0, 1.0))):
+            box[:, column] = value
+    else:
+        box = draw_crops(batch, height, width, group.scale, group.ratio, device, generator)  # [B, 4]
+    flip = happens(group.flip)
+    jitter = happens(group.jitter_p if any(group.jitter) else 0.0)
+    factors, order = (None, None) if jitter is None else draw_jitter(batch, group.jitter, device, generator)
+    gray = happens(group.gray)
+    blur = happens(group.blur)
+    sigma = None if blur is None else draw_sigma(batch, group.blur_sigma, device, generator)
+    return Parameters(box, flip, factors, order, jitter, gray, blur, sigma, happens(group.solarize))
+
+
+# Reading the config. Every message names the key, what was found and what to give instead.
+
+
+def read_group(entry: Mapping[str, Any], where: str, image_size: int, channels: int) -> Group:
+    """One checked group; ``where`` is its place in the config, for messages."""
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"{where} is {entry!r}: give a mapping with keys out of {', '.join(GROUP_KEYS)}.")
+    for key in entry:
+        if key not in GROUP_KEYS:
+            near = get_close_matches(str(key), GROUP_KEYS, n=1, cutoff=0.0)[0]
+            raise ValueError(f"{where}.{key} is unknown, did you mean {near!r}? Known keys: {', '.join(GROUP_KEYS)}.")
+    given = {key: value for key, value in entry.items() if value is not None}  # null in the config: as if missing
+
+    def probability(key: str) -> float:
+        return read_numbers([given.get(key, 0.0)], f"{where}.{key}", 1, "a probability in [0, 1]", 0.0, 1.0)[0]
+
+    def limits(key: str, default: tuple[float, float], highest: float, wanted: str) -> tuple[float, float]:
+        low, high = read_numbers(given.get(key, default), f"{where}.{key}", 2, wanted, 0.0, highest)
+        if not 0.0 < low <= high:
+            raise ValueError(f"{where}.{key} is {[low, high]}: give {wanted}.")
+        return low, high
+
+    for key, needed in (("ratio", "scale"), ("jitter", "jitter_p"), ("jitter_p", "jitter"), ("blur_sigma", "blur")):
+        if key in given and needed not in given:
+            raise ValueError(f"{where}.{key} is {given[key]!r} but has no effect without {needed}: add {needed}.")
+    wanted = "four strengths [brightness, contrast, saturation, hue], none negative, hue at most 0.5"
+    jitter = read_numbers(given.get("jitter", [0.0] * 4), f"{where}.jitter", 4, wanted, 0.0, math.inf)
+    if jitter[3] > 0.5:
+        raise ValueError(f"{where}.jitter is {jitter}: give {wanted}.")
+    gray = probability("gray")
+    if channels not in (1, 3):
+        for key, value, off in (
+            ("jitter", jitter[2], "[b, c, 0, 0]"),
+            ("jitter", jitter[3], "[b, c, 0, 0]"),
+            ("gray", gray, "0"),
+        ):
+            if value > 0:
+                raise ValueError(
+                    f"{where}.{key} changes the colours of RGB images, but views.channels is {channels}: "
+                    f"set {key} to {off}."
+                )
+    elif channels == 1:  # nothing to do, as in torchvision; the brightness and contrast of the jitter remain
+        jitter, gray = [jitter[0], jitter[1], 0.0, 0.0], 0.0
+    return Group(
+        num_views=read_integer(given.get("count", 1), f"{where}.count", least=1),
+        size=read_integer(given.get("size", image_size), f"{where}.size", least=2),
+        scale=limits("scale", (1.0, 1.0), 1.0, "two area shares, 0 < lo <= hi <= 1") if "scale" in given else None,
+        ratio=limits("ratio", (3 / 4, 4 / 3), math.inf, "two ratios width / height, 0 < lo <= hi"),
+        flip=probability("flip"),
+        jitter=(jitter[0], jitter[1], jitter[2], jitter[3]),
+        jitter_p=probability("jitter_p"),
+        gray=gray,
+        blur=probability("blur"),
+        blur_sigma=limits("blur_sigma", (0.1, 2.0), math.inf, "two standard deviations in pixels, 0 < lo <= hi"),
+        solarize=probability("solarize"),
+    )
+
+
+def read_numbers(values: Any, key: str, count: int, wanted: str, low: float, high: float) -> list[float]:
+    """``count`` finite numbers in [low, high], or a ValueError that asks for ``wanted``."""
+    listed = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else None
+    if listed is None or len(listed) != count or not all(is_number(value) and low <= value <= high for value in listed):
+        found = listed[0] if listed is not None and count == 1 and len(listed) == 1 else values
+        raise ValueError(f"{key} is {found!r}: give {wanted}.")
+    return [float(value) for value in listed]
+
+
+def read_integer(value: Any, key: str, least: int) -> int:
+    """An integer, or a ValueError."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{key} is {value!r}: give an integer of at least {least}.")
+    return value
+
+
+def is_number(value: Any) -> bool:
+    """A finite int or float, no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

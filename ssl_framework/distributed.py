@@ -1,0 +1,65 @@
+"""What differs between one process and many: ranks, and gathering with or without gradient.
+
+One process needs no process group; every function here then returns its input unchanged.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank() -> int:
+    """This process's number among all processes of the run, 0 alone."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes of the run, 1 alone."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows of all ranks, in rank order, without gradient.
+
+    Args:
+        x: [B, ...], the same B on every rank.
+
+    Returns:
+        [W * B, ...]
+    """
+    if world_size() == 1:
+        return x.detach()
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.detach().contiguous())
+    return torch.cat(parts)  # [W * B, ...]
+
+
+class _GatherWithGrad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        return gather(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+        # A row of this rank is a candidate on every rank, so its gradient is the sum over ranks. DDP then averages
+        # over ranks; with each rank's loss the mean over its own anchors this is the gradient of one big process.
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        return grad.chunk(world_size())[rank()]
+
+
+def gather_with_grad(x: Tensor) -> Tensor:
+    """Rows of all ranks, in rank order; the backward pass sums gradients over ranks.
+
+    Args:
+        x: [B, ...], the same B on every rank.
+
+    Returns:
+        [W * B, ...]
+    """
+    return x if world_size() == 1 else _GatherWithGrad.apply(x)
+
+
+def own_rows(x: Tensor) -> Tensor:
+    """This rank's share [B, ...] of rows [W * B, ...] that every rank holds alike."""
+    return x.chunk(world_size())[rank()]

@@ -1,0 +1,272 @@
+"""The command: compose a config, prepare the run's folder, start the run in this process or in several.
+
+Imports nothing heavy, so that ``--help``, ``--cfg job`` and a misspelt key answer at once.
+"""
+
+import contextlib
+import difflib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+HERE = Path(__file__).resolve().parent
+CONFIGS = HERE / "configs" if (HERE / "configs").is_dir() else HERE.parent / "configs"  # installed, or a source tree
+MAY_CHANGE = ("trainer", "logger", "evaluation", "data.root", "data.download", "resume")
+"""Keys that may differ when a run is resumed: they say how and how long it runs, not what it learns from."""
+
+STOPPED = 128
+"""Exit codes above it name, as a shell's do, the signal that stopped a run."""
+
+failures: list[str] = []
+
+
+class RunFailed(Exception):
+    """A process of a run ended with an error that it has printed itself."""
+
+
+def main() -> None:
+    """Entry point of ``python train.py`` and ``ssl-train``."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises its errors, and they are explained here
+    sys.argv[1:] = point_to_resumed_folder(sys.argv[1:])
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {explain(error)}")
+    if failures:
+        sys.exit(1)
+
+
+def point_to_resumed_folder(arguments: list[str]) -> list[str]:
+    """``resume=FOLDER`` writes into FOLDER: the run folder Hydra makes is the one that is resumed."""
+    resumed = [a.split("=", 1)[1] for a in arguments if a.startswith("resume=") and a != "resume=null"]
+    if not resumed or any(a.startswith("hydra.run.dir=") for a in arguments):
+        return arguments
+    folder = Path(resumed[-1]).resolve()  # outputs/latest is a link that the new start would move
+    if not (folder / "config.yaml").is_file():
+        sys.exit(f"error: resume={resumed[-1]}: there is no run in that folder (no config.yaml)")
+    return [*arguments, f"hydra.run.dir={quoted(os.path.relpath(folder))}"]
+
+
+def quoted(text: str) -> str:
+    """A path as a value of Hydra's override grammar."""
+    return "'" + text.replace("'", r"\'") + "'"
+
+
+def job(cfg: DictConfig) -> None:
+    """One job: a single run, or one of a multirun. A user's error is one line; the other jobs of a sweep go on."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+    if multirun:
+        print(f"\njob {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}", flush=True)
+    try:
+        stopped_by = start(cfg, folder)
+    except (ValueError, FileNotFoundError, OmegaConfBaseException) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        failures.append(str(folder))
+        return
+    except RunFailed:
+        failures.append(str(folder))
+        return
+    shown = os.path.relpath(folder)
+    if stopped_by is not None:
+        print(f"stopped by {stopped_by}; to continue: python train.py resume={shown}")
+    print(shown, flush=True)
+    if stopped_by is not None:
+        sys.exit(STOPPED + signal.Signals[stopped_by])
+
+
+def start(cfg: DictConfig, folder: Path) -> str | None:
+    """Prepares the folder and runs; returns the name of the signal that stopped the run, if one did.
+
+    Raises:
+        ValueError, FileNotFoundError: what the user asked for cannot be done.
+        RunFailed: a process of the run failed and said why.
+    """
+    first = int(os.environ.get("SLURM_PROCID", "0")) == 0 or not cfg.trainer.slurm
+    requeued = bool(cfg.trainer.slurm and int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+    resume = cfg.resume is not None or (requeued and (folder / "checkpoints" / "last.ckpt").is_file())
+    about = describe()
+    about["resume"] = resume
+    if cfg.resume is not None:
+        cfg = resumed_config(cfg, Path(str(cfg.resume)))
+    if (folder / "config.yaml").exists() and not resume:
+        raise ValueError(
+            f"{folder} already holds a run: continue it with resume={folder}, or choose another hydra.run.dir"
+        )
+    if first:
+        prepare(cfg, folder, about)
+
+    from ssl_framework.run import local_processes, run  # imports torch: only now
+
+    processes = local_processes(cfg.trainer)
+    if processes == 1 or cfg.trainer.slurm:
+        stopped_by = run(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)), folder, about, resume)
+    else:
+        stopped_by = launch(folder, processes)
+    if stopped_by == "SIGUSR1" and first:
+        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
+    return stopped_by
+
+
+def describe() -> dict[str, Any]:
+    """Names of the chosen method and data set, the overrides, and a command that repeats the run."""
+    hydra_cfg = HydraConfig.get()
+    overrides = [item for item in hydra_cfg.overrides.task if not item.startswith("resume=")]
+    choices = hydra_cfg.runtime.choices
+    command = " ".join(
+        ["python train.py", *(item if re.fullmatch(r"[\w=.,:/+~@%-]+", item) else f'"{item}"' for item in overrides)]
+    )
+    return {"method": choices["method"], "data": choices["data"], "overrides": overrides, "command": command}
+
+
+def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> None:
+    """Writes the resolved config and what the run is called, and points outputs/latest to the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if about["resume"] and (folder / "run.json").is_file():  # the first start's names stay
+        about |= {**json.loads((folder / "run.json").read_text()), "resume": True}
+    write(folder / "run.json", json.dumps(about, indent=2) + "\n")
+    write(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    outputs = Path("outputs")
+    outputs.mkdir(exist_ok=True)
+    link = outputs / f".latest.{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(folder.resolve(), outputs.resolve()))
+    link.replace(outputs / "latest")
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
+    """The stored config, with the overrides of this command that may change.
+
+    Raises:
+        ValueError: an override contradicts the stored run, or the stored config is not trusted.
+    """
+    from ssl_framework.build import load_run_config
+
+    stored = load_run_config(folder.resolve())
+    if not (folder / "checkpoints" / "last.ckpt").is_file():
+        raise FileNotFoundError(f"resume={folder}: no checkpoint was written there yet; start the run again")
+    names = json.loads((folder / "run.json").read_text()) if (folder / "run.json").is_file() else {}
+    for item in HydraConfig.get().overrides.task:
+        key, _, value = item.lstrip("+~").partition("=")
+        if key == "resume":
+            continue
+        if key in ("method", "data"):
+            if names.get(key) != value:
+                raise ValueError(
+                    f"resume={folder} is a run of {key}={names.get(key)}: leave {item} out, or start a new run"
+                )
+        elif any(key == free or key.startswith(free + ".") for free in MAY_CHANGE):
+            OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
+        elif "." in key or key == "seed":
+            before, now = OmegaConf.select(stored, key), OmegaConf.select(cfg, key)
+            if before != now:
+                raise ValueError(
+                    f"resume continues {folder} as it was configured, with {key}={before}: leave {item} out, "
+                    f"or start a new run with {key}={now}"
+                )
+        elif OmegaConf.select(stored, key) != OmegaConf.select(cfg, key):
+            raise ValueError(f"resume continues {folder} as it was configured: leave {item} out, or start a new run")
+    return stored
+
+
+def launch(folder: Path, processes: int) -> str | None:
+    """Starts one process a device, passes signals on to them, and waits.
+
+    Each rank reads the config from the folder and never sees Hydra, so a multirun keeps one folder a job. (torchrun
+    does the same but answers a user's mistake with its own traceback.)
+
+    Raises:
+        ValueError: what the ranks refused.
+        RunFailed: a rank died of something else, whose traceback it has printed.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "WORLD_SIZE": str(processes)}
+    shared |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
+    command = [sys.executable, "-m", "ssl_framework.run", str(folder)]
+    ranks = [
+        subprocess.Popen(
+            command, env={**os.environ, **shared, "RANK": str(i), "LOCAL_RANK": str(i)}, start_new_session=True
+        )
+        for i in range(processes)
+    ]
+    previous = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, lambda number, _: [child.send_signal(number) for child in ranks])
+    try:
+        while any(child.poll() is None for child in ranks) and not any(child.poll() for child in ranks):
+            time.sleep(0.1)
+        for child in ranks:  # one is done or dead: the others end as well, or wait for it in vain
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=20)
+            child.kill()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    refused = sorted(folder.glob(".refused.*"))
+    messages = list(dict.fromkeys(path.read_text() for path in refused))
+    for path in refused:
+        path.unlink()
+    if messages:
+        raise ValueError("; ".join(messages))
+    code = ranks[0].wait()
+    if code > STOPPED:
+        return signal.Signals(code - STOPPED).name
+    if code or any(child.wait() for child in ranks):
+        raise RunFailed
+    return None
+
+
+def explain(error: Exception) -> str:
+    """A composition error in one or two lines: what was found, what exists, and the nearest name."""
+    cause: BaseException = error
+    while cause.__cause__ is not None and not isinstance(cause, MissingConfigException):
+        cause = cause.__cause__
+    message = str(error).strip()
+    if isinstance(error, MissingConfigException) and error.options:
+        wanted = (error.missing_cfg_file or "").rsplit("/", 1)[-1]
+        group = message.split("'")[1].rsplit("/", 1)[0]
+        return (
+            f"there is no {group}={wanted}{nearest(wanted, error.options)}; {group} can be: {', '.join(error.options)}"
+        )
+    key = getattr(cause, "key", None)
+    parent = getattr(cause, "parent_node", None)
+    if isinstance(error, ConfigCompositionException) and key is not None and isinstance(parent, DictConfig):
+        known = [str(name) for name in parent if not str(name).startswith("_")]
+        full = str(getattr(cause, "full_key", "") or key)
+        where = full.rsplit(".", 1)[0] if "." in full else "the config"
+        return f"there is no key {full}{nearest(str(key), known)}; {where} has: {', '.join(known)}"
+    found = re.search(r"Could not override '(\w+)'", message)
+    if found and "No match in the defaults list" in message:
+        groups = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
+        return f"there is no group {found[1]}{nearest(found[1], groups)}; groups are: {', '.join(groups)}"
+    return " ".join(message.split())
+
+
+def nearest(wanted: str, known: list[str]) -> str:
+    """`` (did you mean X?)`` or nothing."""
+    match = difflib.get_close_matches(wanted, known, n=1)
+    return f" (did you mean {match[0]}?)" if match else ""

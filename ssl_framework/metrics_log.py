@@ -1,0 +1,73 @@
+"""The record of a run that is always written: metrics.csv, one row a number."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+
+COLUMNS = ("step", "name", "value")
+
+
+class MetricsCSV(Logger):
+    """Appends to ``metrics.csv`` (columns step, name, value), so nothing is lost when a run is interrupted.
+
+    Lightning's own CSV logger rewrites the file with one column a metric and starts anew on resume.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self.path = Path(folder) / "metrics.csv"
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return "0"
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> None:
+        return None
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The resolved config lies beside the file already."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Appends one row a metric. Lightning adds "epoch" to every call; it is left out."""
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(COLUMNS)
+            writer.writerows((step, name, repr(float(value))) for name, value in metrics.items() if name != "epoch")
+
+    def drop_after(self, step: int) -> None:
+        """Removes rows of steps after ``step``: a resumed run will write them again."""
+        if not self.path.exists():
+            return
+        with self.path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["step"].isdigit() and int(row["step"]) <= step]
+        partial = self.path.with_name(f".{self.path.name}")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.replace(self.path)
+
+
+def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:
+    """metrics.csv as name -> [(step, value), ...] in the order written."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    with Path(path).open(newline="") as file:
+        for row in csv.DictReader(file):
+            curves.setdefault(row["name"], []).append((int(row["step"]), float(row["value"])))
+    return curves

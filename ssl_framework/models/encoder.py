@@ -1,0 +1,137 @@
+"""Student and teacher: a backbone with named heads, and its exponential moving average."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ssl_framework.distributed import gather, own_rows
+from ssl_framework.models.backbone import Backbone
+from ssl_framework.types import Clock, Outputs
+
+
+class Encoder(nn.Module):
+    """A backbone and heads that read it or each other, in the order of the config.
+
+    Args:
+        backbone: see ``Backbone``.
+        heads: name -> a function of the widths known so far that builds the head (``_partial_: true`` in YAML).
+        join_views: views of one size go through the network as one batch, so that they share batch statistics (and
+            the step is faster); otherwise each view is a batch of its own.
+    """
+
+    def __init__(
+        self, backbone: Backbone, heads: Mapping[str, Callable[..., nn.Module]], join_views: bool = True
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.join_views = join_views
+        dims = {"pooled": backbone.dim}
+        built = {}
+        for name, build in heads.items():
+            built[name] = build(dims)
+            dims[name] = built[name].out
+        self.heads = nn.ModuleDict(built)
+        self.dims = dims
+
+    def encode(self, x: Tensor) -> Outputs:
+        """[B, C, H, W] -> the backbone's features and every head's output."""
+        outputs = self.backbone(x)
+        for name, head in self.heads.items():
+            outputs[name] = head(outputs)
+        return outputs
+
+    def forward(self, views: Sequence[Tensor], which: Sequence[int] | None = None) -> list[Outputs | None]:
+        """Encodes the chosen views.
+
+        Args:
+            views: V x [B, C, h_v, w_v].
+            which: positions of the views to encode; ``None`` is all.
+
+        Returns:
+            One entry per view, ``None`` where it was not encoded.
+        """
+        chosen = range(len(views)) if which is None else which
+        if not self.join_views:
+            return [self.encode(view) if v in chosen else None for v, view in enumerate(views)]
+        outputs: list[Outputs | None] = [None] * len(views)
+        for shape in dict.fromkeys(views[v].shape for v in chosen):
+            group = [v for v in chosen if views[v].shape == shape]
+            joint = self.encode(torch.cat([views[v] for v in group]))  # [G * B, ...]
+            parts = {name: x.chunk(len(group)) for name, x in joint.items()}
+            for i, v in enumerate(group):
+                outputs[v] = {name: x[i] for name, x in parts.items()}
+        return outputs
+
+    def embed(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, D], what evaluators score: the backbone's pooled features."""
+        return self.backbone(x)["pooled"]
+
+
+class EMATeacher(nn.Module):
+    """Exponential moving average of a student (MoCo eq. 2, BYOL eq. 1).
+
+    Args:
+        student: the encoder to follow.
+        heads: which of its heads the teacher has.
+        momentum: share of the old teacher kept at each optimizer step.
+        final_momentum: if given, the momentum rises to it along a cosine over the run.
+        shuffle_bn: keys are normalised in groups of this many samples, drawn at random from the global batch (MoCo's
+            shuffled batch normalisation; 256 images on 8 GPUs are groups of 32). It means the same on one device as
+            on many. ``None``: batch statistics of the whole local batch, unshuffled.
+    """
+
+    def __init__(
+        self,
+        student: Encoder,
+        heads: Sequence[str],
+        momentum: float,
+        final_momentum: float | None = None,
+        shuffle_bn: int | None = None,
+    ) -> None:
+        super().__init__()
+        unknown = [name for name in heads if name not in student.heads]
+        if unknown:
+            raise ValueError(f"teacher.heads names {unknown}, but the student has {list(student.heads)}")
+        if not 0 <= momentum <= 1 or not 0 <= (final_momentum if final_momentum is not None else 1) <= 1:
+            raise ValueError(f"teacher.momentum is {momentum} (final {final_momentum}): it must lie between 0 and 1")
+        if shuffle_bn is not None and shuffle_bn < 2:
+            raise ValueError(f"teacher.shuffle_bn is {shuffle_bn}: a group needs at least 2 samples, or null for none")
+        self.encoder = copy.deepcopy(student)
+        self.encoder.heads = nn.ModuleDict({name: self.encoder.heads[name] for name in heads})
+        self.encoder.requires_grad_(False)
+        self.momentum = momentum
+        self.final_momentum = final_momentum
+        self.shuffle_bn = shuffle_bn
+
+    @torch.no_grad()
+    def forward(self, views: Sequence[Tensor], which: Sequence[int] | None, clock: Clock) -> list[Outputs | None]:
+        """As ``Encoder.forward``, without gradient. ``clock`` seeds the shuffle, alike on all ranks."""
+        if self.shuffle_bn is None:
+            return self.encoder(views, which)
+        chosen = range(len(views)) if which is None else which
+        return [self._shuffled(view, clock) if v in chosen else None for v, view in enumerate(views)]
+
+    def _shuffled(self, view: Tensor, clock: Clock) -> Outputs:
+        assert self.shuffle_bn is not None
+        everyone = gather(view)  # [W * B, C, h, w]
+        order = torch.randperm(len(everyone), generator=clock.generator()).to(view.device)  # [W * B]
+        mine = everyone[own_rows(order)]  # [B, C, h, w]
+        groups = mine.tensor_split(max(1, len(mine) // self.shuffle_bn))
+        parts = [self.encoder.encode(group) for group in groups]
+        back = own_rows(order.argsort())  # [B]: where this rank's samples went
+        return {name: gather(torch.cat([part[name] for part in parts]))[back] for name in parts[0]}
+
+    @torch.no_grad()
+    def update(self, student: Encoder, clock: Clock) -> float:
+        """Moves the teacher towards the student, after the optimizer step; returns the momentum used."""
+        momentum = self.momentum
+        if self.final_momentum is not None:
+            rise = (1 - math.cos(math.pi * clock.progress)) / 2
+            momentum += (self.final_momentum - momentum) * rise
+        sources = dict(student.named_parameters())
+        names, mine = zip(*self.encoder.named_parameters(), strict=True)
+        torch._foreach_lerp_(list(mine), [sources[name] for name in names], 1 - momentum)
+        return momentum

@@ -1,0 +1,47 @@
+"""Heads: what sits on the backbone during pretraining and is thrown away afterwards."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+
+class MLPHead(nn.Module):
+    """Linear layers with optional batch normalisation and ReLU between them: [B, in] -> [B, out].
+
+    Args:
+        dims: widths of the features known so far, filled in by the encoder.
+        source: which of them this head reads ("pooled", or an earlier head's name).
+        hidden: widths of the hidden layers; an empty list gives one linear layer.
+        out: width of the output.
+        norm: batch normalisation after each hidden layer.
+        last_norm: batch normalisation without scale and shift after the last layer.
+    """
+
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        source: str,
+        hidden: Sequence[int],
+        out: int,
+        norm: bool = True,
+        last_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if source not in dims:
+            raise ValueError(f"a head has source={source}, but the encoder offers {sorted(dims)} at this point")
+        self.source = source
+        self.out = out
+        layers: list[nn.Module] = []
+        before = dims[source]
+        for width in hidden:
+            layers += [nn.Linear(before, width, bias=not norm)]
+            layers += [nn.BatchNorm1d(width)] if norm else []
+            layers += [nn.ReLU(inplace=True)]
+            before = width
+        layers += [nn.Linear(before, out, bias=not last_norm)]
+        layers += [nn.BatchNorm1d(out, affine=False)] if last_norm else []
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Reads ``outputs[source]`` [B, in] -> [B, out]"""
+        return self.layers(outputs[self.source])

@@ -1,0 +1,166 @@
+"""The one LightningModule: views, mixer, student, teacher, objective, and the order in which they run."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ssl_framework.data.views import Views
+from ssl_framework.distributed import rank
+from ssl_framework.feature_mixers.base import FeatureMixer
+from ssl_framework.models.encoder import EMATeacher, Encoder
+from ssl_framework.objectives.base import Objective
+from ssl_framework.optim import OptimizerRecipe
+from ssl_framework.types import Batch, Clock, Outputs, Samples, step_seed
+
+
+class SSLModule(L.LightningModule):
+    """Composes the parts of a method; it knows no method's name.
+
+    Args:
+        views: uint8 samples -> a batch of augmented views.
+        student: the trained encoder.
+        objective: the loss and its state.
+        optimizer: recipe of the update.
+        teacher: builds the EMA teacher from the student, or ``None``.
+        mixer: input-level mixing, ``Batch -> Batch``, or ``None``.
+        feature_mixer: embedding-level mixing, handed to the objective, or ``None``.
+        student_views, teacher_views: positions of the views each encodes; ``None`` is all.
+        seed: of everything random in a step.
+
+    Raises:
+        ValueError: the parts do not fit together; the message names the key to change.
+    """
+
+    def __init__(
+        self,
+        views: Views,
+        student: Encoder,
+        objective: Objective,
+        optimizer: OptimizerRecipe,
+        teacher: Callable[[Encoder], EMATeacher] | None = None,
+        mixer: nn.Module | None = None,
+        feature_mixer: FeatureMixer | None = None,
+        student_views: Sequence[int] | None = None,
+        teacher_views: Sequence[int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_wiring(
+            objective, teacher is not None, mixer, feature_mixer, views.num_views, student_views, teacher_views
+        )
+        self.views = views
+        self.student = student
+        self.teacher = teacher(student) if teacher is not None else None
+        self.mixer = mixer
+        self.objective = objective
+        self.objective.feature_mixer = feature_mixer
+        self.recipe = optimizer
+        self.student_views = student_views
+        self.teacher_views = teacher_views
+        self.seed = seed
+        self.total_steps = 1  # known once the trainer is
+
+    @property
+    def clock(self) -> Clock:
+        """Where the run stands."""
+        return Clock(self.global_step, self.current_epoch, self.total_steps, self.seed)
+
+    def losses(self, samples: Samples, clock: Clock) -> dict[str, Tensor]:
+        """One forward pass of the method: samples -> "loss" and what is logged."""
+        batch: Batch = self.views(samples)
+        if self.mixer is not None:
+            batch = self.mixer(batch)
+        student = self.student(batch.views, self.student_views)
+        teacher = self.teacher(batch.views, self.teacher_views, clock) if self.teacher is not None else None
+        with torch.autocast(samples.images.device.type, enabled=False):  # losses are computed in float32
+            return self.objective(in_float32(student), in_float32(teacher), batch, clock)
+
+    def training_step(self, samples: Samples, batch_idx: int) -> Tensor:
+        # All randomness of the step (views, mixers, dropout) is a function of (seed, batches done, rank), not of
+        # history: a resumed run repeats it exactly. Under gradient accumulation every micro-batch has its own.
+        batches_done = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+        torch.manual_seed(step_seed(self.seed, batches_done, rank()))
+        losses = self.losses(samples, self.clock)
+        self.refuse_non_finite(losses, batch_idx)
+        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()})
+        return losses["loss"]
+
+    def refuse_non_finite(self, losses: dict[str, Tensor], batch_idx: int) -> None:
+        """Stops the run before the optimizer step if the loss is not finite.
+
+        On a GPU the look at the number waits for the device, so there it is taken every ``log_every_n_steps``.
+        """
+        every = 1 if losses["loss"].device.type == "cpu" else self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if batch_idx % every == 0 and not torch.isfinite(losses["loss"]):
+            values = ", ".join(f"{name}={value.item():.4g}" for name, value in losses.items())
+            raise ValueError(
+                f"the loss is not finite at step {self.global_step} on rank {rank()} ({values}): "
+                "lower optimizer.lr_per_256, raise objective.temperature, or set trainer.precision=32-true"
+            )
+
+    def on_after_backward(self) -> None:
+        self.objective.after_backward(self.clock)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.teacher is not None:  # once per optimizer step, also under gradient accumulation
+            self.teacher.update(self.student, self.clock)
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[dict[str, Any]]]:
+        loader = self.trainer.train_dataloader
+        assert loader is not None
+        global_batch = loader.global_batch_size * self.trainer.accumulate_grad_batches
+        self.total_steps = int(self.trainer.estimated_stepping_batches)
+        optimizer, schedule = self.recipe.build(self, global_batch, self.total_steps)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def in_float32(outputs: list[Outputs | None] | None) -> list[Outputs | None] | None:
+    """Half-precision outputs as float32; float32 and float64 stay as they are."""
+    if outputs is None:
+        return None
+    half = (torch.float16, torch.bfloat16)
+    return [
+        {k: x.float() if x.dtype in half else x for k, x in view.items()} if view is not None else None
+        for view in outputs
+    ]
+
+
+def check_wiring(
+    objective: Objective,
+    has_teacher: bool,
+    mixer: nn.Module | None,
+    feature_mixer: FeatureMixer | None,
+    num_views: int,
+    student_views: Sequence[int] | None,
+    teacher_views: Sequence[int] | None,
+) -> None:
+    """Refuses parts that do not fit together, in one sentence that names the key to change."""
+    name = type(objective).__name__
+    if "teacher" in objective.requires and not has_teacher:
+        raise ValueError(
+            f"{name} needs a teacher, but the config has teacher: null: set teacher, or choose another method"
+        )
+    if "mixer" in objective.requires and mixer is None:
+        raise ValueError(f"{name} needs a mixer, but the config has mixer=none: choose one with mixer=<name>")
+    if mixer is not None and "mixer" not in objective.requires | objective.accepts:
+        raise ValueError(
+            f"{name} does not read what {type(mixer).__name__} produces: set mixer=none or choose a method that reads it"
+        )
+    if feature_mixer is not None and "feature_mixer" not in objective.accepts:
+        raise ValueError(
+            f"{type(feature_mixer).__name__} needs {feature_mixer.needs}, but {name} has none: "
+            "choose method=mocov2 or feature_mixer=none"
+        )
+    if num_views < objective.min_views:
+        raise ValueError(
+            f"{name} compares at least {objective.min_views} views of a sample, but views.groups make {num_views}: "
+            "raise a group's count or add a group"
+        )
+    for key, chosen in (("student_views", student_views), ("teacher_views", teacher_views)):
+        if chosen is not None and (not chosen or not all(0 <= v < num_views for v in chosen)):
+            raise ValueError(f"{key} is {list(chosen)}, but the views are numbered 0 to {num_views - 1}")

@@ -1,0 +1,42 @@
+"""BYOL: Grill et al., Bootstrap Your Own Latent, NeurIPS 2020 (arXiv:2006.07733), eq. 2.
+
+The student's prediction of one view regresses the teacher's projection of the other, both of unit length; no negatives.
+"""
+
+import torch
+from torch import Tensor
+
+from ssl_framework.functional import unit
+from ssl_framework.objectives.base import Objective, outputs_of
+from ssl_framework.types import Batch, Clock, Outputs
+
+
+class BYOL(Objective):
+    """Symmetric squared distance of unit vectors, in [0, 8]: the sum of both directions, as in the paper.
+
+    Args:
+        student_head: the predictor's name.
+        teacher_head: the projector's name.
+    """
+
+    requires = frozenset({"teacher"})
+
+    def __init__(self, student_head: str = "predictor", teacher_head: str = "projector") -> None:
+        super().__init__()
+        self.student_head = student_head
+        self.teacher_head = teacher_head
+
+    def forward(
+        self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
+    ) -> dict[str, Tensor]:
+        p0, p1 = map(unit, outputs_of(student, self.student_head))  # [B, D] each
+        k0, k1 = map(unit, outputs_of(teacher, self.teacher_head))  # [B, D] each
+        loss = regression(p0, k1) + regression(p1, k0)
+        # Near zero means collapse: all projections of the batch have become the same vector.
+        spread = torch.stack([k0, k1]).std(dim=1).mean()
+        return {"loss": loss, "target_std": spread}
+
+
+def regression(p: Tensor, k: Tensor) -> Tensor:
+    """``2 - 2 cos``, the mean over the batch; two [B, D] of unit rows -> scalar in [0, 4]."""
+    return (2 - 2 * (p * k).sum(dim=1)).mean()

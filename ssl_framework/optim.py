@@ -1,0 +1,115 @@
+"""Optimizers as the papers describe them: parameter groups, LARS, linear warm-up and cosine decay."""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling with momentum (You et al., arXiv:1708.03888), as SimCLR and BYOL use it.
+
+    Args:
+        params: parameters or groups; a group with ``adapt: False`` is plain SGD with momentum.
+        lr: learning rate.
+        momentum: of the update.
+        weight_decay: added to the gradient before the rate is adapted.
+        trust: eta, the trust coefficient.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 0.001,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": True}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update; no synchronisation with the device."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            updates = torch._foreach_add([p.grad for p in params], params, alpha=group["weight_decay"])
+            if group["adapt"]:
+                weights, grads = torch._foreach_norm(params), torch._foreach_norm(updates)
+                for update, weight, grad in zip(updates, weights, grads, strict=True):
+                    # A zero weight or gradient leaves the rate as it is, as in the authors' code.
+                    known = (weight > 0) & (grad > 0)
+                    update.mul_(torch.where(known, group["trust"] * weight / grad, torch.ones_like(weight)))
+            for p in params:
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            buffers = [self.state[p]["momentum_buffer"] for p in params]
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, updates)
+            torch._foreach_add_(params, buffers, alpha=-group["lr"])
+        return loss
+
+
+class OptimizerRecipe:
+    """Everything about the update that a paper's appendix states.
+
+    Args:
+        algorithm: builds the optimizer from (parameter groups, lr=..., weight_decay=...).
+        lr_per_256: learning rate for a global batch of 256, scaled linearly with the global batch.
+        weight_decay: for weights.
+        exclude_bias_and_norm: biases and normalisation parameters get no weight decay (and no LARS adaptation).
+        warmup: share of the run's steps over which the rate rises linearly from 0, in [0, 1].
+    """
+
+    def __init__(
+        self,
+        algorithm: Callable[..., Optimizer],
+        lr_per_256: float,
+        weight_decay: float,
+        exclude_bias_and_norm: bool,
+        warmup: float,
+    ) -> None:
+        if not lr_per_256 > 0:
+            raise ValueError(f"optimizer.lr_per_256 is {lr_per_256}: it must be above 0")
+        if not 0 <= warmup < 1:
+            raise ValueError(f"optimizer.warmup is {warmup}: it is a share of the run, at least 0 and below 1")
+        self.algorithm = algorithm
+        self.lr_per_256 = lr_per_256
+        self.weight_decay = weight_decay
+        self.exclude_bias_and_norm = exclude_bias_and_norm
+        self.warmup = warmup
+
+    def build(self, module: nn.Module, global_batch: int, total_steps: int) -> tuple[Optimizer, LambdaLR]:
+        """The optimizer over the module's trainable parameters, and its schedule in steps."""
+        lr = self.lr_per_256 * global_batch / 256
+        groups = parameter_groups(module, self.weight_decay, self.exclude_bias_and_norm)
+        optimizer = self.algorithm(groups, lr=lr, weight_decay=self.weight_decay)
+        return optimizer, LambdaLR(optimizer, lambda step: warmup_cosine(step, total_steps, self.warmup))
+
+
+def parameter_groups(module: nn.Module, weight_decay: float, exclude_bias_and_norm: bool) -> list[dict]:
+    """Weights, and (if excluded) one-dimensional parameters without decay and LARS adaptation."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    if not exclude_bias_and_norm:
+        return [{"params": trainable, "weight_decay": weight_decay, "adapt": True}]
+    return [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay, "adapt": True},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0, "adapt": False},
+    ]
+
+
+def warmup_cosine(step: int, total_steps: int, warmup: float) -> float:
+    """Factor of the learning rate at a step: linear from 0 to 1, then half a cosine to 0."""
+    rise = round(warmup * total_steps)
+    if step < rise:
+        return (step + 1) / rise
+    return (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, total_steps - rise)))) / 2

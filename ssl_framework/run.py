@@ -1,0 +1,270 @@
+"""One run: data, model, trainer, fit, result.json. Everything here happens in each process of the run.
+
+``python -m ssl_framework.run FOLDER`` is what ``ssl_framework.main`` starts for each rank of a run whose folder it has
+prepared.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from ssl_framework.build import build, build_data, build_module
+from ssl_framework.callbacks import AtomicCheckpointIO, Checkpoints, EvaluationLines, Progress
+from ssl_framework.evaluation.frozen import FrozenEvaluation, count_parameters
+from ssl_framework.metrics_log import MetricsCSV
+from ssl_framework.report.tables import run_table
+
+PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "timm", "numpy", "scikit-learn")
+
+
+def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> str | None:
+    """Trains and evaluates; rank 0 prints, writes ``result.json`` and returns.
+
+    Args:
+        cfg: the resolved config.
+        folder: the run folder; ``config.yaml`` lies in it already.
+        about: the names of the chosen method and data set, the overrides and the command.
+        resume: continue from ``folder/checkpoints/last.ckpt``.
+
+    Returns:
+        Name of the signal that stopped the run, ``None`` if it ran to its end.
+    """
+    started = time.perf_counter()
+    quiet()
+    console = Console()
+    L.seed_everything(cfg.seed, verbose=False)
+    data = build_data(cfg)
+    module = build_module(cfg, data.pretrain.label is not None)
+    if cfg.trainer.channels_last:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    csv = MetricsCSV(folder)
+    evaluation: FrozenEvaluation = build(cfg.evaluation)
+    progress = Progress(console)
+    checkpoints = Checkpoints(folder / "checkpoints", cfg.trainer.checkpoint_every_n_epochs)
+    callbacks = [progress, evaluation, EvaluationLines(console, evaluation), checkpoints]
+    trainer = build_trainer(cfg.trainer, folder, callbacks, [csv, *build_loggers(cfg.logger, folder, about, cfg.seed)])
+    if trainer.is_global_zero:
+        say_what_runs(console, cfg, about, module, data.pretrain.pixels, trainer)
+    if resume:
+        step = int(torch.load(checkpoints.path, map_location="meta", weights_only=True)["global_step"])
+        csv.drop_after(step)
+        if trainer.is_global_zero:
+            console.print(f"resuming at step {step}", highlight=False)
+    trainer.fit(module, datamodule=data, ckpt_path=str(checkpoints.path) if resume else None)
+    if checkpoints.stopped_by is None and trainer.is_global_zero:
+        result = {
+            "metrics": evaluation.metrics,
+            "baselines": evaluation.baselines,
+            "method": about["method"],
+            "data": about["data"],
+            "seed": cfg.seed,
+            "config_hash": config_hash(cfg),
+            "versions": versions(),
+            "commit": commit(),
+            "device": device_name(trainer.strategy.root_device),
+            "processes": trainer.world_size,
+            "steps": trainer.global_step,
+            "wall_seconds": round(time.perf_counter() - started, 2),
+            "images_per_second": round(progress.images_per_second, 1),
+            "command": about["command"],
+            "overrides": about["overrides"],
+        }
+        write_json(folder / "result.json", result)
+        console.print(run_table(result))
+    return checkpoints.stopped_by
+
+
+def quiet() -> None:
+    """Silences notes of libraries that a user of this command can do nothing about."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*`torch.distributed.*` is deprecated.*")
+    warnings.formatwarning = lambda message, *_args, **_kwargs: f"note: {message}\n"  # type: ignore[assignment]
+
+
+def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
+    """The Lightning Trainer; ``devices: auto`` are all local GPUs, ``precision: auto`` is bf16 on GPUs that have it.
+
+    Raises:
+        ValueError: the machine lacks what the config asks for.
+    """
+    accelerator = cfg.accelerator
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise ValueError("trainer.accelerator is gpu, but there is no GPU here: choose trainer=cpu or trainer=ddp_cpu")
+    if cfg.max_epochs is None or (cfg.max_epochs < 1 and cfg.max_steps < 1):
+        raise ValueError(f"trainer.max_epochs is {cfg.max_epochs}: it must be at least 1, or trainer.max_steps be set")
+    devices = local_processes(cfg)
+    precision = cfg.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if accelerator == "gpu" and torch.cuda.is_bf16_supported() else "32-true"
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if cfg.slurm:
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # Checkpoints saves; main asks for the requeue
+    return L.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=cfg.num_nodes,
+        strategy="ddp" if devices * cfg.num_nodes > 1 else "auto",
+        precision=precision,
+        max_epochs=cfg.max_epochs,
+        max_steps=cfg.max_steps,
+        accumulate_grad_batches=cfg.accumulate_grad_batches,
+        gradient_clip_val=cfg.gradient_clip_val,
+        sync_batchnorm=cfg.sync_batchnorm,
+        log_every_n_steps=cfg.log_every_n_steps,
+        default_root_dir=str(folder),
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=plugins,
+        enable_checkpointing=True,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )
+
+
+def local_processes(cfg: DictConfig) -> int:
+    """How many processes of the run this machine holds.
+
+    Raises:
+        ValueError: ``devices: auto`` without a GPU, or a number that makes no sense.
+    """
+    if cfg.devices == "auto":
+        if not torch.cuda.device_count():
+            raise ValueError(
+                "trainer.devices is auto (all local GPUs), but there is none: choose trainer=cpu or ddp_cpu"
+            )
+        return torch.cuda.device_count()
+    if not isinstance(cfg.devices, int) or cfg.devices < 1:
+        raise ValueError(f"trainer.devices is {cfg.devices}: it must be a whole number above 0, or auto")
+    return cfg.devices
+
+
+def build_loggers(cfg: DictConfig, folder: Path, about: dict[str, Any], seed: int) -> list[Logger]:
+    """The chosen loggers beside metrics.csv; only rank 0 has any.
+
+    Raises:
+        ValueError: a logger cannot start (not installed, not logged in).
+    """
+    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))):
+        return []
+    loggers = []
+    for node in cfg.values():
+        try:
+            logger = build(node)
+            logger.experiment  # noqa: B018  starts it now: a missing login must not surface after an hour
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"logger: {node._target_.rsplit('.', 1)[-1]} cannot start: {reason}") from error
+        loggers.append(logger)
+    return loggers
+
+
+def say_what_runs(
+    console: Console,
+    cfg: DictConfig,
+    about: dict[str, Any],
+    module: torch.nn.Module,
+    pixels: torch.Tensor,
+    trainer: Any,
+) -> None:
+    """One line: method, data, size of the model, device."""
+    count, channels, height, width = pixels.shape
+    where = device_name(trainer.strategy.root_device)
+    where += f" x {trainer.world_size}" if trainer.world_size > 1 else ""
+    console.print(
+        f"{about['method']} on {about['data']}: {count:,} images {height}x{width}x{channels}, batch {cfg.data.batch_size}, "
+        f"{count_parameters(module) / 1e6:.2f} M trainable parameters, {where}",
+        highlight=False,
+    )
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)
+
+
+def config_hash(cfg: DictConfig) -> str:
+    """Short hash of what determines a result up to chance: everything but the seed, places and loggers."""
+    content = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(content, dict)
+    for key in ("seed", "resume", "logger"):
+        content.pop(key, None)
+    for key in ("root", "download"):
+        content["data"].pop(key, None)
+        content["data"]["source"].pop(key, None)
+    content["data"]["source"].pop("seed", None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def versions() -> dict[str, str]:
+    """Of this package, Python and what the numbers depend on."""
+    found = {"ssl_framework": "unknown", "python": platform.python_version()}
+    for name in ("ssl-framework", *PACKAGES):
+        try:
+            found[name.replace("ssl-framework", "ssl_framework")] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """Of the source tree this package is run from, "+" for uncommitted changes; ``None`` for an installed copy."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return None
+    try:
+        git = ["git", "-C", str(here.parent)]
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the number of threads of the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def main(folder: Path) -> None:
+    """One rank of a run whose folder is prepared; what it refuses lies in ``.refused.<rank>`` for the parent to say."""
+    cfg = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(cfg, DictConfig)
+    about = json.loads((folder / "run.json").read_text())
+    try:
+        stopped_by = run(cfg, folder, about, about["resume"])
+    except (ValueError, FileNotFoundError) as error:
+        (folder / f".refused.{os.environ['RANK']}").write_text(str(error))
+        os._exit(2)  # at once: an orderly end would wait for the other ranks
+    if stopped_by is not None:
+        sys.exit(128 + signal.Signals[stopped_by])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

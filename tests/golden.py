@@ -1,0 +1,33 @@
+"""Golden values: what the papers' public code (or the formula alone) gives on a fixture that is itself a formula."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ENTRIES = json.loads(Path(__file__).with_name("golden.json").read_text())
+
+
+def golden(name: str) -> Any:
+    """The value of the entry of that name; computed in float64, rounded to 8 decimals."""
+    (entry,) = [entry for entry in ENTRIES if entry["name"] == name]
+    return entry["value"]
+
+
+def core_view(v: int, n: int = 6, d: int = 4) -> Tensor:
+    """Row-normalised embeddings Z_v, [n, d] float64.
+
+    Before normalisation: ``sin(1 + 0.9 i + 1.7 k + 0.37 i k) + 0.3 cos(2 + 1.1 v + 0.5 i + 0.8 k)``.
+    """
+    i = torch.arange(n, dtype=torch.float64)[:, None]
+    k = torch.arange(d, dtype=torch.float64)[None]
+    shared = torch.sin(1.0 + 0.9 * i + 1.7 * k + 0.37 * i * k)
+    x = shared + 0.3 * torch.cos(2.0 + 1.1 * v + 0.5 * i + 0.8 * k)
+    return x / x.norm(dim=1, keepdim=True)
+
+
+def core_queue() -> Tensor:
+    """The queue fixture: Z_2 then Z_3, [12, 4] float64."""
+    return torch.cat([core_view(2), core_view(3)])

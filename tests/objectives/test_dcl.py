@@ -1,0 +1,78 @@
+import math
+
+import pytest
+import torch
+
+from ssl_framework.objectives.dcl import DCL, dcl, dclw_weight
+from ssl_framework.objectives.simclr import nt_xent
+from tests.golden import core_view, golden
+from tests.objectives import loops
+
+
+def loss(z0: torch.Tensor, z1: torch.Tensor, tau: float = 0.5, sigma: float | None = None) -> torch.Tensor:
+    objective = DCL(temperature=tau, weight_sigma=sigma)
+    return objective(loops.outputs(z0, z1), None, loops.batch(len(z0)), loops.CLOCK)["loss"]
+
+
+@pytest.mark.parametrize(("name", "sigma"), [("dcl", None), ("dclw", 0.5)])
+@pytest.mark.parametrize("tau", [0.1, 0.5])
+def test_golden(name: str, sigma: float | None, tau: float) -> None:
+    value = loss(core_view(0), core_view(1), tau, sigma).item()
+    assert value == pytest.approx(golden(f"{name}: mean of both directions [tau={tau}]"), abs=1e-7)
+
+
+def test_golden_one_way() -> None:
+    z0, z1 = core_view(0), core_view(1)
+    keys = torch.stack([z0, z1], dim=1)
+    assert dcl(z0, z1, keys, 0.1).item() == pytest.approx(golden("dcl: one-way loss, anchors Z0"), abs=1e-7)
+    assert dcl(z1, z0, keys, 0.1).item() == pytest.approx(golden("dcl: one-way loss, anchors Z1"), abs=1e-7)
+
+
+def test_golden_weights() -> None:
+    weight = dclw_weight(core_view(0), core_view(1), 0.5)
+    assert weight.tolist() == pytest.approx(golden("dclw: weights"), abs=1e-7)
+    assert weight.mean().item() == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("sigma", [None, 0.3])
+def test_equals_the_loop(sigma: float | None) -> None:
+    z0, z1 = loops.random_unit(5, 7, 0), loops.random_unit(5, 7, 1)
+    assert loss(z0, z1, 0.2, sigma).item() == pytest.approx(loops.dcl(z0, z1, 0.2, sigma), abs=1e-10)
+
+
+def test_the_weight_carries_no_gradient() -> None:
+    z0 = loops.random_unit(5, 7, 0).requires_grad_()
+    assert not dclw_weight(z0, loops.random_unit(5, 7, 1), 0.5).requires_grad
+
+
+@pytest.mark.parametrize("sigma", [None, 0.5])
+def test_invariances(sigma: float | None) -> None:
+    loops.assert_invariant(lambda a, b: loss(a, b, 0.5, sigma))
+
+
+def test_all_similarities_equal() -> None:
+    same = torch.ones(4, 3, dtype=torch.float64)
+    assert loss(same, same).item() == pytest.approx(math.log(2 * 3), abs=1e-12)
+
+
+def test_lies_below_nt_xent_by_the_coupling() -> None:
+    z0, z1 = core_view(0), core_view(1)
+    assert loss(z0, z1, 0.5) < nt_xent(z0, z1, 0.5)
+
+
+def test_logs_the_multiplier_of_the_coupled_gradient() -> None:
+    z0, z1 = core_view(0), core_view(1)
+    logged = DCL(0.5, None)(loops.outputs(z0, z1), None, loops.batch(6), loops.CLOCK)["npc_multiplier"]
+    expected = 0.0
+    for i in range(6):
+        positive = loops.dot(z0[i], z1[i]) / 0.5
+        others = [loops.dot(z0[i], z[j]) / 0.5 for j in range(6) if j != i for z in (z0, z1)]
+        expected += (1 - math.exp(positive) / (math.exp(positive) + sum(map(math.exp, others)))) / 6
+    assert logged.item() == pytest.approx(expected, abs=1e-10)
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"objective\.temperature"):
+        DCL(-1, None)
+    with pytest.raises(ValueError, match=r"objective\.weight_sigma is 0"):
+        DCL(0.1, 0.0)

@@ -1,0 +1,187 @@
+"""Two gloo ranks with B samples each equal one process with 2B: loss, gradient, memories, features. One spawn for all."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ssl_framework.data.sources import Images
+from ssl_framework.distributed import gather, gather_with_grad, own_rows, rank, world_size
+from ssl_framework.evaluation.frozen import extract
+from ssl_framework.feature_mixers.mochi import MoCHi
+from ssl_framework.memory import Queue
+from ssl_framework.models.encoder import EMATeacher, Encoder
+from ssl_framework.objectives.base import Objective
+from ssl_framework.objectives.byol import BYOL
+from ssl_framework.objectives.dcl import DCL
+from ssl_framework.objectives.moco import MoCo
+from ssl_framework.objectives.simclr import SimCLR
+from ssl_framework.objectives.supcon import SupCon
+from ssl_framework.types import Batch, Clock
+
+GLOBAL_BATCH, WIDTH, DIM, STEPS = 8, 10, 6, 3
+
+
+def moco(**options: Any) -> MoCo:
+    torch.manual_seed(5)
+    return MoCo(0.2, Queue(20, DIM), **options)
+
+
+def mochi() -> MoCo:
+    objective = moco()
+    objective.feature_mixer = MoCHi(num_hard=6, num_pair=5, num_query=4, warmup=0.0)
+    return objective
+
+
+# One line a method: a new objective is added here.
+OBJECTIVES: dict[str, Callable[[], Objective]] = {
+    "simclr": lambda: SimCLR(0.2),
+    "dcl": lambda: DCL(0.2, None),
+    "dclw": lambda: DCL(0.2, 0.5),
+    "supcon": lambda: SupCon(0.2, 0.1),
+    "mocov2": moco,
+    "moco_decoupled": lambda: moco(positive_in_denominator=False),
+    "mochi": mochi,
+    "byol": lambda: BYOL(student_head="projector"),
+}
+
+
+def train(build: Callable[[], Objective]) -> dict[str, Any]:
+    """Three steps of a linear student on this rank's share; what it saw, as plain tensors."""
+    objective = build()
+    torch.manual_seed(0)
+    linear = nn.Linear(WIDTH, DIM)
+    student: nn.Module = DistributedDataParallel(linear) if world_size() > 1 else linear
+    teacher = nn.Linear(WIDTH, DIM).requires_grad_(False)
+    optimizer = torch.optim.SGD(linear.parameters(), lr=0.5)
+    seen: dict[str, Any] = {"loss": [], "grad": []}
+    for step in range(STEPS):
+        data = torch.Generator().manual_seed(step)
+        views = [own_rows(torch.randn(GLOBAL_BATCH, WIDTH, generator=data)) for _ in range(2)]
+        label = own_rows(torch.tensor([0, 1, 0, 1, 0, 0, 2, 3]))
+        asymmetric = isinstance(objective, MoCo)
+        joint = student(torch.cat(views)).chunk(2)
+        out_student = [{"projector": joint[0]}, None if asymmetric else {"projector": joint[1]}]
+        out_teacher = [None if asymmetric else {"projector": teacher(views[0])}, {"projector": teacher(views[1])}]
+        batch = Batch(views=[], index=torch.arange(len(label)), label=label)
+        loss = objective(out_student, out_teacher, batch, Clock(step, 0, STEPS))["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seen["loss"].append(gather(loss.detach()[None]).mean())
+        seen["grad"].append(torch.cat([p.grad.flatten() for p in linear.parameters() if p.grad is not None]))
+    seen["weights"] = torch.cat([p.detach().flatten() for p in linear.parameters()])
+    seen["memory"] = {name: buffer.clone() for name, buffer in objective.named_buffers()}
+    return seen
+
+
+class Tower(nn.Module):
+    """A backbone with batch statistics, small enough for a spawn."""
+
+    dim = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"pooled": self.norm(self.conv(x)).relu().mean(dim=(2, 3))}
+
+
+def others() -> dict[str, Any]:
+    """What else must not depend on the number of ranks."""
+    torch.manual_seed(0)
+    teacher = EMATeacher(Encoder(Tower(), {}), [], momentum=0.9, shuffle_bn=2)  # type: ignore[arg-type]
+    images = torch.randn(GLOBAL_BATCH, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    keys = teacher([own_rows(images)], [0], Clock(3, 0, 10))[0]
+    assert keys is not None
+    pixels = torch.randint(0, 256, (13, 3, 4, 4), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    computed: list[int] = []
+
+    def embed(x: Tensor) -> Tensor:
+        computed.append(len(x))
+        return x.flatten(1).float()
+
+    return {
+        "keys": gather(keys["pooled"]),
+        "features": extract(embed, Images(pixels, None), "cpu"),
+        "expected_features": pixels.flatten(1).float(),
+        "computed": sum(computed),
+    }
+
+
+def gather_gradient() -> Tensor:
+    """Each rank's loss weighs its own row against all rows: the gradient of every row comes from every rank."""
+    x = (torch.arange(2.0)[rank() : rank() + 1] + 1).requires_grad_()
+    everyone = gather_with_grad(x)
+    (everyone * torch.tensor([1.0, 10.0]) * (rank() + 1)).sum().backward()
+    assert x.grad is not None
+    return x.grad
+
+
+def work(process: int, port: int, folder: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=process, world_size=2)
+    seen: dict[str, Any] = {name: train(build) for name, build in OBJECTIVES.items()}
+    seen["others"], seen["gather_gradient"] = others(), gather_gradient()
+    torch.save(seen, Path(folder) / f"{process}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, (port, str(folder)), nprocs=2)
+    yield [torch.load(folder / f"{r}.pt", weights_only=True) for r in range(2)]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_two_ranks_equal_one(name: str, two_ranks: list[dict[str, Any]]) -> None:
+    one = train(OBJECTIVES[name])
+    for each in two_ranks:
+        for key in ("loss", "grad"):
+            for got, expected in zip(each[name][key], one[key], strict=True):
+                torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(each[name]["weights"], one["weights"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_memory_is_the_same_on_both_ranks(name: str, two_ranks: list[dict[str, Any]]) -> None:
+    first, second = (each[name]["memory"] for each in two_ranks)
+    assert first.keys() == second.keys()
+    for key in first:
+        assert torch.equal(first[key], second[key])
+
+
+def test_the_table_covers_every_method() -> None:
+    methods = {path.stem for path in (Path(__file__).parent.parent / "configs" / "method").glob("*.yaml")}
+    assert methods <= OBJECTIVES.keys()
+
+
+def test_shuffled_batch_normalisation_does_not_depend_on_the_ranks(two_ranks: list[dict[str, Any]]) -> None:
+    alone = others()["keys"]
+    for each in two_ranks:
+        torch.testing.assert_close(each["others"]["keys"], alone)
+
+
+def test_features_are_complete_in_order_and_computed_once(two_ranks: list[dict[str, Any]]) -> None:
+    for each in two_ranks:
+        assert torch.equal(each["others"]["features"], each["others"]["expected_features"])
+        assert each["others"]["computed"] == 7  # 13 images: 7 and 6, the last rank repeats one to fill its share
+
+
+def test_gather_sums_gradients_over_ranks(two_ranks: list[dict[str, Any]]) -> None:
+    assert [each["gather_gradient"].item() for each in two_ranks] == [1.0 * (1 + 2), 10.0 * (1 + 2)]
