@@ -33,7 +33,7 @@ def build(node: Any) -> Any:
         if isinstance(cause, ModuleNotFoundError):
             raise ValueError(
                 f"{cause.name} is not installed, and this configuration needs it: pip install {cause.name}"
-            )
+            ) from error
         raise ValueError(" ".join(str(error).split())) from error
 
 

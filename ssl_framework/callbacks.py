@@ -151,6 +151,7 @@ class Progress(L.Callback):
             draw()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since = time.perf_counter()  # a run resumed in the middle of an epoch sees no epoch start
         if rank() == 0 and self.console.is_terminal:
             self._bar = RichProgress(
                 TextColumn("{task.description}"),

@@ -40,7 +40,7 @@ class _GatherWithGrad(torch.autograd.Function):
         return gather(x)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         # A row of this rank is a candidate on every rank, so its gradient is the sum over ranks. DDP then averages
         # over ranks; with each rank's loss the mean over its own anchors this is the gradient of one big process.
         grad = grad.contiguous().clone()

@@ -13,7 +13,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import hydra
@@ -114,7 +116,8 @@ def start(cfg: DictConfig, folder: Path) -> str | None:
 
     processes = local_processes(cfg.trainer)
     if processes == 1 or cfg.trainer.slurm:
-        stopped_by = run(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)), folder, about, resume)
+        OmegaConf.resolve(cfg)
+        stopped_by = run(cfg, folder, about, resume)
     else:
         stopped_by = launch(folder, processes)
     if stopped_by == "SIGUSR1" and first:
@@ -213,9 +216,14 @@ def launch(folder: Path, processes: int) -> str | None:
         )
         for i in range(processes)
     ]
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for child in ranks:
+            child.send_signal(number)
+
     previous = {}
     for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, lambda number, _: [child.send_signal(number) for child in ranks])
+        previous[number] = signal.signal(number, pass_on)
     try:
         while any(child.poll() is None for child in ranks) and not any(child.poll() for child in ranks):
             time.sleep(0.1)
@@ -266,7 +274,7 @@ def explain(error: Exception) -> str:
     return " ".join(message.split())
 
 
-def nearest(wanted: str, known: list[str]) -> str:
+def nearest(wanted: str, known: Sequence[str]) -> str:
     """`` (did you mean X?)`` or nothing."""
     match = difflib.get_close_matches(wanted, known, n=1)
     return f" (did you mean {match[0]}?)" if match else ""

@@ -5,8 +5,8 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from ssl_framework.data.views import Views
 from ssl_framework.distributed import rank
@@ -110,13 +110,13 @@ class SSLModule(L.LightningModule):
         if self.teacher is not None:  # once per optimizer step, also under gradient accumulation
             self.teacher.update(self.student, self.clock)
 
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[dict[str, Any]]]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        self.total_steps = int(self.trainer.estimated_stepping_batches)  # sets the loader up
         loader = self.trainer.train_dataloader
         assert loader is not None
         global_batch = loader.global_batch_size * self.trainer.accumulate_grad_batches
-        self.total_steps = int(self.trainer.estimated_stepping_batches)
         optimizer, schedule = self.recipe.build(self, global_batch, self.total_steps)
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def in_float32(outputs: list[Outputs | None] | None) -> list[Outputs | None] | None:
@@ -149,7 +149,8 @@ def check_wiring(
         raise ValueError(f"{name} needs a mixer, but the config has mixer=none: choose one with mixer=<name>")
     if mixer is not None and "mixer" not in objective.requires | objective.accepts:
         raise ValueError(
-            f"{name} does not read what {type(mixer).__name__} produces: set mixer=none or choose a method that reads it"
+            f"{name} does not read what {type(mixer).__name__} produces: "
+            "set mixer=none or choose a method that reads it"
         )
     if feature_mixer is not None and "feature_mixer" not in objective.accepts:
         raise ValueError(

@@ -52,8 +52,6 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     L.seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
     module = build_module(cfg, data.pretrain.label is not None)
-    if cfg.trainer.channels_last:
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     csv = MetricsCSV(folder)
     evaluation: FrozenEvaluation = build(cfg.evaluation)
     progress = Progress(console)
@@ -97,7 +95,7 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*`torch.distributed.*` is deprecated.*")
-    warnings.formatwarning = lambda message, *_args, **_kwargs: f"note: {message}\n"  # type: ignore[assignment]
+    warnings.formatwarning = lambda message, *_args, **_kwargs: f"note: {message}\n"
 
 
 def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
@@ -194,7 +192,8 @@ def say_what_runs(
     where = device_name(trainer.strategy.root_device)
     where += f" x {trainer.world_size}" if trainer.world_size > 1 else ""
     console.print(
-        f"{about['method']} on {about['data']}: {count:,} images {height}x{width}x{channels}, batch {cfg.data.batch_size}, "
+        f"{about['method']} on {about['data']}: {count:,} images {height}x{width}x{channels}, "
+        f"batch {cfg.data.batch_size}, "
         f"{count_parameters(module) / 1e6:.2f} M trainable parameters, {where}",
         highlight=False,
     )
@@ -205,6 +204,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(json.dumps(content, indent=2) + "\n")
     partial.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file's content."""
+    return json.loads(path.read_text())
 
 
 def config_hash(cfg: DictConfig) -> str:

@@ -38,7 +38,7 @@ class Samples(NamedTuple):
     """A batch as the loader yields it: images of one size, before any transformation."""
 
     images: Tensor  # [B, C, H, W] uint8
-    index: Tensor  # [B] int64: position in the training set
+    index: Tensor  # type: ignore[assignment]  # [B] int64: position in the training set
     label: Tensor | None = None  # [B] int64 class
 
 
@@ -46,7 +46,7 @@ class Batch(NamedTuple):
     """A batch as the encoders see it."""
 
     views: list[Tensor]  # V x [B, C, h_v, w_v] float32, normalised
-    index: Tensor  # [B] int64
+    index: Tensor  # type: ignore[assignment]  # [B] int64
     label: Tensor | None = None  # [B] int64 class
     geometry: list[Geometry] | None = None  # V entries, when the views were asked for them
     mix: Mix | None = None

@@ -1,4 +1,4 @@
-"""Two gloo ranks with B samples each equal one process with 2B: loss, gradient, memories, features. One spawn for all."""
+"""Two gloo ranks with B samples each equal one process with 2B: loss, gradient, memory, features. One spawn for all."""
 
 import os
 import socket

@@ -17,17 +17,15 @@ class ResidentLoader:
         images: the training set, already on the device it is gathered on.
         global_batch_size: samples of all ranks together; the last, incomplete batch of an epoch is left out.
         seed: of the order.
-
-    The position inside the epoch is part of a checkpoint (``state_dict``), so a run stopped in the middle of an epoch
-    goes on with the batch that would have come next.
+        served: batches of the first epoch that an earlier part of the run has already seen.
     """
 
-    def __init__(self, images: Images, global_batch_size: int, seed: int) -> None:
+    def __init__(self, images: Images, global_batch_size: int, seed: int, served: int = 0) -> None:
         self.images = images
         self.global_batch_size = global_batch_size
         self.seed = seed
         self.epoch = 0
-        self.served = 0
+        self.served = served
         self.sampler = self  # Lightning announces each epoch to ``loader.sampler.set_epoch``
 
     def set_epoch(self, epoch: int) -> None:
@@ -50,17 +48,8 @@ class ResidentLoader:
         for batch in range(start, len(self)):
             first = batch * self.global_batch_size + rank() * share
             index = order[first : first + share]  # [B]
-            self.served = (batch + 1) % len(self)
+            self.served = (batch + 1) % len(self)  # 0 again once the epoch is through
             yield Samples(pixels[index], index, None if label is None else label[index])
-
-    def state_dict(self) -> dict[str, int]:
-        """Batches of the running epoch that were already served."""
-        return {"served": self.served}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """The next iteration starts after them."""
-        self.served = state["served"]
-
 
 class DataModule(L.LightningDataModule):
     """The training set as batches, and the two sets that evaluators use.
@@ -80,6 +69,8 @@ class DataModule(L.LightningDataModule):
             raise ValueError(f"data.batch_size is {batch_size}: it must be a whole number, at least 2")
         self.batch_size = batch_size
         self.seed = seed
+        self.loader: ResidentLoader | None = None
+        self.served = 0
         self.pretrain = source.load("pretrain")
         self.train = source.load("train")
         self.test = source.load("test")
@@ -97,11 +88,23 @@ class DataModule(L.LightningDataModule):
     def train_dataloader(self) -> ResidentLoader:
         if self.batch_size % world_size():
             raise ValueError(
-                f"data.batch_size is {self.batch_size} for all {world_size()} processes together, which does not divide: "
+                f"data.batch_size is {self.batch_size} for all {world_size()} processes together: "
                 f"make it a multiple of {world_size()}"
             )
         assert self.trainer is not None
         device = self.trainer.strategy.root_device
         label = self.pretrain.label
         resident = Images(self.pretrain.pixels.to(device), None if label is None else label.to(device))
-        return ResidentLoader(resident, self.batch_size, self.seed)
+        self.loader = ResidentLoader(resident, self.batch_size, self.seed, self.served)
+        return self.loader
+
+    # The position inside the epoch goes into checkpoints here. Lightning's own protocol for loaders restores it only
+    # if nothing (such as the length of a learning-rate schedule) has asked for the loader before.
+
+    def state_dict(self) -> dict[str, int]:
+        """Batches of the running epoch that were served."""
+        return {"served": self.loader.served if self.loader is not None else self.served}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Called before the loader is made."""
+        self.served = state_dict["served"]

@@ -119,7 +119,8 @@ class FrozenEvaluation(L.Callback):
         if self.probes and not data.has_labels:
             if rank() == 0:
                 warnings.warn(
-                    f"evaluation skipped ({', '.join(self.probes)} need labels and a test split, this data set lacks them)"
+                    f"evaluation skipped: {', '.join(self.probes)} need labels and a test split, "
+                    "which this data set lacks"
                 )
             self.probes = {}
         if self.probes and self.with_baselines and not self.baselines:

@@ -26,13 +26,20 @@ class Backbone(nn.Module):
         image_size: side of the views in pixels.
         channels: of the views.
         options: passed to ``timm.create_model`` (``{img_size: 64}`` for a ViT, ``{drop_path_rate: 0.1}`` ...).
+        channels_last: memory layout of images and weights; the same numbers, faster for some nets on some devices.
 
     Raises:
         ValueError: timm has no such model, or it cannot take these images.
     """
 
     def __init__(
-        self, name: str, small_name: str | None, image_size: int, channels: int, options: dict[str, Any] | None = None
+        self,
+        name: str,
+        small_name: str | None,
+        image_size: int,
+        channels: int,
+        options: dict[str, Any] | None = None,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.timm_name = small_name if small_name is not None and image_size <= SMALL_IMAGE else name
@@ -43,7 +50,7 @@ class Backbone(nn.Module):
             )
         options = dict(options or {})
         try:
-            self.net = timm.create_model(self.timm_name, num_classes=0, in_chans=channels, **options)
+            self.net: Any = timm.create_model(self.timm_name, num_classes=0, in_chans=channels, **options)
             self.dim = self._probe(image_size, channels)
         except (RuntimeError, TypeError, AssertionError, ValueError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -51,23 +58,26 @@ class Backbone(nn.Module):
                 f"backbone.name={self.timm_name} cannot take {channels} x {image_size} x {image_size} images with "
                 f"backbone.options={options}: {reason}"
             ) from error
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.net.to(memory_format=self.layout)
 
     @torch.no_grad()
     def _probe(self, image_size: int, channels: int) -> int:
         self.net.eval()
-        dim = self.forward(torch.zeros(1, channels, image_size, image_size))["pooled"].shape[1]
+        features = self.net.forward_features(torch.zeros(1, channels, image_size, image_size))
+        dim = self.net.forward_head(features, pre_logits=True).shape[1]
         self.net.train()
-        return int(dim)
+        return dim
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """[B, C, H, W] -> "pooled" [B, D] and "map" [B, D', h, w] or "tokens" [B, N, D']."""
-        features = self.net.forward_features(x)
+        features = self.net.forward_features(x.contiguous(memory_format=self.layout))
         name = "map" if features.ndim == 4 else "tokens"
         return {name: features, "pooled": self.net.forward_head(features, pre_logits=True)}
 
 
 class Tiny(nn.Module):
-    """Four 3x3 convolutions, 0.32 million parameters, 13 million multiply-adds at 32 px: trains on a laptop's CPU.
+    """Four 3x3 convolutions, 0.31 million parameters, 6 million multiply-adds at 32 px: trains on a laptop's CPU.
 
     Args:
         num_classes: 0 for features only, as timm's models.
@@ -75,7 +85,7 @@ class Tiny(nn.Module):
     """
 
     widths = (32, 64, 128, 192)
-    strides = (2, 1, 2, 2)
+    strides = (2, 2, 2, 1)
 
     def __init__(self, num_classes: int = 0, in_chans: int = 3) -> None:
         super().__init__()
@@ -111,7 +121,7 @@ def ssl_tiny(pretrained: bool = False, num_classes: int = 0, in_chans: int = 3, 
     return Tiny(num_classes, in_chans)
 
 
-def small_stem(model: ResNet) -> ResNet:
+def small_stem(model: Any) -> ResNet:
     """Replaces the 7x7 stride-2 convolution and the max-pooling of a ResNet, as nearly all CIFAR recipes do."""
     old = model.conv1
     model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, 1, 1, bias=False)

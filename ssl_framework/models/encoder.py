@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ssl_framework.distributed import gather, own_rows
 from ssl_framework.models.backbone import Backbone
+from ssl_framework.models.heads import Head
 from ssl_framework.types import Clock, Outputs
 
 
@@ -22,14 +23,12 @@ class Encoder(nn.Module):
             the step is faster); otherwise each view is a batch of its own.
     """
 
-    def __init__(
-        self, backbone: Backbone, heads: Mapping[str, Callable[..., nn.Module]], join_views: bool = True
-    ) -> None:
+    def __init__(self, backbone: Backbone, heads: Mapping[str, Callable[..., Head]], join_views: bool = True) -> None:
         super().__init__()
         self.backbone = backbone
         self.join_views = join_views
         dims = {"pooled": backbone.dim}
-        built = {}
+        built: dict[str, Head] = {}
         for name, build in heads.items():
             built[name] = build(dims)
             dims[name] = built[name].out

@@ -5,7 +5,13 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 
-class MLPHead(nn.Module):
+class Head(nn.Module):
+    """Base of all heads: reads the features of a view, returns [B, ``out``]."""
+
+    out: int
+
+
+class MLPHead(Head):
     """Linear layers with optional batch normalisation and ReLU between them: [B, in] -> [B, out].
 
     Args:

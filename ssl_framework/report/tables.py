@@ -16,14 +16,15 @@ def run_table(result: dict[str, Any]) -> Table:
         title=f"{result['method']} on {result['data']}, seed {result['seed']}",
         caption=f"{minutes} min {seconds} s, {result['images_per_second']:,.0f} images/s, {result['device']}",
     )
-    table.add_column("")
-    for name in result["metrics"]:
-        table.add_column(name.replace("[", r"\["), justify="right")
-    rows = {"trained": result["metrics"], "untrained backbone": baselines.get("untrained")}
-    rows |= {"raw pixels": baselines.get("raw_pixels")}
-    for name, values in rows.items():
-        if values:
-            table.add_row(name, *(f"{values[metric]:.1f}" for metric in result["metrics"]))
+    columns = {"trained": result["metrics"], "untrained": baselines.get("untrained")}
+    columns |= {"raw pixels": baselines.get("raw_pixels")}
+    table.add_column("top-1, percent")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for metric in result["metrics"]:
+        table.add_row(
+            metric.replace("[", r"\["), *(f"{values[metric]:.1f}" if values else "-" for values in columns.values())
+        )
     return table
 
 

@@ -72,7 +72,9 @@ def supcon(z: Tensor, label: list[int], tau: float) -> float:
     return sum(per_anchor) / len(per_anchor)
 
 
-def moco(q: Tensor, k: Tensor, queue: Tensor, tau: float, extra: Tensor | None = None, decoupled: bool = False) -> float:
+def moco(
+    q: Tensor, k: Tensor, queue: Tensor, tau: float, extra: Tensor | None = None, decoupled: bool = False
+) -> float:
     """Mean over queries; ``extra`` [N, S, D] are negatives of each query's own."""
     total = 0.0
     for i in range(len(q)):

@@ -67,7 +67,7 @@ def test_draws_are_uniform_and_partners_differ() -> None:
 
 def test_every_query_draws_from_its_own_list_and_the_step_decides() -> None:
     m = mixer(num_hard=4, num_pair=50, num_query=50)
-    ranks, share = m.draw(6, LATE, torch.zeros(1))
+    ranks, _ = m.draw(6, LATE, torch.zeros(1))
     again, _ = m.draw(6, LATE, torch.zeros(1))
     later, _ = m.draw(6, LATE._replace(step=51), torch.zeros(1))
     assert torch.equal(ranks, again) and not torch.equal(ranks, later) and not torch.equal(ranks[0], ranks[1])

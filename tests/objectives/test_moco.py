@@ -15,7 +15,9 @@ def objective(rows: torch.Tensor, tau: float = 0.2, decoupled: bool = False) -> 
     return MoCo(tau, queue, positive_in_denominator=not decoupled)
 
 
-def loss(q: torch.Tensor, k: torch.Tensor, rows: torch.Tensor, tau: float = 0.2, decoupled: bool = False) -> torch.Tensor:
+def loss(
+    q: torch.Tensor, k: torch.Tensor, rows: torch.Tensor, tau: float = 0.2, decoupled: bool = False
+) -> torch.Tensor:
     moco = objective(rows, tau, decoupled)
     return moco([{"projector": q}, None], [None, {"projector": k}], loops.batch(len(q)), loops.CLOCK)["loss"]
 

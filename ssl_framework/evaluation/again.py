@@ -1,0 +1,83 @@
+"""Evaluation of a run folder, later: the same numbers, or other probes on the same features."""
+
+import sys
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from ssl_framework.build import build, build_data, build_module, load_run_config
+from ssl_framework.callbacks import load_checkpoint
+from ssl_framework.evaluation.frozen import FrozenEvaluation, extract_frozen
+from ssl_framework.module import SSLModule
+from ssl_framework.report.tables import run_table
+from ssl_framework.run import device_name, quiet, read_json, write_json
+
+
+def load_run(folder: Path, overrides: list[str]) -> tuple[DictConfig, SSLModule]:
+    """The config and the trained module of a run folder; nothing in it is unpickled or imported from elsewhere.
+
+    Raises:
+        FileNotFoundError, ValueError: no such run, an unknown key, or a folder that is not trusted.
+    """
+    cfg = load_run_config(folder)
+    OmegaConf.set_struct(cfg, True)
+    for item in overrides:
+        key, found, value = item.partition("=")
+        if not found:
+            raise ValueError(f"{item!r} is not of the form key=value")
+        try:
+            OmegaConf.update(
+                cfg, key, OmegaConf.create({"value": OmegaConf.from_dotlist([f"value={value}"]).value}).value
+            )
+        except OmegaConfBaseException as error:
+            raise ValueError(f"the run's config has no key {key}: see {folder / 'config.yaml'}") from error
+    module = build_module(cfg, has_labels=True)
+    checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise ValueError(
+            f"{folder}: the checkpoint does not fit config.yaml: {' '.join(str(error).split())}"
+        ) from error
+    return cfg, module
+
+
+def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
+    """Scores the last checkpoint with the run's own probes, after the overrides; writes ``evaluation.json``."""
+    cfg, module = load_run(folder, overrides)
+    data = build_data(cfg)
+    if not data.has_labels:
+        raise ValueError(f"{folder} was trained on data without labels or without a test split: nothing can be scored")
+    device = torch.device("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
+    module.to(device)
+    evaluation: FrozenEvaluation = build(cfg.evaluation)
+    metrics = evaluation.score(lambda images: extract_frozen(module, images), data)
+    write_json(folder / "evaluation.json", {"metrics": metrics, "overrides": overrides, "device": device_name(device)})
+    return metrics
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """``run=FOLDER`` and overrides of the run's config."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    folder, overrides = split_run(arguments, "python scripts/evaluate.py run=outputs/latest")
+    quiet()
+    try:
+        metrics = evaluate(folder, overrides)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    result = read_json(folder / "result.json") if (folder / "result.json").is_file() else {}
+    shown = {"method": "run", "data": folder, "seed": "?", "baselines": {}, "images_per_second": 0, "wall_seconds": 0}
+    shown |= {"device": "", **result, "metrics": metrics}
+    Console().print(run_table(shown))
+    print(folder / "evaluation.json")
+
+
+def split_run(arguments: list[str], example: str) -> tuple[Path, list[str]]:
+    """The folder of ``run=``, and the other arguments."""
+    folders = [a.removeprefix("run=") for a in arguments if a.startswith("run=")]
+    if len(folders) != 1:
+        sys.exit(f"error: say which run: {example}")
+    return Path(folders[0]), [a for a in arguments if not a.startswith("run=")]

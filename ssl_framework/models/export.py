@@ -1,0 +1,40 @@
+"""The trained backbone as a file that timm loads."""
+
+import sys
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from ssl_framework.evaluation.again import load_run, split_run
+
+
+def export(folder: Path, out: Path) -> str:
+    """Writes the backbone's weights under timm's names; returns the call that loads them."""
+    cfg, module = load_run(folder, [])
+    backbone = module.student.backbone
+    weights = {name: tensor.detach().contiguous() for name, tensor in backbone.net.state_dict().items()}
+    metadata = {"timm_name": backbone.timm_name, "format": "pt", "in_chans": str(cfg.data.channels)}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights, str(out), metadata=metadata)
+    options = "".join(f", {key}={value!r}" for key, value in cfg.backbone.options.items())
+    imported = "import ssl_framework.models.backbone  # registers the small nets with timm\n"
+    return (
+        (imported if backbone.timm_name.startswith("ssl_") else "")
+        + f"timm.create_model({backbone.timm_name!r}, num_classes=0, in_chans={cfg.data.channels}{options}, "
+        + f"checkpoint_path={str(out)!r})"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """``run=FOLDER [out=FILE]``."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    folder, rest = split_run(arguments, "python scripts/export.py run=outputs/latest out=backbone.safetensors")
+    outs = [a.removeprefix("out=") for a in rest if a.startswith("out=")]
+    if len(outs) > 1 or len(outs) != len(rest):
+        sys.exit(f"error: unknown argument among {rest}: export takes run=FOLDER and out=FILE")
+    out = Path(outs[0]) if outs else folder / "backbone.safetensors"
+    try:
+        print(f"load it with:\n{export(folder, out)}")
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    print(out)

@@ -1,0 +1,47 @@
+"""Small runs inside the test process: composed from the shipped configs, on few images, with the tiny backbone."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from ssl_framework.main import CONFIGS
+from ssl_framework.run import run
+
+SMALL = (
+    "data.source.num_train=48",
+    "data.source.num_test=32",
+    "data.batch_size=8",
+    "trainer.max_epochs=2",
+    "trainer.log_every_n_steps=1",
+    "evaluation=none",
+)
+"""Two epochs of six steps on the embedded data set."""
+
+SMALL_QUEUE = ("objective.queue.size=24",)
+SMALL_MIXER = ("feature_mixer.num_hard=8", "feature_mixer.num_pair=6", "feature_mixer.num_query=4")
+SMALL_OF = {"mocov2": SMALL_QUEUE, "mochi": SMALL_QUEUE + SMALL_MIXER}
+METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
+DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
+
+
+def config(*overrides: str) -> DictConfig:
+    """The resolved config that the command line would compose."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train", overrides=list(overrides))
+    OmegaConf.resolve(cfg)
+    return cfg
+
+
+def small(method: str, *overrides: str) -> DictConfig:
+    """A method's config, shrunk."""
+    return config(f"method={method}", *SMALL, *SMALL_OF.get(method, ()), *overrides)
+
+
+def run_in(folder: Path, cfg: DictConfig, resume: bool = False, **about: Any) -> str | None:
+    """One run in this process; ``folder`` is prepared as the command does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    names = {"method": "test", "data": "shapes", "overrides": [], "command": "test", **about}
+    return run(cfg, folder, names, resume)
