@@ -51,11 +51,20 @@ class MetricsCSV(Logger):
             writer.writerows((step, name, repr(float(value))) for name, value in metrics.items() if name != "epoch")
 
     def drop_after(self, step: int) -> None:
-        """Removes rows of steps after ``step``: a resumed run will write them again."""
+        """Removes what a run resumed after ``step`` updates will write again.
+
+        A training row counts the updates before its own, so that of ``step`` itself belongs to the next one; an
+        evaluation's row describes the state after ``step`` updates.
+        """
+
+        def stays(row: dict[str, str]) -> bool:
+            at = int(row["step"]) if row["step"].isdigit() else step + 1  # a line cut off in the middle goes
+            return at < step or (at == step and row["name"].startswith("eval/"))
+
         if not self.path.exists():
             return
         with self.path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["step"].isdigit() and int(row["step"]) <= step]
+            rows = [row for row in csv.DictReader(file) if row["value"] is not None and stays(row)]
         partial = self.path.with_name(f".{self.path.name}")
         with partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)

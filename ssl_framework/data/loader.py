@@ -51,6 +51,7 @@ class ResidentLoader:
             self.served = (batch + 1) % len(self)  # 0 again once the epoch is through
             yield Samples(pixels[index], index, None if label is None else label[index])
 
+
 class DataModule(L.LightningDataModule):
     """The training set as batches, and the two sets that evaluators use.
 

@@ -164,6 +164,7 @@ class Shapes:
         label: which factor is the class: shape, colour, background, scale, rotation or position.
         scale: least and greatest diameter of the shape, as a share of the image's side, in (0, 1].
         position: greatest distance of its centre from the image's centre along each axis, as a share of the side.
+        rotation: greatest turn either way, degrees in [0, 180].
         contrast: least difference in intensity between shape and plain background, in (0, 0.45] of the full range.
         saturation: of the shape's colour, 0 grey to 1; the background has half of it.
         texture_contrast: amplitude of the background's texture, share of the full intensity range, in [0, 0.25].
@@ -182,6 +183,7 @@ class Shapes:
         label: str,
         scale: Sequence[float],
         position: float,
+        rotation: float,
         contrast: float,
         saturation: float,
         texture_contrast: float,
@@ -195,6 +197,7 @@ class Shapes:
             ("scale", smallest, 0.1, largest),
             ("scale", largest, smallest, 1),
             ("position", position, 0, 0.5),
+            ("rotation", rotation, 0, 180),
             ("contrast", contrast, 0.01, 0.45),
             ("saturation", saturation, 0, 1),
             ("texture_contrast", texture_contrast, 0, 0.25),
@@ -212,6 +215,7 @@ class Shapes:
         self.label = label
         self.scale = (smallest, largest)
         self.position = position
+        self.rotation = rotation
         self.contrast = contrast
         self.saturation = saturation
         self.texture_contrast = texture_contrast
@@ -260,7 +264,8 @@ class Shapes:
         hue = uniform(0, math.tau)
         colour = tint(intensity + torch.where(outside, -difference, difference), hue, self.saturation)  # [N, 3]
 
-        scale, rotation = uniform(*self.scale), uniform(0, math.tau)
+        turn = math.radians(self.rotation)
+        scale, rotation = uniform(*self.scale), uniform(-turn, turn)
         shift_x, shift_y = uniform(-self.position, self.position), uniform(-self.position, self.position)
         dx, dy = x - 2 * shift_x[:, None, None], y - 2 * shift_y[:, None, None]  # [N, S, S]
         cos, sin = (rotation.cos() / scale)[:, None, None], (rotation.sin() / scale)[:, None, None]
@@ -276,7 +281,7 @@ class Shapes:
             "colour": ((hue / math.tau * 6 + 0.5).long() % 6),
             "background": family,
             "scale": quantise(scale, *self.scale, 4),
-            "rotation": quantise(rotation, 0, math.tau, 8),
+            "rotation": quantise(rotation, -turn, turn, 8),
             "position": 3 * quantise(shift_y, -self.position, self.position, 3)
             + quantise(shift_x, -self.position, self.position, 3),
         }

@@ -92,8 +92,8 @@ def to_images(name: str, images: Tensor, labels: Tensor | None, channels: int, c
         shape = list(images.shape)
         raise ValueError(f"{name}: 'images' has shape {shape}, expected [N, H, W, C] with C 1 or 3 and none empty.")
     if images.shape[-1] != channels:
-        found = images.shape[-1]
-        raise ValueError(f"{name}: the images have {found} channels but data.channels={channels}: set it to {found}.")
+        have = images.shape[-1]
+        raise ValueError(f"{name}: the images have {have} channel(s) but data.channels={channels}: set it to {have}.")
     pixels = images.permute(0, 3, 1, 2).contiguous()  # [N, C, H, W]
     if labels is None:
         return Images(pixels, None, tuple(classes))
@@ -228,15 +228,14 @@ class TorchvisionSource:
         """
         check_split(split)
         if split not in self.loaded:
-            same = [key for key in self.loaded if self.splits[key] == self.splits[split]]  # usually pretrain and train
-            if same:
-                self.loaded[split] = self.loaded[same[0]]
-            else:
-                folder = self.prepared_folder()
-                self.loaded[split] = (
-                    self.load_torchvision(split) if folder is None else self.load_prepared(folder, split)
-                )
+            same = [] if self.unlabelled else [key for key in self.loaded if self.splits[key] == self.splits[split]]
+            self.loaded[split] = self.loaded[same[0]] if same else self.read(split)  # usually pretrain is train
         return self.loaded[split]
+
+    def read(self, split: str) -> Images:
+        """``split`` from prepared arrays if there are some, else through torchvision; raises as ``load``."""
+        folder = self.prepared_folder()
+        return self.load_torchvision(split) if folder is None else self.load_prepared(folder, split)
 
     def prepared_folder(self) -> Path | None:
         """The folder that holds prepared arrays, or None."""
@@ -288,9 +287,7 @@ class TorchvisionSource:
             reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
             prepared = f"put train.npz and test.npz into {self.root / self.name}"
             if self.download:
-                message = (
-                    f"{self.name}: downloading to {self.root} failed ({reason}): check the network, or {prepared}."
-                )
+                message = f"{self.name}: download to {self.root} failed ({reason}): check the network or {prepared}."
                 raise ValueError(message) from error
             raise FileNotFoundError(
                 f"{self.name}: no usable files under data.root={self.root} (torchvision: {reason}): "

@@ -84,6 +84,9 @@ class Views(nn.Module):
             three they are refused.
         mean, std: one number a channel, images in 0..1, for normalisation.
         blur: False switches all blur off, for data sets where it makes no sense.
+        min_crop: the least area share of a random crop is raised to this, for data sets whose object is small in the
+            image and would be cut away.
+        hue: replaces the hue strength of every group that jitters, for data sets whose colours mean nothing.
         geometry: True reports box and flip of every view.
 
     Raises:
@@ -101,6 +104,8 @@ class Views(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         blur: bool = True,
+        min_crop: float = 0.0,
+        hue: float | None = None,
         geometry: bool = False,
     ):
         super().__init__()
@@ -118,6 +123,16 @@ class Views(nn.Module):
             read_group(group, f"views.groups[{number}]", self.image_size, self.channels)
             for number, group in enumerate(groups)
         ]
+        if not 0 <= min_crop <= 1:
+            raise ValueError(f"views.min_crop is {min_crop}: it is an area share, between 0 and 1")
+        if hue is not None and not 0 <= hue <= 0.5:
+            raise ValueError(f"views.hue is {hue}: it is a share of the colour circle, between 0 and 0.5")
+        for number, group in enumerate(self.groups):
+            if group.scale is not None:
+                group = group._replace(scale=(max(group.scale[0], min_crop), max(group.scale[1], min_crop)))
+            if hue is not None and group.jitter_p > 0 and self.channels == 3:
+                group = group._replace(jitter=(*group.jitter[:3], hue))
+            self.groups[number] = group
         if not blur:
             self.groups = [group._replace(blur=0.0) for group in self.groups]
         for size in {group.size for group in self.groups if group.blur > 0}:

@@ -1,0 +1,135 @@
+"""Every method composes with every data set; what exists and the nearest name are said of what does not."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+from ssl_framework.build import build_module
+from ssl_framework.main import CONFIGS
+from tests.runs import DATA, METHODS, config
+
+ROOT = Path(__file__).parent.parent
+GROUPS = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
+EXPERIMENTS = sorted(
+    str(path.relative_to(CONFIGS / "experiment").with_suffix("")) for path in (CONFIGS / "experiment").rglob("*.yaml")
+)
+
+
+def targets(node: object) -> list[str]:
+    """Every ``_target_`` below a node."""
+    if isinstance(node, dict):
+        own = [node["_target_"]] if "_target_" in node else []
+        return own + [t for value in node.values() for t in targets(value)]
+    return [t for value in node for t in targets(value)] if isinstance(node, list) else []
+
+
+def plain(cfg: DictConfig) -> dict:
+    content = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(content, dict)
+    return content
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("data", DATA)
+def test_every_method_composes_with_every_data_set(method: str, data: str) -> None:
+    content = plain(config(f"method={method}", f"data={data}"))
+    assert content["data"]["name"] == data
+    assert content["views"]["image_size"] == content["data"]["image_size"] == content["backbone"]["image_size"]
+    assert content["views"]["channels"] == content["data"]["channels"] == content["backbone"]["channels"]
+    assert content["views"]["mean"] == content["data"]["mean"] and content["views"]["blur"] == content["data"]["blur"]
+    assert content["student"]["backbone"] == content["backbone"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_builds(method: str) -> None:
+    module = build_module(config(f"method={method}"), has_labels=True)
+    assert sum(p.numel() for p in module.student.backbone.parameters()) == 314_976
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes(experiment: str) -> None:
+    assert targets(plain(config(f"experiment={experiment}")))
+
+
+@pytest.mark.parametrize("group", [g for g in GROUPS if g not in ("method", "experiment", "data")])
+def test_every_choice_of_every_group_composes_and_every_target_imports(group: str) -> None:
+    choices = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    assert choices
+    for choice in choices:
+        if group == "logger":  # needs the run folder, which the command line provides
+            node = OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{choice}.yaml"))
+        else:
+            node = plain(config(f"{group}={choice}"))
+        for target in targets(node):
+            get_class(target)
+
+
+def test_mocov2_with_the_feature_mixer_is_mochi() -> None:
+    assert plain(config("method=mocov2", "feature_mixer=mochi")) == plain(config("method=mochi"))
+
+
+def test_the_command_line_wins_over_the_method() -> None:
+    cfg = config("method=mochi", "feature_mixer=none", "views=byol", "optimizer=lars")
+    assert not cfg.feature_mixer and len(cfg.views.groups) == 2
+    assert cfg.optimizer.algorithm._target_ == "ssl_framework.optim.LARS"
+
+
+@pytest.mark.parametrize(
+    ("data", "backbone", "expected"),
+    [
+        ("cifar10", "resnet18", "ssl_resnet18_small"),
+        ("stl10", "resnet18", "resnet18"),
+        ("fashion_mnist", "resnet50", "ssl_resnet50_small"),
+    ],
+)
+def test_the_stem_follows_the_image_size(data: str, backbone: str, expected: str) -> None:
+    module = build_module(config(f"data={data}", f"backbone={backbone}"), has_labels=True)
+    assert module.student.backbone.timm_name == expected
+    first = module.student.backbone.net.conv1
+    assert first.in_channels == config(f"data={data}").data.channels
+    assert first.kernel_size == ((3, 3) if expected.startswith("ssl_") else (7, 7))
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "train.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("method=mochy", ["there is no method=mochy (did you mean mochi?)", "byol", "simclr"]),
+        ("metod=mochi", ["metod", "did you mean method?"]),
+        (
+            "objective.temprature=0.1",
+            ["objective.temprature (did you mean temperature?)", "objective has: temperature"],
+        ),
+        ("trainer.max_epoch=1", ["trainer.max_epoch (did you mean max_epochs?)"]),
+        ("sed=1", ["sed (did you mean seed?)"]),
+        ("objective.temperature=", []),
+    ],
+)
+def test_misspelt_names_are_refused_with_what_exists_and_the_nearest(argument: str, words: list[str]) -> None:
+    done = command(argument, "trainer.max_epochs=0")
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    for word in words:
+        assert word in line
+
+
+def test_help_and_the_config_answer_without_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['train.py', '--cfg', 'job']\n"
+        "from ssl_framework.main import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules, 'lightning' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "temperature: 0.2" in done.stdout
+    assert done.stderr.split() == ["False", "False"]
+    done = command("--help")
+    assert "method: byol, dcl" in done.stdout and "python train.py resume=outputs/latest" in done.stdout

@@ -1,0 +1,142 @@
+"""Probes on data whose answer is known, k-NN against scikit-learn, and what extraction may not change."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from ssl_framework.build import build_data, build_module
+from ssl_framework.data.sources import Images
+from ssl_framework.evaluation.frozen import Frozen, extract, extract_frozen, raw_pixels
+from ssl_framework.evaluation.probes import KNN, LinearProbe
+from tests.runs import small
+
+
+def clusters(n: int, classes: int, spread: float, seed: int) -> Frozen:
+    """Gaussian clusters around fixed directions in 16 dimensions."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, 16, generator=torch.Generator().manual_seed(99))
+    y = torch.arange(n) % classes
+    return Frozen(centres[y] + spread * torch.randn(n, 16, generator=generator), y)
+
+
+PROBES = [KNN(20, 0.1), LinearProbe(1e-4, 100)]
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_separable_data_gives_100_percent(probe: KNN | LinearProbe) -> None:
+    (value,) = probe(clusters(300, 5, 0.05, 0), clusters(200, 5, 0.05, 1)).values()
+    assert value == 100.0
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_shuffled_labels_give_chance(probe: KNN | LinearProbe) -> None:
+    train, test = clusters(2000, 5, 0.05, 0), clusters(2000, 5, 0.05, 1)
+    shuffled = [x._replace(y=torch.randint(5, (2000,), generator=torch.Generator().manual_seed(i))) for i, x in
+                enumerate((train, test))]  # fmt: skip
+    (value,) = probe(*shuffled).values()
+    assert abs(value - 20) < 4  # four and a half standard errors of 2000 draws
+
+
+@pytest.mark.parametrize("k", [1, 20, 200])
+def test_knn_equals_scikit_learn(k: int) -> None:
+    train, test = clusters(600, 7, 1.5, 0), clusters(500, 7, 1.5, 1)
+    theirs = KNeighborsClassifier(
+        k, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.1)
+    )
+    expected = 100 * theirs.fit(train.x.numpy(), train.y.numpy()).score(test.x.numpy(), test.y.numpy())
+    got = KNN(k, 0.1, chunk=64)(train, test)
+    assert got == {f"knn[k={k},T=0.1]/top1": pytest.approx(expected, abs=1e-9)}
+    assert 30 < expected < 95
+
+
+def test_knn_of_several_k_is_that_of_each() -> None:
+    train, test = clusters(600, 7, 1.5, 0), clusters(500, 7, 1.5, 1)
+    assert KNN([5, 50], 0.1)(train, test) == KNN(5, 0.1)(train, test) | KNN(50, 0.1)(train, test)
+
+
+def test_knn_does_not_depend_on_the_length_of_features_or_overflow_at_small_temperature() -> None:
+    train, test = clusters(300, 5, 1.0, 0), clusters(200, 5, 1.0, 1)
+    scaled = [x._replace(x=1000 * x.x) for x in (train, test)]
+    assert KNN(20, 0.1)(train, test) == KNN(20, 0.1)(*scaled)
+    (tiny,), (nearest,) = KNN(20, 1e-3)(train, test).values(), KNN(1, 1.0)(train, test).values()
+    assert tiny == pytest.approx(nearest, abs=1.0)
+
+
+def test_more_neighbours_than_samples_are_left_out_with_one_line() -> None:
+    with pytest.warns(UserWarning, match=r"k-NN with k=\[200\] skipped: the train split has only 100 samples"):
+        got = KNN([20, 200], 0.1)(clusters(100, 5, 0.1, 0), clusters(50, 5, 0.1, 1))
+    assert list(got) == ["knn[k=20,T=0.1]/top1"]
+
+
+def test_linear_probe_is_near_scikit_learn_and_repeats() -> None:
+    train, test = clusters(1000, 7, 1.5, 0), clusters(2000, 7, 1.5, 1)
+    scaler = StandardScaler().fit(train.x.numpy())
+    theirs = LogisticRegression(C=1 / (1e-4 * 1000), max_iter=1000)
+    theirs.fit(scaler.transform(train.x.numpy()), train.y.numpy())
+    expected = 100 * theirs.score(scaler.transform(test.x.numpy()), test.y.numpy())
+    got = LinearProbe(1e-4, 300)(train, test)["linear/top1"]
+    assert got == pytest.approx(expected, abs=0.3)
+    assert got == LinearProbe(1e-4, 300)(train, test)["linear/top1"]
+
+
+def test_a_dead_feature_does_not_break_the_linear_probe() -> None:
+    train, test = clusters(300, 5, 0.05, 0), clusters(200, 5, 0.05, 1)
+    dead = [x._replace(x=torch.cat([x.x, torch.full((len(x.x), 1), 3.0)], dim=1)) for x in (train, test)]
+    assert LinearProbe(1e-4, 100)(*dead) == {"linear/top1": 100.0}
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: KNN(0, 0.1), r"knn\.k is 0"),
+        (lambda: KNN(5, 0.0), r"knn\.temperature is 0"),
+        (lambda: LinearProbe(-1.0, 5), r"weight_decay=-1"),
+    ],
+)
+def test_bad_settings_are_refused(build, words: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=words):
+        build()
+
+
+def test_extraction_keeps_the_order_over_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssl_framework.evaluation.frozen.CHUNK_PIXELS", 7 * 16)
+    pixels = torch.randint(0, 256, (30, 3, 4, 4), dtype=torch.uint8)
+    sizes = []
+
+    def embed(x: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(x))
+        return x.flatten(1)
+
+    assert torch.equal(extract(embed, Images(pixels, None), "cpu"), pixels.flatten(1).float())
+    assert sizes == [7, 7, 7, 7, 2]
+
+
+def test_extraction_is_in_eval_mode_and_restores_every_mode_and_buffer() -> None:
+    cfg = small("byol")
+    data, module = build_data(cfg), build_module(cfg, has_labels=True)
+    module.train()
+    module.student.heads.eval()  # a part someone froze on purpose
+    modes = {name: part.training for name, part in module.named_modules()}
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    first = extract_frozen(module, data.train)
+    assert {name: part.training for name, part in module.named_modules()} == modes
+    assert all(torch.equal(before[name], buffer) for name, buffer in module.named_buffers())
+    assert torch.equal(first, extract_frozen(module, data.train))
+    one = extract_frozen(module, Images(data.train.pixels[:1], None))
+    torch.testing.assert_close(first[:1], one)  # batch statistics would make one image different
+
+
+def test_raw_pixels() -> None:
+    pixels = torch.tensor([[[[0, 255]]]], dtype=torch.uint8)
+    assert raw_pixels(Images(pixels, None)).tolist() == [[0.0, 1.0]]
+
+
+def test_probes_warn_only_where_said() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        KNN(20, 0.1)(clusters(100, 5, 0.1, 0), clusters(50, 5, 0.1, 1))

@@ -1,0 +1,116 @@
+"""Every method takes three steps in which each trainable parameter moves and the teacher follows without gradient."""
+
+import pytest
+import torch
+
+from ssl_framework.build import build_data, build_module
+from ssl_framework.models.backbone import Backbone
+from ssl_framework.models.encoder import Encoder
+from ssl_framework.types import Clock, Samples
+from tests.runs import METHODS, small
+
+
+def three_steps(method: str, *overrides: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor], list[float]]:
+    cfg = small(method, "optimizer.warmup=0.0", *overrides)
+    torch.manual_seed(0)
+    data = build_data(cfg).pretrain
+    module = build_module(cfg, has_labels=True)
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    optimizer, _ = module.recipe.build(module, global_batch=256, total_steps=3)
+    losses = []
+    for step in range(3):
+        index = torch.arange(8 * step, 8 * (step + 1))
+        samples = Samples(data.pixels[index], index, None if data.label is None else data.label[index])
+        clock = Clock(step, 0, 3)
+        optimizer.zero_grad()
+        out = module.losses(samples, clock)
+        assert all(value.dtype == torch.float32 and value.ndim == 0 for value in out.values())
+        out["loss"].backward()
+        missing = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+        assert not missing, f"without gradient: {missing}"
+        optimizer.step()
+        if module.teacher is not None:
+            assert all(p.grad is None and not p.requires_grad for p in module.teacher.parameters())
+            module.teacher.update(module.student, clock)
+        losses.append(out["loss"].item())
+    return module, before, losses
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_trainable_parameter_moves(method: str) -> None:
+    module, before, losses = three_steps(method)
+    assert all(torch.isfinite(torch.tensor(losses))) and len(set(losses)) == 3
+    for name, p in module.named_parameters():
+        assert not torch.equal(p, before[name]), f"{name} did not move"
+    if module.teacher is not None:
+        student = dict(module.student.named_parameters())
+        for name, p in module.teacher.encoder.named_parameters():
+            assert not torch.equal(p, student[name]), f"{name} of the teacher is the student's"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_seed_gives_the_same_steps(method: str) -> None:
+    assert three_steps(method)[2] == three_steps(method)[2]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bf16_autocast_stays_near_float32(method: str) -> None:
+    cfg = small(method)
+    data = build_data(cfg).pretrain
+    samples = Samples(data.pixels[:8], torch.arange(8), None if data.label is None else data.label[:8])
+    values = []
+    for autocast in (False, True):
+        torch.manual_seed(0)
+        module = build_module(cfg, has_labels=True)
+        torch.manual_seed(1)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            values.append(module.losses(samples, Clock(0, 0, 3))["loss"])
+    assert values[1].dtype == torch.float32
+    torch.testing.assert_close(values[0], values[1], rtol=0.05, atol=0.05)
+
+
+def test_joined_views_share_batch_statistics_and_separate_ones_do_not() -> None:
+    torch.manual_seed(0)
+    backbone = Backbone("ssl_tiny", None, image_size=16, channels=3)
+    x = [torch.randn(4, 3, 16, 16), 5 + torch.randn(4, 3, 16, 16)]
+    joint = Encoder(backbone, {}, join_views=True)(x)
+    apart = Encoder(backbone, {}, join_views=False)(x)
+    both = backbone(torch.cat(x))["pooled"]
+    torch.testing.assert_close(torch.cat([view["pooled"] for view in joint if view]), both)
+    torch.testing.assert_close(apart[0]["pooled"], backbone(x[0])["pooled"])  # type: ignore[index]
+    assert (joint[0]["pooled"] - apart[0]["pooled"]).abs().max() > 0.01  # type: ignore[index]
+
+
+def test_views_of_different_sizes_are_encoded_and_left_out_ones_are_none() -> None:
+    backbone = Backbone("ssl_tiny", None, image_size=32, channels=3)
+    views = [torch.randn(2, 3, 32, 32), torch.randn(2, 3, 16, 16), torch.randn(2, 3, 32, 32)]
+    out = Encoder(backbone, {})(views, which=[0, 1])
+    assert out[2] is None and out[0] is not None and out[1] is not None
+    assert out[0]["map"].shape == (2, 192, 4, 4) and out[1]["map"].shape == (2, 192, 2, 2)
+
+
+@pytest.mark.parametrize("size", [8, 28, 32, 64])
+def test_the_tiny_backbone_takes_small_images(size: int) -> None:
+    backbone = Backbone("ssl_tiny", None, image_size=size, channels=1)
+    assert backbone(torch.zeros(2, 1, size, size))["pooled"].shape == (2, 192) and backbone.dim == 192
+
+
+def test_a_vit_gives_tokens() -> None:
+    options = {"img_size": 32, "patch_size": 8}
+    backbone = Backbone("vit_tiny_patch16_224", None, image_size=32, channels=3, options=options)
+    out = backbone(torch.zeros(2, 3, 32, 32))
+    assert out["tokens"].shape == (2, 17, 192) and out["pooled"].shape == (2, 192)
+
+
+def test_shuffled_batch_normalisation_uses_small_groups() -> None:
+    """Keys of one batch are normalised in random groups: equal images get different keys."""
+    cfg = small("mocov2", "teacher.shuffle_bn=4")
+    module = build_module(cfg, has_labels=True)
+    assert module.teacher is not None
+    view = torch.randn(1, 3, 32, 32).repeat(16, 1, 1, 1) * torch.linspace(0.5, 2, 16)[:, None, None, None]
+    view[1] = view[0]
+    keys = [module.teacher([view], [0], Clock(step, 0, 9))[0]["projector"] for step in range(6)]  # type: ignore[index]
+    assert any((k[0] - k[1]).abs().max() > 1e-4 for k in keys)
+    module.teacher.shuffle_bn = None
+    whole = module.teacher([view], [0], Clock(0, 0, 9))[0]["projector"]  # type: ignore[index]
+    torch.testing.assert_close(whole[0], whole[1])

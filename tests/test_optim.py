@@ -1,0 +1,74 @@
+"""LARS against its formula written as a loop, schedules against closed forms, and who gets weight decay."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ssl_framework.optim import LARS, OptimizerRecipe, parameter_groups, warmup_cosine
+from ssl_framework.types import Clock, step_seed
+
+
+def test_lars_equals_a_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(3, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    bias = torch.randn(3, generator=generator, dtype=torch.float64).requires_grad_()
+    groups = [{"params": [weight]}, {"params": [bias], "weight_decay": 0.0, "adapt": False}]
+    optimizer = LARS(groups, lr=0.3, momentum=0.9, weight_decay=0.01, trust=0.001)
+    expected = {"weight": weight.detach().clone(), "bias": bias.detach().clone()}
+    velocity = {"weight": torch.zeros(3, 4, dtype=torch.float64), "bias": torch.zeros(3, dtype=torch.float64)}
+    for _ in range(4):
+        for p in (weight, bias):
+            p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+        update = weight.grad + 0.01 * expected["weight"]  # type: ignore[operator]
+        update = update * 0.001 * expected["weight"].norm() / update.norm()
+        velocity["weight"] = 0.9 * velocity["weight"] + update
+        velocity["bias"] = 0.9 * velocity["bias"] + bias.grad  # type: ignore[operator]
+        for name in expected:
+            expected[name] = expected[name] - 0.3 * velocity[name]
+        optimizer.step()
+        torch.testing.assert_close(weight.detach(), expected["weight"])
+        torch.testing.assert_close(bias.detach(), expected["bias"])
+
+
+def test_lars_leaves_the_rate_of_a_zero_weight() -> None:
+    weight = torch.zeros(2, 2, requires_grad=True)
+    weight.grad = torch.ones(2, 2)
+    LARS([weight], lr=0.5).step()
+    torch.testing.assert_close(weight.detach(), torch.full((2, 2), -0.5))
+
+
+def test_biases_and_norms_are_excluded() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    net[3].requires_grad_(False)
+    decayed, free = parameter_groups(net, 0.1, exclude_bias_and_norm=True)
+    assert [p.shape for p in decayed["params"]] == [(4, 3, 3, 3)] and decayed["weight_decay"] == 0.1
+    assert [p.shape for p in free["params"]] == [(4,), (4,), (4,)] and free["weight_decay"] == 0.0
+    assert len(parameter_groups(net, 0.1, exclude_bias_and_norm=False)[0]["params"]) == 4
+
+
+def test_the_rate_scales_with_the_global_batch_and_follows_the_schedule() -> None:
+    recipe = OptimizerRecipe(torch.optim.SGD, lr_per_256=0.1, weight_decay=0.0, exclude_bias_and_norm=False, warmup=0.1)
+    optimizer, schedule = recipe.build(nn.Linear(2, 2), global_batch=1024, total_steps=100)
+    seen = []
+    for _ in range(100):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert seen[0] == pytest.approx(0.4 / 10) and seen[9] == seen[10] == pytest.approx(0.4)
+    assert seen[55] == pytest.approx(0.4 * (1 + math.cos(math.pi / 2)) / 2)
+    assert seen[99] == pytest.approx(0.4 * (1 + math.cos(math.pi * 89 / 90)) / 2)
+
+
+def test_warmup_longer_than_nothing_and_steps_beyond_the_end() -> None:
+    assert warmup_cosine(0, 10, 0.0) == 1.0
+    assert warmup_cosine(10, 10, 0.0) == warmup_cosine(25, 10, 0.5) == 0.0
+
+
+def test_step_seeds_differ_for_step_rank_and_seed_and_repeat() -> None:
+    seeds = {step_seed(seed, step, rank) for seed in range(8) for step in range(64) for rank in range(-1, 4)}
+    assert len(seeds) == 8 * 64 * 5 and all(0 <= s < 2**63 for s in seeds)
+    a = torch.rand(3, generator=Clock(5, 0, 9, seed=1).generator())
+    assert torch.equal(a, torch.rand(3, generator=Clock(5, 7, 99, seed=1).generator()))
+    assert not torch.equal(a, torch.rand(3, generator=Clock(6, 0, 9, seed=1).generator()))

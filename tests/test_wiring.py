@@ -1,0 +1,222 @@
+"""Every wrong combination is refused when the run is built, in one sentence that names the key to change."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from ssl_framework.build import build, build_data, build_module, is_trusted, load_run_config
+from ssl_framework.models.encoder import EMATeacher
+from ssl_framework.run import build_trainer, local_processes
+from tests.runs import SMALL, config, run_in, small
+
+
+def refused(*overrides: str) -> str:
+    """The one line that building this configuration ends in."""
+    cfg = config(*SMALL, *overrides)
+    with pytest.raises(ValueError) as error:
+        data = build_data(cfg)
+        build_module(cfg, data.pretrain.label is not None)
+    message = str(error.value)
+    assert "\n" not in message and "Traceback" not in message
+    return message
+
+
+def test_a_feature_mixer_without_negatives_names_both_ways_out() -> None:
+    message = refused("method=byol", "feature_mixer=mochi")
+    assert message == (
+        "MoCHi needs negatives shared by all queries, but BYOL has none: choose method=mocov2 or feature_mixer=none"
+    )
+
+
+@pytest.mark.parametrize("method", ["simclr", "dcl", "supcon"])
+def test_feature_mixers_are_refused_where_they_would_be_ignored(method: str) -> None:
+    assert "feature_mixer=none" in refused(f"method={method}", "feature_mixer=mochi")
+
+
+@pytest.mark.parametrize("method", ["mocov2", "byol"])
+def test_a_missing_teacher(method: str) -> None:
+    assert "needs a teacher, but the config has teacher: null" in refused(f"method={method}", "teacher=null")
+
+
+def test_an_unread_mixer() -> None:
+    message = refused("method=simclr", "+mixer._target_=torch.nn.Identity")
+    assert "SimCLR does not read what Identity produces: set mixer=none" in message
+
+
+def test_a_single_view() -> None:
+    message = refused("method=simclr", "views.groups=[{count: 1}]")
+    assert message.startswith("SimCLR compares at least 2 views of a sample, but views.groups make 1")
+
+
+@pytest.mark.parametrize("key", ["student_views", "teacher_views"])
+def test_a_view_that_does_not_exist(key: str) -> None:
+    assert f"{key} is [2], but the views are numbered 0 to 1" in refused("method=mocov2", f"{key}=[2]")
+
+
+def test_labels_that_do_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = small("supcon")
+    with pytest.raises(ValueError, match="SupCon needs labels, but data=shapes has none for pretraining"):
+        build_module(cfg, has_labels=False)
+
+
+def test_unknown_heads() -> None:
+    message = refused("method=mocov2", "teacher.heads=[projektor]")
+    assert message == "teacher.heads names ['projektor'], but the student has ['projector']"
+    message = refused("method=simclr", "student.heads.projector.source=poled")
+    assert message == "a head has source=poled, but the encoder offers ['pooled'] at this point"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("objective.temperature=0", "objective.temperature is 0"),
+        ("optimizer.lr_per_256=0", "optimizer.lr_per_256 is 0"),
+        ("optimizer.warmup=10", "optimizer.warmup is 10"),
+        ("data.batch_size=1", "data.batch_size is 1"),
+        ("data.batch_size=64", "data.batch_size is 64, but the training set has only 48 images"),
+        ("data.batch_size=many", "data.batch_size is many"),
+        ("backbone.name=resnet999", "backbone.name is resnet999, which timm does not know"),
+        ("backbone.name=vit_tiny_patch16_224", "cannot take 3 x 32 x 32 images"),
+    ],
+)
+def test_bad_values(override: str, words: str) -> None:
+    assert words in refused(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("teacher.momentum=1.5", "teacher.momentum is 1.5"),
+        ("teacher.shuffle_bn=1", "teacher.shuffle_bn is 1"),
+        ("objective.queue.size=0", "objective.queue.size is 0"),
+    ],
+)
+def test_bad_values_of_moco(override: str, words: str) -> None:
+    assert words in refused("method=mocov2", override)
+
+
+def test_a_queue_smaller_than_the_batch_stops_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"8 keys but the queue holds 4.*objective\.queue\.size"):
+        run_in(tmp_path, small("mocov2", "objective.queue.size=4"))
+
+
+def test_more_hard_negatives_than_the_queue_holds(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"feature_mixer\.num_hard is 30.*only 24 negatives"):
+        run_in(tmp_path, small("mochi", "feature_mixer.num_hard=30"))
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the loss is not finite at step \d+ on rank 0 \(loss="):
+        run_in(tmp_path, small("simclr", "optimizer.lr_per_256=1e30"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["trainer.max_epochs=0"], "trainer.max_epochs is 0"),
+        (["trainer.devices=0"], "trainer.devices is 0"),
+    ],
+)
+def test_trainers_that_cannot_be(overrides: list[str], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        build_trainer(config(*overrides).trainer, tmp_path, [], [])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")
+def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="choose trainer=cpu or trainer=ddp_cpu"):
+        build_trainer(config("trainer=auto", "trainer.accelerator=gpu").trainer, tmp_path, [], [])
+    with pytest.raises(ValueError, match="choose trainer=cpu or ddp_cpu"):
+        local_processes(config("trainer=ddp").trainer)
+
+
+def test_a_batch_that_does_not_divide_over_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = build_data(config(*SMALL, "data.batch_size=9"))
+    monkeypatch.setattr("ssl_framework.data.loader.world_size", lambda: 2)
+    with pytest.raises(
+        ValueError, match=r"data\.batch_size is 9 for all 2 processes together: make it a multiple of 2"
+    ):
+        data.train_dataloader()
+
+
+def test_the_teacher_follows_the_student_and_has_only_its_heads() -> None:
+    module = build_module(small("byol"), has_labels=True)
+    assert isinstance(module.teacher, EMATeacher)
+    assert list(module.teacher.encoder.heads) == ["projector"]
+    with torch.no_grad():
+        for p in module.student.parameters():
+            p.add_(1.0)
+    before = [p.clone() for p in module.teacher.encoder.parameters()]
+    momentum = module.teacher.update(module.student, module_clock(step=5, total=10))
+    assert momentum == pytest.approx(0.99 + (1 - 0.99) * 0.5)  # half-way up the cosine
+    for was, now in zip(before, module.teacher.encoder.parameters(), strict=True):
+        torch.testing.assert_close(now, was + (1 - momentum))
+
+
+def module_clock(step: int, total: int):  # type: ignore[no-untyped-def]
+    from ssl_framework.types import Clock
+
+    return Clock(step, 0, total)
+
+
+def write(folder: Path, content: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(content)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "builtins.eval",
+        "torch.hub.load",
+        "torch.load",
+        "torch.nn.modules.module.torch.load",
+        "ssl_framework.main.subprocess.Popen",
+        "ssl_framework.main.launch",
+        "ssl_framework.nothing.Here",
+        7,
+    ],
+)
+def test_a_run_folder_cannot_name_foreign_code(target: object, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"asks to construct .*nothing was loaded"):
+        load_run_config(write(tmp_path, {"logger": {"x": [{"_target_": target, "_args_": ["true"]}]}}))
+
+
+def test_a_run_folder_cannot_interpolate(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: ${oc.env:HOME}\n")
+    with pytest.raises(ValueError, match="is stored resolved: nothing was loaded"):
+        load_run_config(tmp_path)
+
+
+def test_every_target_of_the_shipped_configs_is_trusted() -> None:
+    for method in ("simclr", "mochi", "byol"):
+        load = OmegaConf.to_container(config(f"method={method}", "logger=csv"))
+        found: list[str] = []
+
+        def walk(node: object, found: list[str] = found) -> None:
+            if isinstance(node, dict):
+                found += [v for k, v in node.items() if k == "_target_"]
+                for value in node.values():
+                    walk(value)
+            elif isinstance(node, list):
+                for value in node:
+                    walk(value)
+
+        walk(load)
+        assert len(found) >= 8 and all(is_trusted(name) for name in found)
+
+
+def test_missing_run_folders(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        load_run_config(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"has no config\.yaml: it is not a run folder"):
+        load_run_config(tmp_path)
+
+
+def test_an_empty_choice_is_nothing() -> None:
+    assert build(config("mixer=none").mixer) is None
