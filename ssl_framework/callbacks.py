@@ -220,4 +220,4 @@ class EvaluationLines(L.Callback):
         if rank() == 0 and self.evaluation.evaluated_at > self._seen:
             self._seen = self.evaluation.evaluated_at
             values = "  ".join(f"{name} {value:.1f}" for name, value in self.evaluation.metrics.items())
-            self.console.print(f"  evaluation: {values}", highlight=False, markup=False)
+            self.console.print(f"  evaluation: {values}", highlight=False, markup=False, soft_wrap=True)

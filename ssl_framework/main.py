@@ -103,6 +103,7 @@ def start(cfg: DictConfig, folder: Path) -> str | None:
     resume = cfg.resume is not None or (requeued and (folder / "checkpoints" / "last.ckpt").is_file())
     about = describe()
     about["resume"] = resume
+    refuse_other_types(cfg, HydraConfig.get().overrides.task)
     if cfg.resume is not None:
         cfg = resumed_config(cfg, Path(str(cfg.resume)))
     if (folder / "config.yaml").exists() and not resume:
@@ -123,6 +124,20 @@ def start(cfg: DictConfig, folder: Path) -> str | None:
     if stopped_by == "SIGUSR1" and first:
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
     return stopped_by
+
+
+def refuse_other_types(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuses a value that is no number (or no truth value) where the shipped config has one."""
+    split = [item.partition("=") for item in overrides if not item.startswith(("+", "~"))]
+    groups = [f"{key}={value}" for key, _, value in split if (CONFIGS / key).is_dir()]
+    shipped = hydra.compose("train", overrides=groups)
+    for key, _, _ in split:
+        if (CONFIGS / key).is_dir():
+            continue
+        default, value = OmegaConf.select(shipped, key), OmegaConf.select(cfg, key)
+        for kind, name in ((bool, "true or false"), ((int, float), "a number")):
+            if isinstance(default, kind) and not isinstance(value, kind) and value is not None:
+                raise ValueError(f"{key} is {value!r}: it must be {name} (as shipped: {default})")
 
 
 def describe() -> dict[str, Any]:
@@ -255,17 +270,18 @@ def explain(error: Exception) -> str:
         cause = cause.__cause__
     message = str(error).strip()
     if isinstance(error, MissingConfigException) and error.options:
-        wanted = (error.missing_cfg_file or "").rsplit("/", 1)[-1]
-        group = message.split("'")[1].rsplit("/", 1)[0]
+        group, _, wanted = (error.missing_cfg_file or "").rpartition("/")
         return (
             f"there is no {group}={wanted}{nearest(wanted, error.options)}; {group} can be: {', '.join(error.options)}"
         )
     key = getattr(cause, "key", None)
     parent = getattr(cause, "parent_node", None)
     if isinstance(error, ConfigCompositionException) and key is not None and isinstance(parent, DictConfig):
-        known = [str(name) for name in parent if not str(name).startswith("_")]
+        known = [str(name) for name in parent if not str(name).startswith("_") and name != "hydra"]
         full = str(getattr(cause, "full_key", "") or key)
         where = full.rsplit(".", 1)[0] if "." in full else "the config"
+        if "." not in full:
+            known = sorted({*known, *(path.name for path in CONFIGS.iterdir() if path.is_dir())})
         return f"there is no key {full}{nearest(str(key), known)}; {where} has: {', '.join(known)}"
     found = re.search(r"Could not override '(\w+)'", message)
     if found and "No match in the defaults list" in message:

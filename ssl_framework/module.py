@@ -157,11 +157,14 @@ def check_wiring(
             f"{type(feature_mixer).__name__} needs {feature_mixer.needs}, but {name} has none: "
             "choose method=mocov2 or feature_mixer=none"
         )
-    if num_views < objective.min_views:
-        raise ValueError(
-            f"{name} compares at least {objective.min_views} views of a sample, but views.groups make {num_views}: "
-            "raise a group's count or add a group"
-        )
     for key, chosen in (("student_views", student_views), ("teacher_views", teacher_views)):
         if chosen is not None and (not chosen or not all(0 <= v < num_views for v in chosen)):
             raise ValueError(f"{key} is {list(chosen)}, but the views are numbered 0 to {num_views - 1}")
+        fewest, most = objective.num_views
+        count = num_views if chosen is None else len(chosen)
+        if (key == "student_views" or has_teacher) and not fewest <= count <= (most or count):
+            wanted = f"{fewest}" if fewest == most else f"at least {fewest}"
+            raise ValueError(
+                f"{name} takes {wanted} views of a sample from each encoder, but {key} names {count} of the "
+                f"{num_views} that views.groups make: change the count of a group, or {key}"
+            )

@@ -109,8 +109,9 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback], lo
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise ValueError("trainer.accelerator is gpu, but there is no GPU here: choose trainer=cpu or trainer=ddp_cpu")
-    if cfg.max_epochs is None or (cfg.max_epochs < 1 and cfg.max_steps < 1):
-        raise ValueError(f"trainer.max_epochs is {cfg.max_epochs}: it must be at least 1, or trainer.max_steps be set")
+    for key in ("max_epochs", "max_steps"):
+        if not isinstance(cfg[key], int) or (cfg[key] < 1 and (key == "max_epochs" or cfg[key] != -1)):
+            raise ValueError(f"trainer.{key} is {cfg[key]}: it must be a whole number, at least 1")
     devices = local_processes(cfg)
     precision = cfg.precision
     if precision == "auto":
@@ -174,7 +175,9 @@ def build_loggers(cfg: DictConfig, folder: Path, about: dict[str, Any], seed: in
             logger.experiment  # noqa: B018  starts it now: a missing login must not surface after an hour
         except Exception as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"logger: {node._target_.rsplit('.', 1)[-1]} cannot start: {reason}") from error
+            raise ValueError(
+                f"logger: {node._target_.rsplit('.', 1)[-1]} cannot start: {reason} (logger=csv always works)"
+            ) from error
         loggers.append(logger)
     return loggers
 
@@ -196,6 +199,7 @@ def say_what_runs(
         f"batch {cfg.data.batch_size}, "
         f"{count_parameters(module) / 1e6:.2f} M trainable parameters, {where}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -47,7 +47,19 @@ def test_an_unread_mixer() -> None:
 
 def test_a_single_view() -> None:
     message = refused("method=simclr", "views.groups=[{count: 1}]")
-    assert message.startswith("SimCLR compares at least 2 views of a sample, but views.groups make 1")
+    assert message.startswith("SimCLR takes 2 views of a sample from each encoder, but student_views names 1 of the 1")
+
+
+def test_more_views_than_the_loss_is_defined_on() -> None:
+    message = refused("method=simclr", "views.groups.0.count=3")
+    assert message.startswith("SimCLR takes 2 views of a sample from each encoder, but student_views names 3 of the 3")
+    message = refused("method=byol", "teacher_views=[0]")
+    assert message.startswith("BYOL takes 2 views of a sample from each encoder, but teacher_views names 1 of the 2")
+
+
+def test_supcon_takes_any_number_of_views() -> None:
+    cfg = small("supcon", "views.groups.0.count=4")
+    assert build_module(cfg, has_labels=True).views.num_views == 4
 
 
 @pytest.mark.parametrize("key", ["student_views", "teacher_views"])

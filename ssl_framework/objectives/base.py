@@ -14,12 +14,12 @@ class Objective(nn.Module):
     Class attributes:
         requires: what the run must provide, of "teacher", "mixer", "label", "geometry", "index".
         accepts: what is read when present, of "mixer", "feature_mixer".
-        min_views: how many views of a sample the objective needs at least.
+        num_views: fewest and most views of a sample that each encoder it reads must encode; ``None`` is no limit.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
     accepts: ClassVar[frozenset[str]] = frozenset()
-    min_views: ClassVar[int] = 2
+    num_views: ClassVar[tuple[int, int | None]] = (2, 2)
 
     def __init__(self) -> None:
         super().__init__()

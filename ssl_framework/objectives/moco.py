@@ -27,6 +27,7 @@ class MoCo(Objective):
 
     requires = frozenset({"teacher"})
     accepts = frozenset({"feature_mixer"})
+    num_views = (1, 1)  # queries; and as many keys
 
     def __init__(
         self, temperature: float, queue: Queue, positive_in_denominator: bool = True, head: str = "projector"

@@ -22,7 +22,7 @@ class SupCon(Objective):
     """
 
     requires = frozenset({"label"})
-    min_views = 1
+    num_views = (1, None)
 
     def __init__(self, temperature: float, base_temperature: float, head: str = "projector") -> None:
         super().__init__()
