@@ -66,28 +66,19 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"the checkpoint {path} cannot be loaded safely: {reason}") from error
 
 
-class Checkpoints(Checkpoint):
-    """Keeps ``last.ckpt``: every n epochs, at the end, and when the run is asked to stop (Ctrl-C, SIGTERM).
+class StopSignals(L.Callback):
+    """Notes Ctrl-C, SIGTERM and SLURM's SIGUSR1 in ``asked`` instead of dying of them; a second Ctrl-C stops at once.
 
-    A second Ctrl-C stops at once, without saving. ``stopped_by`` names the signal that ended the run, if one did.
-
-    Args:
-        folder: where checkpoints lie.
-        every_n_epochs: at least 1.
+    Stands first in the list of callbacks, so that it listens while the baselines are scored as well.
     """
 
-    def __init__(self, folder: Path, every_n_epochs: int) -> None:
-        if every_n_epochs < 1:
-            raise ValueError(f"trainer.checkpoint_every_n_epochs is {every_n_epochs}: it must be at least 1")
-        self.path = folder / "last.ckpt"
-        self.every_n_epochs = every_n_epochs
-        self.stopped_by: str | None = None
-        self._asked: str | None = None
+    def __init__(self) -> None:
+        self.asked: str | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
                 self._previous[number] = signal.signal(number, self._ask)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -96,23 +87,43 @@ class Checkpoints(Checkpoint):
         self._previous = {}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked is not None and number == signal.SIGINT:
+        if self.asked is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._asked = signal.Signals(number).name
+        self.asked = signal.Signals(number).name
+
+
+class Checkpoints(Checkpoint):
+    """Keeps ``last.ckpt``: every n epochs, at the end, and when the run is asked to stop.
+
+    ``stopped_by`` names the signal that ended the run, if one did.
+
+    Args:
+        folder: where checkpoints lie.
+        every_n_epochs: at least 1.
+        signals: what the run was asked.
+    """
+
+    def __init__(self, folder: Path, every_n_epochs: int, signals: StopSignals) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"trainer.checkpoint_every_n_epochs is {every_n_epochs}: it must be at least 1")
+        self.path = folder / "last.ckpt"
+        self.every_n_epochs = every_n_epochs
+        self.signals = signals
+        self.stopped_by: str | None = None
 
     def _someone_asked(self, trainer: L.Trainer) -> bool:
         """Whether any rank got a signal; the ranks must save in the same step, so they agree every few steps."""
         if world_size() == 1:
-            return self._asked is not None
+            return self.signals.asked is not None
         if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return False
-        asked = torch.tensor(float(self._asked is not None), device=trainer.strategy.root_device)
+        asked = torch.tensor(float(self.signals.asked is not None), device=trainer.strategy.root_device)
         dist.all_reduce(asked, op=dist.ReduceOp.MAX)
         return bool(asked)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         if self._someone_asked(trainer):
-            self.stopped_by = self._asked or "SIGTERM"  # or another rank was asked
+            self.stopped_by = self.signals.asked or "SIGTERM"  # or another rank was asked
             trainer.save_checkpoint(self.path)
             trainer.should_stop = True
         elif trainer.global_step == trainer.max_steps and not trainer.is_last_batch:

@@ -42,12 +42,17 @@ class RunFailed(Exception):
 
 def main() -> None:
     """Entry point of ``python train.py`` and ``ssl-train``."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises its errors, and they are explained here
+    whole_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they are explained here
     sys.argv[1:] = point_to_resumed_folder(sys.argv[1:])
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(job)()
     except (HydraException, OmegaConfBaseException) as error:
+        if whole_errors:
+            raise
         sys.exit(f"error: {explain(error)}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted before training began, or twice: nothing was saved beyond the last checkpoint")
     if failures:
         sys.exit(1)
 

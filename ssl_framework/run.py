@@ -26,7 +26,14 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from ssl_framework.build import build, build_data, build_module
-from ssl_framework.callbacks import AtomicCheckpointIO, Checkpoints, EvaluationLines, Progress
+from ssl_framework.callbacks import (
+    AtomicCheckpointIO,
+    Checkpoints,
+    EvaluationLines,
+    Progress,
+    StopSignals,
+    load_checkpoint,
+)
 from ssl_framework.evaluation.frozen import FrozenEvaluation, count_parameters
 from ssl_framework.metrics_log import MetricsCSV
 from ssl_framework.report.tables import run_table
@@ -55,13 +62,18 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     csv = MetricsCSV(folder)
     evaluation: FrozenEvaluation = build(cfg.evaluation)
     progress = Progress(console)
-    checkpoints = Checkpoints(folder / "checkpoints", cfg.trainer.checkpoint_every_n_epochs)
-    callbacks = [progress, evaluation, EvaluationLines(console, evaluation), checkpoints]
+    signals = StopSignals()
+    checkpoints = Checkpoints(folder / "checkpoints", cfg.trainer.checkpoint_every_n_epochs, signals)
+    callbacks = [signals, progress, evaluation, EvaluationLines(console, evaluation), checkpoints]
     trainer = build_trainer(cfg.trainer, folder, callbacks, [csv, *build_loggers(cfg.logger, folder, about, cfg.seed)])
     if trainer.is_global_zero:
         say_what_runs(console, cfg, about, module, data.pretrain.pixels, trainer)
     if resume:
-        step = int(torch.load(checkpoints.path, map_location="meta", weights_only=True)["global_step"])
+        step = int(load_checkpoint(checkpoints.path)["global_step"])
+        batches = len(data.pretrain.pixels) // data.batch_size
+        last = -(-batches // trainer.accumulate_grad_batches) * cfg.trainer.max_epochs
+        if step >= last:
+            raise ValueError(f"{folder} is complete ({step} steps): raise trainer.max_epochs to train it further")
         csv.drop_after(step)
         if trainer.is_global_zero:
             console.print(f"resuming at step {step}", highlight=False)

@@ -1,0 +1,16 @@
+"""Draws the README's pictures again: ``python scripts/pictures.py``."""
+
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from ssl_framework.build import build
+from ssl_framework.main import CONFIGS
+from ssl_framework.report.pictures import show_run, show_views
+
+if __name__ == "__main__":
+    root = Path(__file__).resolve().parent.parent
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = compose("train")
+    show_views(build(cfg.data.source).load("train"), build(cfg.views), root / "docs" / "shapes_views.png")
+    show_run(root / "results" / "default", "knn[k=20,T=0.1]/top1", root / "docs" / "default_run.png")

@@ -1,0 +1,69 @@
+"""Pictures of data and runs, drawn from the data itself and from the records of runs."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import torch
+from torch import Tensor
+
+from ssl_framework.data.sources import Images
+from ssl_framework.data.views import Views
+from ssl_framework.metrics_log import read_metrics
+from ssl_framework.run import read_json
+from ssl_framework.types import Samples
+
+
+def tile(images: Tensor, columns: int, gap: int = 2) -> Tensor:
+    """[N, C, H, W] in [0, 1] -> [rows * (H + gap), columns * (W + gap), C], white between."""
+    num, channels, height, width = images.shape
+    rows = -(-num // columns)
+    canvas = torch.ones(channels, rows * (height + gap), columns * (width + gap))
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        canvas[:, top : top + height, left : left + width] = image
+    return canvas.permute(1, 2, 0).clamp(0, 1)
+
+
+def show_views(data: Images, views: Views, out: Path, columns: int = 20, seed: int = 0) -> None:
+    """One image of each class after the other, and below each image two views the student sees of it."""
+    assert data.label is not None
+    by_class = [torch.where(data.label == c)[0] for c in range(int(data.label.max()) + 1)]
+    index = torch.stack([rows[i] for i in range(columns // len(by_class) + 1) for rows in by_class])[:columns]
+    torch.manual_seed(seed)
+    batch = views(Samples(data.pixels[index], index, None))
+    shown = [view * views.std + views.mean for view in batch.views[:2]]
+    picture = tile(torch.cat([data.pixels[index].float() / 255, *shown]), columns)
+    figure, axes = plt.subplots(figsize=(12, 12 * picture.shape[0] / picture.shape[1]))
+    axes.imshow(picture, interpolation="nearest")
+    axes.axis("off")
+    save(figure, out)
+
+
+def show_run(record: Path, metric: str, out: Path) -> None:
+    """Loss and one metric of a run over its steps, with the two references as lines."""
+    curves, result = read_metrics(record / "metrics.csv"), read_json(record / "result.json")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2))
+    left.plot(*zip(*curves["train/loss"], strict=True), color="tab:blue", linewidth=1)
+    left.set(xlabel="step", ylabel="loss", title=f"{result['method']} on {result['data']}")
+    untrained, raw = (result["baselines"][name][metric] for name in ("untrained", "raw_pixels"))
+    points = [(0, untrained), *curves[f"eval/{metric}"]]
+    right.plot(*zip(*points, strict=True), marker="o", color="tab:blue", label="frozen features")
+    right.axhline(raw, color="tab:red", linestyle="--", label="raw pixels")
+    right.axhline(untrained, color="tab:gray", linestyle=":", label="untrained backbone")
+    right.set(xlabel="step", ylabel="top-1, percent", title=metric.removesuffix("/top1"), ylim=(0, None))
+    right.legend(frameon=False, loc="lower right")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    save(figure, out)
+
+
+def save(figure: plt.Figure, out: Path) -> None:
+    """Writes a PNG and closes the figure."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(out, dpi=110, metadata={"Software": None})
+    plt.close(figure)

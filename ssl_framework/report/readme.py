@@ -1,0 +1,84 @@
+"""Keeps the README true: blocks between ``<!-- name -->`` and ``<!-- end -->`` come from configs, tests and records."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+BLOCK = re.compile(r"(<!-- (?P<name>[\w./-]+: [^\n]*?) -->\n).*?(<!-- end -->)", re.S)
+
+
+def filled(text: str, root: Path) -> str:
+    """The README's text with every block written anew.
+
+    ``<!-- file: PATH -->`` shows a file as code, ``<!-- output: PATH -->`` a record of what a command printed,
+    ``<!-- table: methods -->`` and ``<!-- table: data -->`` what the configs say.
+
+    Args:
+        text: the README.
+        root: of the repository.
+    """
+
+    def fill(match: re.Match) -> str:
+        kind, _, what = match["name"].partition(": ")
+        if kind == "table":
+            content = {"methods": method_table, "data": data_table}[what](root)
+        else:
+            language = "yaml" if what.endswith(".yaml") else ("python" if what.endswith(".py") else "text")
+            content = f"```{language}\n{(root / what).read_text().rstrip()}\n```\n"
+        return f"{match[1]}{content}{match[3]}"
+
+    return BLOCK.sub(fill, text)
+
+
+def header(path: Path) -> str:
+    """The comment at a config's top, as one line, without Hydra's own."""
+    lines = []
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# "))
+    return " ".join(line for line in lines if not line.startswith("@package"))
+
+
+def method_table(root: Path) -> str:
+    """Name, paper, what it needs, and the test that holds it to its reference."""
+    rows = ["| `method=` | paper | needs | equal to its reference in |", "| --- | --- | --- | --- |"]
+    golden = (root / "tests" / "golden.json").read_text()
+    for path in sorted((root / "configs" / "method").glob("*.yaml")):
+        config = yaml.safe_load(path.read_text())
+        paper = re.sub(r"^[\w\- ]+: ", "", header(path).split("Command:")[0].strip()).split("): ")[0]
+        paper = re.split(r"(?<=\d{5}\))", paper)[0]
+        needs = ["EMA teacher"] if config.get("teacher") else []
+        needs += ["queue"] if "queue" in config["objective"] else []
+        needs += ["labels"] if path.stem == "supcon" else []
+        module = config["objective"]["_target_"].split(".")[-2]
+        test = path.stem if (root / "tests" / "objectives" / f"test_{path.stem}.py").exists() else module
+        key = {"simclr": "ntxent", "mocov2": "moco", "byol": "alignment"}.get(path.stem, path.stem)
+        value = "loop and golden value" if f'"config": "{key}"' in golden else "loop"
+        link = f"[{value}](tests/objectives/test_{test}.py)"
+        rows.append(f"| [`{path.stem}`](configs/method/{path.name}) | {paper} | {', '.join(needs) or '-'} | {link} |")
+    return "\n".join(rows) + "\n"
+
+
+def data_table(root: Path) -> str:
+    """Name, size, channels and the first sentence of each data config."""
+    rows = ["| `data=` | px | channels | |", "| --- | --- | --- | --- |"]
+    for path in sorted((root / "configs" / "data").glob("*.yaml")):
+        config = yaml.safe_load(path.read_text())
+        first = re.split(r"(?<=[.)])\s", header(path).partition(": ")[2])[0].rstrip(",:")
+        rows.append(
+            f"| [`{path.stem}`](configs/data/{path.name}) | {config['image_size']} | {config['channels']} | {first} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    """Writes README.md of this source tree anew."""
+    root = Path(__file__).resolve().parents[2]
+    path = root / "README.md"
+    path.write_text(filled(path.read_text(), root))
+
+
+if __name__ == "__main__":
+    main()

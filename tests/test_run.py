@@ -1,0 +1,259 @@
+"""The commands as a user types them: what they print, what lies in the run folder, and what happens to it later."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+
+from ssl_framework.evaluation.again import evaluate
+from ssl_framework.evaluation.again import main as evaluate_main
+from ssl_framework.metrics_log import read_metrics
+from ssl_framework.models.export import main as export_main
+from ssl_framework.report.tables import mean_and_spread, sweep_table
+from ssl_framework.run import config_hash
+from tests.runs import SMALL, config, run_in, small
+
+ROOT = Path(__file__).parent.parent
+FAST = (*SMALL[:-1], "evaluation.probes.linear.max_iter=5")
+KNN = "knn[k=20,T=0.1]/top1"
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
+    """One finished run of the command line, and what it printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = command(folder, "method=mochi", "objective.queue.size=24", "feature_mixer.num_hard=8", *FAST)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_the_last_line_is_the_folder_and_latest_points_to_it(finished: Any) -> None:
+    folder, done = finished
+    last = done.stdout.splitlines()[-1]
+    assert (folder / last / "result.json").is_file()
+    assert (folder / "outputs" / "latest").resolve() == (folder / last).resolve()
+
+
+def test_the_output_shows_progress_and_the_table(finished: Any) -> None:
+    lines = finished[1].stdout.splitlines()
+    assert lines[0].startswith("mochi on shapes: 48 images 32x32x3, batch 8, 0.48 M trainable parameters, ")
+    assert [line for line in lines if line.startswith("epoch 2/2  loss ") and "images/s" in line and "s left" in line]
+    assert [line for line in lines if KNN in line and "│" in line]
+    assert "Traceback" not in finished[1].stderr
+
+
+def test_result_json_has_what_scripts_rely_on(finished: Any) -> None:
+    result = json.loads((finished[0] / "outputs" / "latest" / "result.json").read_text())
+    assert set(result["metrics"]) == {KNN, "linear/top1"}
+    assert set(result["baselines"]) == {"raw_pixels", "untrained"}
+    for values in (result["metrics"], *result["baselines"].values()):
+        assert set(values) == {KNN, "linear/top1"} and all(0 <= v <= 100 for v in values.values())
+    assert (result["method"], result["data"], result["seed"], result["steps"]) == ("mochi", "shapes", 0, 12)
+    assert result["versions"]["torch"] == torch.__version__.split("+")[0] or result["versions"]["torch"]
+    assert result["wall_seconds"] > 0 and result["images_per_second"] > 0
+    assert result["command"].startswith("python train.py method=mochi objective.queue.size=24 ")
+    assert {"config_hash", "commit", "device"} <= result.keys()
+
+
+def test_the_run_folder_holds_config_metrics_and_checkpoint(finished: Any) -> None:
+    folder = finished[0] / "outputs" / "latest"
+    cfg = yaml.safe_load((folder / "config.yaml").read_text())
+    assert cfg["objective"]["queue"] == {"_target_": "ssl_framework.memory.Queue", "size": 24, "dim": 128}
+    assert "${" not in (folder / "config.yaml").read_text()
+    curves = read_metrics(folder / "metrics.csv")
+    assert [step for step, _ in curves["train/loss"]] == list(range(12))
+    result = json.loads((folder / "result.json").read_text())
+    assert curves[f"eval/{KNN}"][-1] == (12, pytest.approx(result["metrics"][KNN]))
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoints", "config.yaml", "metrics.csv", "result.json", "run.json"
+    ]  # fmt: skip
+
+
+def test_evaluating_again_gives_the_identical_numbers(finished: Any, capsys: pytest.CaptureFixture) -> None:
+    folder = finished[0] / "outputs" / "latest"
+    result = json.loads((folder / "result.json").read_text())
+    evaluate_main([f"run={folder}"])
+    assert json.loads((folder / "evaluation.json").read_text())["metrics"] == result["metrics"]
+    assert str(folder / "evaluation.json") == capsys.readouterr().out.splitlines()[-1]
+    assert set(evaluate(folder, ["evaluation.probes.knn.k=5"])) == {"knn[k=5,T=0.1]/top1", "linear/top1"}
+    (folder / "evaluation.json").unlink()
+
+
+def test_evaluation_refuses_what_it_cannot_do(finished: Any, tmp_path: Path) -> None:
+    folder = finished[0] / "outputs" / "latest"
+    with pytest.raises(ValueError, match=r"no key evaluation\.probes\.knn\.kk"):
+        evaluate(folder, ["evaluation.probes.knn.kk=5"])
+    with pytest.raises(SystemExit, match="say which run"):
+        evaluate_main([])
+    with pytest.raises(SystemExit, match=r"error: the run folder .* does not exist"):
+        evaluate_main([f"run={tmp_path / 'nowhere'}"])
+
+
+def test_the_exported_backbone_loads_through_timm(finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder, out = finished[0] / "outputs" / "latest", tmp_path / "backbone.safetensors"
+    export_main([f"run={folder}", f"out={out}"])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == str(out)
+    model: Any = eval(printed[-2], {"timm": timm}).eval()  # the call it tells the user to type
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, state[f"student.backbone.net.{name}"])
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 192)
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(finished: Any) -> None:
+    folder = finished[0]
+    before = (folder / "outputs" / "latest" / "result.json").read_bytes()
+    run_folder = (folder / "outputs" / "latest").resolve()
+    done = command(folder, f"hydra.run.dir={run_folder}", *FAST)
+    assert done.returncode == 1 and "already holds a run: continue it with resume=" in done.stderr
+    assert (run_folder / "result.json").read_bytes() == before
+
+
+def test_sigterm_saves_and_resume_continues_in_the_same_folder(tmp_path: Path) -> None:
+    arguments = ["method=byol", *SMALL, "trainer.max_epochs=400", "hydra.run.dir=here"]
+    child = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "here" / "metrics.csv"
+    deadline = time.time() + 60
+    while not metrics.exists() and time.time() < deadline:
+        time.sleep(0.1)
+    child.send_signal(signal.SIGTERM)
+    printed = child.communicate(timeout=60)[0].splitlines()
+    assert child.returncode == 128 + signal.SIGTERM
+    assert printed[-2:] == ["stopped by SIGTERM; to continue: python train.py resume=here", "here"]
+    step = torch.load(tmp_path / "here" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert 0 < step < 2400 and not (tmp_path / "here" / "result.json").exists()
+
+    refused = command(tmp_path, "resume=here", "optimizer.warmup=0.5")
+    assert refused.returncode == 1 and "as it was configured, with optimizer.warmup=0.05" in refused.stderr
+    refused = command(tmp_path, "resume=here", "method=simclr")
+    assert refused.returncode == 1 and "is a run of method=byol" in refused.stderr
+
+    epochs = step // 6 + 2
+    done = command(tmp_path, "resume=here", f"trainer.max_epochs={epochs}")
+    assert done.returncode == 0, done.stderr
+    assert f"resuming at step {step}" in done.stdout and done.stdout.splitlines()[-1] == "here"
+    result = json.loads((tmp_path / "here" / "result.json").read_text())
+    assert result["steps"] == 6 * epochs and result["method"] == "byol"
+    assert [p.name for p in (tmp_path / "outputs").iterdir()] == ["latest"]  # resuming makes no folder of its own
+
+
+def test_a_sweep_over_two_ranks_has_one_folder_a_job_and_one_table(tmp_path: Path) -> None:
+    done = command(
+        tmp_path, "-m", "trainer=ddp_cpu", "objective.temperature=0.1,0.5", "seed=0,1", *FAST, "trainer.max_epochs=1",
+        "evaluation.baselines=false",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    sweep = tmp_path / done.stdout.splitlines()[-1]
+    assert sorted(path.name for path in sweep.iterdir()) == ["0", "1", "2", "3"]
+    results = [json.loads((sweep / str(job) / "result.json").read_text()) for job in range(4)]
+    assert [(r["processes"], r["steps"], r["seed"]) for r in results] == [(2, 6, 0), (2, 6, 1), (2, 6, 0), (2, 6, 1)]
+    assert results[0]["config_hash"] == results[1]["config_hash"] != results[2]["config_hash"]
+    for metric in ("linear/top1", KNN):
+        a, b = (results[job]["metrics"][metric] for job in (0, 1))
+        assert mean_and_spread([a, b]) in done.stdout
+    assert done.stdout.count("CPU, 1 threads x 2") == 4  # one line a job, not one a rank
+    assert not list(tmp_path.glob("outputs/simclr"))
+
+
+def test_a_failing_job_does_not_stop_the_others_and_is_shown(tmp_path: Path) -> None:
+    done = command(tmp_path, "-m", "data.batch_size=1,8", "evaluation=none", *SMALL[:2], "trainer.max_epochs=1")
+    assert done.returncode == 1 and "error: data.batch_size is 1" in done.stderr
+    sweep = tmp_path / done.stdout.splitlines()[-1]
+    assert not (sweep / "0" / "result.json").exists() and (sweep / "1" / "result.json").exists()
+    assert "0 (1 failed)" in done.stdout
+
+
+def test_one_rank_of_two_equals_one_process_in_the_first_loss(tmp_path: Path) -> None:
+    """The same samples, views drawn per rank: the order is shared, so both see the same images in a step."""
+    cfg = small("simclr", "trainer.max_epochs=1")
+    run_in(tmp_path / "one", cfg)
+    done = command(tmp_path, "trainer=ddp_cpu", *SMALL, "trainer.max_epochs=1", "hydra.run.dir=two")
+    assert done.returncode == 0, done.stderr
+    one, two = (dict(read_metrics(tmp_path / name / "metrics.csv")["train/loss"]) for name in ("one", "two"))
+    assert one.keys() == two.keys() and abs(one[0] - two[0]) < 1.0
+
+
+def test_what_a_rank_refuses_is_said_once(tmp_path: Path) -> None:
+    done = command(tmp_path, "trainer=ddp_cpu", *SMALL, "data.batch_size=9")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.count("data.batch_size is 9 for all 2 processes together") == 1
+
+
+def test_training_on_an_unlabelled_folder_skips_evaluation_with_one_line(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for i in range(20):
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    cfg = config(
+        "data=folder", f"data.root={tmp_path / 'images'}", "data.image_size=16", "data.stored_size=16",
+        "data.batch_size=8", "trainer.max_epochs=1",
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="evaluation skipped: knn, linear need labels and a test split") as caught:
+        assert run_in(tmp_path / "run", cfg) is None
+    assert len([w for w in caught if "evaluation skipped" in str(w.message)]) == 1
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["metrics"] == {}
+
+
+@pytest.mark.parametrize("data", ["digits"])
+def test_another_data_set_trains_without_touching_another_key(data: str, tmp_path: Path) -> None:
+    cfg = config("method=mocov2", f"data={data}", "trainer.max_epochs=1", "objective.queue.size=256")
+    assert run_in(tmp_path, cfg) is None
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["baselines"]["raw_pixels"][KNN] > 90  # digits are easy for raw pixels
+
+
+def test_tensorboard_and_offline_wandb_need_no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    done = command(tmp_path, "logger=tensorboard", *SMALL, "trainer.max_epochs=1", "hydra.run.dir=tb")
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "tb" / "tensorboard").glob("events.out.tfevents.*"))
+    done = command(tmp_path, "logger=wandb_offline", *SMALL, "trainer.max_epochs=1", "hydra.run.dir=wb")
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "wb" / "wandb").glob("offline-run-*"))
+    assert (tmp_path / "wb" / "metrics.csv").is_file()
+
+
+def test_the_config_hash_ignores_seed_and_places_and_nothing_else() -> None:
+    plain = config_hash(config())
+    assert config_hash(config("seed=4", "data.root=elsewhere", "data.download=true")) == plain
+    assert config_hash(config("objective.temperature=0.3")) != plain
+    assert config_hash(config("method=dcl")) != plain
+
+
+def test_the_sweep_table_groups_by_setting(tmp_path: Path) -> None:
+    rows = [("a=1 seed=0", 10.0), ("a=1 seed=1", 14.0), ("a=2 seed=0", 50.0), ("a=2 seed=1", None)]
+    for job, (overrides, value) in enumerate(rows):
+        (tmp_path / str(job)).mkdir()
+        (tmp_path / str(job) / "run.json").write_text(json.dumps({"overrides": overrides.split()}))
+        if value is not None:
+            (tmp_path / str(job) / "result.json").write_text(json.dumps({"metrics": {"m": value}}))
+    table = sweep_table(tmp_path)
+    cells = [list(column.cells) for column in table.columns]
+    assert cells == [["a=1", "a=2"], ["2", "1 (1 failed)"], ["12.0 ± 2.8", "50.0"]]
+
+
+def test_an_installed_wheel_finds_its_configs() -> None:
+    """The wheel puts configs inside the package; the source tree has them beside it. The code takes what is there."""
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    assert '"configs" = "ssl_framework/configs"' in pyproject
+    assert os.path.samefile(__import__("ssl_framework.main").main.CONFIGS, ROOT / "configs")
