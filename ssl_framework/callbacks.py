@@ -76,10 +76,17 @@ class StopSignals(L.Callback):
         self.asked: str | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-                self._previous[number] = signal.signal(number, self._ask)
+                handler = signal.signal(number, self._ask)
+                self._previous.setdefault(number, handler)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._listen()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._listen()  # Lightning has put its own handler for SIGTERM in place in between; it exits without saving
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for number, handler in self._previous.items():

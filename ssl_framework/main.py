@@ -118,10 +118,10 @@ def start(cfg: DictConfig, folder: Path) -> str | None:
     if first:
         prepare(cfg, folder, about)
 
-    from ssl_framework.run import local_processes, run  # imports torch: only now
-
     processes = local_processes(cfg.trainer)
     if processes == 1 or cfg.trainer.slurm:
+        from ssl_framework.run import run  # imports torch: only now, and not where the ranks do it
+
         OmegaConf.resolve(cfg)
         stopped_by = run(cfg, folder, about, resume)
     else:
@@ -129,6 +129,25 @@ def start(cfg: DictConfig, folder: Path) -> str | None:
     if stopped_by == "SIGUSR1" and first:
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
     return stopped_by
+
+
+def local_processes(cfg: DictConfig) -> int:
+    """How many processes of the run this machine holds.
+
+    Raises:
+        ValueError: ``devices: auto`` without a GPU, or a number that makes no sense.
+    """
+    if cfg.devices == "auto":
+        import torch
+
+        if not torch.cuda.device_count():
+            raise ValueError(
+                "trainer.devices is auto (all local GPUs), but there is none: choose trainer=cpu or ddp_cpu"
+            )
+        return torch.cuda.device_count()
+    if not isinstance(cfg.devices, int) or cfg.devices < 1:
+        raise ValueError(f"trainer.devices is {cfg.devices}: it must be a whole number above 0, or auto")
+    return cfg.devices
 
 
 def refuse_other_types(cfg: DictConfig, overrides: Sequence[str]) -> None:

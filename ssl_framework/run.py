@@ -35,6 +35,7 @@ from ssl_framework.callbacks import (
     load_checkpoint,
 )
 from ssl_framework.evaluation.frozen import FrozenEvaluation, count_parameters
+from ssl_framework.main import STOPPED, local_processes
 from ssl_framework.metrics_log import MetricsCSV
 from ssl_framework.report.tables import run_table
 
@@ -55,6 +56,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     """
     started = time.perf_counter()
     quiet()
+    source = commit()  # now: the tree may move on while the run goes
     console = Console()
     L.seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
@@ -87,7 +89,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
             "seed": cfg.seed,
             "config_hash": config_hash(cfg),
             "versions": versions(),
-            "commit": commit(),
+            "commit": source,
             "device": device_name(trainer.strategy.root_device),
             "processes": trainer.world_size,
             "steps": trainer.global_step,
@@ -153,23 +155,6 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback], lo
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
-
-
-def local_processes(cfg: DictConfig) -> int:
-    """How many processes of the run this machine holds.
-
-    Raises:
-        ValueError: ``devices: auto`` without a GPU, or a number that makes no sense.
-    """
-    if cfg.devices == "auto":
-        if not torch.cuda.device_count():
-            raise ValueError(
-                "trainer.devices is auto (all local GPUs), but there is none: choose trainer=cpu or ddp_cpu"
-            )
-        return torch.cuda.device_count()
-    if not isinstance(cfg.devices, int) or cfg.devices < 1:
-        raise ValueError(f"trainer.devices is {cfg.devices}: it must be a whole number above 0, or auto")
-    return cfg.devices
 
 
 def build_loggers(cfg: DictConfig, folder: Path, about: dict[str, Any], seed: int) -> list[Logger]:
@@ -283,7 +268,7 @@ def main(folder: Path) -> None:
         (folder / f".refused.{os.environ['RANK']}").write_text(str(error))
         os._exit(2)  # at once: an orderly end would wait for the other ranks
     if stopped_by is not None:
-        sys.exit(128 + signal.Signals[stopped_by])
+        sys.exit(STOPPED + signal.Signals[stopped_by])
 
 
 if __name__ == "__main__":

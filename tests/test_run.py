@@ -159,19 +159,18 @@ def test_sigterm_saves_and_resume_continues_in_the_same_folder(tmp_path: Path) -
 
 def test_a_sweep_over_two_ranks_has_one_folder_a_job_and_one_table(tmp_path: Path) -> None:
     done = command(
-        tmp_path, "-m", "trainer=ddp_cpu", "objective.temperature=0.1,0.5", "seed=0,1", *FAST, "trainer.max_epochs=1",
+        tmp_path, "-m", "trainer=ddp_cpu", "seed=0,1", *FAST, "trainer.max_epochs=1",
         "evaluation.baselines=false",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     sweep = tmp_path / done.stdout.splitlines()[-1]
-    assert sorted(path.name for path in sweep.iterdir()) == ["0", "1", "2", "3"]
-    results = [json.loads((sweep / str(job) / "result.json").read_text()) for job in range(4)]
-    assert [(r["processes"], r["steps"], r["seed"]) for r in results] == [(2, 6, 0), (2, 6, 1), (2, 6, 0), (2, 6, 1)]
-    assert results[0]["config_hash"] == results[1]["config_hash"] != results[2]["config_hash"]
+    assert sorted(path.name for path in sweep.iterdir() if path.is_dir()) == ["0", "1"]
+    results = [json.loads((sweep / str(job) / "result.json").read_text()) for job in range(2)]
+    assert [(r["processes"], r["steps"], r["seed"]) for r in results] == [(2, 6, 0), (2, 6, 1)]
+    assert results[0]["config_hash"] == results[1]["config_hash"]
     for metric in ("linear/top1", KNN):
-        a, b = (results[job]["metrics"][metric] for job in (0, 1))
-        assert mean_and_spread([a, b]) in done.stdout
-    assert done.stdout.count("CPU, 1 threads x 2") == 4  # one line a job, not one a rank
+        assert mean_and_spread([r["metrics"][metric] for r in results]) in done.stdout
+    assert done.stdout.count("M trainable parameters") == 2  # one line a job, not one a rank
     assert not list(tmp_path.glob("outputs/simclr"))
 
 
@@ -181,16 +180,6 @@ def test_a_failing_job_does_not_stop_the_others_and_is_shown(tmp_path: Path) -> 
     sweep = tmp_path / done.stdout.splitlines()[-1]
     assert not (sweep / "0" / "result.json").exists() and (sweep / "1" / "result.json").exists()
     assert "0 (1 failed)" in done.stdout
-
-
-def test_one_rank_of_two_equals_one_process_in_the_first_loss(tmp_path: Path) -> None:
-    """The same samples, views drawn per rank: the order is shared, so both see the same images in a step."""
-    cfg = small("simclr", "trainer.max_epochs=1")
-    run_in(tmp_path / "one", cfg)
-    done = command(tmp_path, "trainer=ddp_cpu", *SMALL, "trainer.max_epochs=1", "hydra.run.dir=two")
-    assert done.returncode == 0, done.stderr
-    one, two = (dict(read_metrics(tmp_path / name / "metrics.csv")["train/loss"]) for name in ("one", "two"))
-    assert one.keys() == two.keys() and abs(one[0] - two[0]) < 1.0
 
 
 def test_what_a_rank_refuses_is_said_once(tmp_path: Path) -> None:
@@ -222,15 +211,21 @@ def test_another_data_set_trains_without_touching_another_key(data: str, tmp_pat
     assert result["baselines"]["raw_pixels"][KNN] > 90  # digits are easy for raw pixels
 
 
-def test_tensorboard_and_offline_wandb_need_no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("logger", "node", "written"),
+    [
+        ("tensorboard", "tensorboard", "tensorboard/events.out.tfevents.*"),
+        ("wandb_offline", "wandb", "wandb/offline-run-*"),
+    ],
+)
+def test_other_loggers_need_no_account_and_metrics_csv_stays(
+    logger: str, node: str, written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    done = command(tmp_path, "logger=tensorboard", *SMALL, "trainer.max_epochs=1", "hydra.run.dir=tb")
-    assert done.returncode == 0, done.stderr
-    assert list((tmp_path / "tb" / "tensorboard").glob("events.out.tfevents.*"))
-    done = command(tmp_path, "logger=wandb_offline", *SMALL, "trainer.max_epochs=1", "hydra.run.dir=wb")
-    assert done.returncode == 0, done.stderr
-    assert list((tmp_path / "wb" / "wandb").glob("offline-run-*"))
-    assert (tmp_path / "wb" / "metrics.csv").is_file()
+    cfg = small("simclr", f"logger={logger}", f"logger.{node}.save_dir={tmp_path}", "trainer.max_epochs=1")
+    assert run_in(tmp_path, cfg) is None
+    assert len(list(tmp_path.glob(written))) == 1
+    assert len(read_metrics(tmp_path / "metrics.csv")["train/loss"]) == 6
 
 
 def test_the_config_hash_ignores_seed_and_places_and_nothing_else() -> None:

@@ -7,8 +7,9 @@ import torch
 from omegaconf import OmegaConf
 
 from ssl_framework.build import build, build_data, build_module, is_trusted, load_run_config
+from ssl_framework.main import local_processes
 from ssl_framework.models.encoder import EMATeacher
-from ssl_framework.run import build_trainer, local_processes
+from ssl_framework.run import build_trainer
 from tests.runs import SMALL, config, run_in, small
 
 
