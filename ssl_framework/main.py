@@ -33,6 +33,9 @@ MAY_CHANGE = ("trainer", "logger", "evaluation", "data.root", "data.download", "
 STOPPED = 128
 """Exit codes above it name, as a shell's do, the signal that stopped a run."""
 
+TRACES = ("checkpoints", "metrics.csv", "result.json")
+"""What training leaves in a run folder from its first steps on."""
+
 failures: list[str] = []
 
 
@@ -81,12 +84,14 @@ def job(cfg: DictConfig) -> None:
         print(f"\njob {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}", flush=True)
     try:
         stopped_by = start(cfg, folder)
-    except (ValueError, FileNotFoundError, OmegaConfBaseException) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+    except (ValueError, FileNotFoundError, OmegaConfBaseException, RunFailed) as error:
+        if not isinstance(error, RunFailed):
+            print(f"error: {error}", file=sys.stderr, flush=True)
         failures.append(str(folder))
+        if not multirun:  # a sweep's table shows the job as failed
+            discard_unless_trained(folder)
         return
-    except RunFailed:
-        failures.append(str(folder))
+    if not is_first_process(cfg):
         return
     shown = os.path.relpath(folder)
     if stopped_by is not None:
@@ -103,15 +108,17 @@ def start(cfg: DictConfig, folder: Path) -> str | None:
         ValueError, FileNotFoundError: what the user asked for cannot be done.
         RunFailed: a process of the run failed and said why.
     """
-    first = int(os.environ.get("SLURM_PROCID", "0")) == 0 or not cfg.trainer.slurm
+    first = is_first_process(cfg)
     requeued = bool(cfg.trainer.slurm and int(os.environ.get("SLURM_RESTART_COUNT", "0")))
     resume = cfg.resume is not None or (requeued and (folder / "checkpoints" / "last.ckpt").is_file())
     about = describe()
     about["resume"] = resume
     refuse_other_types(cfg, HydraConfig.get().overrides.task)
     if cfg.resume is not None:
+        if Path(str(cfg.resume)).resolve() != folder.resolve():
+            raise ValueError(f"resume={cfg.resume} goes on in that folder itself: leave out -m and hydra.run.dir")
         cfg = resumed_config(cfg, Path(str(cfg.resume)))
-    if (folder / "config.yaml").exists() and not resume:
+    if first and not resume and any((folder / name).exists() for name in TRACES):
         raise ValueError(
             f"{folder} already holds a run: continue it with resume={folder}, or choose another hydra.run.dir"
         )
@@ -129,6 +136,24 @@ def start(cfg: DictConfig, folder: Path) -> str | None:
     if stopped_by == "SIGUSR1" and first:
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
     return stopped_by
+
+
+def is_first_process(cfg: DictConfig) -> bool:
+    """Whether this process writes the run's folder: always, but for the later tasks of a SLURM job."""
+    return not cfg.trainer.slurm or int(os.environ.get("SLURM_PROCID", "0")) == 0
+
+
+def discard_unless_trained(folder: Path) -> None:
+    """Removes the folder of a run that was refused before its first step, so that the next try can have it."""
+    if any((folder / name).exists() for name in TRACES):
+        return
+    for name in ("config.yaml", "run.json"):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something else lies there, or nothing at all
+        folder.rmdir()
+    latest = Path("outputs") / "latest"
+    if latest.is_symlink() and not latest.exists():
+        latest.unlink()
 
 
 def local_processes(cfg: DictConfig) -> int:

@@ -50,6 +50,7 @@ class MetricsCSV(Logger):
                 writer.writerow(COLUMNS)
             writer.writerows((step, name, repr(float(value))) for name, value in metrics.items() if name != "epoch")
 
+    @rank_zero_only
     def drop_after(self, step: int) -> None:
         """Removes what a run resumed after ``step`` updates will write again.
 

@@ -127,6 +127,12 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(finished: Any) -> None:
     assert (run_folder / "result.json").read_bytes() == before
 
 
+def test_a_refused_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = command(tmp_path, "hydra.run.dir=here", "method=byol", "feature_mixer=mochi")
+    assert done.returncode == 1 and done.stderr.count("error: MoCHi needs negatives") == 1
+    assert not (tmp_path / "here").exists() and list((tmp_path / "outputs").iterdir()) == []
+
+
 def test_sigterm_saves_and_resume_continues_in_the_same_folder(tmp_path: Path) -> None:
     arguments = ["method=byol", *SMALL, "trainer.max_epochs=400", "hydra.run.dir=here"]
     child = subprocess.Popen(
@@ -236,7 +242,7 @@ def test_the_config_hash_ignores_seed_and_places_and_nothing_else() -> None:
 
 
 def test_the_sweep_table_groups_by_setting(tmp_path: Path) -> None:
-    rows = [("a=1 seed=0", 10.0), ("a=1 seed=1", 14.0), ("a=2 seed=0", 50.0), ("a=2 seed=1", None)]
+    rows = [("b=1 a=1 seed=0", 10.0), ("b=1 a=1 seed=1", 14.0), ("b=1 a=2 seed=0", 50.0), ("b=1 a=2 seed=1", None)]
     for job, (overrides, value) in enumerate(rows):
         (tmp_path / str(job)).mkdir()
         (tmp_path / str(job) / "run.json").write_text(json.dumps({"overrides": overrides.split()}))
@@ -245,6 +251,7 @@ def test_the_sweep_table_groups_by_setting(tmp_path: Path) -> None:
     table = sweep_table(tmp_path)
     cells = [list(column.cells) for column in table.columns]
     assert cells == [["a=1", "a=2"], ["2", "1 (1 failed)"], ["12.0 ± 2.8", "50.0"]]
+    assert table.caption == "b=1"
 
 
 def test_an_installed_wheel_finds_its_configs() -> None:

@@ -28,25 +28,24 @@ def run_table(result: dict[str, Any]) -> Table:
     return table
 
 
-def setting_of(overrides: list[str]) -> str:
-    """The overrides that tell one setting of a sweep from another: all but the seed."""
-    return " ".join(item for item in overrides if not item.startswith("seed="))
-
-
 def sweep_table(folder: Path) -> Table:
     """Mean and standard deviation over seeds for every setting of a sweep; jobs without a result are shown as failed.
 
     Args:
         folder: of the sweep; each job's folder lies in it.
     """
-    settings: dict[str, list[dict[str, Any] | None]] = {}
+    jobs: list[tuple[list[str], dict[str, Any] | None]] = []
     for about_file in sorted(folder.glob("*/run.json"), key=lambda path: int(path.parent.name)):
-        about = json.loads(about_file.read_text())
         path = about_file.with_name("result.json")
         result = json.loads(path.read_text()) if path.exists() else None
-        settings.setdefault(setting_of(about["overrides"]), []).append(result)
+        jobs.append((json.loads(about_file.read_text())["overrides"], result))
+    common = [item for item in (jobs[0][0] if jobs else []) if all(item in overrides for overrides, _ in jobs)]
+    settings: dict[str, list[dict[str, Any] | None]] = {}
+    for overrides, result in jobs:  # what tells one setting from another: what varies, but for the seed
+        varied = [item for item in overrides if item not in common and not item.startswith("seed=")]
+        settings.setdefault("\n".join(varied), []).append(result)
     metrics = list(dict.fromkeys(name for runs in settings.values() for run in runs if run for name in run["metrics"]))
-    table = Table(title="mean ± standard deviation over seeds, final epoch, percent")
+    table = Table(title="percent, mean ± standard deviation over seeds, final epoch", caption=" ".join(common))
     table.add_column("setting")
     table.add_column("n", justify="right")
     for name in metrics:
@@ -58,7 +57,7 @@ def sweep_table(folder: Path) -> Table:
         cells = [
             mean_and_spread([run["metrics"][name] for run in finished if name in run["metrics"]]) for name in metrics
         ]
-        table.add_row(setting or "defaults", count, *cells)
+        table.add_row(setting or "all alike", count, *cells, end_section=True)
     return table
 
 
