@@ -55,7 +55,7 @@ def show_run(record: Path, metric: str, out: Path) -> None:
     right.axhline(raw, color="tab:red", linestyle="--", label="raw pixels")
     right.axhline(untrained, color="tab:gray", linestyle=":", label="untrained backbone")
     right.set(xlabel="step", ylabel="top-1, percent", title=metric.removesuffix("/top1"), ylim=(0, None))
-    right.legend(frameon=False, loc="lower right")
+    right.legend(frameon=False, loc="center right")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     save(figure, out)
@@ -65,5 +65,5 @@ def save(figure: plt.Figure, out: Path) -> None:
     """Writes a PNG and closes the figure."""
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
-    figure.savefig(out, dpi=110, metadata={"Software": None})
+    figure.savefig(out, dpi=110, bbox_inches="tight", pad_inches=0.05, metadata={"Software": None})
     plt.close(figure)
