@@ -43,21 +43,21 @@ def header(path: Path) -> str:
 
 def method_table(root: Path) -> str:
     """Name, paper, what it needs, and the test that holds it to its reference."""
-    rows = ["| `method=` | paper | needs | equal to its reference in |", "| --- | --- | --- | --- |"]
+    rows = ["| `method=` | paper | needs | status: equal to | test |", "| --- | --- | --- | --- | --- |"]
     golden = (root / "tests" / "golden.json").read_text()
     for path in sorted((root / "configs" / "method").glob("*.yaml")):
         config = yaml.safe_load(path.read_text())
-        paper = re.sub(r"^[\w\- ]+: ", "", header(path).split("Command:")[0].strip()).split("): ")[0]
-        paper = re.split(r"(?<=\d{5}\))", paper)[0]
+        paper = re.split(r"(?<=\d{5}\))", header(path).partition(": ")[2])[0]  # up to the arXiv number
         needs = ["EMA teacher"] if config.get("teacher") else []
         needs += ["queue"] if "queue" in config["objective"] else []
         needs += ["labels"] if path.stem == "supcon" else []
         module = config["objective"]["_target_"].split(".")[-2]
         test = path.stem if (root / "tests" / "objectives" / f"test_{path.stem}.py").exists() else module
         key = {"simclr": "ntxent", "mocov2": "moco", "byol": "alignment"}.get(path.stem, path.stem)
-        value = "loop and golden value" if f'"config": "{key}"' in golden else "loop"
-        link = f"[{value}](tests/objectives/test_{test}.py)"
-        rows.append(f"| [`{path.stem}`](configs/method/{path.name}) | {paper} | {', '.join(needs) or '-'} | {link} |")
+        status = "golden value and loop" if f'"config": "{key}"' in golden else "loop"
+        link = f"[test_{test}.py](tests/objectives/test_{test}.py)"
+        name = f"[`{path.stem}`](configs/method/{path.name})"
+        rows.append(f"| {name} | {paper} | {', '.join(needs) or '-'} | {status} | {link} |")
     return "\n".join(rows) + "\n"
 
 
@@ -66,7 +66,8 @@ def data_table(root: Path) -> str:
     rows = ["| `data=` | px | channels | |", "| --- | --- | --- | --- |"]
     for path in sorted((root / "configs" / "data").glob("*.yaml")):
         config = yaml.safe_load(path.read_text())
-        first = re.split(r"(?<=[.)])\s", header(path).partition(": ")[2])[0].rstrip(",:")
+        line = path.read_text().splitlines()[0].partition(": ")[2]
+        first = re.split(r"(?<=[.)])\s", line)[0].rstrip(",:")
         rows.append(
             f"| [`{path.stem}`](configs/data/{path.name}) | {config['image_size']} | {config['channels']} | {first} |"
         )

@@ -5,6 +5,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 
@@ -45,11 +46,16 @@ def sweep_table(folder: Path) -> Table:
         varied = [item for item in overrides if item not in common and not item.startswith("seed=")]
         settings.setdefault("\n".join(varied), []).append(result)
     metrics = list(dict.fromkeys(name for runs in settings.values() for run in runs if run for name in run["metrics"]))
-    table = Table(title="percent, mean ± standard deviation over seeds, final epoch", caption=" ".join(common))
-    table.add_column("setting")
-    table.add_column("n", justify="right")
+    table = Table(
+        title="top-1, percent, mean ± standard deviation over n seeds, final epoch",
+        caption=" ".join(common),
+        box=box.SIMPLE,
+        pad_edge=False,
+    )
+    table.add_column("setting", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True, min_width=1)
     for name in metrics:
-        table.add_column(name.replace("[", r"\["), justify="right")
+        table.add_column(name.removesuffix("/top1").replace("[", r"\["), justify="right", no_wrap=True)
     for setting, runs in settings.items():
         finished = [run for run in runs if run]
         failed = len(runs) - len(finished)
@@ -57,7 +63,7 @@ def sweep_table(folder: Path) -> Table:
         cells = [
             mean_and_spread([run["metrics"][name] for run in finished if name in run["metrics"]]) for name in metrics
         ]
-        table.add_row(setting or "all alike", count, *cells, end_section=True)
+        table.add_row(setting or "all alike", count, *cells)
     return table
 
 
