@@ -51,6 +51,8 @@ def sweep_table(folder: Path) -> Table:
         caption=" ".join(common),
         box=box.SIMPLE,
         pad_edge=False,
+        show_edge=False,
+        collapse_padding=True,
     )
     table.add_column("setting", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True, min_width=1)
