@@ -273,6 +273,8 @@ def launch(folder: Path, processes: int) -> str | None:
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "WORLD_SIZE": str(processes)}
     shared |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
+    # The ranks find this package also where it runs from a source tree without being installed.
+    shared |= {"PYTHONPATH": os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))}
     command = [sys.executable, "-m", "ssl_framework.run", str(folder)]
     ranks = [
         subprocess.Popen(
