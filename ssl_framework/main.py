@@ -333,6 +333,8 @@ def explain(error: Exception) -> str:
         where = full.rsplit(".", 1)[0] if "." in full else "the config"
         if "." not in full:
             known = sorted({*known, *(path.name for path in CONFIGS.iterdir() if path.is_dir())})
+        if not known:
+            return f"there is no key {full}, and {where} is empty as shipped: add it with +{full}=..."
         return f"there is no key {full}{nearest(str(key), known)}; {where} has: {', '.join(known)}"
     found = re.search(r"Could not override '(\w+)'", message)
     if found and "No match in the defaults list" in message:

@@ -16,13 +16,15 @@ import torch
 import yaml
 from PIL import Image
 
+from ssl_framework.callbacks import load_checkpoint
 from ssl_framework.evaluation.again import evaluate
 from ssl_framework.evaluation.again import main as evaluate_main
 from ssl_framework.metrics_log import read_metrics
 from ssl_framework.models.export import main as export_main
 from ssl_framework.report.tables import mean_and_spread, sweep_table
 from ssl_framework.run import config_hash
-from tests.runs import SMALL, config, run_in, small
+from tests.runs import SMALL, SMALL_MIXER, SMALL_QUEUE, config, run_in, small
+from tests.test_resume import assert_identical
 
 ROOT = Path(__file__).parent.parent
 FAST = (*SMALL[:-1], "evaluation.probes.linear.max_iter=5")
@@ -161,6 +163,31 @@ def test_sigterm_saves_and_resume_continues_in_the_same_folder(tmp_path: Path) -
     result = json.loads((tmp_path / "here" / "result.json").read_text())
     assert result["steps"] == 6 * epochs and result["method"] == "byol"
     assert [p.name for p in (tmp_path / "outputs").iterdir()] == ["latest"]  # resuming makes no folder of its own
+
+
+def test_two_ranks_stopped_by_a_signal_and_resumed_end_bit_for_bit_like_two_that_were_not(tmp_path: Path) -> None:
+    arguments = ["method=mochi", "trainer=ddp_cpu", *SMALL, *SMALL_QUEUE, *SMALL_MIXER, "trainer.max_epochs=40"]
+    whole = command(tmp_path, *arguments, "hydra.run.dir=whole")
+    assert whole.returncode == 0, whole.stderr
+    child = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments, "hydra.run.dir=parts"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.time() + 60
+    while not (tmp_path / "parts" / "metrics.csv").exists() and time.time() < deadline:
+        time.sleep(0.05)
+    child.send_signal(signal.SIGTERM)
+    printed = child.communicate(timeout=60)[0]
+    assert "stopped by SIGTERM; to continue: python train.py resume=parts" in printed
+    assert child.returncode == 128 + signal.SIGTERM
+    resumed = command(tmp_path, "resume=parts")
+    assert resumed.returncode == 0, resumed.stderr
+    first, second = (load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "parts"))
+    assert first["global_step"] == second["global_step"] == 240
+    for key in ("state_dict", "optimizer_states", "callbacks"):
+        assert_identical(first[key], second[key], key)
 
 
 def test_a_sweep_over_two_ranks_has_one_folder_a_job_and_one_table(tmp_path: Path) -> None:
