@@ -37,7 +37,7 @@ from ssl_framework.callbacks import (
 from ssl_framework.evaluation.frozen import FrozenEvaluation, count_parameters
 from ssl_framework.main import STOPPED, local_processes
 from ssl_framework.metrics_log import MetricsCSV
-from ssl_framework.report.tables import run_table
+from ssl_framework.report.tables import cost_of, run_table
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "timm", "numpy", "scikit-learn")
 
@@ -99,7 +99,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
             "overrides": about["overrides"],
         }
         write_json(folder / "result.json", result)
-        console.print(run_table(result))
+        console.print(run_table(result) if result["metrics"] else cost_of(result), highlight=False)
     return checkpoints.stopped_by
 
 

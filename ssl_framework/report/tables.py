@@ -12,11 +12,7 @@ from rich.table import Table
 def run_table(result: dict[str, Any]) -> Table:
     """One run beside its two references, in percent."""
     baselines = result["baselines"]
-    minutes, seconds = divmod(round(result["wall_seconds"]), 60)
-    table = Table(
-        title=f"{result['method']} on {result['data']}, seed {result['seed']}",
-        caption=f"{minutes} min {seconds} s, {result['images_per_second']:,.0f} images/s, {result['device']}",
-    )
+    table = Table(title=f"{result['method']} on {result['data']}, seed {result['seed']}", caption=cost_of(result))
     columns = {"trained": result["metrics"], "untrained": baselines.get("untrained")}
     columns |= {"raw pixels": baselines.get("raw_pixels")}
     table.add_column("top-1, percent")
@@ -27,6 +23,12 @@ def run_table(result: dict[str, Any]) -> Table:
             metric.replace("[", r"\["), *(f"{values[metric]:.1f}" if values else "-" for values in columns.values())
         )
     return table
+
+
+def cost_of(result: dict[str, Any]) -> str:
+    """Time, throughput and device of a run, in one line."""
+    minutes, seconds = divmod(round(result["wall_seconds"]), 60)
+    return f"{minutes} min {seconds} s, {result['images_per_second']:,.0f} images/s, {result['device']}"
 
 
 def sweep_table(folder: Path) -> Table:
