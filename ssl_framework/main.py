@@ -82,6 +82,8 @@ def job(cfg: DictConfig) -> None:
     multirun = HydraConfig.get().mode == RunMode.MULTIRUN
     if multirun:
         print(f"\njob {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}", flush=True)
+    latest = Path("outputs") / "latest"
+    before = os.readlink(latest) if latest.is_symlink() else None
     try:
         stopped_by = start(cfg, folder)
     except (ValueError, FileNotFoundError, OmegaConfBaseException, RunFailed) as error:
@@ -89,7 +91,7 @@ def job(cfg: DictConfig) -> None:
             print(f"error: {error}", file=sys.stderr, flush=True)
         failures.append(str(folder))
         if not multirun:  # a sweep's table shows the job as failed
-            discard_unless_trained(folder)
+            discard_unless_trained(folder, before)
         return
     if not is_first_process(cfg):
         return
@@ -143,17 +145,22 @@ def is_first_process(cfg: DictConfig) -> bool:
     return not cfg.trainer.slurm or int(os.environ.get("SLURM_PROCID", "0")) == 0
 
 
-def discard_unless_trained(folder: Path) -> None:
-    """Removes the folder of a run that was refused before its first step, so that the next try can have it."""
+def discard_unless_trained(folder: Path, latest: str | None) -> None:
+    """Removes the folder of a run that was refused before its first step, so that the next try can have it.
+
+    ``latest`` is where outputs/latest pointed before, and points again.
+    """
     if any((folder / name).exists() for name in TRACES):
         return
     for name in ("config.yaml", "run.json"):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # something else lies there, or nothing at all
         folder.rmdir()
-    latest = Path("outputs") / "latest"
-    if latest.is_symlink() and not latest.exists():
-        latest.unlink()
+    link = Path("outputs") / "latest"
+    if link.is_symlink() and not link.exists():
+        link.unlink()
+        if latest is not None:
+            link.symlink_to(latest)
 
 
 def local_processes(cfg: DictConfig) -> int:

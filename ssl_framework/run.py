@@ -35,7 +35,7 @@ from ssl_framework.callbacks import (
     load_checkpoint,
 )
 from ssl_framework.evaluation.frozen import FrozenEvaluation, count_parameters
-from ssl_framework.main import STOPPED, local_processes
+from ssl_framework.main import STOPPED, local_processes, write
 from ssl_framework.metrics_log import MetricsCSV
 from ssl_framework.report.tables import cost_of, run_table
 
@@ -202,9 +202,7 @@ def say_what_runs(
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
+    write(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
