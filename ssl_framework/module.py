@@ -76,7 +76,7 @@ class SSLModule(L.LightningModule):
             batch = self.mixer(batch)
         student = self.student(batch.views, self.student_views)
         teacher = self.teacher(batch.views, self.teacher_views, clock) if self.teacher is not None else None
-        with torch.autocast(samples.images.device.type, enabled=False):  # losses are computed in float32
+        with torch.autocast(batch.views[0].device.type, enabled=False):  # losses are computed in float32
             return self.objective(in_float32(student), in_float32(teacher), batch, clock)
 
     def training_step(self, samples: Samples, batch_idx: int) -> Tensor:

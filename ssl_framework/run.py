@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,10 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     callbacks = [signals, progress, evaluation, EvaluationLines(console, evaluation), checkpoints]
     trainer = build_trainer(cfg.trainer, folder, callbacks, [csv, *build_loggers(cfg.logger, folder, about, cfg.seed)])
     if trainer.is_global_zero:
-        say_what_runs(console, cfg, about, module, data.pretrain.pixels, trainer)
+        say_what_runs(console, cfg, about, module, data.pretrain.shape, trainer)
     if resume:
         step = int(load_checkpoint(checkpoints.path)["global_step"])
-        batches = len(data.pretrain.pixels) // data.batch_size
+        batches = data.pretrain.shape[0] // data.batch_size
         last = -(-batches // trainer.accumulate_grad_batches) * cfg.trainer.max_epochs
         if step >= last:
             raise ValueError(f"{folder} is complete ({step} steps): raise trainer.max_epochs to train it further")
@@ -184,11 +185,11 @@ def say_what_runs(
     cfg: DictConfig,
     about: dict[str, Any],
     module: torch.nn.Module,
-    pixels: torch.Tensor,
+    shape: Sequence[int],
     trainer: Any,
 ) -> None:
     """One line: method, data, size of the model, device."""
-    count, channels, height, width = pixels.shape
+    count, channels, height, width = shape
     where = device_name(trainer.strategy.root_device)
     where += f" x {trainer.world_size}" if trainer.world_size > 1 else ""
     console.print(

@@ -75,10 +75,11 @@ class DataModule(L.LightningDataModule):
         self.pretrain = source.load("pretrain")
         self.train = source.load("train")
         self.test = source.load("test")
-        if len(self.pretrain.pixels) < batch_size:
+        count = self.pretrain.shape[0]
+        if count < batch_size:
             raise ValueError(
-                f"data.batch_size is {batch_size}, but the training set has only {len(self.pretrain.pixels)} images: "
-                f"set data.batch_size to at most {len(self.pretrain.pixels)}"
+                f"data.batch_size is {batch_size}, but the training set has only {count} images: "
+                f"set data.batch_size to at most {count}"
             )
 
     @property

@@ -33,6 +33,11 @@ class Images(NamedTuple):
     label: Tensor | None = None  # [N] int64 in 0..num_classes-1, or None when the split has no labels
     classes: tuple[str, ...] = ()  # names of the classes in label order; may be empty
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N, C, H, W."""
+        return tuple(self.pixels.shape)
+
 
 class Source(Protocol):
     """Anything that loads the three splits."""
