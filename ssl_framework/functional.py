@@ -1,8 +1,14 @@
 """Pure functions that several objectives share. No state, no randomness of their own."""
 
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+TILE = 2**24
+"""Similarities that exist at a time: 64 MiB in float32."""
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -15,26 +21,28 @@ def unit(x: Tensor) -> Tensor:
     return F.normalize(full_precision(x), dim=-1)
 
 
-def info_nce(positive: Tensor, negatives: Tensor, positive_in_denominator: bool = True) -> Tensor:
-    """Softmax cross-entropy of one positive logit against negative logits (van den Oord et al., arXiv:1807.03748).
+class Mixture(NamedTuple):
+    """Targets with a few columns an anchor: rows of a sparse row-stochastic matrix."""
 
-    Args:
-        positive: [N] similarity to the positive, already divided by the temperature.
-        negatives: [N, M] similarities to the negatives, likewise; ``-inf`` leaves an entry out.
-        positive_in_denominator: ``False`` gives the decoupled form (DCL, arXiv:2110.06848, eq. 6), which can be
-            negative.
+    columns: Tensor  # [N, P] int64, no column twice in a row
+    share: Tensor  # [N, P], rows sum to one
 
-    Returns:
-        [N] loss per anchor.
-    """
-    logits = torch.cat([positive[:, None], negatives], dim=1) if positive_in_denominator else negatives  # [N, 1 + M]
-    return logits.logsumexp(dim=1) - positive  # [N]
+
+class SameClass(NamedTuple):
+    """Targets that are all other keys of the anchor's class, with equal shares."""
+
+    anchor: Tensor  # [N] int64 class of each anchor
+    key: Tensor  # [M] int64 class of each key
+    own: Tensor  # [N] int64 column of the anchor itself, which is no target
+
+
+Targets: TypeAlias = Tensor | Mixture | SameClass
 
 
 def nce(
     anchors: Tensor,
     keys: Tensor,
-    targets: Tensor,
+    targets: Targets,
     temperature: float | Tensor,
     exclude: Tensor | None = None,
     positive_in_denominator: bool = True,
@@ -43,38 +51,154 @@ def nce(
 
     ``loss_i = -sum_j targets_ij s_ij / temperature + log sum_{j allowed} exp(s_ij / temperature)``
 
+    Extra memory grows with N + M, not with N x M (see ``log_sum_exp``), except for what is itself given as [N, M].
+
     Args:
         anchors: [N, D] unit rows.
         keys: [M, D] unit rows.
-        targets: [N] int64, the column of the one positive, or [N, M] float with rows that sum to one.
+        targets: [N] int64, the column of the one positive; ``Mixture``; ``SameClass``; or [N, M] float with rows that
+            sum to one.
         temperature: a number, or [N] for one per anchor.
-        exclude: [N, M] bool, columns left out of the denominator (an anchor's own row, say).
+        exclude: columns left out of the denominator (an anchor's own row, say): [N] or [N, E] int64, or [N, M] bool.
         positive_in_denominator: ``False`` leaves the positives out as well (decoupled).
 
     Returns:
         [N] loss per anchor.
     """
-    logits = full_precision(anchors @ keys.T)  # [N, M]
-    logits = logits / (temperature[:, None] if isinstance(temperature, Tensor) and temperature.ndim else temperature)
-    if targets.ndim == 1:
-        positive = logits.gather(1, targets[:, None]).squeeze(1)  # [N]
-        is_positive = F.one_hot(targets, keys.shape[0]).bool() if not positive_in_denominator else None  # [N, M]
-    else:
-        positive = (targets * logits).sum(dim=1)  # [N]
-        is_positive = targets > 0  # [N, M]
-    if exclude is not None:
-        logits = logits.masked_fill(exclude, float("-inf"))
-    if not positive_in_denominator and is_positive is not None:
-        logits = logits.masked_fill(is_positive, float("-inf"))
-    return logits.logsumexp(dim=1) - positive  # [N]
+    anchors, keys = full_precision(anchors), full_precision(keys)
+    # Inner products are linear: the target-weighted similarity is the similarity to the target-weighted key.
+    positive = (anchors * target_keys(targets, keys)).sum(dim=1) / temperature  # [N]
+    left_out: list[Tensor | SameClass] = [] if exclude is None else [exclude]
+    if not positive_in_denominator:
+        left_out.append(target_columns(targets))
+    return log_sum_exp(anchors, keys, temperature, left_out)[0] - positive  # [N]
+
+
+def target_keys(targets: Targets, keys: Tensor) -> Tensor:
+    """The mean key of each anchor's targets: ``sum_j targets_ij keys_j``, [N, D]; zero where there is no target."""
+    if isinstance(targets, Mixture):
+        return (targets.share[..., None] * keys[targets.columns]).sum(dim=1)  # [N, D]
+    if isinstance(targets, SameClass):
+        total, count = class_sums(keys, targets.key, targets.anchor)  # [N, D], [N]
+        return (total - keys[targets.own]) / (count - 1).clamp(min=1)[:, None]  # [N, D]
+    return keys[targets] if targets.ndim == 1 else targets.to(keys.dtype) @ keys  # [N, D]
+
+
+def target_columns(targets: Targets) -> Tensor | SameClass:
+    """Which columns are targets at all, in a form that ``log_sum_exp`` leaves out."""
+    if isinstance(targets, Mixture):
+        return targets.columns
+    return targets if isinstance(targets, SameClass) or targets.ndim == 1 else targets > 0
+
+
+def class_sums(rows: Tensor, classes: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and number of the rows of each wanted class, in linear memory and without waiting for the device.
+
+    Args:
+        rows: [M, D].
+        classes: [M] int64 class of each row.
+        wanted: [N] int64 classes.
+
+    Returns:
+        [N, D] sums and [N] int64 counts.
+    """
+    order = classes.argsort(stable=True)  # [M]
+    ordered = classes[order].contiguous()
+    low, high = torch.searchsorted(ordered, wanted), torch.searchsorted(ordered, wanted, right=True)  # [N] each
+    # Differences of running sums; scattered additions would come in another order each time on a GPU. In float64 the
+    # cancellation costs nothing that a float32 result could show.
+    running = F.pad(rows[order].double().cumsum(dim=0), (0, 0, 1, 0))  # [M + 1, D]
+    return (running[high] - running[low]).to(rows.dtype), high - low
+
+
+def log_sum_exp(
+    anchors: Tensor, keys: Tensor, temperature: float | Tensor, left_out: Sequence[Tensor | SameClass] = ()
+) -> tuple[Tensor, Tensor]:
+    """``log sum_j exp(anchors_i . keys_j / temperature)`` over the allowed columns, tile by tile.
+
+    At most ``TILE`` similarities exist at a time, in the backward pass too, which computes them anew. With few of them
+    (one tile) this is the dense form. Gradients reach anchors, keys and temperature, once.
+
+    Args:
+        anchors: [N, D].
+        keys: [M, D], of the same dtype.
+        temperature: a number, [] or [N].
+        left_out: columns that do not count: [N] or [N, E] int64, [N, M] bool, or all keys of the anchor's class.
+
+    Returns:
+        [N] the sums (``-inf`` where every column is left out), and [N] the largest term, without gradient.
+    """
+    if not isinstance(temperature, Tensor):
+        temperature = anchors.new_tensor(temperature)
+    temperature = temperature.to(anchors.dtype).expand(len(anchors))  # [N]
+    masks = [e[:, None] if isinstance(e, Tensor) and e.ndim == 1 else e for e in left_out]
+    return _LogSumExp.apply(anchors, keys, temperature, masks)
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, anchors, keys, temperature, masks):  # type: ignore[no-untyped-def]
+        sums, largest = anchors.new_empty(len(anchors)), anchors.new_empty(len(anchors))  # [N] each
+        for rows in tiles(len(anchors), len(keys)):
+            logits = similarities(anchors, keys, temperature, masks, rows)  # [R, M]
+            torch.amax(logits, dim=1, out=largest[rows])
+            torch.logsumexp(logits, dim=1, out=sums[rows])
+        ctx.save_for_backward(anchors, keys, temperature, sums)
+        ctx.masks = masks
+        ctx.mark_non_differentiable(largest)
+        return sums, largest
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad, _):  # type: ignore[no-untyped-def]
+        anchors, keys, temperature, sums = ctx.saved_tensors
+        weight = (grad / temperature)[:, None]  # [N, 1]
+        weighted = anchors * weight  # [N, D]
+        to_anchors, to_keys = torch.empty_like(anchors), torch.zeros_like(keys)  # [N, D], [M, D]
+        to_temperature = torch.empty_like(temperature) if ctx.needs_input_grad[2] else None  # [N]
+        for rows in tiles(len(anchors), len(keys)):
+            logits = similarities(anchors, keys, temperature, ctx.masks, rows)  # [R, M]
+            if to_temperature is None:
+                share = logits.sub_(sums[rows, None]).exp_()  # [R, M] softmax
+            else:
+                share = torch.exp(logits - sums[rows, None])  # [R, M]
+                to_temperature[rows] = (share * logits.masked_fill_(share == 0, 0.0)).sum(dim=1)
+            torch.mm(share, keys, out=to_anchors[rows])
+            to_keys.addmm_(share.T, weighted[rows])
+        if to_temperature is not None:
+            to_temperature.mul_(weight[:, 0]).neg_()
+        return to_anchors.mul_(weight), to_keys, to_temperature, None
+
+
+def tiles(num_anchors: int, num_keys: int) -> list[slice]:
+    """Spans of anchors whose similarities to all keys are computed at once."""
+    length = max(1, TILE // max(1, num_keys))
+    return [slice(first, min(first + length, num_anchors)) for first in range(0, num_anchors, length)]
+
+
+def similarities(
+    anchors: Tensor, keys: Tensor, temperature: Tensor, masks: Sequence[Tensor | SameClass], rows: slice
+) -> Tensor:
+    """One tile of logits, ``-inf`` where left out: [R, M]."""
+    logits = (anchors[rows] / temperature[rows, None]) @ keys.T  # [R, M]
+    for mask in masks:
+        if isinstance(mask, SameClass):
+            logits.masked_fill_(mask.anchor[rows, None] == mask.key, float("-inf"))
+        elif mask.dtype == torch.bool:
+            logits.masked_fill_(mask[rows], float("-inf"))
+        else:
+            logits.scatter_(1, mask[rows], float("-inf"))
+    return logits
 
 
 def hardest(q: Tensor, rows: Tensor, count: int) -> Tensor:
     """Indices of the ``count`` rows most similar to each query, most similar first: [B, D], [K, D] -> [B, count].
 
-    Similarities are taken in float32 whatever the inputs: in half precision ties would reorder the list.
+    Similarities are taken in float32 whatever the inputs: in half precision ties would reorder the list. At most
+    ``TILE`` of them exist at a time.
     """
-    return (full_precision(q.detach()) @ full_precision(rows).T).topk(count, dim=1).indices  # [B, count]
+    q, rows = full_precision(q.detach()), full_precision(rows)
+    return torch.cat([(q[part] @ rows.T).topk(count, dim=1).indices for part in tiles(len(q), len(rows))])  # [B, count]
 
 
 def alignment(a: Tensor, b: Tensor) -> Tensor:

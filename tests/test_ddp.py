@@ -13,6 +13,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ssl_framework import functional
 from ssl_framework.data.sources import Images
 from ssl_framework.distributed import gather, gather_with_grad, own_rows, rank, world_size
 from ssl_framework.evaluation.frozen import extract
@@ -133,6 +134,8 @@ def work(process: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=process, world_size=2)
     seen: dict[str, Any] = {name: train(build) for name, build in OBJECTIVES.items()}
+    functional.TILE = 3 * GLOBAL_BATCH  # a few anchors at a time
+    seen["tiled"] = {name: train(build) for name, build in OBJECTIVES.items()}
     seen["others"], seen["gather_gradient"] = others(), gather_gradient()
     torch.save(seen, Path(folder) / f"{process}.pt")
     dist.destroy_process_group()
@@ -156,6 +159,14 @@ def test_two_ranks_equal_one(name: str, two_ranks: list[dict[str, Any]]) -> None
             for got, expected in zip(each[name][key], one[key], strict=True):
                 torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(each[name]["weights"], one["weights"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_two_ranks_with_tiled_losses_equal_one_without(name: str, two_ranks: list[dict[str, Any]]) -> None:
+    one = train(OBJECTIVES[name])
+    for each in two_ranks:
+        for got, expected in zip(each["tiled"][name]["grad"], one["grad"], strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssl_framework.distributed import gather, gather_with_grad, own_rows, rank
-from ssl_framework.functional import info_nce, unit
+from ssl_framework.functional import log_sum_exp, unit
 from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
 from ssl_framework.types import Batch, Clock, Outputs
 
@@ -37,37 +37,31 @@ class DCL(Objective):
         weight = 1.0 if self.weight_sigma is None else dclw_weight(z0, z1, self.weight_sigma)
         keys = gather_with_grad(torch.stack([z0, z1], dim=1))  # [W * B, 2, D]
         one_way = [dcl(a, b, keys, self.temperature, weight) for a, b in ((z0, z1), (z1, z0))]
-        with torch.no_grad():  # the factor that multiplies every InfoNCE gradient and that DCL sets to one
-            multiplier = 1 - (-info_nce_of(z0, z1, keys, self.temperature)).exp()
-        return {"loss": torch.stack(one_way).mean(), "npc_multiplier": multiplier.mean()}
+        losses, multipliers = zip(*one_way, strict=True)
+        return {"loss": torch.stack(losses).mean(), "npc_multiplier": multipliers[0]}
 
 
-def logits_of(anchor: Tensor, keys: Tensor, temperature: float) -> Tensor:
-    """Similarities to both views of every other sample, -inf at the own sample.
+def dcl(
+    anchor: Tensor, positive: Tensor, keys: Tensor, temperature: float, weight: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """One direction of DCL, the mean over anchors.
 
     Args:
-        anchor: [B, D] unit rows of this rank.
-        keys: [W * B, 2, D] both views of all samples.
+        anchor, positive: [B, D] unit rows of this rank.
+        keys: [W * B, 2, D] both views of all samples; those of the anchor's own sample do not count.
+        temperature: tau.
+        weight: of the positive, [B] or 1.
 
     Returns:
-        [B, W * B * 2]
+        The loss, and the mean factor that multiplies every InfoNCE gradient and that DCL sets to one (NPC multiplier:
+        one minus the positive's softmax probability), without gradient.
     """
-    logits = torch.einsum("bd,nvd->bnv", anchor, keys) / temperature  # [B, W * B, 2]
-    own = torch.arange(len(anchor), device=anchor.device)
-    same = torch.zeros(logits.shape[:2], dtype=torch.bool, device=anchor.device)  # [B, W * B]
-    same[own, rank() * len(anchor) + own] = True
-    return logits.masked_fill(same[..., None], float("-inf")).flatten(1)  # [B, W * B * 2]
-
-
-def dcl(anchor: Tensor, positive: Tensor, keys: Tensor, temperature: float, weight: Tensor | float = 1.0) -> Tensor:
-    """One direction of DCL, the mean over anchors: [B, D], [B, D], [W * B, 2, D] -> scalar. ``weight`` is [B] or 1."""
     similarity = (anchor * positive).sum(dim=1) / temperature  # [B]
-    return (logits_of(anchor, keys, temperature).logsumexp(dim=1) - weight * similarity).mean()
-
-
-def info_nce_of(anchor: Tensor, positive: Tensor, keys: Tensor, temperature: float) -> Tensor:
-    """The coupled loss of the same logits, [B]: its exponential is the softmax probability of the positive."""
-    return info_nce((anchor * positive).sum(dim=1) / temperature, logits_of(anchor, keys, temperature))
+    sample = rank() * len(anchor) + torch.arange(len(anchor), device=anchor.device)  # [B]
+    own = 2 * sample[:, None] + torch.arange(2, device=anchor.device)  # [B, 2]
+    negatives, _ = log_sum_exp(anchor, keys.flatten(0, 1), temperature, [own])  # [B]
+    multiplier = torch.sigmoid(negatives - similarity).detach()  # [B]
+    return (negatives - weight * similarity).mean(), multiplier.mean()
 
 
 def dclw_weight(z0: Tensor, z1: Tensor, sigma: float) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssl_framework.feature_mixers.base import MixedFeatures
-from ssl_framework.functional import info_nce, unit
+from ssl_framework.functional import log_sum_exp, unit
 from ssl_framework.memory import Queue
 from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
 from ssl_framework.types import Batch, Clock, Outputs
@@ -47,12 +47,14 @@ class MoCo(Objective):
         if self.feature_mixer is not None:
             mixed = self.feature_mixer(q, k, mixed.negatives, clock)
         positive = (mixed.q * mixed.k).sum(dim=1) / self.temperature  # [B]
-        negatives = mixed.q @ mixed.negatives.T / self.temperature  # [B, K]
+        negatives, hardest = log_sum_exp(mixed.q, mixed.negatives, self.temperature)  # [B] each
+        terms = [positive, negatives] if self.positive_in_denominator else [negatives]
         if mixed.extra is not None:
             extra = torch.einsum("bd,bsd->bs", mixed.q, mixed.extra) / self.temperature  # [B, S]
-            negatives = torch.cat([negatives, extra], dim=1)  # [B, K + S]
-        loss = info_nce(positive, negatives, self.positive_in_denominator).mean()
-        with torch.no_grad():  # share of queries whose positive ranks before every negative
-            proxy_accuracy = (positive[:, None] > negatives).all(dim=1).float().mean()
+            terms.append(extra.logsumexp(dim=1))
+            hardest = torch.maximum(hardest, extra.detach().amax(dim=1))
+        loss = (torch.stack(terms).logsumexp(dim=0) - positive).mean()
+        # Share of queries whose positive ranks before every negative.
+        proxy_accuracy = (positive.detach() > hardest).float().mean()
         self.queue.push(k)
         return {"loss": loss, "proxy_accuracy": proxy_accuracy}

@@ -40,7 +40,5 @@ def nt_xent(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
     keys = gather_with_grad(z)  # [W * 2B, D]
     own = torch.arange(len(z), device=z.device)  # [2B]
     positive = own.roll(len(z0))  # [2B]: row b of one view pairs with row b of the other
-    itself = torch.zeros(len(z), len(keys), dtype=torch.bool, device=z.device)  # [2B, W * 2B]
-    offset = rank() * len(z)
-    itself[own, offset + own] = True
-    return nce(z, keys, offset + positive, temperature, exclude=itself).mean()
+    own += rank() * len(z)  # among the keys of all ranks
+    return nce(z, keys, rank() * len(z) + positive, temperature, exclude=own).mean()

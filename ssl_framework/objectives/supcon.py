@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ssl_framework.distributed import gather, gather_with_grad, rank
-from ssl_framework.functional import full_precision, nce, unit
+from ssl_framework.functional import SameClass, class_sums, nce, unit
 from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
 from ssl_framework.types import Batch, Clock, Outputs
 
@@ -51,13 +51,9 @@ def supcon(z: Tensor, label: Tensor, temperature: float) -> Tensor:
         Scalar; 0 if no row of any rank has a positive.
     """
     keys, classes = gather_with_grad(z), gather(label)  # [W * N, D], [W * N]
-    own = torch.arange(len(z), device=z.device)
-    itself = torch.zeros(len(z), len(keys), dtype=torch.bool, device=z.device)  # [N, W * N]
-    itself[own, rank() * len(z) + own] = True
-    same = (label[:, None] == classes[None]) & ~itself  # [N, W * N]
-    count = same.sum(dim=1)  # [N]
-    targets = same.to(full_precision(z).dtype) / count.clamp(min=1)[:, None]  # [N, W * N]
-    per_anchor = nce(z, keys, targets, temperature, exclude=itself)  # [N]
+    own = rank() * len(z) + torch.arange(len(z), device=z.device)  # [N]
+    count = class_sums(torch.empty(len(keys), 0, device=z.device), classes, label)[1] - 1  # [N] positives
+    per_anchor = nce(z, keys, SameClass(label, classes, own), temperature, exclude=own)  # [N]
     has_positive = (count > 0).to(per_anchor.dtype)  # [N]
     # Divided by the mean share over all ranks, so that W ranks still equal one when some rows have no positive.
     share = gather(has_positive).mean().clamp(min=1 / len(keys))
