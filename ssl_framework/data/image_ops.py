@@ -63,9 +63,12 @@ def resized_crop(images: Tensor, box: Tensor, size: int, flip: Tensor | None = N
     top, left, box_height, box_width = box.unbind(1)
     rows = resize_weights(top, box_height, height, size).div_(255.0)  # [B, size, H]
     columns = resize_weights(left, box_width, width, size, flip)  # [B, size, W]
-    images = images.float().view(batch, channels * height, width)  # [B, C * H, W]
-    images = torch.bmm(images, columns.mT).view(batch, channels, height, size)  # [B, C, H, size]
-    return torch.matmul(rows[:, None], images)  # [B, C, size, size]
+    # With the rows outermost both contractions are plain batched products, without a copy in between.
+    floats = images.new_empty(batch, height, channels, width, dtype=torch.float32)  # [B, H, C, W]
+    floats.copy_(images.transpose(1, 2))
+    narrow = torch.bmm(floats.view(batch, height * channels, width), columns.mT)  # [B, H * C, size]
+    small = torch.bmm(rows, narrow.view(batch, height, channels * size))  # [B, size, C * size]
+    return small.view(batch, size, channels, size).transpose(1, 2)  # [B, C, size, size], rows outermost in memory
 
 
 def grayscale(images: Tensor) -> Tensor:

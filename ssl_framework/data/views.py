@@ -3,7 +3,7 @@
 The order of operations is that of SimCLR (arXiv 2002.05709), MoCo v2 (2003.04297) and BYOL (2006.07733): random
 resized crop and flip, colour jitter, grayscale, blur, solarize, normalise. Every sample has its own random parameters
 with the distributions of torchvision's transforms, the order of the four jitter operations included.
-All parameters of a view are drawn for the whole batch before any pixel is touched.
+All parameters of a group of views are drawn for the whole batch before any pixel is touched.
 """
 
 import math
@@ -151,14 +151,18 @@ class Views(nn.Module):
         """
         images = self._checked(samples.images)
         height, width = images.shape[-2:]
-        views, geometry = [], []
+        views: list[Tensor] = []
+        geometry: list[Geometry] = []
         with torch.autocast(images.device.type, enabled=False):  # half precision would round the pixel positions
             for group in self.groups:
-                for _ in range(group.num_views):
-                    drawn = draw_parameters(group, len(images), height, width, images.device, generator)
-                    views.append(self._view(images, group, drawn))
-                    if self.geometry:
-                        geometry.append(as_geometry(drawn, height, width))
+                # All views of a group are one batch: half the calls, which is most of the time for small images.
+                rows = group.num_views * len(images)
+                drawn = draw_parameters(group, rows, height, width, images.device, generator)
+                joint = self._make(images.repeat(group.num_views, 1, 1, 1), group, drawn)  # [G * B, C, size, size]
+                views += joint.chunk(group.num_views)
+                if self.geometry:
+                    box, flip = as_geometry(drawn, height, width)
+                    geometry += map(Geometry, box.chunk(group.num_views), flip.chunk(group.num_views))
         return Batch(views, samples.index, samples.label, geometry if self.geometry else None)
 
     @torch.no_grad()
@@ -177,8 +181,8 @@ class Views(nn.Module):
             self._normalise(part, result[first:last])
         return result
 
-    def _view(self, images: Tensor, group: Group, drawn: Parameters) -> Tensor:
-        """Uint8 [B, C, H, W] -> one view [B, C, size, size] float32, normalised, chunk by chunk."""
+    def _make(self, images: Tensor, group: Group, drawn: Parameters) -> Tensor:
+        """Uint8 [B, C, H, W] -> one view of each [B, C, size, size] float32, normalised, chunk by chunk."""
         size = group.size
         taps = self.get_buffer(f"taps_{size}") if group.blur > 0 else None  # [kernel_size, size * size]
         result = torch.empty(len(images), self.channels, size, size, device=images.device)  # [B, C, size, size]
