@@ -68,6 +68,7 @@ def build_module(cfg: DictConfig, has_labels: bool) -> SSLModule:
         feature_mixer=build(cfg.feature_mixer),
         student_views=cfg.student_views,
         teacher_views=cfg.teacher_views,
+        micro_batch_size=cfg.data.micro_batch_size,
         seed=cfg.seed,
     )
 

@@ -129,7 +129,7 @@ def log_sum_exp(
         [N] the sums (``-inf`` where every column is left out), and [N] the largest term, without gradient.
     """
     if not isinstance(temperature, Tensor):
-        temperature = anchors.new_tensor(temperature)
+        temperature = anchors.new_full((), temperature)
     temperature = temperature.to(anchors.dtype).expand(len(anchors))  # [N]
     masks = [e[:, None] if isinstance(e, Tensor) and e.ndim == 1 else e for e in left_out]
     return _LogSumExp.apply(anchors, keys, temperature, masks)

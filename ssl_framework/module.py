@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ssl_framework.data.views import Views
 from ssl_framework.distributed import rank
 from ssl_framework.feature_mixers.base import FeatureMixer
+from ssl_framework.gradient_cache import cached_losses, together
 from ssl_framework.models.encoder import EMATeacher, Encoder
 from ssl_framework.objectives.base import Objective
 from ssl_framework.optim import OptimizerRecipe
@@ -29,6 +30,8 @@ class SSLModule(L.LightningModule):
         mixer: input-level mixing, ``Batch -> Batch``, or ``None``.
         feature_mixer: embedding-level mixing, handed to the objective, or ``None``.
         student_views, teacher_views: positions of the views each encodes; ``None`` is all.
+        micro_batch_size: samples that go through the encoders at once, on each rank; the loss is still that of the
+            whole batch (see ``gradient_cache``). ``None``: all.
         seed: of everything random in a step.
 
     Raises:
@@ -46,9 +49,14 @@ class SSLModule(L.LightningModule):
         feature_mixer: FeatureMixer | None = None,
         student_views: Sequence[int] | None = None,
         teacher_views: Sequence[int] | None = None,
+        micro_batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if micro_batch_size is not None and micro_batch_size < 2:
+            raise ValueError(
+                f"data.micro_batch_size is {micro_batch_size}: it must be at least 2, or null for no division"
+            )
         check_wiring(
             objective, teacher is not None, mixer, feature_mixer, views.num_views, student_views, teacher_views
         )
@@ -61,6 +69,7 @@ class SSLModule(L.LightningModule):
         self.recipe = optimizer
         self.student_views = student_views
         self.teacher_views = teacher_views
+        self.micro_batch_size = micro_batch_size
         self.seed = seed
         self.total_steps = 1  # known once the trainer is
 
@@ -74,16 +83,59 @@ class SSLModule(L.LightningModule):
         batch: Batch = self.views(samples)
         if self.mixer is not None:
             batch = self.mixer(batch)
-        student = self.student(batch.views, self.student_views)
-        teacher = self.teacher(batch.views, self.teacher_views, clock) if self.teacher is not None else None
-        with torch.autocast(batch.views[0].device.type, enabled=False):  # losses are computed in float32
-            return self.objective(in_float32(student), in_float32(teacher), batch, clock)
+        teacher = self.encode_teacher(batch.views, clock)
+
+        def objective(student: list[Outputs | None]) -> dict[str, Tensor]:
+            with torch.autocast(batch.views[0].device.type, enabled=False):  # losses are computed in float32
+                return self.objective(in_float32(student), in_float32(teacher), batch, clock)
+
+        def encode(views: list[Tensor]) -> list[Outputs | None]:
+            return self.student(views, self.student_views)
+
+        if not self.divides(len(batch.index)):
+            return objective(encode(batch.views))
+        assert self.micro_batch_size is not None
+        learns = any(p.requires_grad for p in self.objective.parameters())
+        return cached_losses(encode, self.student, batch.views, self.micro_batch_size, objective, learns)
+
+    def encode_teacher(self, views: list[Tensor], clock: Clock) -> list[Outputs | None] | None:
+        """The teacher's outputs, micro-batch after micro-batch; a shuffled teacher has groups of its own."""
+        if self.teacher is None:
+            return None
+        if self.teacher.shuffle_bn is not None or not self.divides(len(views[0])):
+            return self.teacher(views, self.teacher_views, clock)
+        assert self.micro_batch_size is not None
+        parts = zip(*(view.split(self.micro_batch_size) for view in views), strict=True)
+        return together([self.teacher(part, self.teacher_views, clock) for part in parts])
+
+    def divides(self, count: int) -> bool:
+        """Whether a batch of so many samples is encoded in several parts."""
+        return self.micro_batch_size is not None and self.micro_batch_size < count
+
+    def on_fit_start(self) -> None:
+        if self.micro_batch_size is None:
+            return
+        for key, found, wanted in (
+            ("trainer.precision", str(self.trainer.precision), "bf16-mixed or 32-true"),
+            (
+                "trainer.accumulate_grad_batches",
+                str(self.trainer.accumulate_grad_batches),
+                "1 and data.batch_size higher",
+            ),
+        ):
+            if found not in ("1", "bf16-mixed", "bf16-true", "32-true", "64-true"):
+                raise ValueError(
+                    f"{key} is {found}, which data.micro_batch_size={self.micro_batch_size} does not go with, because "
+                    f"part of the gradient is there before the loss is scaled: set {key} to {wanted}"
+                )
 
     def training_step(self, samples: Samples, batch_idx: int) -> Tensor:
         # All randomness of the step (views, mixers, dropout) is a function of (seed, batches done, rank), not of
         # history: a resumed run repeats it exactly. Under gradient accumulation every micro-batch has its own.
         batches_done = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
         torch.manual_seed(step_seed(self.seed, batches_done, rank()))
+        if self.micro_batch_size is not None:
+            self.zero_grad()  # here, not before the backward pass: part of the gradient comes during the losses
         losses = self.losses(samples, self.clock)
         self.refuse_non_finite(losses, batch_idx)
         self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()})
@@ -101,6 +153,10 @@ class SSLModule(L.LightningModule):
                 f"the loss is not finite at step {self.global_step} on rank {rank()} ({values}): "
                 "lower optimizer.lr_per_256, raise objective.temperature, or set trainer.precision=32-true"
             )
+
+    def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
+        if self.micro_batch_size is None:
+            super().optimizer_zero_grad(*args, **kwargs)
 
     def on_after_backward(self) -> None:
         self.objective.after_backward(self.clock)

@@ -18,6 +18,7 @@ from ssl_framework.data.sources import Images
 from ssl_framework.distributed import gather, gather_with_grad, own_rows, rank, world_size
 from ssl_framework.evaluation.frozen import extract
 from ssl_framework.feature_mixers.mochi import MoCHi
+from ssl_framework.gradient_cache import cached_losses
 from ssl_framework.memory import Queue
 from ssl_framework.models.encoder import EMATeacher, Encoder
 from ssl_framework.objectives.base import Objective
@@ -26,7 +27,7 @@ from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.supcon import SupCon
-from ssl_framework.types import Batch, Clock
+from ssl_framework.types import Batch, Clock, Outputs
 
 GLOBAL_BATCH, WIDTH, DIM, STEPS = 8, 10, 6, 3
 
@@ -84,6 +85,41 @@ def train(build: Callable[[], Objective]) -> dict[str, Any]:
     return seen
 
 
+class CachedStep(nn.Module):
+    """A wrapped forward pass in micro-batches of three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(WIDTH, DIM)
+        self.objective = SimCLR(0.2)
+
+    def forward(self, views: list[Tensor], divided: bool) -> Tensor:
+        def encode(parts: list[Tensor]) -> list[Outputs | None]:
+            return [{"projector": self.linear(part)} for part in parts]
+
+        def objective(outputs: list[Outputs | None]) -> dict[str, Tensor]:
+            return self.objective(outputs, None, Batch(views=[], index=torch.arange(0)), Clock(0, 0, 1))
+
+        if not divided:
+            return objective(encode(views))["loss"]
+        return cached_losses(encode, self.linear, views, 3, objective, False)["loss"]
+
+
+def micro_batches(divided: bool) -> list[Tensor]:
+    """Gradients of two steps, the second to see that the first left nothing behind."""
+    step = CachedStep()
+    wrapped = DistributedDataParallel(step) if world_size() > 1 else step
+    grads = []
+    for number in range(2):
+        data = torch.Generator().manual_seed(number)
+        views = [own_rows(torch.randn(GLOBAL_BATCH, WIDTH, generator=data)) for _ in range(2)]
+        step.zero_grad()
+        wrapped(views, divided).backward()
+        grads.append(torch.cat([p.grad.flatten() for p in step.parameters() if p.grad is not None]))
+    return grads
+
+
 class Tower(nn.Module):
     """A backbone with batch statistics, small enough for a spawn."""
 
@@ -136,6 +172,7 @@ def work(process: int, port: int, folder: str) -> None:
     seen: dict[str, Any] = {name: train(build) for name, build in OBJECTIVES.items()}
     functional.TILE = 3 * GLOBAL_BATCH  # a few anchors at a time
     seen["tiled"] = {name: train(build) for name, build in OBJECTIVES.items()}
+    seen["micro_batches"] = micro_batches(divided=True)
     seen["others"], seen["gather_gradient"] = others(), gather_gradient()
     torch.save(seen, Path(folder) / f"{process}.pt")
     dist.destroy_process_group()
@@ -180,6 +217,12 @@ def test_memory_is_the_same_on_both_ranks(name: str, two_ranks: list[dict[str, A
 def test_the_table_covers_every_method() -> None:
     methods = {path.stem for path in (Path(__file__).parent.parent / "configs" / "method").glob("*.yaml")}
     assert methods <= OBJECTIVES.keys()
+
+
+def test_two_ranks_in_micro_batches_equal_one_undivided(two_ranks: list[dict[str, Any]]) -> None:
+    expected = micro_batches(divided=False)
+    for each in two_ranks:
+        torch.testing.assert_close(each["micro_batches"], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_shuffled_batch_normalisation_does_not_depend_on_the_ranks(two_ranks: list[dict[str, Any]]) -> None:

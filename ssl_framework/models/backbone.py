@@ -4,6 +4,7 @@ The small ones are registered with timm, so that exported weights load through `
 ``ssl_framework.models.backbone`` has been imported.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -26,7 +27,8 @@ class Backbone(nn.Module):
         image_size: side of the views in pixels.
         channels: of the views.
         options: passed to ``timm.create_model`` (``{img_size: 64}`` for a ViT, ``{drop_path_rate: 0.1}`` ...).
-        channels_last: memory layout of images and weights; the same numbers, faster for some nets on some devices.
+        channels_last: device types ("cpu", "cuda") on which images and weights lie with the channels innermost: the
+            same numbers, faster for some nets on some devices.
 
     Raises:
         ValueError: timm has no such model, or it cannot take these images.
@@ -39,9 +41,12 @@ class Backbone(nn.Module):
         image_size: int,
         channels: int,
         options: dict[str, Any] | None = None,
-        channels_last: bool = False,
+        channels_last: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        if isinstance(channels_last, str) or not set(channels_last) <= {"cpu", "cuda"}:
+            raise ValueError(f"backbone.channels_last is {channels_last!r}: give a list of cpu and cuda, or []")
+        self.channels_last = tuple(channels_last)
         self.timm_name = small_name if small_name is not None and image_size <= SMALL_IMAGE else name
         if not timm.is_model(self.timm_name):
             near = ", ".join(timm.list_models(f"*{self.timm_name[:8]}*")[:6]) or "see timm.list_models()"
@@ -58,8 +63,7 @@ class Backbone(nn.Module):
                 f"backbone.name={self.timm_name} cannot take {channels} x {image_size} x {image_size} images with "
                 f"backbone.options={options}: {reason}"
             ) from error
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.net.to(memory_format=self.layout)
+        self._apply(lambda weight: weight)  # lays the weights out for the CPU
 
     @torch.no_grad()
     def _probe(self, image_size: int, channels: int) -> int:
@@ -69,9 +73,18 @@ class Backbone(nn.Module):
         self.net.train()
         return dim
 
+    def _layout(self, device: torch.device) -> torch.memory_format:
+        return torch.channels_last if device.type in self.channels_last else torch.contiguous_format
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Backbone":
+        """Also lays the weights out anew, since every way of moving a module comes through here."""
+        super()._apply(fn, recurse)
+        self.net.to(memory_format=self._layout(next(self.net.parameters()).device))
+        return self
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """[B, C, H, W] -> "pooled" [B, D] and "map" [B, D', h, w] or "tokens" [B, N, D']."""
-        features = self.net.forward_features(x.contiguous(memory_format=self.layout))
+        features = self.net.forward_features(x.contiguous(memory_format=self._layout(x.device)))
         name = "map" if features.ndim == 4 else "tokens"
         return {name: features, "pooled": self.net.forward_head(features, pre_logits=True)}
 

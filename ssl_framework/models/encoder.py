@@ -116,7 +116,8 @@ class EMATeacher(nn.Module):
     def _shuffled(self, view: Tensor, clock: Clock) -> Outputs:
         assert self.shuffle_bn is not None
         everyone = gather(view)  # [W * B, C, h, w]
-        order = torch.randperm(len(everyone), generator=clock.generator()).to(view.device)  # [W * B]
+        generator = clock.generator(view.device)  # of the device: moving the order there would make the host wait
+        order = torch.randperm(len(everyone), generator=generator, device=view.device)  # [W * B]
         mine = everyone[own_rows(order)]  # [B, C, h, w]
         groups = mine.tensor_split(max(1, len(mine) // self.shuffle_bn))
         parts = [self.encoder.encode(group) for group in groups]
