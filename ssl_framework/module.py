@@ -78,6 +78,13 @@ class SSLModule(L.LightningModule):
         """Where the run stands."""
         return Clock(self.global_step, self.current_epoch, self.total_steps, self.seed)
 
+    def compile_parts(self) -> None:
+        """Has encoders and views compiled at their first call; the names of weights stay as they are."""
+        self.student.encode = torch.compile(self.student.encode)  # type: ignore[method-assign]
+        if self.teacher is not None:
+            self.teacher.encoder.encode = torch.compile(self.teacher.encoder.encode)  # type: ignore[method-assign]
+        self.views.make = torch.compile(self.views.make)
+
     def losses(self, samples: Samples, clock: Clock) -> dict[str, Tensor]:
         """One forward pass of the method: samples -> "loss" and what is logged."""
         batch: Batch = self.views(samples)

@@ -35,9 +35,12 @@ from ssl_framework.callbacks import (
     StopSignals,
     load_checkpoint,
 )
+from ssl_framework.data.loader import DataModule
+from ssl_framework.device import cpu_has_bf16, faster_precision, keep_freed_memory
 from ssl_framework.evaluation.frozen import FrozenEvaluation, count_parameters
 from ssl_framework.main import STOPPED, local_processes, write
 from ssl_framework.metrics_log import MetricsCSV
+from ssl_framework.module import SSLModule
 from ssl_framework.report.tables import cost_of, run_table
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "timm", "numpy", "scikit-learn")
@@ -57,11 +60,15 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     """
     started = time.perf_counter()
     quiet()
+    keep_freed_memory()
     source = commit()  # now: the tree may move on while the run goes
     console = Console()
     L.seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
     module = build_module(cfg, data.pretrain.label is not None)
+    settle_precision(cfg, folder, module, data)
+    if cfg.trainer.compile:
+        module.compile_parts()
     csv = MetricsCSV(folder)
     evaluation: FrozenEvaluation = build(cfg.evaluation)
     progress = Progress(console)
@@ -91,6 +98,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
             "config_hash": config_hash(cfg),
             "versions": versions(),
             "commit": source,
+            "precision": cfg.trainer.precision,
             "device": device_name(trainer.strategy.root_device),
             "processes": trainer.world_size,
             "steps": trainer.global_step,
@@ -114,32 +122,27 @@ def quiet() -> None:
 
 
 def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
-    """The Lightning Trainer; ``devices: auto`` are all local GPUs, ``precision: auto`` is bf16 on GPUs that have it.
+    """The Lightning Trainer; ``devices: auto`` are all local GPUs.
 
     Raises:
         ValueError: the machine lacks what the config asks for.
     """
-    accelerator = cfg.accelerator
-    if accelerator == "auto":
-        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    accelerator = accelerator_of(cfg)
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise ValueError("trainer.accelerator is gpu, but there is no GPU here: choose trainer=cpu or trainer=ddp_cpu")
     for key in ("max_epochs", "max_steps"):
         if not isinstance(cfg[key], int) or (cfg[key] < 1 and (key == "max_epochs" or cfg[key] != -1)):
             raise ValueError(f"trainer.{key} is {cfg[key]}: it must be a whole number, at least 1")
     devices = local_processes(cfg)
-    precision = cfg.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if accelerator == "gpu" and torch.cuda.is_bf16_supported() else "32-true"
     plugins: list[Any] = [AtomicCheckpointIO()]
     if cfg.slurm:
         plugins.append(SLURMEnvironment(auto_requeue=False))  # Checkpoints saves; main asks for the requeue
-    return L.Trainer(
+    trainer = L.Trainer(
         accelerator=accelerator,
         devices=devices,
         num_nodes=cfg.num_nodes,
         strategy="ddp" if devices * cfg.num_nodes > 1 else "auto",
-        precision=precision,
+        precision=cfg.precision,
         max_epochs=cfg.max_epochs,
         max_steps=cfg.max_steps,
         accumulate_grad_batches=cfg.accumulate_grad_batches,
@@ -156,6 +159,37 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback], lo
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
+    # With several processes Lightning asks in every step, by a broadcast that the host waits for, whether rank 0 got a
+    # SIGTERM. StopSignals and Checkpoints do that every few steps.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+def accelerator_of(cfg: DictConfig) -> str:
+    """ "gpu" or "cpu": what ``trainer.accelerator`` says, ``auto`` being a GPU if there is one."""
+    if cfg.accelerator != "auto":
+        return cfg.accelerator
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+def settle_precision(cfg: DictConfig, folder: Path, module: SSLModule, data: DataModule) -> None:
+    """Replaces ``trainer.precision: auto`` by what it means here, in ``cfg`` and in the folder's config.yaml.
+
+    On a GPU bf16 where it has it. On a CPU with bf16 instructions, for one process, what is faster for this encoder as
+    timed now; else float32. Written down, a resumed run goes on in the same precision.
+    """
+    if cfg.trainer.precision != "auto":
+        return
+    precision = "32-true"
+    if accelerator_of(cfg.trainer) == "gpu":
+        if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
+            precision = "bf16-mixed"
+    elif cpu_has_bf16() and local_processes(cfg.trainer) * cfg.trainer.num_nodes == 1:
+        index = torch.arange(min(64, data.pretrain.shape[0]))
+        precision = faster_precision(module.student, module.views.clean(data.pretrain.pixels[index]))
+    cfg.trainer.precision = precision
+    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
+        write(folder / "config.yaml", OmegaConf.to_yaml(cfg))
 
 
 def build_loggers(cfg: DictConfig, folder: Path, about: dict[str, Any], seed: int) -> list[Logger]:

@@ -136,7 +136,7 @@ def color_jitter_(images: Tensor, factors: Tensor, order: Tensor, active: Tensor
     column = torch.arange(3, device=images.device)  # [3]
     blends = order.gather(1, column + (position[:, None] <= column))  # [B, 3] the order without the hue
     before = position if hue else torch.full_like(position, 3)  # [B] blends before the hue
-    if images.device.type != "cpu":
+    if images.device.type != "cpu" or torch.compiler.is_compiling():
         return _jitter_(images, factors, blends, before, active, [slice(0, len(images))] * 7, hue)
     # Sorted by the number of blends before the hue, most first and the inactive last, every pass is one slice.
     rank = torch.where(active, before, -1)
@@ -237,7 +237,7 @@ def on_selected_(images: Tensor, mask: Tensor, operation: Callable[..., Tensor],
         operation: acts on each sample alone; its result may have one channel, which is then repeated.
         parameters: [B, ...] tensors that are handed to the operation.
     """
-    if images.device.type != "cpu":
+    if images.device.type != "cpu" or torch.compiler.is_compiling():
         return images.copy_(torch.where(mask[:, None, None, None], operation(images, *parameters), images))
     sample = mask.nonzero().squeeze(1)  # [n]
     chosen = images.index_select(0, sample)  # [n, C, h, w]

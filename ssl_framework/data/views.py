@@ -140,6 +140,7 @@ class Views(nn.Module):
             self.register_buffer(f"taps_{size}", taps, persistent=False)
         self.num_views = sum(group.num_views for group in self.groups)
         self.geometry = geometry
+        self.make = make_view  # a compiled run replaces it
 
     @torch.no_grad()
     def forward(self, samples: Samples, generator: torch.Generator | None = None) -> Batch:
@@ -187,7 +188,7 @@ class Views(nn.Module):
         taps = self.get_buffer(f"taps_{size}") if group.blur > 0 else None  # [kernel_size, size * size]
         result = torch.empty(len(images), self.channels, size, size, device=images.device)  # [B, C, size, size]
         for first, last in chunks(len(images), max(images[0, 0].numel(), size * size), images.device):
-            part = make_view(images[first:last], drawn.rows(first, last), size, taps, hue=group.jitter[3] > 0)
+            part = self.make(images[first:last], drawn.rows(first, last), size, taps, hue=group.jitter[3] > 0)
             self._normalise(part, result[first:last])
         return result
 

@@ -1,0 +1,162 @@
+"""Precision chosen by measuring, memory layout by device, and a step in which the host never reads a number back."""
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ssl_framework import device
+from ssl_framework.build import build_data, build_module
+from ssl_framework.models.backbone import Backbone
+from ssl_framework.run import settle_precision
+from ssl_framework.types import Batch, Clock, Samples
+from tests.runs import METHODS, config, run_in, small
+
+
+class Reads(TorchDispatchMode):
+    """Counts the operations that make the host wait for a device: a number read back, a size that depends on values."""
+
+    waits = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten._unique2", "aten.equal")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        name = str(function).rsplit(".", 1)[0]
+        masked = name == "aten.index" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if name in self.waits or masked:
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_counter_counts() -> None:
+    x = torch.arange(3.0)
+    with Reads() as reads:
+        x.sum().item(), x[x > 1], bool((x > 0).all()), x * 2
+    assert sorted(reads.seen) == ["aten._local_scalar_dense"] * 2 + ["aten.index"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_after_the_views_waits_for_the_device(method: str) -> None:
+    """Encoders, objective, backward pass, optimizer and teacher of every method; the views have their own GPU test."""
+    cfg = small(method)
+    data = build_data(cfg).pretrain
+    module = build_module(cfg, True)
+    optimizer, schedule = module.recipe.build(module, 8, 10)
+    index = torch.arange(8)
+    assert data.label is not None
+    views = module.views(Samples(data.pixels[index], index, data.label[index])).views
+    module.views.forward = lambda samples: Batch(views, samples.index, samples.label)  # type: ignore[method-assign]
+    samples = Samples(data.pixels[index], index, data.label[index])
+    for step in range(2):  # the first makes the optimizer's state
+        with Reads() as reads:
+            losses = module.losses(samples, Clock(step + 5, 0, 10))
+            losses["loss"].backward()
+            optimizer.step()
+            schedule.step()
+            if module.teacher is not None:
+                module.teacher.update(module.student, Clock(step + 5, 0, 10))
+    assert reads.seen == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_whole_step_on_a_gpu_never_waits(method: str) -> None:
+    """The driver's own count: an operation that synchronises is an error."""
+    cfg = small(method)
+    data = build_data(cfg).pretrain
+    module = build_module(cfg, True).cuda()
+    optimizer, _ = module.recipe.build(module, 8, 10)
+    assert data.label is not None
+    samples = Samples(*(x.cuda() for x in (data.pixels[:8], torch.arange(8), data.label[:8])))
+    for step in range(3):
+        torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first step sets libraries up
+        try:
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = module.losses(samples, Clock(step + 5, 0, 10))["loss"]
+            loss.backward()
+            optimizer.step()
+            if module.teacher is not None:
+                module.teacher.update(module.student, Clock(step + 5, 0, 10))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_layout_follows_the_device() -> None:
+    images = torch.randn(2, 3, 32, 32)
+    both = [Backbone("ssl_tiny", None, 32, 3, channels_last=where) for where in (["cpu"], ["cuda"])]
+    both[1].load_state_dict(both[0].state_dict())
+    weights = [backbone.net.features[3].weight for backbone in both]
+    assert weights[0].is_contiguous(memory_format=torch.channels_last) and not weights[0].is_contiguous()
+    assert weights[1].is_contiguous()
+    torch.testing.assert_close(both[0](images)["pooled"], both[1](images)["pooled"])
+    moved = both[0].to("meta")
+    assert moved.net.features[3].weight.is_contiguous()
+    with pytest.raises(ValueError, match=r"backbone\.channels_last is 'cpu': give a list"):
+        Backbone("ssl_tiny", None, 32, 3, channels_last="cpu")
+
+
+def settled(folder: Path, *overrides: str) -> str:
+    cfg = small("simclr", *overrides)
+    data = build_data(cfg)
+    module = build_module(cfg, True)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    random = torch.get_rng_state()
+    settle_precision(cfg, folder, module, data)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    return cfg.trainer.precision
+
+
+def test_precision_on_a_cpu_is_measured_only_where_there_is_bf16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssl_framework.run.cpu_has_bf16", lambda: False)
+    assert settled(tmp_path, "trainer=cpu") == "32-true"
+    assert OmegaConf.load(tmp_path / "config.yaml").trainer.precision == "32-true"  # a resumed run does not ask again
+
+    monkeypatch.setattr("ssl_framework.run.cpu_has_bf16", lambda: True)
+    seconds = {True: 1.0, False: 2.0}
+    clock = [0.0]
+
+    halves = iter(range(1000))
+
+    def perf_counter() -> float:  # start and end of single, start and end of half, ...
+        number = next(halves)
+        clock[0] += 0.0 if number % 2 == 0 else seconds[number % 4 == 3]
+        return clock[0]
+
+    monkeypatch.setattr(time, "perf_counter", perf_counter)
+    assert settled(tmp_path, "trainer=cpu") == "bf16-mixed"
+    seconds[True] = 1.9  # not faster by enough
+    assert settled(tmp_path, "trainer=cpu") == "32-true"
+    seconds[True] = 0.1
+    assert settled(tmp_path, "trainer=ddp_cpu") == "32-true"  # ranks could measure differently
+    assert settled(tmp_path, "trainer=cpu", "trainer.precision=64-true") == "64-true"
+
+
+def test_a_run_in_bf16_says_so(tmp_path: Path) -> None:
+    run_in(tmp_path, small("simclr", "trainer=cpu", "trainer.precision=bf16-mixed", "trainer.max_steps=2"))
+    assert '"precision": "bf16-mixed"' in (tmp_path / "result.json").read_text()
+
+
+def test_bf16_instructions_are_found_in_cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = tmp_path / "cpuinfo"
+    monkeypatch.setattr(device, "Path", lambda _: described)
+    assert not device.cpu_has_bf16()
+    described.write_text("flags : fpu avx2 avx512_bf16 sse\n")
+    assert device.cpu_has_bf16()
+    described.write_text("flags : fpu avx2 sse\n")
+    assert not device.cpu_has_bf16()
+
+
+def test_compiled_parts_keep_their_names() -> None:
+    module = build_module(config("method=byol", "data=shapes"), True)
+    names = list(module.state_dict())
+    module.compile_parts()
+    assert list(module.state_dict()) == names
