@@ -69,7 +69,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 class StopSignals(L.Callback):
     """Notes Ctrl-C, SIGTERM and SLURM's SIGUSR1 in ``asked`` instead of dying of them; a second Ctrl-C stops at once.
 
-    Stands first in the list of callbacks, so that it listens while the baselines are scored as well.
+    Stands first in the list of callbacks, so that it listens before any other does work.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,9 @@
 """Probes on data whose answer is known, k-NN against scikit-learn, and what extraction may not change."""
 
 import warnings
+from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,8 @@ from ssl_framework.build import build_data, build_module
 from ssl_framework.data.sources import Images
 from ssl_framework.evaluation.frozen import Frozen, extract, extract_frozen, raw_pixels
 from ssl_framework.evaluation.probes import KNN, LinearProbe
-from tests.runs import small
+from ssl_framework.run import read_json
+from tests.runs import run_in, small
 
 
 def clusters(n: int, classes: int, spread: float, seed: int) -> Frozen:
@@ -140,3 +143,16 @@ def test_probes_warn_only_where_said() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         KNN(20, 0.1)(clusters(100, 5, 0.1, 0), clusters(50, 5, 0.1, 1))
+
+
+def test_the_untrained_backbone_is_that_of_the_seed_also_after_a_resume(tmp_path: Path) -> None:
+    """It is scored with the first evaluation, here after the run was resumed."""
+    overrides = ("evaluation=frozen", "evaluation.probes.knn.k=5", "evaluation.probes.linear=null")
+    cfg = small("simclr", *overrides, "evaluation.every_n_epochs=2")
+    run_in(tmp_path, small("simclr", "trainer.max_steps=6"))
+    run_in(tmp_path, cfg, resume=True)
+    L.seed_everything(cfg.seed, verbose=False)
+    data = build_data(cfg)
+    module = build_module(cfg, True)
+    train, test = (Frozen(extract_frozen(module, part), part.label) for part in (data.train, data.test))
+    assert read_json(tmp_path / "result.json")["baselines"]["untrained"] == KNN(5, 0.1)(train, test)

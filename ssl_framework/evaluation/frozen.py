@@ -65,7 +65,7 @@ def extract_frozen(module: SSLModule, images: Images) -> Tensor:
 
 class FrozenEvaluation(L.Callback):
     """Runs every probe on the frozen features every n epochs and at the end; scores raw pixels and the untrained
-    backbone once, at the start, with the same probes.
+    backbone with the same probes once, with the first evaluation, so that training need not wait for it.
 
     Args:
         probes: name -> probe.
@@ -86,6 +86,7 @@ class FrozenEvaluation(L.Callback):
         self.metrics: dict[str, float] = {}
         self.baselines: dict[str, dict[str, float]] = {}
         self.evaluated_at = -1
+        self.initial: dict[str, Tensor] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"metrics": self.metrics, "baselines": self.baselines, "evaluated_at": self.evaluated_at}
@@ -114,6 +115,10 @@ class FrozenEvaluation(L.Callback):
             torch.distributed.broadcast_object_list(result, src=0)
         return result[0]
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, SSLModule)
+        self.initial = copied(pl_module.student)  # now: a resumed run is given its weights after this hook
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         if self.probes and not data.has_labels:
@@ -123,12 +128,8 @@ class FrozenEvaluation(L.Callback):
                     "which this data set lacks"
                 )
             self.probes = {}
-        if self.probes and self.with_baselines and not self.baselines:
-            assert isinstance(pl_module, SSLModule)
-            self.baselines = {
-                "raw_pixels": self.score(raw_pixels, data),
-                "untrained": self.score(lambda images: extract_frozen(pl_module, images), data),
-            }
+        if not self.probes or not self.with_baselines or self.baselines:
+            self.initial = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         done = trainer.current_epoch + 1
@@ -150,11 +151,25 @@ class FrozenEvaluation(L.Callback):
         """Scores the student as it is now. Changes ``metrics``."""
         assert isinstance(pl_module, SSLModule)
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        if self.initial is not None:
+            trained = copied(pl_module.student)
+            pl_module.student.load_state_dict(self.initial)
+            self.baselines = {
+                "raw_pixels": self.score(raw_pixels, data),
+                "untrained": self.score(lambda images: extract_frozen(pl_module, images), data),
+            }
+            pl_module.student.load_state_dict(trained)
+            self.initial = None
         self.metrics = self.score(lambda images: extract_frozen(pl_module, images), data)
         self.evaluated_at = trainer.global_step
         logged = {f"eval/{name}": value for name, value in self.metrics.items()}
         for logger in trainer.loggers:
             logger.log_metrics(logged, step=trainer.global_step)
+
+
+def copied(module: nn.Module) -> dict[str, Tensor]:
+    """The state of a module as it is now."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
 def raw_pixels(images: Images) -> Tensor:
