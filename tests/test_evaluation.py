@@ -13,8 +13,8 @@ from sklearn.preprocessing import StandardScaler
 
 from ssl_framework.build import build_data, build_module
 from ssl_framework.data.sources import Images
-from ssl_framework.evaluation.frozen import Frozen, extract, extract_frozen, raw_pixels
-from ssl_framework.evaluation.probes import KNN, LinearProbe
+from ssl_framework.evaluation.frozen import Frozen, FrozenEvaluation, extract, extract_frozen, raw_pixels
+from ssl_framework.evaluation.probes import KNN, LinearProbe, LinearSGD
 from ssl_framework.run import read_json
 from tests.runs import run_in, small
 
@@ -27,21 +27,22 @@ def clusters(n: int, classes: int, spread: float, seed: int) -> Frozen:
     return Frozen(centres[y] + spread * torch.randn(n, 16, generator=generator), y)
 
 
-PROBES = [KNN(20, 0.1), LinearProbe(1e-4, 100)]
+SGD = LinearSGD([0.03, 0.3], 20, 32, momentum=0.9, weight_decay=0.0, held_out=0.1, seed=0)
+PROBES = [KNN(20, 0.1), LinearProbe(1e-4, 100), SGD]
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_separable_data_gives_100_percent(probe: KNN | LinearProbe) -> None:
-    (value,) = probe(clusters(300, 5, 0.05, 0), clusters(200, 5, 0.05, 1)).values()
+def test_separable_data_gives_100_percent(probe: KNN | LinearProbe | LinearSGD) -> None:
+    value = next(iter(probe(clusters(300, 5, 0.05, 0), clusters(200, 5, 0.05, 1)).values()))
     assert value == 100.0
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_shuffled_labels_give_chance(probe: KNN | LinearProbe) -> None:
+def test_shuffled_labels_give_chance(probe: KNN | LinearProbe | LinearSGD) -> None:
     train, test = clusters(2000, 5, 0.05, 0), clusters(2000, 5, 0.05, 1)
     shuffled = [x._replace(y=torch.randint(5, (2000,), generator=torch.Generator().manual_seed(i))) for i, x in
                 enumerate((train, test))]  # fmt: skip
-    (value,) = probe(*shuffled).values()
+    value = next(iter(probe(*shuffled).values()))
     assert abs(value - 20) < 4  # four and a half standard errors of 2000 draws
 
 
@@ -156,3 +157,64 @@ def test_the_untrained_backbone_is_that_of_the_seed_also_after_a_resume(tmp_path
     module = build_module(cfg, True)
     train, test = (Frozen(extract_frozen(module, part), part.label) for part in (data.train, data.test))
     assert read_json(tmp_path / "result.json")["baselines"]["untrained"] == KNN(5, 0.1)(train, test)
+
+
+def test_rates_trained_together_equal_each_trained_alone_by_torch() -> None:
+    train = clusters(90, 3, 2.0, seed=0)
+    rates = [0.02, 0.2, 1.5]
+    probe = LinearSGD(rates, epochs=3, batch_size=32, momentum=0.9, weight_decay=1e-3, held_out=0.5, seed=4)
+    weight, bias = probe.fit(train.x, train.y, 3)
+    for number, rate in enumerate(rates):
+        generator = torch.Generator().manual_seed(4)
+        layer = torch.nn.Linear(16, 3)
+        layer.weight.data = 0.01 * torch.randn(3, 16, generator=generator)
+        layer.bias.data.zero_()
+        solver = torch.optim.SGD(layer.parameters(), lr=rate * 32 / 256, momentum=0.9, weight_decay=1e-3)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(solver, T_max=9)
+        for _ in range(3):
+            for index in torch.randperm(90, generator=generator).split(32):
+                solver.zero_grad()
+                torch.nn.functional.cross_entropy(layer(train.x[index]), train.y[index]).backward()
+                solver.step()
+                schedule.step()
+        torch.testing.assert_close(weight[number], layer.weight.data, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(bias[number], layer.bias.data, rtol=1e-4, atol=1e-5)
+
+
+def test_the_rate_is_chosen_without_the_test_split() -> None:
+    train, test = clusters(300, 5, 0.5, seed=0), clusters(100, 5, 0.5, seed=1)
+    probe = LinearSGD([1e-9, 0.3], 10, 32, momentum=0.9, weight_decay=0.0, held_out=0.2, seed=0)
+    wrong = Frozen(test.x, (test.y + 1) % 5)
+    assert probe(train, test) == {"linear_sgd[epochs=10]/top1": 100.0, "linear_sgd[epochs=10]/learning_rate": 0.3}
+    assert probe(train, wrong) == {"linear_sgd[epochs=10]/top1": 0.0, "linear_sgd[epochs=10]/learning_rate": 0.3}
+
+
+def test_features_in_bfloat16_take_half_the_memory_and_score_alike() -> None:
+    module = build_module(small("simclr"), True)
+    images = build_data(small("simclr")).train
+    whole, half = extract_frozen(module, images), extract_frozen(module, images, torch.bfloat16)
+    assert half.dtype == torch.bfloat16 and whole.dtype == torch.float32
+    torch.testing.assert_close(half.float(), whole, rtol=0.05, atol=0.02)
+    train, test = clusters(200, 4, 0.3, seed=0), clusters(50, 4, 0.3, seed=1)
+    for probe in PROBES:
+        values = probe(Frozen(train.x.bfloat16(), train.y), Frozen(test.x.bfloat16(), test.y))
+        assert next(iter(values.values())) == 100.0
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"learning_rates": []}, r"learning_rates is \[\]"),
+        ({"held_out": 1.0}, r"held_out is 1\.0"),
+        ({"epochs": 0}, "epochs=0"),
+    ],
+)
+def test_refused_sgd_settings(change: dict, message: str) -> None:
+    settings = {"learning_rates": [0.1], "epochs": 1, "batch_size": 8, "momentum": 0.9, "weight_decay": 0.0}
+    with pytest.raises(ValueError, match=message):
+        LinearSGD(**{**settings, "held_out": 0.1, "seed": 0, **change})
+
+
+def test_unknown_feature_type_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"evaluation\.features is float16: choose one of float32, bfloat16"):
+        FrozenEvaluation({}, 0, features="float16")

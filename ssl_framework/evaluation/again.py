@@ -54,7 +54,7 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
     device = torch.device("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
     module.to(device)
     evaluation: FrozenEvaluation = build(cfg.evaluation)
-    metrics = evaluation.score(lambda images: extract_frozen(module, images), data)
+    metrics = evaluation.score(lambda images: extract_frozen(module, images, evaluation.dtype), data)
     write_json(folder / "evaluation.json", {"metrics": metrics, "overrides": overrides, "device": device_name(device)})
     return metrics
 

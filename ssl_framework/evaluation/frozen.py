@@ -17,10 +17,13 @@ CHUNK_PIXELS = 512 * 64 * 64
 """Pixels (times channels ignored) that go through the encoder at once."""
 
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
 class Frozen(NamedTuple):
     """Features of one split."""
 
-    x: Tensor  # [N, D] float32, not normalised
+    x: Tensor  # [N, D] float32 or bfloat16, not normalised
     y: Tensor  # [N] int64
 
 
@@ -31,33 +34,40 @@ class Probe(Protocol):
 
 
 @torch.no_grad()
-def extract(embed: Callable[[Tensor], Tensor], images: Images, device: torch.device | str) -> Tensor:
+def extract(
+    embed: Callable[[Tensor], Tensor],
+    images: Images,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """Features of all images in their order, each computed on exactly one rank.
 
     Args:
         embed: uint8 [B, C, H, W] -> [B, D].
         images: N images.
         device: where ``embed`` runs.
+        dtype: of the features.
 
     Returns:
-        [N, D] float32 on the CPU, the same on every rank.
+        [N, D] on the CPU, the same on every rank.
     """
     pixels = images.pixels
     total, ranks = len(pixels), world_size()
     share = -(-total // ranks)  # rounded up; the rows that pad the last rank are cut off below
     mine = torch.arange(rank() * share, (rank() + 1) * share).clamp(max=total - 1)  # [share]
     chunk = max(1, CHUNK_PIXELS // (pixels.shape[2] * pixels.shape[3]))
-    parts = [embed(pixels[index.to(pixels.device)].to(device)).float() for index in mine.split(chunk)]
+    parts = [embed(pixels[index.to(pixels.device)].to(device)).to(dtype) for index in mine.split(chunk)]
     return gather(torch.cat(parts))[:total].cpu()  # [N, D]
 
 
 @torch.no_grad()
-def extract_frozen(module: SSLModule, images: Images) -> Tensor:
-    """Features of the student's backbone: clean images, eval mode, float32; the module's modes are restored."""
+def extract_frozen(module: SSLModule, images: Images, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Features of the student's backbone on clean images in eval mode, [N, D] ``dtype``; the modes are restored."""
     modes = {name: part.training for name, part in module.named_modules()}
     module.eval()
     try:
-        return extract(lambda x: module.student.embed(module.views.clean(x)), images, module.device)
+        with torch.autocast(module.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            return extract(lambda x: module.student.embed(module.views.clean(x)), images, module.device, dtype)
     finally:
         for name, part in module.named_modules():
             part.training = modes[name]
@@ -71,11 +81,17 @@ class FrozenEvaluation(L.Callback):
         probes: name -> probe.
         every_n_epochs: 0 for only at the end.
         baselines: whether to score raw pixels and the untrained backbone.
+        features: "float32" or "bfloat16", in which the backbone's features are computed and kept; probes compute in
+            float32.
 
     Logs ``eval/<metric>``. ``metrics`` holds the latest values, ``baselines`` the two references.
     """
 
-    def __init__(self, probes: Mapping[str, Probe], every_n_epochs: int, baselines: bool = True) -> None:
+    def __init__(
+        self, probes: Mapping[str, Probe], every_n_epochs: int, baselines: bool = True, features: str = "float32"
+    ) -> None:
+        if features not in DTYPES:
+            raise ValueError(f"evaluation.features is {features}: choose one of {', '.join(DTYPES)}")
         if every_n_epochs < 0:
             raise ValueError(
                 f"evaluation.every_n_epochs is {every_n_epochs}: it must be at least 0 (0: only at the end)"
@@ -83,6 +99,7 @@ class FrozenEvaluation(L.Callback):
         self.probes = {name: probe for name, probe in probes.items() if probe is not None}
         self.every_n_epochs = every_n_epochs
         self.with_baselines = baselines
+        self.dtype = DTYPES[features]
         self.metrics: dict[str, float] = {}
         self.baselines: dict[str, dict[str, float]] = {}
         self.evaluated_at = -1
@@ -156,11 +173,11 @@ class FrozenEvaluation(L.Callback):
             pl_module.student.load_state_dict(self.initial)
             self.baselines = {
                 "raw_pixels": self.score(raw_pixels, data),
-                "untrained": self.score(lambda images: extract_frozen(pl_module, images), data),
+                "untrained": self.score(lambda images: extract_frozen(pl_module, images, self.dtype), data),
             }
             pl_module.student.load_state_dict(trained)
             self.initial = None
-        self.metrics = self.score(lambda images: extract_frozen(pl_module, images), data)
+        self.metrics = self.score(lambda images: extract_frozen(pl_module, images, self.dtype), data)
         self.evaluated_at = trainer.global_step
         logged = {f"eval/{name}": value for name, value in self.metrics.items()}
         for logger in trainer.loggers:

@@ -1,5 +1,6 @@
 """Probes: what frozen features are scored with. Each states its protocol in its metric's name."""
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -42,10 +43,11 @@ class KNN:
         if not ks:
             return {}
         classes = int(torch.cat([train.y, test.y]).max()) + 1
-        bank, queries = F.normalize(train.x, dim=1), F.normalize(test.x, dim=1)  # [N, D], [M, D]
+        bank = F.normalize(train.x.float(), dim=1)  # [N, D]
         hits = dict.fromkeys(ks, 0)
-        for rows, y in zip(queries.split(self.chunk), test.y.split(self.chunk), strict=True):
-            similarity, neighbour = (rows @ bank.T).topk(max(ks), dim=1)  # [m, k]
+        for rows, y in zip(test.x.split(self.chunk), test.y.split(self.chunk), strict=True):
+            queries = F.normalize(rows.float(), dim=1)  # [m, D]
+            similarity, neighbour = (queries @ bank.T).topk(max(ks), dim=1)  # [m, k]
             # Subtracting the largest changes no vote and keeps the exponential in range for small T.
             weight = ((similarity - similarity[:, :1]) / self.temperature).exp()  # [m, k]
             for k in ks:
@@ -76,10 +78,11 @@ class LinearProbe:
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
         """Top-1 accuracy in percent, named ``linear/top1``."""
-        mean, std = train.x.mean(dim=0), train.x.std(dim=0)
+        x = train.x.float()
+        mean, std = x.mean(dim=0), x.std(dim=0)
         std = torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, torch.ones_like(std))  # dead features stay dead
-        weight, bias = self.fit((train.x - mean) / std, train.y)
-        predicted = F.linear((test.x - mean) / std, weight, bias).argmax(dim=1)  # [M]
+        weight, bias = self.fit((x - mean) / std, train.y)
+        predicted = F.linear((test.x.float() - mean) / std, weight, bias).argmax(dim=1)  # [M]
         return {"linear/top1": 100 * (predicted == test.y).float().mean().item()}
 
     @torch.enable_grad()
@@ -100,3 +103,100 @@ class LinearProbe:
 
         solver.step(closure)
         return weight.detach(), bias.detach()
+
+
+class LinearSGD:
+    """Linear classifiers trained by SGD on cached features, one for each learning rate, all of them at once.
+
+    Their weights lie side by side, so a step is one matrix product whatever their number. The rate is chosen on a part
+    of the train split that was held out; the test split is scored once, by the classifier chosen.
+
+    Args:
+        learning_rates: for a batch of 256, scaled linearly with ``batch_size``; each decays along a cosine to 0.
+        epochs: over the train split without the held-out part.
+        batch_size: rows a step.
+        momentum: of SGD.
+        weight_decay: of SGD, on weights and biases.
+        held_out: share of the train split the rate is chosen on, in (0, 1).
+        seed: of the held-out part and of the order.
+    """
+
+    def __init__(
+        self,
+        learning_rates: Sequence[float],
+        epochs: int,
+        batch_size: int,
+        momentum: float,
+        weight_decay: float,
+        held_out: float,
+        seed: int,
+    ) -> None:
+        if not learning_rates or min(learning_rates) <= 0:
+            raise ValueError(
+                f"evaluation.probes.linear_sgd.learning_rates is {list(learning_rates)}: give one or more, above 0"
+            )
+        if not 0 < held_out < 1:
+            raise ValueError(
+                f"evaluation.probes.linear_sgd.held_out is {held_out}: give a share of the train split, between 0 and 1"
+            )
+        if epochs < 1 or batch_size < 1:
+            raise ValueError(
+                f"evaluation.probes.linear_sgd has epochs={epochs}, batch_size={batch_size}: both must be at least 1"
+            )
+        self.learning_rates = [float(rate) for rate in learning_rates]
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.held_out = held_out
+        self.seed = seed
+
+    def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
+        """Top-1 accuracy in percent, named ``linear_sgd[epochs=...]/top1``, and the rate that was chosen."""
+        order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(self.seed))  # [N]
+        cut = max(1, round(self.held_out * len(order)))
+        held, kept = order[:cut], order[cut:]
+        mean, std = train.x[kept].float().mean(dim=0), train.x[kept].float().std(dim=0)
+        std = torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, torch.ones_like(std))
+
+        def standardised(x: Tensor) -> Tensor:
+            return (x.float() - mean) / std
+
+        classes = int(torch.cat([train.y, test.y]).max()) + 1
+        weight, bias = self.fit(standardised(train.x[kept]), train.y[kept], classes)  # [L, classes, D], [L, classes]
+        chosen = int(accuracies(weight, bias, standardised(train.x[held]), train.y[held]).argmax())
+        top1 = accuracies(weight[chosen, None], bias[chosen, None], standardised(test.x), test.y)[0].item()
+        name = f"linear_sgd[epochs={self.epochs}]"
+        return {f"{name}/top1": 100 * top1, f"{name}/learning_rate": self.learning_rates[chosen]}
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        """One classifier a rate: x [N, D], y [N] -> weights [L, classes, D] and biases [L, classes]."""
+        num, dim = len(self.learning_rates), x.shape[1]
+        rates = torch.tensor(self.learning_rates) * self.batch_size / 256  # [L]
+        generator = torch.Generator().manual_seed(self.seed)
+        start = 0.01 * torch.randn(classes, dim, generator=generator)  # [classes, D], the same for every rate
+        both = torch.cat([start, torch.zeros(classes, 1)], dim=1).repeat(num, 1, 1)  # [L, classes, D + 1]
+        speed = torch.zeros_like(both)  # [L, classes, D + 1]
+        rows = F.pad(x, (0, 1), value=1.0)  # [N, D + 1]: the bias is the weight of a constant
+        steps = self.epochs * -(-len(x) // self.batch_size)
+        step = 0
+        for _ in range(self.epochs):
+            for index in torch.randperm(len(x), generator=generator).split(self.batch_size):
+                part = rows[index]  # [b, D + 1]
+                share = (
+                    F.linear(part, both.flatten(0, 1)).view(len(part), num, classes).softmax(dim=2)
+                )  # [b, L, classes]
+                share[torch.arange(len(part)), :, y[index]] -= 1  # the gradient of the cross-entropy
+                gradient = (share.flatten(1).T @ part).view_as(both).div_(len(part))  # [L, classes, D + 1]
+                speed.mul_(self.momentum).add_(gradient).add_(both, alpha=self.weight_decay)
+                decay = (1 + math.cos(math.pi * step / steps)) / 2
+                both.sub_(speed * (decay * rates)[:, None, None])
+                step += 1
+        return both[..., :-1], both[..., -1]
+
+
+def accuracies(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Share of right answers of L classifiers: [L, classes, D], [L, classes], [M, D], [M] -> [L]."""
+    predicted = torch.einsum("md,lcd->mlc", x, weight).add_(bias).argmax(dim=2)  # [M, L]
+    return (predicted == y[:, None]).float().mean(dim=0)
