@@ -4,13 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.build import build_module
 from ssl_framework.main import CONFIGS
-from tests.runs import DATA, METHODS, config
+from ssl_framework.run import read_json
+from tests.runs import DATA, METHODS, config, run_in
 
 ROOT = Path(__file__).parent.parent
 GROUPS = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
@@ -135,3 +137,14 @@ def test_help_and_the_config_answer_without_torch() -> None:
     assert done.stderr.split() == ["False", "False"]
     done = command("--help")
     assert "method: byol, dcl" in done.stdout and "python train.py resume=outputs/latest" in done.stdout
+
+
+def test_the_gpu_experiment_rehearses_on_a_cpu(tmp_path: Path) -> None:
+    """The same config, a few images, two steps, uncompiled; ends in the protocol's metric at the final epoch."""
+    generator = np.random.default_rng(0)
+    for name, count in (("train", 220), ("test", 20)):
+        arrays = {"images": generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)}
+        np.savez(tmp_path / f"{name}.npz", labels=np.arange(count) % 10, **arrays)
+    small = ("trainer=cpu", "trainer.compile=false", "trainer.max_steps=2", "data.batch_size=8", "backbone=tiny")
+    run_in(tmp_path / "run", config("experiment=simclr/cifar10_200", f"data.root={tmp_path}", *small))
+    assert list(read_json(tmp_path / "run" / "result.json")["metrics"]) == ["knn[k=200,T=0.1]/top1"]

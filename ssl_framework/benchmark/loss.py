@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_framework.benchmark.timing import Figure, figure, interleaved, ratio
+from ssl_framework.benchmark.timing import Figure, figure, interleaved, peak_extra_mib, ratio
 from ssl_framework.functional import nce
 
 DIM, TEMPERATURE = 128, 0.2
@@ -64,33 +65,19 @@ def dense(z: Tensor) -> Tensor:
 
 
 def in_fresh_process(count: int) -> dict[str, float]:
-    """Peak memory is a property of a process: a new one measures it."""
+    """Peak memory is best seen in a process that has not held more before."""
     command = [sys.executable, "-m", "ssl_framework.benchmark.loss", str(count)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def measure(count: int) -> dict[str, float]:
-    """Peak memory in MiB beyond what was there before the call, and its seconds."""
-    import resource
-    import time
-
+    """Peak memory in MiB beyond inputs and gradients, and seconds, of one forward and backward pass."""
     step(rows(1024), tiled)  # libraries are loaded
     z = rows(count)
     z.grad = torch.zeros_like(z)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    else:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     started = time.perf_counter()
-    tiled(z).backward()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": time.perf_counter() - started, "peak_extra_mib": (peak - before) / 2**20}
+    peak = peak_extra_mib(lambda: tiled(z).backward())
+    return {"seconds": time.perf_counter() - started, "peak_extra_mib": peak}
 
 
 if __name__ == "__main__":

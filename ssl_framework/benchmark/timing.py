@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeAlias
 
 import torch
@@ -32,6 +33,28 @@ def wait() -> None:
     """Until the GPU, if any, has done what it was asked."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def peak_extra_mib(function: Callable[[], object]) -> float:
+    """Memory the call needed at its worst beyond what was in use before it, in MiB: of the GPU if there is one, else of
+    this process (Linux only; ``getrusage`` would report the peak of the process that started this one)."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is in use
+    before = peak_kib()
+    function()
+    return (peak_kib() - before) / 2**10
+
+
+def peak_kib() -> int:
+    """The kernel's record of this process's largest resident size."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def figure(values: Sequence[float]) -> Figure:
