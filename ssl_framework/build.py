@@ -39,7 +39,7 @@ def build(node: Any) -> Any:
 
 def build_data(cfg: DictConfig) -> DataModule:
     """The data of a run."""
-    return DataModule(build(cfg.data.source), cfg.data.batch_size, cfg.seed)
+    return DataModule(build(cfg.data.source), cfg.data.batch_size, cfg.seed, cfg.data.resident_share)
 
 
 def build_module(cfg: DictConfig, has_labels: bool) -> SSLModule:

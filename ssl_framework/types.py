@@ -35,11 +35,12 @@ class Mix(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """A batch as the loader yields it: images of one size, before any transformation."""
+    """A batch as the loader yields it: whole images of one size, or, of images of any size, the crops it has cut."""
 
-    images: Tensor  # [B, C, H, W] uint8
+    images: Tensor | list[Tensor]  # [B, C, H, W] uint8, or V x [B, C, h_v, w_v] uint8: one crop for each view
     index: Tensor  # type: ignore[assignment]  # [B] int64: position in the training set
     label: Tensor | None = None  # [B] int64 class
+    box: list[Tensor] | None = None  # of crops, V x [B, 4] float32: x0, y0, x1, y1, fractions of the source image
 
 
 class Batch(NamedTuple):

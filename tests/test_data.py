@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from ssl_framework.data.folder import FolderSource, check_memory, read_image
+from ssl_framework.data.decoding import read_image
+from ssl_framework.data.folder import FolderSource
 from ssl_framework.data.shapes import FACTORS, SHAPES, Shapes
 from ssl_framework.data.sources import Digits, Images, TorchvisionSource, holdout
 from ssl_framework.main import CONFIGS
@@ -643,15 +644,19 @@ def test_an_image_too_large_to_be_safe_is_unreadable(tmp_path: Path, monkeypatch
         folder_source(tmp_path, test_fraction=0).load("train")
 
 
-def test_more_images_than_memory_are_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_memory(100, 3, 10, available=60_000)
-    with pytest.raises(ValueError, match=r"more than half .* lower data.stored_size"):
-        check_memory(100, 3, 10, available=59_999)
-    for index in range(4):
-        save(tmp_path / f"{index}.png")
-    monkeypatch.setattr("ssl_framework.data.folder.read_image", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(ValueError, match=r"4 images of 3 x 1000000 x 1000000 bytes .*data.stored_size"):
-        folder_source(tmp_path, stored_size=1_000_000).load("train")
+def test_arrays_larger_than_the_share_of_memory_are_refused_before_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(tmp_path / "train.npz", images=np.zeros((500, 6, 5, 3), np.uint8), labels=np.zeros(500, int))
+    save_file({"images": torch.zeros(500, 6, 5, 3).byte(), "labels": torch.zeros(500)}, tmp_path / "test.safetensors")
+    assert (tmp_path / "train.npz").stat().st_size < 2000  # what counts is its content
+    monkeypatch.setattr("ssl_framework.data.sources.free_memory", lambda: 90_000)
+    monkeypatch.setattr("ssl_framework.data.sources.read_arrays", lambda _: pytest.fail("read"))
+    for split, name in (("train", "train.npz"), ("test", "test.safetensors")):
+        with pytest.raises(
+            ValueError, match=rf"{name} holds .*data\.resident_share=0\.5 .*prepare_data\.py.*data=store"
+        ):
+            torchvision_source(tmp_path, resident_share=0.5).load(split)
 
 
 @pytest.mark.parametrize(
@@ -681,8 +686,9 @@ def test_the_folder_config_builds_a_source(tmp_path: Path) -> None:
 def test_every_data_config_has_the_same_keys() -> None:
     keys = {path.stem: list(OmegaConf.load(path)) for path in sorted((CONFIGS / "data").glob("*.yaml"))}
     common = keys["cifar10"]
-    assert len(keys) >= 8 and set(keys) >= {"shapes", "digits", "cifar10", "cifar100", "stl10", "svhn", "folder"}
+    assert set(keys) >= {"shapes", "digits", "cifar10", "cifar100", "stl10", "svhn", "folder", "store", "files"}
     for name, found in keys.items():
         assert [key for key in found if key in common] == common, name
-        assert found == common or name == "folder"
+        own = set(found) - set(common)  # only sets of the user's own files have keys of their own
+        assert not own or name in ("folder", "files", "webdataset", "litdata"), name
         assert OmegaConf.load(CONFIGS / "data" / f"{name}.yaml").name == name

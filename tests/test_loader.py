@@ -1,11 +1,28 @@
-"""The order of the samples is a function of (seed, epoch), shared by all ranks, and continues after a stop."""
+"""The order of the samples is a function of (seed, epoch), shared by all ranks, and continues after a stop.
 
+Where the images lie, and what is made ahead, changes nothing in it.
+"""
+
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from ssl_framework.data import loader as loader_module
-from ssl_framework.data.loader import DataModule, ResidentLoader
+from ssl_framework.data import residence
+from ssl_framework.data.loader import DataModule, HostLoader, Loader, ResidentLoader, ahead, resident
 from ssl_framework.data.sources import Images
+from ssl_framework.data.store import Mapped
+from ssl_framework.types import Samples
+
+CPU = torch.device("cpu")
 
 
 def images(n: int = 23) -> Images:
@@ -14,7 +31,7 @@ def images(n: int = 23) -> Images:
     return Images(number.to(torch.uint8)[:, None, None, None].expand(n, 1, 2, 2).contiguous(), number % 3)
 
 
-def indices(loader: ResidentLoader, epoch: int) -> list[list[int]]:
+def indices(loader: Loader, epoch: int) -> list[list[int]]:
     loader.set_epoch(epoch)
     return [batch.index.tolist() for batch in loader]
 
@@ -67,6 +84,159 @@ class OneSet:
 
 def test_a_set_smaller_than_the_batch_is_refused_with_the_largest_that_works() -> None:
     with pytest.raises(ValueError, match=r"only 23 images: set data\.batch_size to at most 23"):
-        DataModule(OneSet(True), batch_size=24, seed=0)
-    assert DataModule(OneSet(True), batch_size=23, seed=0).has_labels
-    assert not DataModule(OneSet(False), batch_size=23, seed=0).has_labels
+        DataModule(OneSet(True), batch_size=24, seed=0, resident_share=0.5)
+    assert DataModule(OneSet(True), batch_size=23, seed=0, resident_share=0.5).has_labels
+    assert not DataModule(OneSet(False), batch_size=23, seed=0, resident_share=0.5).has_labels
+
+
+# --- images that are not resident
+
+
+def mapped(folder: Path) -> Images:
+    """The set of ``images()``, in a mapped file."""
+    np.save(folder / "train.npy", images().pixels.numpy())
+    return images()._replace(pixels=Mapped(folder / "train.npy"))
+
+
+def assert_same(a: list[Samples], b: list[Samples]) -> None:
+    assert len(a) == len(b) > 0
+    for x, y in zip(a, b, strict=True):
+        assert torch.equal(x.images, y.images) and torch.equal(x.index, y.index) and torch.equal(x.label, y.label)
+        assert x.images.dtype == y.images.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_batches_made_ahead_are_the_resident_loaders(where: str, tmp_path: Path) -> None:
+    given = images() if where == "memory" else mapped(tmp_path)
+    here, there = ResidentLoader(images(), 5, seed=0, served=2), HostLoader(given, CPU, 5, seed=0, served=2)
+    for epoch in (1, 2):
+        here.set_epoch(epoch)
+        there.set_epoch(epoch)
+        expected = list(here)
+        assert len(expected) == (2 if epoch == 1 else 4)
+        assert_same(list(there), expected)
+    assert here.served == there.served == 0
+
+
+def test_served_counts_what_was_handed_out_not_what_was_made_ahead(tmp_path: Path) -> None:
+    whole = indices(ResidentLoader(images(), 5, seed=0), 0)
+    loader = HostLoader(mapped(tmp_path), CPU, 5, seed=0)
+    batches = iter(loader)
+    for done in (1, 2):
+        assert next(batches).index.tolist() == whole[done - 1]
+        time.sleep(0.05)  # the thread is ahead by now
+        assert loader.served == done
+    assert indices(HostLoader(mapped(tmp_path), CPU, 5, seed=0, served=loader.served), 0) == whole[2:]
+
+
+def test_items_are_made_ahead_in_order_and_an_error_comes_at_its_turn() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for i in range(10):
+            if i == 3:
+                raise ValueError("the fourth")
+            made.append(i)
+            yield i
+
+    seen = ahead(items())
+    assert next(seen) == 0
+    assert next(seen) == 1 and next(seen) == 2
+    with pytest.raises(ValueError, match="the fourth"):
+        next(seen)
+    assert made == [0, 1, 2]
+    assert list(ahead(iter(range(5)))) == list(range(5)) and list(ahead(iter(()))) == []
+
+
+def test_an_iteration_that_is_left_ends_its_thread() -> None:
+    before, made = threading.active_count(), []
+    seen = ahead(made.append(i) or i for i in range(100))
+    assert next(seen) == 0 and threading.active_count() == before + 1
+    seen.close()
+    assert threading.active_count() == before and len(made) <= 1 + loader_module.AHEAD
+
+
+# --- what fits in memory
+
+
+def test_a_set_within_the_share_of_memory_is_read_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(loader_module, "free_memory", lambda _: 2 * images().pixels.numel())
+    monkeypatch.setattr(loader_module, "COPY_BYTES", 20)  # five images at once
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        whole = resident(mapped(tmp_path).pixels, CPU, 0.5)
+    assert isinstance(whole, Tensor) and torch.equal(whole, images().pixels)
+
+
+def test_a_larger_set_stays_where_it_is_and_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(loader_module, "free_memory", lambda _: 2 * images().pixels.numel() - 1)
+    words = r"the training images take .*, more than data\.resident_share=0\.5 of the .* of cpu: they stay on disk"
+    with pytest.warns(UserWarning, match=words):
+        assert resident(mapped(tmp_path).pixels, CPU, 0.5) is None
+    with pytest.warns(UserWarning, match=r"free memory of meta: they stay in the host's memory, and batches are made"):
+        assert resident(images().pixels, torch.device("meta"), 0.5) is None
+    monkeypatch.setattr(residence, "rank", lambda: 1)  # the other ranks say nothing
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert resident(mapped(tmp_path).pixels, CPU, 0.5) is None
+
+
+def test_images_in_memory_are_not_copied_for_training_there() -> None:
+    pixels = images().pixels
+    assert resident(pixels, CPU, 0.0) is pixels
+
+
+class OnDisk:
+    """A source whose every split is a mapped file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.images = mapped(folder)
+
+    def load(self, split: str) -> Images:
+        return self.images
+
+
+@pytest.mark.filterwarnings("ignore:the training images take")
+def test_training_from_disk_and_from_memory_are_the_same_batches(tmp_path: Path) -> None:
+    loaders = []
+    for share in (0.0, 1.0):
+        data = DataModule(OnDisk(tmp_path), batch_size=5, seed=3, resident_share=share)
+        data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=CPU))
+        data.load_state_dict({"served": 1})
+        loaders.append(data.train_dataloader())
+    assert [type(loader) for loader in loaders] == [HostLoader, ResidentLoader]
+    assert_same(*map(list, loaders))
+
+
+def test_a_share_is_a_share() -> None:
+    with pytest.raises(ValueError, match=r"data\.resident_share is 50: it is a share of the memory, between 0 and 1"):
+        DataModule(OneSet(True), batch_size=5, seed=0, resident_share=50)
+
+
+def test_free_memory_is_what_is_available_within_the_limit_shared_by_the_processes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemFree: 10 kB\nMemAvailable: 60 kB\n")
+    monkeypatch.setattr(residence, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(residence, "CONTROL_GROUPS", tmp_path)
+    for variable in ("WORLD_SIZE", "SLURM_NTASKS"):
+        monkeypatch.delenv(variable, raising=False)
+    assert residence.free_memory() == 60 * 1024
+    (tmp_path / "memory.max").write_text("50000\n")
+    (tmp_path / "memory.current").write_text("30000\n")
+    (tmp_path / "memory.stat").write_text("anon 5000\ninactive_file 10000\n")
+    assert residence.free_memory() == 30_000  # what is cached of files can be given back
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert residence.free_memory() == 7_500
+    (tmp_path / "memory.max").write_text("max\n")
+    assert residence.free_memory() == 15 * 1024
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_arrive_on_the_gpu_as_they_were(tmp_path: Path) -> None:
+    for given in (images(), mapped(tmp_path)):
+        there = list(HostLoader(given, torch.device("cuda", 0), 5, seed=0))
+        assert all(batch.images.is_cuda and batch.index.is_cuda and batch.label.is_cuda for batch in there)
+        expected = list(ResidentLoader(images(), 5, seed=0))
+        assert_same([Samples(b.images.cpu(), b.index.cpu(), b.label.cpu()) for b in there], expected)

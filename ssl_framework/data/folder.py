@@ -1,139 +1,177 @@
-"""Any folder of image files, decoded once into one uint8 array.
-
-Three layouts, told apart by the sub-folders (hidden files and folders, and files of other types, are not looked at):
-
-    root/*.png                                  unlabelled; a share is held out for scoring
-    root/<class>/**/*.png                       labelled by the sub-folder; a share of every class is held out
-    root/train/..., root/val/... or test/...    the splits as given, each in one of the two layouts above
+"""Any folder of image files, decoded once: into memory, or into a memory-mapped store where they do not fit.
 
 N images, C channels, S pixels a side.
 """
 
-import os
+import fcntl
+import hashlib
+import json
+import shutil
 import warnings
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeAlias
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from ssl_framework.data.sources import Images, check_split, holdout
+from ssl_framework.data import store
+from ssl_framework.data.decoding import decode_in_order
+from ssl_framework.data.layout import Layout, Listing
+from ssl_framework.data.residence import free_memory, note
+from ssl_framework.data.sources import Images, check_split
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
-SPLIT_FOLDERS = {"train", "val", "test"}
 ON_ERROR = ("refuse", "skip")
-MEMORY_SHARE = 0.5  # of the machine's memory that the decoded images may take
+STORES = ".ssl_framework"  # folder of the stores below a folder of images; hidden, so its files are not listed
+Track: TypeAlias = Callable[[Sequence[Path], str], Iterable[Path]]
+"""Shows how far an iteration is: paths and the name of their split -> the same paths."""
 
 
-def to_eight_bit(image: Image.Image) -> Image.Image:
-    """A one-channel image of 16 bits as 8 bits, 65535 becoming 255; anything else as it is.
-
-    Raises:
-        ValueError: more than 16 bits or floating point, whose range the file does not say.
-    """
-    if not image.mode.startswith(("I", "F")):
-        return image
-    values = np.asarray(image).astype(np.float64)  # [H, W]
-    if image.mode.startswith("F") or values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"mode {image.mode} has no known value range, save it with 8 or 16 bits a channel")
-    return Image.fromarray((values / 257).round().astype(np.uint8))
+def check_channels(channels: int) -> None:
+    """Raises ValueError unless files can be converted to so many channels."""
+    if channels not in (1, 3):
+        raise ValueError(f"data.channels={channels} is not supported for files: set it to 1 or 3.")
 
 
-def read_image(path: Path, size: int, channels: int) -> Tensor:
-    """Decodes one file (of an animation the first frame) to a square.
-
-    The EXIF orientation is applied, transparency is laid over white, the short side is resized to ``size`` with
-    antialiasing and the middle square is kept.
+def check_failed(root: Path, name: str, paths: Sequence[Path], failed: dict[int, str], on_error: str) -> None:
+    """Says which files of a split could not be read.
 
     Args:
-        path: of the image.
-        size: S, pixels.
-        channels: 1 for grey, 3 for RGB, whatever the file has.
+        root: of the files.
+        name: of the split.
+        paths: all files of the split.
+        failed: position in ``paths`` -> reason.
+        on_error: "refuse" or "skip".
 
-    Returns:
-        [C, S, S] uint8.
-
-    Raises:
-        Exception: whatever the decoder raises; ValueError for a bit depth or a size that is not supported.
-    """
-    with Image.open(path) as image:
-        limit = Image.MAX_IMAGE_PIXELS  # Pillow itself refuses above twice this, and only warns between
-        if limit is not None and image.width * image.height > limit:
-            raise ValueError(f"{image.width} x {image.height} pixels is more than Pillow's safe limit of {limit}")
-        image.draft(None, (2 * size, 2 * size))  # lets a large JPEG decode at a fraction of its size, never below this
-        picture = to_eight_bit(ImageOps.exif_transpose(image))
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        picture = ImageOps.fit(picture.convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(picture))  # [S, S] or [S, S, 3]
-    return pixels.reshape(size, size, channels).permute(2, 0, 1)
-
-
-def visible(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Sub-folders and files of ``folder``, sorted by name, hidden ones left out."""
-    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    return [path for path in entries if path.is_dir()], [path for path in entries if path.is_file()]
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Image files anywhere below ``folder``, sorted; linked folders are followed, hidden ones are not."""
-    found = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in files if not name.startswith(".") and name.lower().endswith(SUFFIXES)]
-    return sorted(found)
-
-
-def list_images(folder: Path) -> tuple[list[Path], list[int] | None, tuple[str, ...]]:
-    """Files, classes and class names of one flat folder (None, ()) or one folder of class folders.
+    Warns:
+        with "skip", how many were left out, and which come first.
 
     Raises:
-        ValueError: no images, a class folder without images, a single class folder, or images beside class folders.
+        ValueError: with "refuse", or when none is left.
     """
-    folders, files = visible(folder)
-    flat = [path for path in files if path.suffix.lower() in SUFFIXES]
-    if flat and folders:
+    if not failed:
+        return
+    first = ", ".join(f"{paths[index].relative_to(root)} ({failed[index]})" for index in list(failed)[:3])
+    more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+    found = f"{len(failed)} of {len(paths)} images of the {name} split in {root} cannot be read: {first}{more}"
+    if len(failed) == len(paths):
+        raise ValueError(f"{found}; none is left, so replace these files or change data.root.")
+    if on_error == "refuse":
         raise ValueError(
-            f"{folder} has both images ({flat[0].name}) and folders ({folders[0].name}): move the images into class "
-            f"folders, or point data.root at a folder of one kind."
+            f"{found}; repair or remove them, or set data.on_error=skip (--on-error skip) to leave them out."
         )
-    if not flat and not folders:
-        raise ValueError(
-            f"{folder} has no images ({len(files)} other files): point data.root at a folder of "
-            f"{', '.join(suffix[1:] for suffix in SUFFIXES)} files or of class folders."
-        )
-    if flat:
-        return flat, None, ()
-    if len(folders) == 1:
-        raise ValueError(
-            f"{folder} has the single class folder {folders[0].name!r}: point data.root at that folder to pretrain "
-            f"without labels, or add a folder for each further class."
-        )
-    members = [image_files(path) for path in folders]
-    if empty := [path.name for path, found in zip(folders, members, strict=True) if not found]:
-        raise ValueError(
-            f"{folder} has class folders without images ({', '.join(empty[:5])}): remove them or put images into them."
-        )
-    paths = [path for found in members for path in found]
-    return paths, [index for index, found in enumerate(members) for _ in found], tuple(path.name for path in folders)
+    warnings.warn(f"{found}; left out, as data.on_error=skip says.")
 
 
-def check_memory(num: int, channels: int, size: int, available: int) -> None:
-    """Raises ValueError when ``num`` decoded images take more than ``MEMORY_SHARE`` of ``available`` bytes."""
-    needed = num * channels * size * size
-    if needed > MEMORY_SHARE * available:
+def kept(label: Tensor | None, num: int, failed: dict[int, str]) -> Tensor | None:
+    """Labels of the files that could be read: [num] -> [num - len(failed)]."""
+    return None if label is None else label[[index for index in range(num) if index not in failed]]
+
+
+def untracked(paths: Sequence[Path], what: str) -> Iterable[Path]:
+    """A ``Track`` that shows nothing."""
+    return paths
+
+
+def write_store(
+    layout: Layout, folder: Path, size: int, channels: int, num_threads: int, on_error: str, track: Track = untracked
+) -> None:
+    """Makes a store of a folder of images, whole or not at all.
+
+    Args:
+        layout: the folder of images.
+        folder: of the store, which must not exist.
+        size: S, side of the stored images, pixels.
+        channels: 1 or 3.
+        num_threads: files decoded at once.
+        on_error: "refuse" or "skip", as in ``FolderSource``.
+        track: shows how far it is.
+
+    Raises:
+        FileExistsError: there is something at ``folder`` already.
+        FileNotFoundError, ValueError: as ``FolderSource.load``, and when the disk has too little room.
+    """
+    splits = {name: listing for name, listing in layout.splits().items() if listing.paths}
+    needed = size_of(splits, size, channels)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder.parent).free
+        if needed > free:
+            raise ValueError(
+                f"a store of {layout.root} needs {needed / 1e9:.1f} GB, but {folder.parent} has {free / 1e9:.1f} GB "
+                "free: choose another folder (data.store) or smaller images (data.stored_size)."
+            )
+        count: dict[str, int] = {}
+        skipped: dict[str, int] = {}
+        with store.new_folder(folder) as partial:
+            for name, (paths, label, _) in splits.items():
+                failed: dict[int, str] = {}
+                images = readable(decode_in_order(track(paths, name), size, channels, num_threads), failed)
+                shape = (channels, size, size)
+                count[name] = store.write_pixels(partial / f"{name}.npy", images, len(paths), shape)
+                skipped[name] = len(failed)
+                check_failed(layout.root, name, paths, failed, on_error)
+                if (labels := kept(label, len(paths), failed)) is not None:
+                    store.write_label(partial, name, labels)
+            description = {
+                "short_side": size,
+                "channels": channels,
+                "classes": splits["train"].classes,
+                "labelled": splits["train"].label is not None,
+                "count": count,
+                "skipped": skipped,
+                "root": str(layout.root.resolve()),
+            }
+            store.write_description(partial, description)
+    except FileExistsError:
+        raise
+    except OSError as error:
         raise ValueError(
-            f"{num} images of {channels} x {size} x {size} bytes need {needed / 1e9:.1f} GB, more than half of the "
-            f"machine's {available / 1e9:.1f} GB of memory: lower data.stored_size."
-        )
+            f"a store cannot be written to {folder.parent} ({error.strerror}): choose another folder (data.store)."
+        ) from error
+
+
+def size_of(splits: dict[str, Listing], size: int, channels: int) -> int:
+    """Bytes of all images of all splits, decoded."""
+    return sum(len(listing.paths) for listing in splits.values()) * channels * size * size
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Makes ``folder`` and keeps other processes that ask for it waiting.
+
+    Raises:
+        ValueError: it cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise ValueError(
+            f"a store cannot be written to {folder} ({error.strerror}): set data.store to a folder that can, or lower "
+            "data.stored_size."
+        ) from error
+    with lock:
+        with suppress(OSError):  # a file system without locks: all make the store, and the first rename counts
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def readable(results: Iterable[Tensor | str], failed: dict[int, str]) -> Iterator[Tensor]:
+    """The images among ``results``; the reasons among them go into ``failed`` under their position."""
+    for index, result in enumerate(results):
+        if isinstance(result, str):
+            failed[index] = result
+        else:
+            yield result
 
 
 class FolderSource:
-    """Images from files on disk, resized to one size and kept in memory.
+    """Images from files on disk, resized to one size and decoded once.
+
+    They are kept in memory if they take no more than a share of it, else in a store on disk, which is made the first
+    time and used again as long as neither the files nor these arguments change.
 
     Args:
         root: the folder, in one of the layouts of this module's docstring.
@@ -141,10 +179,10 @@ class FolderSource:
         image_size: side of a view, pixels; a stored image must not be smaller.
         stored_size: S, side the images are stored with, pixels.
         on_error: what an unreadable file does: "refuse" the whole set, or "skip" the file with a warning.
-        test_fraction: share held out for scoring where the folder has no test split, in [0, 1); 0 holds out nothing.
-        seed: of that split; part of the data set, not of the run.
-        test_folder: "val" or "test", which of them is scored on when the folder has both; None when it has one.
+        test_fraction, seed, test_folder: as in ``Layout``.
         num_threads: files decoded at once.
+        resident_share: of the free memory that the decoded images may take, in [0, 1]; 0: always a store.
+        store: folder of the store; None for ``STORES`` below the root.
 
     Raises:
         ValueError: an argument outside its range.
@@ -161,9 +199,10 @@ class FolderSource:
         seed: int,
         test_folder: str | None = None,
         num_threads: int = 4,
+        resident_share: float = 1.0,
+        store: str | None = None,
     ) -> None:
-        if channels not in (1, 3):
-            raise ValueError(f"data.channels={channels} is not supported for files: set it to 1 or 3.")
+        check_channels(channels)
         if stored_size < image_size:
             raise ValueError(
                 f"data.stored_size={stored_size} is below data.image_size={image_size}, so views would be enlarged: "
@@ -171,119 +210,87 @@ class FolderSource:
             )
         if on_error not in ON_ERROR:
             raise ValueError(f"data.on_error={on_error} is not known: choose one of {', '.join(ON_ERROR)}.")
-        if not 0 <= test_fraction < 1:
-            raise ValueError(f"data.test_fraction={test_fraction} is not a share: set it to at least 0 and below 1.")
-        if test_folder not in (None, "val", "test"):
-            raise ValueError(f"data.test_folder={test_folder} is not known: choose val, test or null.")
-        self.root = Path(root).expanduser()
+        self.layout = Layout(root, test_fraction, seed, test_folder)
         self.channels = channels
         self.stored_size = stored_size
         self.on_error = on_error
-        self.test_fraction = test_fraction
-        self.seed = seed
-        self.test_folder = test_folder
         self.num_threads = num_threads
+        self.resident_share = resident_share
+        self.stores = self.layout.root / STORES if store is None else Path(store).expanduser()
         self.loaded: dict[str, Images] = {}
 
     def load(self, split: str) -> Images:
         """[N, C, S, S] uint8 images; label None throughout for a flat folder; pretrain and train are the same images.
 
         Warns:
-            with ``on_error="skip"``, how many files were left out of the split, and which come first.
+            with ``on_error="skip"``, how many files were left out of the split, and which come first; and when the
+            images go to or come from a store.
 
         Raises:
             FileNotFoundError: the root is not there.
-            ValueError: a layout that is not one of the module's, unreadable files, or too little memory for all.
+            ValueError: a layout that is not one of the module's, unreadable files, or too little disk for a store.
         """
         check_split(split)
         name = "test" if split == "test" else "train"
         if name not in self.loaded:
-            listing = self.list_splits()
-            memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-            check_memory(sum(len(paths) for paths, _, _ in listing.values()), self.channels, self.stored_size, memory)
-            if not listing[name][0]:
-                raise ValueError(
-                    f"{self.root} leaves no image for the {name} split with data.test_fraction={self.test_fraction}: "
-                    f"raise it, add a test folder, or switch the evaluation off."
-                )
-            self.loaded[name] = self.decode(name, *listing[name])
+            listing = self.layout.split(name)
+            needed = size_of(self.layout.splits(), self.stored_size, self.channels)
+            if self.loaded or needed <= self.resident_share * free_memory():  # decided once for both splits
+                self.loaded[name] = self.decode(name, *listing)
+            else:
+                self.loaded = self.from_store(needed)
         return self.loaded[name]
 
-    def list_splits(self) -> dict[str, tuple[list[Path], Tensor | None, tuple[str, ...]]]:
-        """Paths, labels [N] and class names of "train" and "test"; raises as ``load``."""
-        if not self.root.exists():
-            raise FileNotFoundError(f"data.root={self.root} does not exist: set data.root to a folder of images.")
-        if not self.root.is_dir():
-            raise ValueError(f"data.root={self.root} is a file: set data.root to a folder of images.")
-        names = {path.name for path in visible(self.root)[0]}
-        splits = names & SPLIT_FOLDERS
-        if splits in ({"train"}, set()) and names != {"train"}:
-            return self.list_held_out(self.root)  # no split folders; "train" alone among others is a class
-        if names != splits or "train" not in names:
-            raise ValueError(
-                f"{self.root} has the folders {', '.join(sorted(names)[:8])}: for fixed splits have train with val or "
-                f"test and nothing else, for classes rename {' and '.join(sorted(splits))}."
-            )
-        if names == {"train"}:
-            return self.list_held_out(self.root / "train")
-        if names == SPLIT_FOLDERS and self.test_folder is None:
-            raise ValueError(f"{self.root} has both val and test: set data.test_folder to the one to score on.")
-        scored = self.test_folder or (names - {"train"}).pop()
-        if scored not in names:
-            raise ValueError(f"{self.root} has no folder {scored!r}: set data.test_folder=null to use what it has.")
-        return self.list_given(self.root / "train", self.root / scored)
-
-    def list_given(self, train: Path, test: Path) -> dict[str, tuple[list[Path], Tensor | None, tuple[str, ...]]]:
-        """The splits of two folders, classes numbered by the names in ``train``; raises as ``load``."""
-        train_paths, train_label, classes = list_images(train)
-        test_paths, test_label, test_classes = list_images(test)
-        if train_label is None or test_label is None:
-            if train_label is not test_label:
-                flat, sorted_in = (train, test) if train_label is None else (test, train)
-                raise ValueError(f"{sorted_in} has class folders but {flat} has none: give both the same layout.")
-            return {"train": (train_paths, None, ()), "test": (test_paths, None, ())}
-        if unknown := sorted(set(test_classes) - set(classes)):
-            raise ValueError(f"{test} has classes that {train} lacks ({', '.join(unknown[:5])}): add or remove them.")
-        number = torch.tensor([classes.index(name) for name in test_classes])  # class in test -> class in train
-        return {
-            "train": (train_paths, torch.tensor(train_label), classes),
-            "test": (test_paths, number[torch.tensor(test_label)], classes),
-        }
-
-    def list_held_out(self, folder: Path) -> dict[str, tuple[list[Path], Tensor | None, tuple[str, ...]]]:
-        """Both splits of one folder by a seeded draw of paths, whether they can be read or not; raises as ``load``."""
-        paths, label_list, classes = list_images(folder)
-        label = None if label_list is None else torch.tensor(label_list)
-        test = holdout(label, len(paths), self.test_fraction, self.seed)  # [N]
-        splits = {}
-        for name, members in (("train", ~test), ("test", test)):
-            chosen = [path for path, member in zip(paths, members.tolist(), strict=True) if member]
-            splits[name] = (chosen, None if label is None else label[members], classes)
-        return splits
-
     def decode(self, name: str, paths: Sequence[Path], label: Tensor | None, classes: tuple[str, ...]) -> Images:
-        """Reads all files of split ``name`` into one array; warns and raises as ``load``."""
+        """Reads all files of split ``name`` into memory; warns and raises as ``load``."""
         pixels = torch.empty((len(paths), self.channels, self.stored_size, self.stored_size), dtype=torch.uint8)
+        failed: dict[int, str] = {}
+        count = 0
+        for image in readable(decode_in_order(paths, self.stored_size, self.channels, self.num_threads), failed):
+            pixels[count] = image
+            count += 1
+        check_failed(self.layout.root, name, paths, failed, self.on_error)
+        return Images(pixels[:count], kept(label, len(paths), failed), classes)
 
-        def read(index: int) -> str | None:
-            try:
-                pixels[index] = read_image(paths[index], self.stored_size, self.channels)
-            except Exception as error:  # a broken file makes decoders raise almost anything; all of it is reported
-                return (str(error) or type(error).__name__).splitlines()[0]
-            return None
+    def from_store(self, needed: int) -> dict[str, Images]:
+        """Both splits, ``needed`` bytes, from the store of these files and settings; raises as ``load``.
 
-        with ThreadPoolExecutor(self.num_threads) as pool:
-            reasons = list(pool.map(read, range(len(paths))))
-        failed = [index for index, reason in enumerate(reasons) if reason is not None]
-        if not failed:
-            return Images(pixels, label, classes)
-        first = ", ".join(f"{paths[index].relative_to(self.root)} ({reasons[index]})" for index in failed[:3])
-        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
-        found = f"{len(failed)} of {len(paths)} images of the {name} split in {self.root} cannot be read: {first}{more}"
-        if len(failed) == len(paths):
-            raise ValueError(f"{found}; none is left, so replace these files or change data.root.")
-        if self.on_error == "refuse":
-            raise ValueError(f"{found}; repair or remove them, or set data.on_error=skip to leave them out.")
-        warnings.warn(f"{found}; left out, as data.on_error=skip says.")
-        kept = torch.tensor([index for index, reason in enumerate(reasons) if reason is None])  # [N - failed]
-        return Images(pixels[kept], None if label is None else label[kept], classes)
+        It is made if there is none: by one of several processes, while the others wait. Stores of these settings and
+        other files are then removed.
+        """
+        settings, files = self.fingerprint()
+        folder = self.stores / f"{settings}-{files}"
+        size = (
+            f"{self.layout.root} takes {needed / 1e9:.1f} GB, more than data.resident_share={self.resident_share} of "
+            f"the {free_memory() / 1e9:.1f} GB of free memory"
+        )
+        if not (folder / store.DESCRIPTION).is_file():
+            note(f"{size}: making a memory-mapped store in {folder}")
+            with locked(self.stores):
+                if not (folder / store.DESCRIPTION).is_file():
+                    for old in (*self.stores.glob(f"{settings}-*"), *self.stores.glob(".*.partial")):
+                        shutil.rmtree(old, ignore_errors=True)
+                    with suppress(FileExistsError):
+                        write_store(
+                            self.layout, folder, self.stored_size, self.channels, self.num_threads, self.on_error
+                        )
+            description = store.read_description(folder)
+        else:
+            description = store.read_description(folder)
+            without = sum(description["skipped"].values())
+            left_out = f", without {without} unreadable files" if without else ""
+            note(f"{size}: using the memory-mapped store in {folder}{left_out}")
+        return {name: store.read_split(folder, name, description) for name in description["count"]}
+
+    def fingerprint(self) -> tuple[str, str]:
+        """Two short hashes: of the settings, and of the files (split, path, size in bytes, time of change)."""
+        layout = self.layout
+        settings = [store.VERSION, self.stored_size, self.channels, self.on_error]
+        settings += [str(layout.root.resolve()), layout.test_fraction, layout.seed, layout.test_folder]
+        files = hashlib.sha256()
+        for name, listing in layout.splits().items():
+            for path in listing.paths:
+                status = path.stat()
+                described = (name, str(path.relative_to(layout.root)), status.st_size, status.st_mtime_ns)
+                files.update(repr(described).encode())
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8], files.hexdigest()[:16]

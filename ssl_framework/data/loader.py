@@ -1,55 +1,260 @@
-"""Loading of sets that fit in memory: one uint8 tensor, batches are one gather from it, no worker processes."""
+"""Batches for training, so that the accelerator never waits for them.
 
-from collections.abc import Iterator
+    ResidentLoader   the set lies where it is trained on: a batch is one gather, without workers or copies
+    HostLoader       it is too large for that: a thread gathers in memory or from a mapped file, batches ahead
+    files.py         files decoded when asked for: worker processes decode and cut, batches ahead
+
+All three serve the same samples in the same order, which is a function of (seed, epoch) and of nothing else: not of
+the loader, the number of ranks, threads or workers, or of where the run was interrupted.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
+from torch import Tensor
 
-from ssl_framework.data.sources import Images, Source
+from ssl_framework.data.residence import free_memory, note
+from ssl_framework.data.sources import Images, Pixels, Source
+from ssl_framework.data.views import Group, Views
 from ssl_framework.distributed import rank, world_size
 from ssl_framework.types import Samples, step_seed
 
+AHEAD = 2  # batches that are made while one is trained on
+COPY_BYTES = 2**28  # of a set that are moved to where it is trained on at once
 
-class ResidentLoader:
+T = TypeVar("T")
+
+
+class Loader(ABC):
     """Batches of one epoch in an order that is a function of (seed, epoch) alone.
 
     Args:
-        images: the training set, already on the device it is gathered on.
+        count: N, samples of the training set.
         global_batch_size: samples of all ranks together; the last, incomplete batch of an epoch is left out.
         seed: of the order.
         served: batches of the first epoch that an earlier part of the run has already seen.
+
+    ``served`` counts the batches of the running epoch that were handed out, not those made ahead.
     """
 
-    def __init__(self, images: Images, global_batch_size: int, seed: int, served: int = 0) -> None:
-        self.images = images
+    def __init__(self, count: int, global_batch_size: int, seed: int, served: int) -> None:
+        self.count = count
         self.global_batch_size = global_batch_size
         self.seed = seed
         self.epoch = 0
         self.served = served
         self.sampler = self  # Lightning announces each epoch to ``loader.sampler.set_epoch``
 
+    @abstractmethod
+    def fetch(self, indices: list[Tensor]) -> Iterator[Samples]:
+        """The samples at each of ``indices``, B positions [B] int64 on the CPU a batch, in this order."""
+
+    def close(self) -> None:  # noqa: B027  most loaders have nothing to end
+        """Ends what runs beside the training, if anything does."""
+
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.images.pixels) // self.global_batch_size
+        return self.count // self.global_batch_size
 
-    def order(self, epoch: int) -> torch.Tensor:
+    def order(self, epoch: int) -> Tensor:
         """The permutation of an epoch, [N] int64, alike on every rank and device."""
         generator = torch.Generator().manual_seed(step_seed(self.seed, epoch, rank=-2))
-        return torch.randperm(len(self.images.pixels), generator=generator)
+        return torch.randperm(self.count, generator=generator)
 
     def __iter__(self) -> Iterator[Samples]:
         start, self.served = self.served, 0
-        pixels, label = self.images.pixels, self.images.label
-        order = self.order(self.epoch).to(pixels.device)
         share = self.global_batch_size // world_size()
-        for batch in range(start, len(self)):
-            first = batch * self.global_batch_size + rank() * share
-            index = order[first : first + share]  # [B]
+        whole = self.order(self.epoch)[: len(self) * self.global_batch_size].view(len(self), world_size(), share)
+        own = whole[start:, rank()]  # [batches, B]
+        for batch, samples in enumerate(self.fetch(list(own)), start):
             self.served = (batch + 1) % len(self)  # 0 again once the epoch is through
-            yield Samples(pixels[index], index, None if label is None else label[index])
+            yield samples
+
+
+class ResidentLoader(Loader):
+    """Gathers each batch when it is asked for, from images that lie on the device they are trained on.
+
+    Args:
+        images: the training set, pixels and label on one device.
+        global_batch_size, seed, served: as in ``Loader``.
+    """
+
+    def __init__(self, images: Images, global_batch_size: int, seed: int, served: int = 0) -> None:
+        super().__init__(len(images.pixels), global_batch_size, seed, served)
+        self.images = images
+
+    def fetch(self, indices: list[Tensor]) -> Iterator[Samples]:
+        if not indices:
+            return
+        on_device = torch.stack(indices).to(self.images.pixels.device)  # [batches, B], one copy an epoch
+        for index in on_device:
+            yield take(self.images, index)
+
+
+class HostLoader(Loader):
+    """Gathers batches ahead of the training in a thread, from images in memory or in a mapped file.
+
+    Args:
+        images: the training set, pixels and label on the CPU.
+        device: where the batches go.
+        global_batch_size, seed, served: as in ``Loader``.
+    """
+
+    def __init__(
+        self, images: Images, device: torch.device, global_batch_size: int, seed: int, served: int = 0
+    ) -> None:
+        super().__init__(len(images.pixels), global_batch_size, seed, served)
+        self.images = images
+        self.device = device
+
+    def fetch(self, indices: list[Tensor]) -> Iterator[Samples]:
+        return delivered((take(self.images, index) for index in indices), self.device)
+
+
+class Undecoded(ABC):
+    """Pixels (see ``sources.Pixels``) that are decoded where they are read, by a training loader of their own."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """N, C, H, W, as evaluators see the images."""
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Tensor, /) -> Tensor:
+        """[B] int64 -> [B, C, H, W] uint8, for sets that evaluators may index."""
+        raise ValueError(f"{type(self).__name__} can be read in the order of its training loader only")
+
+    @abstractmethod
+    def loader(
+        self,
+        label: Tensor | None,
+        groups: Sequence[Group],
+        device: torch.device,
+        global_batch_size: int,
+        seed: int,
+        served: int,
+    ) -> Loader:
+        """The training loader; its samples are crops, one for each view, or whole images of one size.
+
+        Args:
+            label: [N] int64 on the CPU.
+            groups: how the views are cut (``num_views``, ``size``, ``scale``, ``ratio``), in the order of the views.
+            device: where the batches go.
+            global_batch_size, seed, served: as in ``Loader``.
+        """
+
+
+def chosen(pixels: Pixels, index: Tensor) -> Tensor:
+    """Images at positions [B], which lie on the device of the pixels: [B, C, H, W] uint8.
+
+    On the CPU numpy copies image by image, where torch's ``pixels[index]`` takes five times as long; and it takes one
+    thread, so that what is made in the background does not get in the way of what is computed meanwhile.
+    """
+    if not isinstance(pixels, Tensor):
+        return pixels[index]
+    if pixels.device.type == "cpu":
+        return torch.from_numpy(pixels.numpy().take(index.numpy(), axis=0))
+    return pixels.index_select(0, index)
+
+
+def take(images: Images, index: Tensor) -> Samples:
+    """The samples at positions [B], which lie on the device of the images."""
+    return Samples(chosen(images.pixels, index), index, None if images.label is None else images.label[index])
+
+
+def ahead(items: Iterator[T], depth: int = AHEAD) -> Generator[T, None, None]:
+    """The same items in the same order, made in one background thread, up to ``depth`` before they are asked for.
+
+    What making one raises is raised when it is asked for. Closing this iterator waits for the item in the making.
+    """
+    end: Any = object()
+    pool = ThreadPoolExecutor(1)
+    try:
+        waiting: deque[Future[T]] = deque(pool.submit(next, items, end) for _ in range(depth))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, items, end))
+            yield item
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def delivered(batches: Iterator[Samples], device: torch.device) -> Generator[Samples, None, None]:
+    """The same batches on ``device``, made and copied there ahead in a background thread.
+
+    The copies to a GPU start from pinned memory on a stream of their own, so neither they nor the host hold up the
+    training that goes on meanwhile.
+    """
+    if device.type != "cuda":
+        yield from ahead(batches)
+        return
+    stream = torch.cuda.Stream(device)
+
+    def copied() -> Iterator[tuple[Samples, torch.cuda.Event]]:
+        for batch in batches:
+            with torch.cuda.stream(stream):
+                there = each_tensor(batch, lambda x: x.pin_memory().to(device, non_blocking=True))
+                event = stream.record_event()
+            yield there, event
+
+    for batch, event in ahead(copied()):
+        training = torch.cuda.current_stream(device)
+        training.wait_event(event)
+        for tensor in tensors_of(batch):
+            tensor.record_stream(training)  # or its memory could be handed out again while it is still read
+        yield batch
+
+
+def tensors_of(samples: Samples) -> list[Tensor]:
+    """All tensors of a batch."""
+    images = samples.images if isinstance(samples.images, list) else [samples.images]
+    label = [] if samples.label is None else [samples.label]
+    return [*images, samples.index, *label, *(samples.box or [])]
+
+
+def each_tensor(samples: Samples, change: Callable[[Tensor], Tensor]) -> Samples:
+    """The batch with every tensor changed."""
+    images = [change(x) for x in samples.images] if isinstance(samples.images, list) else change(samples.images)
+    label = None if samples.label is None else change(samples.label)
+    return Samples(images, change(samples.index), label, None if samples.box is None else [*map(change, samples.box)])
+
+
+def resident(pixels: Pixels, device: torch.device, share: float) -> Tensor | None:
+    """All images in one tensor on ``device``, or None, with a note, where they take more than ``share`` of its memory.
+
+    A tensor that lies there already is returned as it is.
+    """
+    if isinstance(pixels, Tensor) and pixels.device.type == device.type == "cpu":
+        return pixels
+    size, free = math.prod(pixels.shape), free_memory(device)
+    if size > share * free:
+        where = "in the host's memory" if isinstance(pixels, Tensor) else "on disk, memory-mapped"
+        note(
+            f"the training images take {size / 1e9:.1f} GB, more than data.resident_share={share} of the "
+            f"{free / 1e9:.1f} GB of free memory of {device}: they stay {where}, and batches are made in the background"
+        )
+        return None
+    if isinstance(pixels, Tensor):
+        return pixels.to(device)
+    whole = torch.empty(pixels.shape, dtype=torch.uint8, device=device)  # [N, C, H, W]
+    for index in torch.arange(len(pixels)).split(max(1, COPY_BYTES * len(pixels) // size)):
+        whole[index[0] : index[-1] + 1] = pixels[index].to(device)
+    return whole
 
 
 class DataModule(L.LightningDataModule):
@@ -59,18 +264,22 @@ class DataModule(L.LightningDataModule):
         source: where the images come from.
         batch_size: global, over all ranks.
         seed: of the order of the samples.
+        resident_share: of the free memory of the device trained on, that the training images may take, in [0, 1].
 
     Raises:
-        ValueError: the set is smaller than the batch, or the batch does not divide over the ranks.
+        ValueError: the set is smaller than the batch, the batch does not divide over the ranks, or the share is none.
     """
 
-    def __init__(self, source: Source, batch_size: int, seed: int) -> None:
+    def __init__(self, source: Source, batch_size: int, seed: int, resident_share: float) -> None:
         super().__init__()
         if not isinstance(batch_size, int) or batch_size < 2:
             raise ValueError(f"data.batch_size is {batch_size}: it must be a whole number, at least 2")
+        if not 0 <= resident_share <= 1:
+            raise ValueError(f"data.resident_share is {resident_share}: it is a share of the memory, between 0 and 1")
         self.batch_size = batch_size
         self.seed = seed
-        self.loader: ResidentLoader | None = None
+        self.resident_share = resident_share
+        self.loader: Loader | None = None
         self.served = 0
         self.pretrain = source.load("pretrain")
         self.train = source.load("train")
@@ -87,7 +296,8 @@ class DataModule(L.LightningDataModule):
         """Whether evaluators that need labels can run."""
         return self.train.label is not None and self.test.label is not None
 
-    def train_dataloader(self) -> ResidentLoader:
+    def train_dataloader(self) -> Loader:
+        """Where the images go is decided here, once the model has taken its place on the device."""
         if self.batch_size % world_size():
             raise ValueError(
                 f"data.batch_size is {self.batch_size} for all {world_size()} processes together: "
@@ -95,10 +305,22 @@ class DataModule(L.LightningDataModule):
             )
         assert self.trainer is not None
         device = self.trainer.strategy.root_device
-        label = self.pretrain.label
-        resident = Images(self.pretrain.pixels.to(device), None if label is None else label.to(device))
-        self.loader = ResidentLoader(resident, self.batch_size, self.seed, self.served)
+        pixels, label = self.pretrain.pixels, self.pretrain.label
+        rest = (self.batch_size, self.seed, self.served)
+        if isinstance(pixels, Undecoded):
+            views = self.trainer.lightning_module.views
+            assert isinstance(views, Views)
+            self.loader = pixels.loader(label, views.groups, device, *rest)
+        elif (whole := resident(pixels, device, self.resident_share)) is not None:
+            self.loader = ResidentLoader(Images(whole, None if label is None else label.to(device)), *rest)
+        else:
+            self.loader = HostLoader(self.pretrain, device, *rest)
         return self.loader
+
+    def teardown(self, stage: str) -> None:
+        """Ends the loader's workers with the run."""
+        if self.loader is not None:
+            self.loader.close()
 
     # The position inside the epoch goes into checkpoints here. Lightning's own protocol for loaders restores it only
     # if nothing (such as the length of a learning-rate schedule) has asked for the loader before.

@@ -1,4 +1,4 @@
-"""Where images come from: one array of uint8 images a split, held in memory.
+"""Where images come from: uint8 images of one size a split, in memory or wherever else they can be indexed.
 
 A source is any object with ``load(split)``. Splits:
 
@@ -7,7 +7,8 @@ A source is any object with ``load(split)``. Splits:
     test      what they are scored on
 
 N images, C channels, H x W pixels. This file holds the records, the checks every array passes, scikit-learn's digits
-and the sets that torchvision knows; the procedural set is in ``shapes.py``, folders of image files in ``folder.py``.
+and the sets that torchvision knows; the procedural set is in ``shapes.py``, folders of image files in ``folder.py``
+(decoded once) and ``files.py`` (decoded when asked for), memory-mapped arrays in ``store.py``.
 """
 
 import zipfile
@@ -22,14 +23,41 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ssl_framework.data.residence import free_memory
+
 SPLITS = ("pretrain", "train", "test")
 SUFFIXES = (".npz", ".safetensors")
+
+
+class Pixels(Protocol):
+    """N images of one size that need not lie in memory: a tensor, a memory-mapped file, files decoded when asked for.
+
+    Evaluators index it in order, chunk by chunk; a training loader indexes it in the order of its epoch.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N, C, H, W."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where ``__getitem__`` wants its index and leaves its result."""
+        ...
+
+    def __len__(self) -> int:
+        """N."""
+        ...
+
+    def __getitem__(self, index: Tensor, /) -> Tensor:
+        """Images at positions [B] int64, repeats allowed: [B, C, H, W] uint8, in memory."""
+        ...
 
 
 class Images(NamedTuple):
     """One split of a data set."""
 
-    pixels: Tensor  # [N, C, H, W] uint8, all of one size
+    pixels: Pixels  # [N, C, H, W] uint8, all of one size
     label: Tensor | None = None  # [N] int64 in 0..num_classes-1, or None when the split has no labels
     classes: tuple[str, ...] = ()  # names of the classes in label order; may be empty
 
@@ -133,6 +161,21 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
     raise ValueError(f"{path} cannot be read as {path.suffix} ({reason.rstrip('.')}): write the file again.")
 
 
+def check_size(path: Path, resident_share: float) -> None:
+    """Raises ValueError when the arrays of an ``.npz`` or ``.safetensors`` file do not fit in memory; see
+    ``resident_share`` in the data configs. What cannot be read at all is left to ``read_arrays``."""
+    size = path.stat().st_size
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    if size > resident_share * free_memory():
+        raise ValueError(
+            f"{path} holds {size / 1e9:.1f} GB, more than data.resident_share={resident_share} of the "
+            f"{free_memory() / 1e9:.1f} GB of free memory: raise data.resident_share (below 1), or save the images as "
+            f"files and make a store of them with scripts/prepare_data.py, for data=store."
+        )
+
+
 def read_prepared(path: Path, channels: int, classes: Sequence[str], labelled: bool) -> Images:
     """Images of one prepared file: ``images`` uint8 [N, H, W, C] or [N, H, W] and, when ``labelled``, ``labels`` [N].
 
@@ -199,6 +242,7 @@ class TorchvisionSource:
             ``{train: true}`` or ``{split: train+unlabeled}``.
         classes: names in label order.
         unlabelled: the set has unlabelled images, which prepared arrays must then bring too.
+        resident_share: of the free memory, that one prepared file may take; 1 for all of it.
     """
 
     def __init__(
@@ -211,6 +255,7 @@ class TorchvisionSource:
         splits: Mapping[str, Mapping[str, bool | str]],
         classes: Sequence[str] = (),
         unlabelled: bool = False,
+        resident_share: float = 1.0,
     ) -> None:
         if sorted(splits) != sorted(SPLITS):
             raise ValueError(f"data.source.splits has {', '.join(sorted(splits))}: give it {', '.join(SPLITS)}.")
@@ -222,6 +267,7 @@ class TorchvisionSource:
         self.splits = {split: dict(splits[split]) for split in SPLITS}
         self.classes = tuple(classes)
         self.unlabelled = unlabelled
+        self.resident_share = resident_share
         self.loaded: dict[str, Images] = {}
 
     def load(self, split: str) -> Images:
@@ -252,14 +298,18 @@ class TorchvisionSource:
     def load_prepared(self, folder: Path, split: str) -> Images:
         """``split`` from the arrays in ``folder``; raises as ``load``."""
         stem = "test" if split == "test" else "train"
-        images = read_prepared(self.prepared_file(folder, stem), self.channels, self.classes, labelled=True)
+        path = self.prepared_file(folder, stem)
+        check_size(path, self.resident_share)
+        images = read_prepared(path, self.channels, self.classes, labelled=True)
         if not (split == "pretrain" and self.unlabelled):
             return images
         path = self.prepared_file(folder, "unlabelled")
+        check_size(path, self.resident_share)
         extra = read_prepared(path, self.channels, self.classes, labelled=False)
         if extra.pixels.shape[1:] != images.pixels.shape[1:]:
             sizes = f"{list(extra.pixels.shape[1:])} and {list(images.pixels.shape[1:])}"
             raise ValueError(f"{path} and train differ in [C, H, W] ({sizes}): store all images at one size.")
+        assert isinstance(images.pixels, Tensor) and isinstance(extra.pixels, Tensor)
         return Images(torch.cat([images.pixels, extra.pixels]), None, self.classes)
 
     def prepared_file(self, folder: Path, stem: str) -> Path:

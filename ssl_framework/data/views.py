@@ -20,6 +20,7 @@ from ssl_framework.types import Batch, Geometry, Samples
 CHUNK_PIXELS = 1024 * 32 * 32  # pixels (of a source or a view) worked on at once on the CPU: about 100 MiB of floats
 CHUNK_PIXELS_GPU = 16 * CHUNK_PIXELS  # kernel launches cost more there, and memory is larger: about 1.5 GiB
 CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
+CROP_DRAWS = 2 * CROP_ATTEMPTS + 2  # random numbers that one box takes
 GROUP_KEYS = (
     "count",
     "size",
@@ -146,24 +147,31 @@ class Views(nn.Module):
     def forward(self, samples: Samples, generator: torch.Generator | None = None) -> Batch:
         """Uint8 images [B, C, H, W] -> V x [B, C, size, size] float32, normalised.
 
+        Instead of images the loader may give V crops [B, C, size, size]: cut and resized where the images were decoded,
+        they are only mirrored and changed in colour here, and their geometry is the crop's.
         The result is a function of the generator's state alone; it does not depend on how the batch is chunked.
         ``generator=None`` means torch's default generator of the images' device. A generator of another device is
         allowed: a CPU generator draws the same parameters whatever the device of the images.
         """
-        images = self._checked(samples.images)
-        height, width = images.shape[-2:]
         views: list[Tensor] = []
         geometry: list[Geometry] = []
-        with torch.autocast(images.device.type, enabled=False):  # half precision would round the pixel positions
-            for group in self.groups:
-                # All views of a group are one batch: half the calls, which is most of the time for small images.
-                rows = group.num_views * len(images)
-                drawn = draw_parameters(group, rows, height, width, images.device, generator)
-                joint = self._make(images.repeat(group.num_views, 1, 1, 1), group, drawn)  # [G * B, C, size, size]
-                views += joint.chunk(group.num_views)
-                if self.geometry:
-                    box, flip = as_geometry(drawn, height, width)
-                    geometry += map(Geometry, box.chunk(group.num_views), flip.chunk(group.num_views))
+        for group in self.groups:
+            # All views of a group are one batch: half the calls, which is most of the time for small images.
+            own = slice(len(views), len(views) + group.num_views)
+            if isinstance(samples.images, list):
+                images, group = torch.cat(samples.images[own]), group._replace(scale=None)  # [G * B, C, size, size]
+                self._checked(images)
+            else:
+                images = self._checked(samples.images).repeat(group.num_views, 1, 1, 1)  # [G * B, C, H, W]
+            height, width = images.shape[-2:]
+            with torch.autocast(images.device.type, enabled=False):  # half precision would round the pixel positions
+                drawn = draw_parameters(group, len(images), height, width, images.device, generator)
+                joint = self._make(images, group, drawn)  # [G * B, C, size, size]
+            views += joint.chunk(group.num_views)
+            if self.geometry:
+                box, flip = as_geometry(drawn, height, width)
+                boxes = box.chunk(group.num_views) if samples.box is None else samples.box[own]  # G x [B, 4]
+                geometry += map(Geometry, boxes, flip.chunk(group.num_views))
         return Batch(views, samples.index, samples.label, geometry if self.geometry else None)
 
     @torch.no_grad()
@@ -186,9 +194,11 @@ class Views(nn.Module):
         """Uint8 [B, C, H, W] -> one view of each [B, C, size, size] float32, normalised, chunk by chunk."""
         size = group.size
         taps = self.get_buffer(f"taps_{size}") if group.blur > 0 else None  # [kernel_size, size * size]
+        whole = group.scale is None and images.shape[-2:] == (size, size)
         result = torch.empty(len(images), self.channels, size, size, device=images.device)  # [B, C, size, size]
         for first, last in chunks(len(images), max(images[0, 0].numel(), size * size), images.device):
-            part = self.make(images[first:last], drawn.rows(first, last), size, taps, hue=group.jitter[3] > 0)
+            rows = drawn.rows(first, last)
+            part = self.make(images[first:last], rows, size, taps, hue=group.jitter[3] > 0, whole=whole)
             self._normalise(part, result[first:last])
         return result
 
@@ -208,7 +218,9 @@ class Views(nn.Module):
         return images
 
 
-def make_view(images: Tensor, drawn: Parameters, size: int, taps: Tensor | None, hue: bool = True) -> Tensor:
+def make_view(
+    images: Tensor, drawn: Parameters, size: int, taps: Tensor | None, hue: bool = True, whole: bool = False
+) -> Tensor:
     """Apply drawn parameters, everything but the normalisation.
 
     Args:
@@ -217,11 +229,16 @@ def make_view(images: Tensor, drawn: Parameters, size: int, taps: Tensor | None,
         size: pixels of the view.
         taps: [kernel_size, size * size] from ``reflected_taps``, needed when there is blur.
         hue: False when the hue strength is 0, which saves its pass.
+        whole: True when the boxes are the whole images, of the view's size already, which saves the resampling.
 
     Returns:
         [B, C, size, size] float32 in [0, 1].
     """
-    view = image_ops.resized_crop(images, drawn.box, size, drawn.flip)  # [B, C, size, size]
+    if whole:
+        view = images.float().div_(255.0)  # [B, C, size, size]
+        view = view if drawn.flip is None else torch.where(drawn.flip[:, None, None, None], view.flip(3), view)
+    else:
+        view = image_ops.resized_crop(images, drawn.box, size, drawn.flip)  # [B, C, size, size]
     if drawn.factors is not None and drawn.order is not None and drawn.jitter is not None:
         view = image_ops.color_jitter_(view, drawn.factors, drawn.order, drawn.jitter, hue)
     if drawn.gray is not None:
@@ -277,27 +294,45 @@ def draw_crops(
     device: torch.device,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Boxes of torchvision's RandomResizedCrop: [B, 4] int64 top, left, height, width in pixels.
+    """Boxes of torchvision's RandomResizedCrop in images of one size: [B, 4] int64 top, left, height, width in pixels.
 
     Area uniform in ``scale``, logarithm of width / height uniform; the first of ten attempts that fits in the image,
     else the largest central box whose ratio is allowed.
     """
-    draws = uniform((batch, 2 * CROP_ATTEMPTS + 2), device, generator)  # [B, 22]
+    draws = uniform((batch, CROP_DRAWS), device, generator)  # [B, 22]
+    return place_crops(draws, height, width, central_box(height, width, ratio), scale, ratio)
+
+
+def place_crops(
+    draws: Tensor,
+    height: int | Tensor,
+    width: int | Tensor,
+    fallback: Sequence[int | Tensor],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Tensor:
+    """The boxes of ``draw_crops`` from the numbers it draws.
+
+    Args:
+        draws: [B, 22] uniform in [0, 1): ten areas, ten ratios, and the corner.
+        height, width: of the images in pixels, one for all or [B, 1] int64.
+        fallback: top, left, height, width of the central box, likewise.
+        scale, ratio: as in ``draw_crops``.
+    """
     area = (scale[0] + (scale[1] - scale[0]) * draws[:, :CROP_ATTEMPTS]) * (height * width)  # [B, 10]
     low, high = math.log(ratio[0]), math.log(ratio[1])
     aspect = torch.exp(low + (high - low) * draws[:, CROP_ATTEMPTS : 2 * CROP_ATTEMPTS])  # [B, 10]
     box_width, box_height = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()  # [B, 10]
     fits = (box_width > 0) & (box_width <= width) & (box_height > 0) & (box_height <= height)  # [B, 10]
     first = fits.int().argmax(1, keepdim=True)  # [B, 1]
-    fits = fits.any(1)  # [B]
-    fallback = central_box(height, width, ratio)
-    box_height = torch.where(fits, box_height.gather(1, first)[:, 0], fallback[2])  # [B]
-    box_width = torch.where(fits, box_width.gather(1, first)[:, 0], fallback[3])  # [B]
-    free = torch.stack((height - box_height, width - box_width), 1)  # [B, 2]
+    fits = fits.any(1, keepdim=True)  # [B, 1]
+    box_height = torch.where(fits, box_height.gather(1, first), fallback[2])  # [B, 1]
+    box_width = torch.where(fits, box_width.gather(1, first), fallback[3])  # [B, 1]
+    free = torch.cat((height - box_height, width - box_width), 1)  # [B, 2]
     corner = torch.minimum((draws[:, -2:] * (free + 1)).long(), free)  # [B, 2]; minimum: the product may round up
-    top = torch.where(fits, corner[:, 0], fallback[0])  # [B]
-    left = torch.where(fits, corner[:, 1], fallback[1])  # [B]
-    return torch.stack((top, left, box_height, box_width), 1)  # [B, 4]
+    top = torch.where(fits, corner[:, :1], fallback[0])  # [B, 1]
+    left = torch.where(fits, corner[:, 1:], fallback[1])  # [B, 1]
+    return torch.cat((top, left, box_height, box_width), 1)  # [B, 4]
 
 
 def central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:

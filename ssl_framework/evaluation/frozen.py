@@ -1,5 +1,6 @@
 """Evaluation on frozen features: extracted once, of clean images, in eval mode, and read by every probe."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -8,7 +9,8 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from ssl_framework.data.loader import DataModule
+from ssl_framework.data.loader import DataModule, ahead, chosen
+from ssl_framework.data.residence import free_memory
 from ssl_framework.data.sources import Images
 from ssl_framework.distributed import gather, rank, world_size
 from ssl_framework.module import SSLModule
@@ -56,7 +58,8 @@ def extract(
     share = -(-total // ranks)  # rounded up; the rows that pad the last rank are cut off below
     mine = torch.arange(rank() * share, (rank() + 1) * share).clamp(max=total - 1)  # [share]
     chunk = max(1, CHUNK_PIXELS // (pixels.shape[2] * pixels.shape[3]))
-    parts = [embed(pixels[index.to(pixels.device)].to(device)).to(dtype) for index in mine.split(chunk)]
+    read = ahead(chosen(pixels, index.to(pixels.device)) for index in mine.split(chunk))  # while the encoder is busy
+    parts = [embed(part.to(device)).to(dtype) for part in read]
     return gather(torch.cat(parts))[:total].cpu()  # [N, D]
 
 
@@ -190,8 +193,21 @@ def copied(module: nn.Module) -> dict[str, Tensor]:
 
 
 def raw_pixels(images: Images) -> Tensor:
-    """[N, C * H * W] in [0, 1]: what a representation has to beat."""
-    return images.pixels.flatten(1).cpu().float() / 255
+    """[N, C * H * W] in [0, 1]: what a representation has to beat.
+
+    Raises:
+        ValueError: they do not fit in memory as float32.
+    """
+    size, free = 4 * math.prod(images.shape), free_memory()
+    if size > free:
+        raise ValueError(
+            f"the baseline on raw pixels needs {size / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory are free: "
+            "set evaluation.baselines=false"
+        )
+    pixels = images.pixels
+    if not isinstance(pixels, Tensor):
+        pixels = pixels[torch.arange(len(pixels))]  # [N, C, H, W]
+    return pixels.flatten(1).cpu().float().div_(255)
 
 
 def count_parameters(module: nn.Module) -> int:
