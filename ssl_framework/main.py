@@ -27,7 +27,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE / "configs" if (HERE / "configs").is_dir() else HERE.parent / "configs"  # installed, or a source tree
-MAY_CHANGE = ("trainer", "logger", "evaluation", "data.root", "data.download", "resume")
+MAY_CHANGE = (
+    *("trainer", "logger", "evaluation", "resume"),
+    *("data.root", "data.download", "data.num_workers", "data.resident_share", "data.store"),
+)
 """Keys that may differ when a run is resumed: they say how and how long it runs, not what it learns from."""
 
 STOPPED = 128

@@ -43,7 +43,10 @@ from ssl_framework.metrics_log import MetricsCSV
 from ssl_framework.module import SSLModule
 from ssl_framework.report.tables import cost_of, run_table
 
-PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "timm", "numpy", "scikit-learn")
+PACKAGES = (
+    *("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "timm", "numpy", "scikit-learn", "pillow"),
+    *("webdataset", "litdata"),
+)
 
 
 def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> str | None:
@@ -65,7 +68,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     console = Console()
     L.seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
-    module = build_module(cfg, data.pretrain.label is not None)
+    module = build_module(cfg, data.pretrain.labelled)
     settle_precision(cfg, folder, module, data)
     if cfg.trainer.compile:
         module.compile_parts()
@@ -185,8 +188,8 @@ def settle_precision(cfg: DictConfig, folder: Path, module: SSLModule, data: Dat
         if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
             precision = "bf16-mixed"
     elif cpu_has_bf16() and local_processes(cfg.trainer) * cfg.trainer.num_nodes == 1:
-        index = torch.arange(min(64, data.pretrain.shape[0]))
-        precision = faster_precision(module.student, module.views.clean(data.pretrain.pixels[index]))
+        index = torch.arange(min(64, data.train.shape[0]))
+        precision = faster_precision(module.student, module.views.clean(data.train.pixels[index]))
     cfg.trainer.precision = precision
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
         write(folder / "config.yaml", OmegaConf.to_yaml(cfg))
@@ -251,7 +254,7 @@ def config_hash(cfg: DictConfig) -> str:
     assert isinstance(content, dict)
     for key in ("seed", "resume", "logger"):
         content.pop(key, None)
-    for key in ("root", "download"):
+    for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache"):
         content["data"].pop(key, None)
         content["data"]["source"].pop(key, None)
     content["data"]["source"].pop("seed", None)

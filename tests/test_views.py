@@ -487,3 +487,20 @@ def test_gpu_equals_cpu_and_never_waits() -> None:
         module.clean(images)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("count, size", [(64, 32), (2048, 32), (64, 96), (40, 224)])
+def test_transient_memory_is_bounded(count: int, size: int) -> None:
+    """The profiler's record of every allocation: at its worst the output and five times what is made at once."""
+    group = {**SIMCLR, "count": 2, "blur": 0.5, "solarize": 0.2}
+    module = views.Views([group], size, 3, [0.5] * 3, [0.25] * 3)
+    samples = Samples(torch.zeros(count, 3, size, size, dtype=torch.uint8), torch.arange(count))
+    module(samples)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        made = module(samples).views
+    kineto = profile.profiler.kineto_results  # type: ignore[union-attr]
+    changes = sorted((e.start_ns(), e.nbytes()) for e in kineto.events() if e.name() == "[memory]")
+    in_use = torch.tensor([change for _, change in changes]).cumsum(0)
+    output = sum(4 * view.numel() for view in made)
+    at_once = min(output, 4 * 3 * max(views.CHUNK_PIXELS, size * size))
+    assert output + at_once < in_use.max() < output + 5 * at_once

@@ -18,7 +18,7 @@ def refused(*overrides: str) -> str:
     cfg = config(*SMALL, *overrides)
     with pytest.raises(ValueError) as error:
         data = build_data(cfg)
-        build_module(cfg, data.pretrain.label is not None)
+        build_module(cfg, data.pretrain.labelled)
     message = str(error.value)
     assert "\n" not in message and "Traceback" not in message
     return message

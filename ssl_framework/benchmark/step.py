@@ -119,7 +119,7 @@ class Product:
 
     def data(self, steps: int) -> DataModule:
         """One epoch of ``steps`` batches."""
-        return DataModule(Repeated(self.pixels, steps * self.batch), self.batch, seed=0)
+        return DataModule(Repeated(self.pixels, steps * self.batch), self.batch, seed=0, resident_share=0.5)
 
     def against(self, competitors: dict[str, Callable[[], object]], steps: int, rounds: int) -> dict[str, list[float]]:
         """Seconds of ``steps`` steps of ours and of each competitor, round by round; the first round does not count."""

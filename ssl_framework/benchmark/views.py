@@ -30,7 +30,7 @@ def run(quick: bool) -> dict[str, Figure]:
     lightly = LightlyBatches(pixels, batches, "lightly")
     torchvision = LightlyBatches(pixels, batches, "torchvision")
     kornia = kornia_views().to(device)
-    floats = samples.images.float() / 255  # [B, 3, H, W]
+    floats = pixels.to(device).float() / 255  # [B, 3, H, W]
     competitors["lightly"] = lambda: sum(1 for _ in lightly)
     competitors["torchvision"] = lambda: sum(1 for _ in torchvision)
     competitors["kornia"] = lambda: repeat(lambda: (kornia(floats), kornia(floats)), batches)

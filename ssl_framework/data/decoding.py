@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ def to_eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray((values / 257).round().astype(np.uint8))
 
 
-def read_image(path: Path, size: int, channels: int) -> Tensor:
+def read_image(path: Path | BinaryIO, size: int, channels: int) -> Tensor:
     """Decodes one file (of an animation the first frame) to a square.
 
     The EXIF orientation is applied, transparency is laid over white, the short side is resized to ``size`` with

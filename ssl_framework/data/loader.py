@@ -3,9 +3,10 @@
     ResidentLoader   the set lies where it is trained on: a batch is one gather, without workers or copies
     HostLoader       it is too large for that: a thread gathers in memory or from a mapped file, batches ahead
     files.py         files decoded when asked for: worker processes decode and cut, batches ahead
+    shards.py        encoded images in shards: worker processes read long runs and decode, in an order of its own
 
-All three serve the same samples in the same order, which is a function of (seed, epoch) and of nothing else: not of
-the loader, the number of ranks, threads or workers, or of where the run was interrupted.
+The first three serve the same samples in the same order, which is a function of (seed, epoch) and of nothing else: not
+of the loader, the number of ranks, threads or workers, or of where the run was interrupted.
 """
 
 import math
@@ -13,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import lightning as L
 import torch
@@ -257,6 +258,24 @@ def resident(pixels: Pixels, device: torch.device, share: float) -> Tensor | Non
     return whole
 
 
+class Streamed(Protocol):
+    """A training set that is read in its own order, with a loader like ``Loader`` (see ``shards``)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N, C, H, W."""
+        ...
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every sample has a label."""
+        ...
+
+    def loader(self, global_batch_size: int, seed: int, served: int, device: torch.device) -> Any:
+        """Batches on ``device``, with the attributes and methods of ``Loader`` but ``order`` and ``fetch``."""
+        ...
+
+
 class DataModule(L.LightningDataModule):
     """The training set as batches, and the two sets that evaluators use.
 
@@ -279,11 +298,11 @@ class DataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.seed = seed
         self.resident_share = resident_share
-        self.loader: Loader | None = None
+        self.loader: Any = None  # a Loader, or what a Streamed set gives
         self.served = 0
-        self.pretrain = source.load("pretrain")
-        self.train = source.load("train")
-        self.test = source.load("test")
+        self.pretrain: Images | Streamed = source.load("pretrain")
+        self.train: Images = source.load("train")
+        self.test: Images = source.load("test")
         count = self.pretrain.shape[0]
         if count < batch_size:
             raise ValueError(
@@ -296,7 +315,7 @@ class DataModule(L.LightningDataModule):
         """Whether evaluators that need labels can run."""
         return self.train.label is not None and self.test.label is not None
 
-    def train_dataloader(self) -> Loader:
+    def train_dataloader(self) -> Any:
         """Where the images go is decided here, once the model has taken its place on the device."""
         if self.batch_size % world_size():
             raise ValueError(
@@ -305,8 +324,11 @@ class DataModule(L.LightningDataModule):
             )
         assert self.trainer is not None
         device = self.trainer.strategy.root_device
-        pixels, label = self.pretrain.pixels, self.pretrain.label
         rest = (self.batch_size, self.seed, self.served)
+        if not isinstance(self.pretrain, Images):
+            self.loader = self.pretrain.loader(*rest, device)
+            return self.loader
+        pixels, label = self.pretrain.pixels, self.pretrain.label
         if isinstance(pixels, Undecoded):
             views = self.trainer.lightning_module.views
             assert isinstance(views, Views)

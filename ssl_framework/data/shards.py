@@ -104,7 +104,7 @@ def decode(sample: Encoded, size: int, channels: int) -> Tensor:
         ValueError: it cannot be decoded.
     """
     try:
-        return read_image(BytesIO(sample.image), size, channels)  # type: ignore[arg-type]  # a file works like a path
+        return read_image(BytesIO(sample.image), size, channels)
     except Exception as error:  # a broken image makes decoders raise almost anything
         raise ValueError(
             f"{sample.name} cannot be decoded ({reason_of(error)}): write its shard again without it"

@@ -66,6 +66,11 @@ class Images(NamedTuple):
         """N, C, H, W."""
         return tuple(self.pixels.shape)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether every image has a label."""
+        return self.label is not None
+
 
 class Source(Protocol):
     """Anything that loads the three splits."""

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ssl_framework.data import image_ops
 from ssl_framework.types import Batch, Geometry, Samples
 
-CHUNK_PIXELS = 1024 * 32 * 32  # pixels (of a source or a view) worked on at once on the CPU: about 100 MiB of floats
-CHUNK_PIXELS_GPU = 16 * CHUNK_PIXELS  # kernel launches cost more there, and memory is larger: about 1.5 GiB
+CHUNK_PIXELS = 1024 * 32 * 32  # pixels (of a source or a view) worked on at once on the CPU: 12 MiB of RGB floats
+CHUNK_PIXELS_GPU = 16 * CHUNK_PIXELS  # kernel launches cost more there, and memory is larger
 CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 CROP_DRAWS = 2 * CROP_ATTEMPTS + 2  # random numbers that one box takes
 GROUP_KEYS = (
@@ -72,6 +72,9 @@ class Parameters(NamedTuple):
 
 class Views(nn.Module):
     """Makes V views of every image of a batch. Keep it on the device of the images.
+
+    Beside the views themselves it needs for a while at most five times the memory of those made at once: of a small
+    batch all views of a group, of a large one ``CHUNK_PIXELS``, about 60 MiB (on a GPU 1 GiB).
 
     Args:
         groups: one mapping a group of like views, in the order of the views. Keys, all optional: ``count`` (views,
@@ -162,10 +165,11 @@ class Views(nn.Module):
                 images, group = torch.cat(samples.images[own]), group._replace(scale=None)  # [G * B, C, size, size]
                 self._checked(images)
             else:
-                images = self._checked(samples.images).repeat(group.num_views, 1, 1, 1)  # [G * B, C, H, W]
+                images = self._checked(samples.images)  # [B, C, H, W]
             height, width = images.shape[-2:]
             with torch.autocast(images.device.type, enabled=False):  # half precision would round the pixel positions
-                drawn = draw_parameters(group, len(images), height, width, images.device, generator)
+                rows = group.num_views * len(samples.index)
+                drawn = draw_parameters(group, rows, height, width, images.device, generator)
                 joint = self._make(images, group, drawn)  # [G * B, C, size, size]
             views += joint.chunk(group.num_views)
             if self.geometry:
@@ -191,14 +195,24 @@ class Views(nn.Module):
         return result
 
     def _make(self, images: Tensor, group: Group, drawn: Parameters) -> Tensor:
-        """Uint8 [B, C, H, W] -> one view of each [B, C, size, size] float32, normalised, chunk by chunk."""
+        """Views of one group, chunk by chunk: row r of the parameters belongs to image r modulo the number of images.
+
+        Args:
+            images: [B, C, H, W] uint8.
+            group: the group.
+            drawn: parameters of R views.
+
+        Returns:
+            [R, C, size, size] float32, normalised.
+        """
         size = group.size
         taps = self.get_buffer(f"taps_{size}") if group.blur > 0 else None  # [kernel_size, size * size]
         whole = group.scale is None and images.shape[-2:] == (size, size)
-        result = torch.empty(len(images), self.channels, size, size, device=images.device)  # [B, C, size, size]
-        for first, last in chunks(len(images), max(images[0, 0].numel(), size * size), images.device):
-            rows = drawn.rows(first, last)
-            part = self.make(images[first:last], rows, size, taps, hue=group.jitter[3] > 0, whole=whole)
+        rows = len(drawn.box)
+        result = torch.empty(rows, self.channels, size, size, device=images.device)  # [R, C, size, size]
+        for first, last in chunks(rows, max(images[0, 0].numel(), size * size), images.device):
+            part = around(images, first, last)  # [n, C, H, W]
+            part = self.make(part, drawn.rows(first, last), size, taps, hue=group.jitter[3] > 0, whole=whole)
             self._normalise(part, result[first:last])
         return result
 
@@ -269,6 +283,13 @@ def resize_short_side(images: Tensor, size: int) -> Tensor:
     images = nn.functional.interpolate(images, (height, width), mode="bilinear", antialias=True)  # [B, C, h, w]
     top, left = round((height - size) / 2), round((width - size) / 2)
     return images[:, :, top : top + size, left : left + size]  # [B, C, size, size]
+
+
+def around(images: Tensor, first: int, last: int) -> Tensor:
+    """Rows first..last - 1 of the images repeated without end: [last - first, C, H, W]; a copy only where they wrap."""
+    start, count = first % len(images), last - first
+    turns = -(-(start + count) // len(images))
+    return (images.repeat(turns, 1, 1, 1) if turns > 1 else images)[start : start + count]
 
 
 def chunks(batch: int, pixels: int, device: torch.device) -> list[tuple[int, int]]:
