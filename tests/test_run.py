@@ -141,36 +141,6 @@ def test_a_refused_run_leaves_nothing_behind(tmp_path: Path) -> None:
     assert os.readlink(tmp_path / "outputs" / "latest") == "earlier"  # still the newest run there is
 
 
-def test_sigterm_saves_and_resume_continues_in_the_same_folder(tmp_path: Path) -> None:
-    arguments = ["method=byol", *SMALL, "trainer.max_epochs=400", "hydra.run.dir=here"]
-    child = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *arguments], cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
-    metrics = tmp_path / "here" / "metrics.csv"
-    deadline = time.time() + 60
-    while not metrics.exists() and time.time() < deadline:
-        time.sleep(0.1)
-    child.send_signal(signal.SIGTERM)
-    printed = child.communicate(timeout=60)[0].splitlines()
-    assert child.returncode == 128 + signal.SIGTERM
-    assert printed[-2:] == ["stopped by SIGTERM; to continue: python train.py resume=here", "here"]
-    step = torch.load(tmp_path / "here" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    assert 0 < step < 2400 and not (tmp_path / "here" / "result.json").exists()
-
-    refused = command(tmp_path, "resume=here", "optimizer.warmup=0.5")
-    assert refused.returncode == 1 and "as it was configured, with optimizer.warmup=0.05" in refused.stderr
-    refused = command(tmp_path, "resume=here", "method=simclr")
-    assert refused.returncode == 1 and "is a run of method=byol" in refused.stderr
-
-    epochs = step // 6 + 2
-    done = command(tmp_path, "resume=here", f"trainer.max_epochs={epochs}")
-    assert done.returncode == 0, done.stderr
-    assert f"resuming at step {step}" in done.stdout and done.stdout.splitlines()[-1] == "here"
-    result = json.loads((tmp_path / "here" / "result.json").read_text())
-    assert result["steps"] == 6 * epochs and result["method"] == "byol"
-    assert [p.name for p in (tmp_path / "outputs").iterdir()] == ["latest"]  # resuming makes no folder of its own
-
-
 def test_two_ranks_stopped_by_a_signal_and_resumed_end_bit_for_bit_like_two_that_were_not(tmp_path: Path) -> None:
     arguments = ["method=mochi", "trainer=ddp_cpu", *SMALL, *SMALL_QUEUE, *SMALL_MIXER, "trainer.max_epochs=15"]
     whole = command(tmp_path, *arguments, "hydra.run.dir=whole")
@@ -185,15 +155,26 @@ def test_two_ranks_stopped_by_a_signal_and_resumed_end_bit_for_bit_like_two_that
     while not (tmp_path / "parts" / "metrics.csv").exists() and time.time() < deadline:
         time.sleep(0.05)
     child.send_signal(signal.SIGTERM)
-    printed = child.communicate(timeout=60)[0]
-    assert "stopped by SIGTERM; to continue: python train.py resume=parts" in printed
+    printed = child.communicate(timeout=60)[0].splitlines()
     assert child.returncode == 128 + signal.SIGTERM
+    assert printed[-2:] == ["stopped by SIGTERM; to continue: python train.py resume=parts", "parts"]
+    step = load_checkpoint(tmp_path / "parts" / "checkpoints" / "last.ckpt")["global_step"]
+    assert 0 < step < 90 and not (tmp_path / "parts" / "result.json").exists()
+
+    refused = command(tmp_path, "resume=parts", "optimizer.warmup=0.5")
+    assert refused.returncode == 1 and "as it was configured, with optimizer.warmup=0.05" in refused.stderr
+    refused = command(tmp_path, "resume=parts", "method=simclr")
+    assert refused.returncode == 1 and "is a run of method=mochi" in refused.stderr
+
     resumed = command(tmp_path, "resume=parts")
     assert resumed.returncode == 0, resumed.stderr
+    assert f"resuming at step {step}" in resumed.stdout and resumed.stdout.splitlines()[-1] == "parts"
     first, second = (load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "parts"))
     assert first["global_step"] == second["global_step"] == 90
     for key in ("state_dict", "optimizer_states", "callbacks"):
         assert_identical(first[key], second[key], key)
+    assert json.loads((tmp_path / "parts" / "result.json").read_text())["method"] == "mochi"
+    assert [p.name for p in (tmp_path / "outputs").iterdir()] == ["latest"]  # resuming makes no folder of its own
 
 
 def test_a_sweep_over_two_ranks_has_one_folder_a_job_and_one_table(tmp_path: Path) -> None:
