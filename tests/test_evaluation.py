@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from ssl_framework.build import build_data, build_module
 from ssl_framework.data.sources import Images
 from ssl_framework.evaluation.frozen import Frozen, FrozenEvaluation, extract, extract_frozen, raw_pixels
-from ssl_framework.evaluation.probes import KNN, LinearProbe, LinearSGD
+from ssl_framework.evaluation.probes import KNN, LinearProbe, LinearSGD, largest
 from ssl_framework.run import read_json
 from tests.runs import run_in, small
 
@@ -218,3 +218,11 @@ def test_refused_sgd_settings(change: dict, message: str) -> None:
 def test_unknown_feature_type_is_refused() -> None:
     with pytest.raises(ValueError, match=r"evaluation\.features is float16: choose one of float32, bfloat16"):
         FrozenEvaluation({}, 0, features="float16")
+
+
+@pytest.mark.parametrize("count, k", [(1000, 7), (1000, 62), (1000, 63), (1003, 20), (20, 5), (20, 20)])
+def test_largest_equals_a_full_sort(count: int, k: int) -> None:
+    values = torch.randn(9, count, generator=torch.Generator().manual_seed(0))
+    expected = values.sort(dim=1, descending=True)
+    found, row = largest(values.T.contiguous(), k)
+    assert torch.equal(found, expected.values[:, :k]) and torch.equal(row, expected.indices[:, :k])

@@ -49,7 +49,7 @@ MEANINGS = {
         "px_two_views": "the same with two views made of every batch",
     },
     "startup": {
-        "first_step_over_imports": "until the default job's first step is done, over 'import torch, lightning, timm' alone",
+        "first_step_over_imports": "until the default job's first step is done, over the three imports alone",
         "first_step_seconds": "from the command to the end of the first step",
         "help_seconds": "python train.py --help",
     },

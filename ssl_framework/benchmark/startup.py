@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ssl_framework.benchmark.timing import Figure, figure, interleaved, ratio
 
-MAIN = [sys.executable, "-m", "ssl_framework.main"]
+MAIN = [sys.executable, "-c", "from ssl_framework.main import main; main()"]
 IMPORTS = [sys.executable, "-c", "import torch, lightning, timm"]
 
 

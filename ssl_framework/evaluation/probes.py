@@ -19,7 +19,7 @@ class KNN:
     Args:
         k: neighbours, or several numbers of them (each is a metric of its own).
         temperature: T.
-        chunk: test rows compared with the bank at once; memory is chunk x N floats.
+        chunk: test rows compared with the bank at once; memory is chunk x N floats, about twice.
     """
 
     def __init__(self, k: int | Sequence[int], temperature: float, chunk: int = 1024) -> None:
@@ -45,9 +45,14 @@ class KNN:
         classes = int(torch.cat([train.y, test.y]).max()) + 1
         bank = F.normalize(train.x.float(), dim=1)  # [N, D]
         hits = dict.fromkeys(ks, 0)
+        # Used for every chunk anew, with the bank along the rows: the matrix product is a tenth faster that way round.
+        similarities = torch.empty(len(bank), min(self.chunk, len(test.x)))  # [N, chunk]
         for rows, y in zip(test.x.split(self.chunk), test.y.split(self.chunk), strict=True):
             queries = F.normalize(rows.float(), dim=1)  # [m, D]
-            similarity, neighbour = (queries @ bank.T).topk(max(ks), dim=1)  # [m, k]
+            if len(rows) < similarities.shape[1]:
+                similarities = similarities.new_empty(len(bank), len(rows))  # [N, m]
+            torch.mm(bank, queries.T, out=similarities)
+            similarity, neighbour = largest(similarities, max(ks))  # [m, k]
             # Subtracting the largest changes no vote and keeps the exponential in range for small T.
             weight = ((similarity - similarity[:, :1]) / self.temperature).exp()  # [m, k]
             for k in ks:
@@ -55,6 +60,33 @@ class KNN:
                 votes.scatter_add_(1, train.y[neighbour[:, :k]], weight[:, :k])
                 hits[k] += int((votes.argmax(dim=1) == y).sum())
         return {f"knn[k={k},T={self.temperature:g}]/top1": 100 * n / len(test.y) for k, n in hits.items()}
+
+
+def largest(values: Tensor, k: int, groups: int = 16) -> tuple[Tensor, Tensor]:
+    """The k largest of every column, largest first, as ``topk`` but several times as fast on long columns.
+
+    The rows are laid in ``groups`` layers. A place whose largest value over the layers is not among the k largest such
+    values holds none of the k largest of all, so only k places times ``groups`` values are left to sort.
+
+    Args:
+        values: [N, M].
+        k: at most N.
+        groups: layers.
+
+    Returns:
+        [M, k] values and [M, k] int64 rows.
+    """
+    width = len(values) // groups
+    if k > width:
+        return values.T.topk(k, dim=1)
+    layers = values[: groups * width].unflatten(0, (groups, width))  # [groups, width, M]
+    place = layers.amax(dim=0).T.topk(k, dim=1, sorted=False).indices  # [M, k]
+    start = torch.arange(groups, device=values.device)[:, None] * width  # [groups, 1]
+    row = (start + place[:, None]).flatten(1)  # [M, groups * k]
+    rest = torch.arange(groups * width, len(values), device=values.device).expand(len(row), -1)  # [M, < groups]
+    row = torch.cat([row, rest], dim=1)  # [M, groups * k + rest]
+    found, position = values.T.gather(1, row).topk(k, dim=1)  # [M, k]
+    return found, row.gather(1, position)
 
 
 class LinearProbe:
