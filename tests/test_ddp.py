@@ -17,6 +17,7 @@ from ssl_framework import functional
 from ssl_framework.data.sources import Images
 from ssl_framework.distributed import gather, gather_with_grad, own_rows, rank, world_size
 from ssl_framework.evaluation.frozen import extract
+from ssl_framework.feature_mixers.feature_transform import FeatureTransform
 from ssl_framework.feature_mixers.mochi import MoCHi
 from ssl_framework.gradient_cache import cached_losses
 from ssl_framework.memory import Queue
@@ -25,6 +26,15 @@ from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.moco import MoCo
+from ssl_framework.objectives.multiview import (
+    DHEL,
+    MVDHEL,
+    PVC,
+    AverageViewNTXent,
+    MultiPositiveNTXent,
+    MVInfoNCE,
+    PairwiseNTXent,
+)
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.supcon import SupCon
 from ssl_framework.types import Batch, Clock, Outputs
@@ -43,6 +53,12 @@ def mochi() -> MoCo:
     return objective
 
 
+def feature_transform() -> MoCo:
+    objective = moco()
+    objective.feature_mixer = FeatureTransform(2.0, 1.6, True, False, False, 0.0)
+    return objective
+
+
 # One line a method: a new objective is added here.
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "simclr": lambda: SimCLR(0.2),
@@ -53,6 +69,15 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "moco_decoupled": lambda: moco(positive_in_denominator=False),
     "mochi": mochi,
     "byol": lambda: BYOL(student_head="projector"),
+    "feature_transform": feature_transform,
+    "mv_infonce": lambda: MVInfoNCE(0.2),
+    "mv_dhel": lambda: MVDHEL(0.2),
+    "dhel": lambda: DHEL(0.2, True),
+    "pvc_geometric": lambda: PVC(0.2, "geometric"),
+    "pvc_arithmetic": lambda: PVC(0.2, "arithmetic"),
+    "pairwise_ntxent": lambda: PairwiseNTXent(0.2),
+    "average_view_ntxent": lambda: AverageViewNTXent(0.2),
+    "multi_positive_ntxent": lambda: MultiPositiveNTXent(0.2),
 }
 
 

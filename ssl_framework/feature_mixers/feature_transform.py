@@ -1,0 +1,86 @@
+"""Feature transformation: Zhu et al., Improving Contrastive Learning by Visualizing Feature Transformation, ICCV 2021
+(arXiv:2108.02982), section 4.
+
+Positives are extrapolated away from each other, which makes them harder; negatives are interpolated with each other,
+which makes them more diverse. Neither is brought back to length one unless asked for.
+"""
+
+import torch
+from torch import Tensor
+
+from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures
+from ssl_framework.functional import unit
+from ssl_framework.types import Clock
+
+
+class FeatureTransform(FeatureMixer):
+    """Changes the positive pair and the negatives; the queue keeps the unchanged keys.
+
+    Args:
+        alpha_positive: the pair becomes ``l q + (1 - l) k`` and ``l k + (1 - l) q`` with l = 1 + Beta(alpha, alpha), in
+            (1, 2); ``None`` leaves it.
+        alpha_negative: the negatives become ``l n + (1 - l) n'``, n' one permutation of them, l ~ Beta(alpha, alpha);
+            ``None`` leaves them.
+        extrapolate: ``False`` takes l = Beta(alpha, alpha) for the pair, which makes it easier (the paper's control).
+        per_dimension: a share for every number ("dimension-level mixing") instead of one for the whole batch.
+        renormalise: bring the transformed pair back to length one.
+        start: share of the run's steps before it begins, in [0, 1].
+
+    Raises:
+        ValueError: nothing to transform, or a value out of its range.
+    """
+
+    needs = "negatives shared by all queries"
+
+    def __init__(
+        self,
+        alpha_positive: float | None,
+        alpha_negative: float | None,
+        extrapolate: bool,
+        per_dimension: bool,
+        renormalise: bool,
+        start: float,
+    ) -> None:
+        super().__init__()
+        for key, alpha in (("alpha_positive", alpha_positive), ("alpha_negative", alpha_negative)):
+            if alpha is not None and not alpha > 0:
+                raise ValueError(f"feature_mixer.{key} is {alpha}: it must be above 0, or null to leave that side as it is")
+        if alpha_positive is None and alpha_negative is None:
+            raise ValueError("feature_mixer has no alpha_positive and no alpha_negative: set one, or feature_mixer=none")
+        if not 0 <= start <= 1:
+            raise ValueError(f"feature_mixer.start is {start}: it is a share of the run, between 0 and 1")
+        self.alpha_positive = alpha_positive
+        self.alpha_negative = alpha_negative
+        self.extrapolate = extrapolate
+        self.per_dimension = per_dimension
+        self.renormalise = renormalise
+        self.start = start
+
+    def forward(self, q: Tensor, k: Tensor, negatives: Tensor, clock: Clock) -> MixedFeatures:
+        if clock.progress < self.start:
+            return MixedFeatures(q, k, negatives)
+        generator = clock.generator(q.device)  # alike on all ranks, so that they transform the same memory alike
+        if self.alpha_positive is not None:
+            share = self.draw(self.alpha_positive, q, generator) + (1.0 if self.extrapolate else 0.0)
+            q, k = self.transform_pair(q, k, share)
+        if self.alpha_negative is not None:
+            share = self.draw(self.alpha_negative, negatives, generator)
+            order = torch.randperm(len(negatives), generator=generator, device=negatives.device)  # [K]
+            negatives = share * negatives + (1 - share) * negatives[order]  # [K, D]
+        return MixedFeatures(q, k, negatives)
+
+    def transform_pair(self, q: Tensor, k: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+        """Both of the pair, [B, D] each, with gradient through q in both."""
+        pair = share * q + (1 - share) * k, share * k + (1 - share) * q
+        return (unit(pair[0]), unit(pair[1])) if self.renormalise else pair
+
+    def draw(self, alpha: float, like: Tensor, generator: torch.Generator) -> Tensor:
+        """Beta(alpha, alpha): one for all [1, 1], or with ``per_dimension`` one for each dimension [1, D].
+
+        Every rank draws the same, and it does not depend on how the batch is spread over ranks.
+        """
+        shape = (2, 1, like.shape[1] if self.per_dimension else 1)
+        first, second = torch._standard_gamma(
+            torch.full(shape, alpha, device=like.device, dtype=like.dtype), generator=generator
+        )  # 2 x [1, 1] or 2 x [1, D]
+        return first / (first + second)
