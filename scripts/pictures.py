@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 
 from ssl_framework.build import build
 from ssl_framework.main import CONFIGS
-from ssl_framework.report.pictures import show_run, show_views
+from ssl_framework.report.pictures import show_run, show_speed, show_views
 
 if __name__ == "__main__":
     root = Path(__file__).resolve().parent.parent
@@ -14,3 +14,4 @@ if __name__ == "__main__":
         cfg = compose("train")
     show_views(build(cfg.data.source).load("train"), build(cfg.views), root / "docs" / "shapes_views.png")
     show_run(root / "results" / "default", "knn[k=20,T=0.1]/top1", root / "docs" / "default_run.png")
+    show_speed(root / "results" / "speed", root / "docs" / "speed.png")

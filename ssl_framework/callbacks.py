@@ -192,7 +192,8 @@ class Progress(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any) -> None:
         assert trainer.train_dataloader is not None
         self._counted += trainer.train_dataloader.global_batch_size
-        if trainer.is_last_batch or self._counted % (10 * trainer.train_dataloader.global_batch_size) == 0:
+        every = trainer.log_every_n_steps * trainer.train_dataloader.global_batch_size  # type: ignore[attr-defined]
+        if trainer.is_last_batch or self._counted % every == 0:
             self._loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # waits for the device: now and then
             if self._bar is not None and self._task is not None:
                 elapsed = time.perf_counter() - self._since

@@ -1,5 +1,6 @@
 """Precision chosen by measuring, memory layout by device, and a step in which the host never reads a number back."""
 
+import platform
 import time
 from pathlib import Path
 
@@ -160,3 +161,7 @@ def test_compiled_parts_keep_their_names() -> None:
     names = list(module.state_dict())
     module.compile_parts()
     assert list(module.state_dict()) == names
+
+
+def test_freed_memory_stays_with_the_process_where_the_allocator_is_glibc() -> None:
+    assert device.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")

@@ -504,3 +504,13 @@ def test_transient_memory_is_bounded(count: int, size: int) -> None:
     output = sum(4 * view.numel() for view in made)
     at_once = min(output, 4 * 3 * max(views.CHUNK_PIXELS, size * size))
     assert output + at_once < in_use.max() < output + 5 * at_once
+
+
+def test_compiled_views_are_the_same() -> None:
+    """Traced for a compiler the operations take the branch of a GPU, which computes all samples and keeps some."""
+    module = views.Views([{**EVERYTHING, "count": 2}], 32, 3, [0.5] * 3, [0.25] * 3)
+    samples = Samples(photos(20), torch.arange(20))
+    expected = module(samples, torch.Generator().manual_seed(0)).views
+    module.make = torch.compile(views.make_view, backend="eager")
+    got = module(samples, torch.Generator().manual_seed(0)).views
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)

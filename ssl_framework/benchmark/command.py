@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ from ssl_framework.benchmark.timing import Figure
 from ssl_framework.device import keep_freed_memory
 from ssl_framework.run import device_name, versions, write_json
 
+PEERS = ("lightly", "kornia", "faiss-cpu")
 NAMES = ("views", "step", "loss", "knn", "load", "startup")
 
 MEANINGS = {
@@ -74,13 +77,15 @@ def main(arguments: list[str] | None = None) -> None:
         found[name] = figures
         console.print(table(name, figures))
         if given.json is not None:  # after each: an interrupted command keeps what it measured
+            given.json.parent.mkdir(parents=True, exist_ok=True)
             write_json(given.json, {**found, "about": about(given.quick)})
 
 
 def about(quick: bool) -> dict[str, object]:
-    """Where the figures come from."""
+    """Where the figures come from; versions of the competitors too."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return {"device": device_name(device), "cpu": cpu_name(), "versions": versions(), "quick": quick}
+    peers = {name: version(name) for name in PEERS if find_spec(name.replace("-cpu", ""))}
+    return {"device": device_name(device), "cpu": cpu_name(), "versions": versions() | peers, "quick": quick}
 
 
 def cpu_name() -> str:

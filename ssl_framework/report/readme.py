@@ -1,11 +1,14 @@
 """Keeps the README true: blocks between ``<!-- name -->`` and ``<!-- end -->`` come from configs, tests and records."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra.utils import get_class
+
+from ssl_framework.benchmark.command import meaning, number
 
 BLOCK = re.compile(r"(<!-- (?P<name>[\w./-]+: [^\n]*?) -->\n).*?(<!-- end -->)", re.S)
 
@@ -14,7 +17,8 @@ def filled(text: str, root: Path) -> str:
     """The README's text with every block written anew.
 
     ``<!-- file: PATH -->`` shows a file as code, ``<!-- output: PATH -->`` a record of what a command printed,
-    ``<!-- table: methods -->`` and ``<!-- table: data -->`` what the configs say.
+    ``<!-- table: methods -->`` and ``<!-- table: data -->`` what the configs say, ``<!-- table: speed -->`` the record
+    of the benchmarks.
 
     Args:
         text: the README.
@@ -24,7 +28,7 @@ def filled(text: str, root: Path) -> str:
     def fill(match: re.Match) -> str:
         kind, _, what = match["name"].partition(": ")
         if kind == "table":
-            content = {"methods": method_table, "data": data_table}[what](root)
+            content = {"methods": method_table, "data": data_table, "speed": speed_table}[what](root)
         else:
             language = "yaml" if what.endswith(".yaml") else ("python" if what.endswith(".py") else "text")
             content = f"```{language}\n{(root / what).read_text().rstrip()}\n```\n"
@@ -72,6 +76,20 @@ def data_table(root: Path) -> str:
             f"| [`{path.stem}`](configs/data/{path.name}) | {config['image_size']} | {config['channels']} | {first} |"
         )
     return "\n".join(rows) + "\n"
+
+
+def speed_table(root: Path) -> str:
+    """Every figure of the benchmarks' record, and where it was measured."""
+    record = json.loads((root / "results" / "speed" / "benchmark.json").read_text())
+    about = record.pop("about")
+    rows = ["| | median | min to max | |", "| --- | --- | --- | --- |"]
+    for benchmark, figures in record.items():
+        for name, value in figures.items():
+            median, low, high = (number(value[key]) for key in ("median", "min", "max"))
+            spread = "one call" if low == high else f"{low} to {high}"
+            rows.append(f"| `{benchmark}` {name} | {median} | {spread} | {meaning(benchmark, name)} |")
+    versions = ", ".join(f"{name} {about['versions'][name]}" for name in ("torch", "lightning", "timm"))
+    return "\n".join(rows) + f"\n\nMeasured on {about['device']} ({about['cpu']}), {versions}.\n"
 
 
 def main() -> None:
