@@ -44,9 +44,13 @@ class FeatureTransform(FeatureMixer):
         super().__init__()
         for key, alpha in (("alpha_positive", alpha_positive), ("alpha_negative", alpha_negative)):
             if alpha is not None and not alpha > 0:
-                raise ValueError(f"feature_mixer.{key} is {alpha}: it must be above 0, or null to leave that side as it is")
+                raise ValueError(
+                    f"feature_mixer.{key} is {alpha}: it must be above 0, or null to leave that side as it is"
+                )
         if alpha_positive is None and alpha_negative is None:
-            raise ValueError("feature_mixer has no alpha_positive and no alpha_negative: set one, or feature_mixer=none")
+            raise ValueError(
+                "feature_mixer has no alpha_positive and no alpha_negative: set one, or feature_mixer=none"
+            )
         if not 0 <= start <= 1:
             raise ValueError(f"feature_mixer.start is {start}: it is a share of the run, between 0 and 1")
         self.alpha_positive = alpha_positive

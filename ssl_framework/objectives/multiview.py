@@ -1,13 +1,14 @@
 """Contrastive losses over any number of views: Pakoromilas et al., A Principled Framework for Multi-View Contrastive
 Learning, 2025 (arXiv:2507.06979), the baselines it compares with, and DHEL, on which it builds.
 
-They differ in which pairs attract within one logarithm and which repel. u_il is view l of sample i, of unit length, N the
-global batch, V the views; every sum of exponentials is a log-sum-exp. Cost: O(N^2 V) for MVDHEL, whose views never meet
-the other samples' other views; O(N^2 V^2) for the others.
+They differ in which pairs attract within one logarithm and which repel. View l of sample i is u_il, of length one; N is
+the global batch, V the number of views; every sum of exponentials is a log-sum-exp. Cost: O(N^2 V) for MVDHEL,
+whose views never meet the other samples' other views; O(N^2 V^2) for the others.
 """
 
 import math
 from itertools import combinations
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class MultiView(Objective):
         head: name of the student's head whose output is compared.
     """
 
-    num_views = (2, None)
+    num_views: ClassVar[tuple[int, int | None]] = (2, None)
 
     def __init__(self, temperature: float, head: str = "projector") -> None:
         super().__init__()
