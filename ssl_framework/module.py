@@ -122,19 +122,15 @@ class SSLModule(L.LightningModule):
     def on_fit_start(self) -> None:
         if self.micro_batch_size is None:
             return
-        for key, found, wanted in (
-            ("trainer.precision", str(self.trainer.precision), "bf16-mixed or 32-true"),
-            (
-                "trainer.accumulate_grad_batches",
-                str(self.trainer.accumulate_grad_batches),
-                "1 and data.batch_size higher",
-            ),
-        ):
-            if found not in ("1", "bf16-mixed", "bf16-true", "32-true", "64-true"):
-                raise ValueError(
-                    f"{key} is {found}, which data.micro_batch_size={self.micro_batch_size} does not go with, because "
-                    f"part of the gradient is there before the loss is scaled: set {key} to {wanted}"
-                )
+        # Part of the gradient is there before Lightning scales the loss.
+        found = f"data.micro_batch_size is {self.micro_batch_size}, which does not go with"
+        if self.trainer.accumulate_grad_batches > 1:
+            raise ValueError(
+                f"{found} trainer.accumulate_grad_batches={self.trainer.accumulate_grad_batches}: set that to 1 and "
+                "raise data.batch_size"
+            )
+        if self.trainer.precision == "16-mixed":
+            raise ValueError(f"{found} trainer.precision=16-mixed: choose bf16-mixed or 32-true")
 
     def training_step(self, samples: Samples, batch_idx: int) -> Tensor:
         # All randomness of the step (views, mixers, dropout) is a function of (seed, batches done, rank), not of

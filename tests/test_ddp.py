@@ -32,6 +32,7 @@ from ssl_framework.objectives.multiview import (
     PVC,
     AverageViewNTXent,
     MultiPositiveNTXent,
+    MultiView,
     MVInfoNCE,
     PairwiseNTXent,
 )
@@ -70,14 +71,14 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "mochi": mochi,
     "byol": lambda: BYOL(student_head="projector"),
     "feature_transform": feature_transform,
-    "mv_infonce": lambda: MVInfoNCE(0.2),
-    "mv_dhel": lambda: MVDHEL(0.2),
+    "mv_infonce": lambda: MultiView(0.2, MVInfoNCE()),
+    "mv_dhel": lambda: MultiView(0.2, MVDHEL()),
     "dhel": lambda: DHEL(0.2, True),
-    "pvc_geometric": lambda: PVC(0.2, "geometric"),
-    "pvc_arithmetic": lambda: PVC(0.2, "arithmetic"),
-    "pairwise_ntxent": lambda: PairwiseNTXent(0.2),
-    "average_view_ntxent": lambda: AverageViewNTXent(0.2),
-    "multi_positive_ntxent": lambda: MultiPositiveNTXent(0.2),
+    "pvc_geometric": lambda: MultiView(0.2, PVC("geometric")),
+    "pvc_arithmetic": lambda: MultiView(0.2, PVC("arithmetic")),
+    "pairwise_ntxent": lambda: MultiView(0.2, PairwiseNTXent()),
+    "average_view_ntxent": lambda: MultiView(0.2, AverageViewNTXent()),
+    "multi_positive_ntxent": lambda: MultiView(0.2, MultiPositiveNTXent()),
 }
 
 

@@ -21,17 +21,13 @@ from torch import Tensor
 
 from ssl_framework.build import build
 from ssl_framework.data import shards as shards_module
+from ssl_framework.data.litdata_shards import write_litdata
 from ssl_framework.data.shards import Piece, ShardLoader, Shards, cut
 from ssl_framework.data.sources import Images
+from ssl_framework.data.webdataset_shards import count_samples, write_webdataset
 from ssl_framework.main import CONFIGS
 from ssl_framework.types import Samples
 from tests.runs import config
-
-pytest.importorskip("webdataset")
-pytest.importorskip("litdata")
-
-from ssl_framework.data.litdata_shards import write_litdata
-from ssl_framework.data.webdataset_shards import count_samples, write_webdataset
 
 NAMES = ("webdataset", "litdata")
 WRITE: dict[str, Callable[..., None]] = {"webdataset": write_webdataset, "litdata": write_litdata}

@@ -8,7 +8,7 @@ whose views never meet the other samples' other views; O(N^2 V^2) for the others
 
 import math
 from itertools import combinations
-from typing import ClassVar
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,54 +21,60 @@ from ssl_framework.objectives.supcon import supcon
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+class ViewsLoss(Protocol):
+    """One of the losses of this file."""
+
+    def __call__(self, u: Tensor, temperature: float) -> Tensor:
+        """Unit rows [B, V, D] of this rank -> scalar, the mean over its samples."""
+        ...
+
+
 class MultiView(Objective):
-    """What the losses of this file share: views of unit length, one temperature, the mean over samples.
+    """A loss over any number of views.
 
     Args:
         temperature: tau.
+        loss: which of them.
         head: name of the student's head whose output is compared.
     """
 
-    num_views: ClassVar[tuple[int, int | None]] = (2, None)
+    num_views = (2, None)
 
-    def __init__(self, temperature: float, head: str = "projector") -> None:
+    def __init__(self, temperature: float, loss: ViewsLoss, head: str = "projector") -> None:
         super().__init__()
         self.temperature = positive_temperature(temperature)
+        self.loss = loss
         self.head = head
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
     ) -> dict[str, Tensor]:
         u = torch.stack([unit(z) for z in outputs_of(student, self.head)], dim=1)  # [B, V, D]
-        return {"loss": self.loss(u)}
-
-    def loss(self, u: Tensor) -> Tensor:
-        """Unit rows [B, V, D] of this rank -> scalar, the mean over its samples."""
-        raise NotImplementedError(f"{type(self).__name__} must define loss")
+        return {"loss": self.loss(u, self.temperature)}
 
 
-class MVInfoNCE(MultiView):
+class MVInfoNCE:
     """Per sample one logarithm: all ordered pairs of its views over everything its views meet, themselves excluded."""
 
-    def loss(self, u: Tensor) -> Tensor:
-        positive = within_samples(u, self.temperature).flatten(1).logsumexp(dim=1)  # [B], over l != l'
-        everything = against_all(u, self.temperature, own_views=False)  # [B, V]
+    def __call__(self, u: Tensor, temperature: float) -> Tensor:
+        positive = within_samples(u, temperature).flatten(1).logsumexp(dim=1)  # [B], over l != l'
+        everything = against_all(u, temperature, own_views=False)  # [B, V]
         return (everything.logsumexp(dim=1) - positive).mean()
 
 
-class MVDHEL(MultiView):
+class MVDHEL:
     """Per sample one logarithm of its pairs, and for every view the energy of that view alone; positives decoupled."""
 
-    def loss(self, u: Tensor) -> Tensor:
+    def __call__(self, u: Tensor, temperature: float) -> Tensor:
         # Every unordered pair once: half of the ordered ones.
-        positive = within_samples(u, self.temperature).flatten(1).logsumexp(dim=1) - math.log(2)  # [B]
-        energies = [energy(u[:, view], self.temperature) for view in range(u.shape[1])]  # V x [B]
+        positive = within_samples(u, temperature).flatten(1).logsumexp(dim=1) - math.log(2)  # [B]
+        energies = [energy(u[:, view], temperature) for view in range(u.shape[1])]  # V x [B]
         return (torch.stack(energies).sum(dim=0) - positive).mean()
 
 
-class DHEL(MultiView):
-    """Decoupled hyperspherical energy (Koromilas et al., Bridging Mini-Batch and Asymptotic Analysis, 2024): the pair's
-    similarity against the energy within each view.
+class DHEL(Objective):
+    """Decoupled hyperspherical energy (Koromilas et al., Bridging Mini-Batch and Asymptotic Analysis in Contrastive
+    Learning, ICML 2024, arXiv:2405.18045): the pair's similarity against the energy within each view.
 
     Args:
         temperature: tau.
@@ -76,37 +82,36 @@ class DHEL(MultiView):
         head: name of the student's head whose output is compared.
     """
 
-    num_views = (2, 2)
-
     def __init__(self, temperature: float, second_view_energy: bool, head: str = "projector") -> None:
-        super().__init__(temperature, head)
+        super().__init__()
+        self.temperature = positive_temperature(temperature)
         self.second_view_energy = second_view_energy
+        self.head = head
 
-    def loss(self, u: Tensor) -> Tensor:
-        a, b = u.unbind(dim=1)  # [B, D] each
+    def forward(
+        self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
+    ) -> dict[str, Tensor]:
+        a, b = map(unit, outputs_of(student, self.head))  # [B, D] each
         loss = energy(a, self.temperature) - (a * b).sum(dim=1) / self.temperature  # [B]
-        return (loss + energy(b, self.temperature) if self.second_view_energy else loss).mean()
+        return {"loss": (loss + energy(b, self.temperature) if self.second_view_energy else loss).mean()}
 
 
-class PVC(MultiView):
+class PVC:
     """Poly-view contrast: every ordered pair of a sample's views is told from all views of the other samples.
 
     Args:
-        temperature: tau.
         mean: over the partners of a view, of log-probabilities ("geometric") or of probabilities ("arithmetic").
-        head: name of the student's head whose output is compared.
     """
 
-    def __init__(self, temperature: float, mean: str, head: str = "projector") -> None:
-        super().__init__(temperature, head)
+    def __init__(self, mean: str) -> None:
         if mean not in ("geometric", "arithmetic"):
-            raise ValueError(f"objective.mean is {mean}: choose geometric or arithmetic")
+            raise ValueError(f"objective.loss.mean is {mean}: choose geometric or arithmetic")
         self.mean = mean
 
-    def loss(self, u: Tensor) -> Tensor:
+    def __call__(self, u: Tensor, temperature: float) -> Tensor:
         num_views = u.shape[1]
-        others = against_all(u, self.temperature, own_views=True)[..., None]  # [B, V, 1]
-        pair = within_samples(u, self.temperature)  # [B, V, V], -inf where a view meets itself
+        others = against_all(u, temperature, own_views=True)[..., None]  # [B, V, 1]
+        pair = within_samples(u, temperature)  # [B, V, V], -inf where a view meets itself
         apart = ~torch.eye(num_views, dtype=torch.bool, device=u.device)  # [V, V]
         # log p = -log(1 + exp(others - pair)), which stays finite where the pair is no pair
         log_p = -torch.nn.functional.softplus(others - pair.masked_fill(~apart, 0.0))  # [B, V, V]
@@ -115,30 +120,30 @@ class PVC(MultiView):
         return (math.log(num_views - 1) - log_p.masked_fill(~apart, float("-inf")).logsumexp(dim=2)).mean()
 
 
-class PairwiseNTXent(MultiView):
+class PairwiseNTXent:
     """NT-Xent of every pair of views, averaged (PWE in the paper)."""
 
-    def loss(self, u: Tensor) -> Tensor:
+    def __call__(self, u: Tensor, temperature: float) -> Tensor:
         views = u.unbind(dim=1)  # V x [B, D]
-        return torch.stack([nt_xent(a, b, self.temperature) for a, b in combinations(views, 2)]).mean()
+        return torch.stack([nt_xent(a, b, temperature) for a, b in combinations(views, 2)]).mean()
 
 
-class AverageViewNTXent(MultiView):
+class AverageViewNTXent:
     """NT-Xent of every view against the mean of the others, which is not brought back to length one (AVG)."""
 
-    def loss(self, u: Tensor) -> Tensor:
+    def __call__(self, u: Tensor, temperature: float) -> Tensor:
         total, num_views = u.sum(dim=1), u.shape[1]  # [B, D]
         views = u.unbind(dim=1)  # V x [B, D]
-        return torch.stack([nt_xent(a, (total - a) / (num_views - 1), self.temperature) for a in views]).mean()
+        return torch.stack([nt_xent(a, (total - a) / (num_views - 1), temperature) for a in views]).mean()
 
 
-class MultiPositiveNTXent(MultiView):
+class MultiPositiveNTXent:
     """NT-Xent over all views of all samples, the mean over a view's positives: SupCon with the sample as class."""
 
-    def loss(self, u: Tensor) -> Tensor:
+    def __call__(self, u: Tensor, temperature: float) -> Tensor:
         batch, num_views, _ = u.shape
         sample = rank() * batch + torch.arange(batch, device=u.device)  # [B]
-        return supcon(u.transpose(0, 1).flatten(0, 1), sample.repeat(num_views), self.temperature)
+        return supcon(u.transpose(0, 1).flatten(0, 1), sample.repeat(num_views), temperature)
 
 
 def within_samples(u: Tensor, temperature: float) -> Tensor:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.multiview import (
     DHEL,
     MVDHEL,
@@ -18,19 +19,19 @@ from ssl_framework.objectives.multiview import (
 from tests.golden import core_view, golden
 from tests.objectives import loops
 
-OBJECTIVES: dict[str, Callable[[float], MultiView]] = {
-    "mv_infonce": MVInfoNCE,
-    "mv_dhel": MVDHEL,
-    "pvc_geometric": lambda tau: PVC(tau, "geometric"),
-    "pvc_arithmetic": lambda tau: PVC(tau, "arithmetic"),
-    "pairwise_ntxent": PairwiseNTXent,
-    "average_view_ntxent": AverageViewNTXent,
-    "multi_positive_ntxent": MultiPositiveNTXent,
+OBJECTIVES: dict[str, Callable[[float], Objective]] = {
+    "mv_infonce": lambda tau: MultiView(tau, MVInfoNCE()),
+    "mv_dhel": lambda tau: MultiView(tau, MVDHEL()),
+    "pvc_geometric": lambda tau: MultiView(tau, PVC("geometric")),
+    "pvc_arithmetic": lambda tau: MultiView(tau, PVC("arithmetic")),
+    "pairwise_ntxent": lambda tau: MultiView(tau, PairwiseNTXent()),
+    "average_view_ntxent": lambda tau: MultiView(tau, AverageViewNTXent()),
+    "multi_positive_ntxent": lambda tau: MultiView(tau, MultiPositiveNTXent()),
 }
 TWO_VIEWS = {**OBJECTIVES, "dhel": lambda tau: DHEL(tau, True)}
 
 
-def loss(objective: MultiView, *views: Tensor) -> Tensor:
+def loss(objective: Objective, *views: Tensor) -> Tensor:
     return objective(loops.outputs(*views), None, loops.batch(len(views[0])), loops.CLOCK)["loss"]
 
 
@@ -90,12 +91,12 @@ def test_equals_the_loop(name: str, num_views: int) -> None:
 def test_pairwise_and_average_and_multi_positive_equal_loops_over_nt_xent_and_supcon() -> None:
     views = [loops.random_unit(5, 7, v) for v in range(3)]
     pairs = [loops.nt_xent(views[a], views[b], 0.2) for a, b in ((0, 1), (0, 2), (1, 2))]
-    assert loss(PairwiseNTXent(0.2), *views).item() == pytest.approx(sum(pairs) / 3, abs=1e-10)
+    assert loss(OBJECTIVES["pairwise_ntxent"](0.2), *views).item() == pytest.approx(sum(pairs) / 3, abs=1e-10)
     means = [(views[1] + views[2]) / 2, (views[0] + views[2]) / 2, (views[0] + views[1]) / 2]
     against = [loops.nt_xent(view, mean, 0.2) for view, mean in zip(views, means, strict=True)]
-    assert loss(AverageViewNTXent(0.2), *views).item() == pytest.approx(sum(against) / 3, abs=1e-10)
+    assert loss(OBJECTIVES["average_view_ntxent"](0.2), *views).item() == pytest.approx(sum(against) / 3, abs=1e-10)
     expected = loops.supcon(torch.cat(views), [*range(5)] * 3, 0.2)
-    assert loss(MultiPositiveNTXent(0.2), *views).item() == pytest.approx(expected, abs=1e-10)
+    assert loss(OBJECTIVES["multi_positive_ntxent"](0.2), *views).item() == pytest.approx(expected, abs=1e-10)
 
 
 @pytest.mark.parametrize("name", TWO_VIEWS)
@@ -135,6 +136,6 @@ def test_half_precision_inputs_odd_batches_and_twins_give_finite_gradients(name:
 
 def test_refused_settings() -> None:
     with pytest.raises(ValueError, match=r"objective\.temperature is 0"):
-        MVDHEL(0)
-    with pytest.raises(ValueError, match=r"objective\.mean is harmonic: choose geometric or arithmetic"):
-        PVC(0.5, "harmonic")
+        MultiView(0, MVDHEL())
+    with pytest.raises(ValueError, match=r"objective\.loss\.mean is harmonic: choose geometric or arithmetic"):
+        PVC("harmonic")
