@@ -29,11 +29,11 @@ class Mixture(NamedTuple):
 
 
 class SameClass(NamedTuple):
-    """Targets that are all other keys of the anchor's class, with equal shares."""
+    """All other keys of the anchor's class: as targets, with equal shares; or as keys to leave out."""
 
     anchor: Tensor  # [N] int64 class of each anchor
     key: Tensor  # [M] int64 class of each key
-    own: Tensor  # [N] int64 column of the anchor itself, which is no target
+    own: Tensor | None = None  # [N] int64 column of the anchor itself, which is no target; ``None``: not among the keys
 
 
 Targets: TypeAlias = Tensor | Mixture | SameClass
@@ -80,6 +80,7 @@ def target_keys(targets: Targets, keys: Tensor) -> Tensor:
         return (targets.share[..., None] * keys[targets.columns]).sum(dim=1)  # [N, D]
     if isinstance(targets, SameClass):
         total, count = class_sums(keys, targets.key, targets.anchor)  # [N, D], [N]
+        assert targets.own is not None, "as targets, the keys contain the anchors"
         return (total - keys[targets.own]) / (count - 1).clamp(min=1)[:, None]  # [N, D]
     return keys[targets] if targets.ndim == 1 else targets.to(keys.dtype) @ keys  # [N, D]
 
@@ -131,8 +132,7 @@ def log_sum_exp(
     if not isinstance(temperature, Tensor):
         temperature = anchors.new_full((), temperature)
     temperature = temperature.to(anchors.dtype).expand(len(anchors))  # [N]
-    masks = [e[:, None] if isinstance(e, Tensor) and e.ndim == 1 else e for e in left_out]
-    return _LogSumExp.apply(anchors, keys, temperature, masks)
+    return _LogSumExp.apply(anchors, keys, temperature, [as_columns(mask) for mask in left_out])
 
 
 class _LogSumExp(torch.autograd.Function):
@@ -152,6 +152,7 @@ class _LogSumExp(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad, _):  # type: ignore[no-untyped-def]
         anchors, keys, temperature, sums = ctx.saved_tensors
+        sums = sums.masked_fill(sums == float("-inf"), 0.0)  # a row without a column has no share, not 0 / 0
         weight = (grad / temperature)[:, None]  # [N, 1]
         weighted = anchors * weight  # [N, D]
         to_anchors, to_keys = torch.empty_like(anchors), torch.zeros_like(keys)  # [N, D], [M, D]
@@ -191,14 +192,36 @@ def similarities(
     return logits
 
 
-def hardest(q: Tensor, rows: Tensor, count: int) -> Tensor:
-    """Indices of the ``count`` rows most similar to each query, most similar first: [B, D], [K, D] -> [B, count].
+def hardest(q: Tensor, rows: Tensor, count: int, left_out: Sequence[Tensor | SameClass] = ()) -> tuple[Tensor, Tensor]:
+    """The ``count`` rows most similar to each query, most similar first, without gradient.
 
     Similarities are taken in float32 whatever the inputs: in half precision ties would reorder the list. At most
     ``TILE`` of them exist at a time.
+
+    Args:
+        q: [N, D].
+        rows: [K, D].
+        count: at most K.
+        left_out: as in ``log_sum_exp``; such rows come last.
+
+    Returns:
+        [N, count] int64 positions, and [N, count] similarities, ``-inf`` where left out.
     """
-    q, rows = full_precision(q.detach()), full_precision(rows)
-    return torch.cat([(q[part] @ rows.T).topk(count, dim=1).indices for part in tiles(len(q), len(rows))])  # [B, count]
+    q, rows = full_precision(q.detach()), full_precision(rows.detach())
+    masks, one = [as_columns(mask) for mask in left_out], q.new_ones(len(q))
+    found = [similarities(q, rows, one, masks, part).topk(count, dim=1) for part in tiles(len(q), len(rows))]
+    return torch.cat([f.indices for f in found]), torch.cat([f.values for f in found])  # [N, count] each
+
+
+def left_out_columns(left_out: Sequence[Tensor | SameClass]) -> int:
+    """How many columns are left out by number, for every anchor alike; masks and classes count as none."""
+    numbers = [e for e in left_out if isinstance(e, Tensor) and e.dtype != torch.bool]
+    return sum(1 if e.ndim == 1 else e.shape[1] for e in numbers)
+
+
+def as_columns(left_out: Tensor | SameClass) -> Tensor | SameClass:
+    """[N] int64 as [N, 1]; every other form as it is."""
+    return left_out[:, None] if isinstance(left_out, Tensor) and left_out.ndim == 1 else left_out
 
 
 def alignment(a: Tensor, b: Tensor) -> Tensor:

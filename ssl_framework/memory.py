@@ -33,11 +33,14 @@ class Queue(nn.Module):
         return self.rows.clone()
 
     @torch.no_grad()
-    def push(self, keys: Tensor) -> None:
+    def push(self, keys: Tensor) -> Tensor:
         """Replaces the oldest rows by the keys of all ranks.
 
         Args:
             keys: [B, D] unit rows of this rank, the same B on every rank.
+
+        Returns:
+            [W * B] int64, which rows they have become.
 
         Raises:
             ValueError: the global batch W * B is larger than the queue.
@@ -54,3 +57,4 @@ class Queue(nn.Module):
         where = (self.cursor + torch.arange(len(keys), device=keys.device)) % self.size  # [W * B]
         self.rows[where] = keys.to(self.rows.dtype)
         self.cursor.copy_((self.cursor + len(keys)) % self.size)
+        return where

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ssl_framework.feature_mixers.base import FeatureMixer
+from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures
 from ssl_framework.types import Batch, Clock, Outputs
 
 
@@ -13,17 +13,17 @@ class Objective(nn.Module):
 
     Class attributes:
         requires: what the run must provide, of "teacher", "mixer", "label", "geometry", "index".
-        accepts: what is read when present, of "mixer", "feature_mixer".
+        accepts: what is read when present: "mixer", and of a feature mixer's ``needs`` those that the objective offers.
         num_views: fewest and most views of a sample that each encoder it reads must encode; ``None`` is no limit.
     """
 
-    requires: ClassVar[frozenset[str]] = frozenset()
-    accepts: ClassVar[frozenset[str]] = frozenset()
+    requires: frozenset[str] = frozenset()
+    accepts: frozenset[str] = frozenset()
     num_views: ClassVar[tuple[int, int | None]] = (2, 2)
 
     def __init__(self) -> None:
         super().__init__()
-        # Set by SSLModule, only where "feature_mixer" is accepted. Not a class attribute: that would hide the module.
+        # Set by SSLModule where ``accepts`` offers what it needs. Not a class attribute: that would hide the module.
         self.feature_mixer: FeatureMixer | None = None
 
     def forward(
@@ -45,6 +45,10 @@ class Objective(nn.Module):
             "loss", the mean over this rank's own anchors, and scalars to log.
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+    def mixed(self, features: MixedFeatures, clock: Clock) -> MixedFeatures:
+        """The candidates after the feature mixer, if there is one."""
+        return features if self.feature_mixer is None else self.feature_mixer(features, clock)
 
     def after_backward(self, clock: Clock) -> None:
         """Called between backward and the optimizer step; by default it does nothing."""

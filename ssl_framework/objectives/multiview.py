@@ -16,7 +16,7 @@ from torch import Tensor
 from ssl_framework.distributed import gather_with_grad, rank
 from ssl_framework.functional import log_sum_exp, unit
 from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
-from ssl_framework.objectives.simclr import nt_xent
+from ssl_framework.objectives.infonce import nt_xent
 from ssl_framework.objectives.supcon import supcon
 from ssl_framework.types import Batch, Clock, Outputs
 

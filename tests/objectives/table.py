@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ssl_framework.feature_mixers.feature_transform import FeatureTransform
+from ssl_framework.feature_mixers.hallucinator import Hallucinator
 from ssl_framework.feature_mixers.mochi import MoCHi
+from ssl_framework.feature_mixers.synco import SynCo
 from ssl_framework.memory import Queue
 from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.byol import BYOL
@@ -60,15 +62,32 @@ def moco(**options: Any) -> MoCo:
     return seeded(lambda: MoCo(0.2, Queue(20, DIM), **options))
 
 
-def mochi() -> MoCo:
-    objective = moco()
+def mochi(**options: Any) -> MoCo:
+    objective = moco(**options)
     objective.feature_mixer = MoCHi(num_hard=6, num_pair=5, num_query=4, warmup=0.0)
+    return objective
+
+
+def synco() -> MoCo:
+    objective = moco()
+    objective.feature_mixer = SynCo(6, [2, 1, 3, 2, 1, 2], 0.1, 0.1, 0.1, warmup=0.0)
+    return objective
+
+
+def hallucinator(objective: Objective) -> Objective:
+    objective.feature_mixer = seeded(lambda: Hallucinator(DIM, [5], 0.1))
+    return objective
+
+
+def on_simclr() -> SimCLR:
+    objective = SimCLR(0.2)
+    objective.feature_mixer = MoCHi(num_hard=2, num_pair=5, num_query=4, warmup=0.0)
     return objective
 
 
 def feature_transform() -> MoCo:
     objective = moco()
-    objective.feature_mixer = FeatureTransform(2.0, 1.6, True, False, False, 0.0)
+    objective.feature_mixer = FeatureTransform(2.0, 1.6, True, False, False, False, 0.0)
     return objective
 
 
@@ -81,6 +100,13 @@ OBJECTIVES: dict[str, Case] = {
     "mocov2": Case(moco, student=(0,), teacher=(1,)),
     "moco_decoupled": Case(lambda: moco(positive_in_denominator=False), student=(0,), teacher=(1,)),
     "mochi": Case(mochi, student=(0,), teacher=(1,)),
+    "moco_dclw": Case(lambda: moco(positive_in_denominator=False, weight_sigma=0.5), student=(0,), teacher=(1,)),
+    "moco_class_oracle": Case(lambda: moco(class_oracle=True), student=(0,), teacher=(1,)),
+    "mochi_class_oracle": Case(lambda: mochi(class_oracle=True), student=(0,), teacher=(1,)),
+    "mochi_on_simclr": Case(on_simclr),
+    "synco": Case(synco, student=(0,), teacher=(1,)),
+    "hallucinator": Case(lambda: hallucinator(moco()), student=(0,), teacher=(1,)),
+    "hallucinator_on_simclr": Case(lambda: hallucinator(SimCLR(0.2))),
     "byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor")),
     "feature_transform": Case(feature_transform, student=(0,), teacher=(1,)),
     "mv_infonce": Case(lambda: MultiView(0.2, MVInfoNCE())),
