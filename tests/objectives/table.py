@@ -16,6 +16,8 @@ from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.objectives.multiview import (
+    CL1,
+    CL2,
     DHEL,
     MVDHEL,
     PVC,
@@ -112,6 +114,8 @@ OBJECTIVES: dict[str, Case] = {
     "mv_infonce": Case(lambda: MultiView(0.2, MVInfoNCE())),
     "mv_dhel": Case(lambda: MultiView(0.2, MVDHEL())),
     "dhel": Case(lambda: DHEL(0.2, True)),
+    "mv_cl1": Case(lambda: MultiView(0.2, CL1())),
+    "mv_cl2": Case(lambda: MultiView(0.2, CL2())),
     "pvc_geometric": Case(lambda: MultiView(0.2, PVC("geometric"))),
     "pvc_arithmetic": Case(lambda: MultiView(0.2, PVC("arithmetic"))),
     "pairwise_ntxent": Case(lambda: MultiView(0.2, PairwiseNTXent())),
