@@ -131,8 +131,8 @@ def global_contrast(z: Tensor, tau: Tensor, bank: SampleBank, index: Tensor, gam
     Args:
         z: [2, B, D] unit rows of this rank.
         tau: [B] temperature of each sample.
-        bank: with log u_i in "log_u"; it is read, not written. As a logarithm u cannot overflow, which exp(1 / tau) does
-            in float32 below tau = 0.012.
+        bank: with log u_i in "log_u"; it is read, not written. As a logarithm u cannot overflow, which exp(1 / tau)
+            does in float32 below tau = 0.012.
         index: [B] int64 samples in the bank.
         gamma: share of the new estimate.
     """
