@@ -42,12 +42,13 @@ def build_data(cfg: DictConfig) -> DataModule:
     return DataModule(build(cfg.data.source), cfg.data.batch_size, cfg.seed, cfg.data.resident_share)
 
 
-def build_module(cfg: DictConfig, has_labels: bool) -> SSLModule:
+def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = None) -> SSLModule:
     """The model of a run.
 
     Args:
         cfg: the composed config.
         has_labels: whether the training set has labels.
+        num_samples: N, samples of the training set, numbered from 0; ``None`` where that is not known.
 
     Raises:
         ValueError: parts that do not fit together.
@@ -57,6 +58,13 @@ def build_module(cfg: DictConfig, has_labels: bool) -> SSLModule:
         raise ValueError(
             f"{type(objective).__name__} needs labels, but data={cfg.data.name} has none for pretraining: "
             "choose another data set or a method without labels"
+        )
+    if num_samples is not None:
+        objective.allocate(num_samples)
+    elif "index" in objective.requires:
+        raise ValueError(
+            f"{type(objective).__name__} keeps a state of every training sample, but how many data={cfg.data.name} has "
+            "is not known: choose another data set or a method without such a state"
         )
     return SSLModule(
         views=build(cfg.views),

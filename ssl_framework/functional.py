@@ -1,6 +1,6 @@
 """Pure functions that several objectives share. No state, no randomness of their own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -192,6 +192,52 @@ def similarities(
     return logits
 
 
+def by_tiles(function: Callable[..., tuple[Tensor, ...]], keys: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
+    """``function`` of all keys and a few rows at a time, for what ``log_sum_exp`` does not cover.
+
+    At most ``TILE`` similarities exist at a time, in the backward pass too, which computes them anew. With few of them
+    (one tile) this is ``function`` itself.
+
+    Args:
+        function: keys and R rows of each of ``rows`` -> tensors [R, ...]; it reads nothing else that has a gradient.
+        keys: [M, D].
+        rows: [N, ...] each.
+
+    Returns:
+        What ``function`` returns, [N, ...] each.
+    """
+    parts = tiles(len(rows[0]), len(keys))
+    if len(parts) == 1:
+        return function(keys, *rows)
+    outputs = [_Recomputed.apply(function, keys, *(x[part] for x in rows)) for part in parts]
+    return tuple(torch.cat(pieces) for pieces in zip(*outputs, strict=True))
+
+
+class _Recomputed(torch.autograd.Function):
+    """Keeps only the inputs of a function, which the backward pass runs again.
+
+    As torch.utils.checkpoint, whose first use imports the compiler, which takes seconds.
+    """
+
+    @staticmethod
+    def forward(ctx, function, *inputs):  # type: ignore[no-untyped-def]
+        ctx.function = function
+        ctx.save_for_backward(*inputs)
+        return function(*inputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *grads):  # type: ignore[no-untyped-def]
+        needed = ctx.needs_input_grad[1:]
+        inputs = [x.detach().requires_grad_(need) for x, need in zip(ctx.saved_tensors, needed, strict=True)]
+        with torch.enable_grad():
+            outputs = ctx.function(*inputs)
+        learnt = [(y, grad) for y, grad in zip(outputs, grads, strict=True) if y.requires_grad]
+        ys, to_ys = zip(*learnt, strict=True)
+        found = iter(torch.autograd.grad(ys, [x for x in inputs if x.requires_grad], to_ys))
+        return None, *(next(found) if need else None for need in needed)
+
+
 def hardest(q: Tensor, rows: Tensor, count: int, left_out: Sequence[Tensor | SameClass] = ()) -> tuple[Tensor, Tensor]:
     """The ``count`` rows most similar to each query, most similar first, without gradient.
 
@@ -232,3 +278,17 @@ def alignment(a: Tensor, b: Tensor) -> Tensor:
 def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
     """Log of the mean Gaussian potential over unordered pairs (arXiv:2005.10242): [N, D] of unit rows -> scalar."""
     return torch.pdist(x).square().mul(-t).exp().mean().log()
+
+
+def tolerance(x: Tensor, label: Tensor) -> Tensor:
+    """Mean over all ordered pairs, those of a row with itself among them, of the inner product where the classes are
+    equal and of 0 where they are not (arXiv:2012.09740); so it falls with the number of classes.
+
+    Args:
+        x: [N, D] unit rows.
+        label: [N] int64 class of each row.
+
+    Returns:
+        Scalar in [0, 1].
+    """
+    return (x * class_sums(x, label, label)[0]).sum() / len(x) ** 2

@@ -68,7 +68,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     console = Console()
     L.seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
-    module = build_module(cfg, data.pretrain.labelled)
+    module = build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
     settle_precision(cfg, folder, module, data)
     if cfg.trainer.compile:
         module.compile_parts()

@@ -21,12 +21,15 @@ SMALL = (
 
 SMALL_QUEUE = ("objective.queue.size=24",)
 SMALL_MIXER = ("feature_mixer.num_hard=8", "feature_mixer.num_pair=6", "feature_mixer.num_query=4")
+SMALL_BANK = ("objective.loss.num_negatives=16",)
 SMALL_OF = {
     "mocov2": SMALL_QUEUE,
     "mochi": (*SMALL_QUEUE, *SMALL_MIXER),
     "feature_transform": SMALL_QUEUE,
     "hallucinator": SMALL_QUEUE,
     "synco": (*SMALL_QUEUE, "feature_mixer.num_hard=8", "feature_mixer.counts=[3,2,3,2,1,1]"),
+    "hard_contrastive": SMALL_BANK,
+    "hard_simple_contrastive": SMALL_BANK,
 }
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))

@@ -48,7 +48,7 @@ def test_every_method_composes_with_every_data_set(method: str, data: str) -> No
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_builds(method: str) -> None:
-    module = build_module(config(f"method={method}"), has_labels=True)
+    module = build_module(config(f"method={method}"), has_labels=True, num_samples=5000)
     assert sum(p.numel() for p in module.student.backbone.parameters()) == 9 * (
         3 * 32 + 32 * 64 + 64 * 128 + 128 * 192
     ) + 2 * (32 + 64 + 128 + 192)

@@ -46,7 +46,7 @@ def test_nothing_after_the_views_waits_for_the_device(method: str) -> None:
     """Encoders, objective, backward pass, optimizer and teacher of every method; the views have their own GPU test."""
     cfg = small(method)
     data = build_data(cfg).pretrain
-    module = build_module(cfg, True)
+    module = build_module(cfg, True, data.shape[0])
     optimizer, schedule = module.recipe.build(module, 8, 10)
     index = torch.arange(8)
     assert data.label is not None
@@ -71,7 +71,7 @@ def test_a_whole_step_on_a_gpu_never_waits(method: str) -> None:
     """The driver's own count: an operation that synchronises is an error."""
     cfg = small(method)
     data = build_data(cfg).pretrain
-    module = build_module(cfg, True).cuda()
+    module = build_module(cfg, True, data.shape[0]).cuda()
     optimizer, _ = module.recipe.build(module, 8, 10)
     assert data.label is not None
     samples = Samples(*(x.cuda() for x in (data.pixels[:8], torch.arange(8), data.label[:8])))

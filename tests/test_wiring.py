@@ -18,7 +18,7 @@ def refused(*overrides: str) -> str:
     cfg = config(*SMALL, *overrides)
     with pytest.raises(ValueError) as error:
         data = build_data(cfg)
-        build_module(cfg, data.pretrain.labelled)
+        build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
     message = str(error.value)
     assert "\n" not in message and "Traceback" not in message
     return message
@@ -93,6 +93,23 @@ def test_labels_that_do_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = small("supcon")
     with pytest.raises(ValueError, match="SupCon needs labels, but data=shapes has none for pretraining"):
         build_module(cfg, has_labels=False)
+
+
+@pytest.mark.parametrize(("method", "name"), [("isogclr", "ISogCLR"), ("simple_contrastive", "InstanceDiscrimination")])
+def test_a_number_of_samples_that_is_not_known(method: str, name: str) -> None:
+    with pytest.raises(ValueError) as error:
+        build_module(small(method), has_labels=True)
+    assert str(error.value) == (
+        f"{name} keeps a state of every training sample, but how many data=shapes has is not known: "
+        "choose another data set or a method without such a state"
+    )
+
+
+def test_more_negatives_than_other_samples() -> None:
+    message = refused("method=hard_contrastive")
+    assert message == (
+        "objective.loss.num_negatives is 4095, but the training set has only 47 other samples: set it to at most 47"
+    )
 
 
 def test_unknown_heads() -> None:

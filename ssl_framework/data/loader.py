@@ -348,8 +348,9 @@ class DataModule(L.LightningDataModule):
     # if nothing (such as the length of a learning-rate schedule) has asked for the loader before.
 
     def state_dict(self) -> dict[str, int]:
-        """Batches of the running epoch that were served."""
-        return {"served": self.loader.served if self.loader is not None else self.served}
+        """Batches of the running epoch that were served; and the size of the set, for who loads the run without it."""
+        served = self.loader.served if self.loader is not None else self.served
+        return {"served": served, "num_samples": self.pretrain.shape[0]}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Called before the loader is made."""

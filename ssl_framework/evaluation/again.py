@@ -34,8 +34,8 @@ def load_run(folder: Path, overrides: list[str]) -> tuple[DictConfig, SSLModule]
             )
         except OmegaConfBaseException as error:
             raise ValueError(f"the run's config has no key {key}: see {folder / 'config.yaml'}") from error
-    module = build_module(cfg, has_labels=True)
     checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
+    module = build_module(cfg, has_labels=True, num_samples=checkpoint["DataModule"].get("num_samples"))
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:

@@ -26,6 +26,18 @@ class Objective(nn.Module):
         # Set by SSLModule where ``accepts`` offers what it needs. Not a class attribute: that would hide the module.
         self.feature_mixer: FeatureMixer | None = None
 
+    def allocate(self, num_samples: int) -> None:
+        """Makes the state that has a row for every training sample; by default there is none.
+
+        Called once, before the first step and before the objective moves to a device.
+
+        Args:
+            num_samples: N, samples of the training set; ``batch.index`` lies in 0..N-1.
+
+        Raises:
+            ValueError: the objective needs more samples than there are.
+        """
+
     def forward(
         self,
         student: list[Outputs | None],
@@ -60,8 +72,8 @@ def outputs_of(outputs: list[Outputs | None] | None, head: str) -> list[Tensor]:
     return [view[head] for view in outputs if view is not None]
 
 
-def positive_temperature(temperature: float) -> float:
+def positive_temperature(temperature: float, key: str = "objective.temperature") -> float:
     """``temperature`` itself, or a ValueError naming its config key."""
     if not temperature > 0:
-        raise ValueError(f"objective.temperature is {temperature}: it must be above 0")
+        raise ValueError(f"{key} is {temperature}: it must be above 0")
     return temperature

@@ -14,6 +14,13 @@ from ssl_framework.memory import Queue
 from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.dcl import DCL
+from ssl_framework.objectives.instance_discrimination import (
+    Contrastive,
+    HardContrastive,
+    HardSimpleContrastive,
+    InstanceDiscrimination,
+    SimpleContrastive,
+)
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.objectives.multiview import (
     CL1,
@@ -28,10 +35,12 @@ from ssl_framework.objectives.multiview import (
     PairwiseNTXent,
 )
 from ssl_framework.objectives.simclr import SimCLR
+from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
 from ssl_framework.types import Outputs
 
 DIM = 6
+NUM_SAMPLES = 16  # of the training set that the tests draw indices from
 
 
 class Case(NamedTuple):
@@ -58,6 +67,17 @@ def seeded(build: Callable[[], nn.Module]) -> Any:
     """An objective whose memory and weights start alike wherever it is built."""
     torch.manual_seed(5)
     return build()
+
+
+def allocated(build: Callable[[], Objective]) -> Any:
+    """A seeded objective with its state of every training sample."""
+    objective = seeded(build)
+    objective.allocate(NUM_SAMPLES)
+    return objective
+
+
+def bank(loss: Callable[[], Any]) -> Case:
+    return Case(lambda: allocated(lambda: InstanceDiscrimination(DIM, 0.5, loss())), student=(0,))
 
 
 def moco(**options: Any) -> MoCo:
@@ -121,4 +141,10 @@ OBJECTIVES: dict[str, Case] = {
     "pairwise_ntxent": Case(lambda: MultiView(0.2, PairwiseNTXent())),
     "average_view_ntxent": Case(lambda: MultiView(0.2, AverageViewNTXent())),
     "multi_positive_ntxent": Case(lambda: MultiView(0.2, MultiPositiveNTXent())),
+    "sogclr": Case(lambda: allocated(lambda: SogCLR(0.1, 0.9))),
+    "isogclr": Case(lambda: allocated(lambda: ISogCLR(0.1, 0.05, 0.7, 0.9, 0.3, 0.01, 0.9))),
+    "instance_discrimination": bank(lambda: Contrastive(0.2)),
+    "hard_contrastive": bank(lambda: HardContrastive(0.2, 5)),
+    "simple_contrastive": bank(lambda: SimpleContrastive(1.0)),
+    "hard_simple_contrastive": bank(lambda: HardSimpleContrastive(1.0, 5)),
 }
