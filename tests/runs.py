@@ -21,7 +21,16 @@ SMALL = (
 
 SMALL_QUEUE = ("objective.queue.size=24",)
 SMALL_MIXER = ("feature_mixer.num_hard=8", "feature_mixer.num_pair=6", "feature_mixer.num_query=4")
-SMALL_OF = {"mocov2": SMALL_QUEUE, "mochi": SMALL_QUEUE + SMALL_MIXER, "feature_transform": SMALL_QUEUE}
+SMALL_PROJECTOR = ("student.heads.projector.hidden=[32]", "student.heads.projector.out=16")
+SMALL_PREDICTOR = ("student.heads.predictor.hidden=[32]", "student.heads.predictor.out=16")
+SMALL_OF = {
+    "mocov2": SMALL_QUEUE,
+    "mochi": SMALL_QUEUE + SMALL_MIXER,
+    "feature_transform": SMALL_QUEUE,
+    "barlow_twins": SMALL_PROJECTOR,
+    "mocov3": SMALL_PROJECTOR + SMALL_PREDICTOR,
+    "nnclr": SMALL_PROJECTOR + SMALL_PREDICTOR + SMALL_QUEUE,
+}
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
 

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from ssl_framework.feature_mixers.feature_transform import FeatureTransform
 from ssl_framework.feature_mixers.mochi import MoCHi
 from ssl_framework.memory import Queue
+from ssl_framework.objectives.barlow_twins import BarlowTwins
 from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.moco import MoCo
+from ssl_framework.objectives.mocov3 import MoCoV3
 from ssl_framework.objectives.multiview import (
     DHEL,
     MVDHEL,
@@ -23,6 +25,7 @@ from ssl_framework.objectives.multiview import (
     MVInfoNCE,
     PairwiseNTXent,
 )
+from ssl_framework.objectives.nnclr import NNCLR
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.supcon import SupCon
 from ssl_framework.types import Outputs
@@ -72,6 +75,10 @@ def feature_transform() -> MoCo:
     return objective
 
 
+def nnclr(**options: Any) -> NNCLR:
+    return seeded(lambda: NNCLR(0.2, Queue(20, DIM), **options))
+
+
 # One line a method: a new objective is added here.
 OBJECTIVES: dict[str, Case] = {
     "simclr": Case(lambda: SimCLR(0.2)),
@@ -91,4 +98,8 @@ OBJECTIVES: dict[str, Case] = {
     "pairwise_ntxent": Case(lambda: MultiView(0.2, PairwiseNTXent())),
     "average_view_ntxent": Case(lambda: MultiView(0.2, AverageViewNTXent())),
     "multi_positive_ntxent": Case(lambda: MultiView(0.2, MultiPositiveNTXent())),
+    "barlow_twins": Case(lambda: BarlowTwins(0.0051, 0.1)),
+    "mocov3": Case(lambda: MoCoV3(0.2), teacher=(0, 1), heads=("projector", "predictor")),
+    "nnclr": Case(nnclr, heads=("projector", "predictor")),
+    "nnclr_decoupled": Case(lambda: nnclr(positive_in_denominator=False), heads=("projector", "predictor")),
 }
