@@ -1,11 +1,12 @@
 """Pure functions that several objectives share. No state, no randomness of their own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 TILE = 2**24
 """Similarities that exist at a time: 64 MiB in float32."""
@@ -191,14 +192,46 @@ def similarities(
     return logits
 
 
-def hardest(q: Tensor, rows: Tensor, count: int) -> Tensor:
+def in_tiles(part: Callable[[slice], Tensor], num_anchors: int, num_keys: int) -> Tensor:
+    """What ``part`` gives for each span of anchors, one below the other, in linear memory.
+
+    For losses that need every similarity and are no log-sum-exp. With more than one tile the backward pass computes
+    each anew, so ``part`` must not draw random numbers.
+
+    Args:
+        part: span of R anchors -> [R, ...]; gradient reaches whatever it reads.
+        num_anchors, num_keys: its similarities are [R, num_keys] in size.
+
+    Returns:
+        [num_anchors, ...]
+    """
+    spans = tiles(num_anchors, num_keys)
+    if len(spans) == 1:
+        return part(spans[0])
+    # Random states are not kept: reading them would wait for the device.
+    return torch.cat([checkpoint(part, span, use_reentrant=False, preserve_rng_state=False) for span in spans])
+
+
+def hardest(q: Tensor, rows: Tensor, count: int, exclude: Tensor | None = None) -> Tensor:
     """Indices of the ``count`` rows most similar to each query, most similar first: [B, D], [K, D] -> [B, count].
 
     Similarities are taken in float32 whatever the inputs: in half precision ties would reorder the list. At most
     ``TILE`` of them exist at a time.
+
+    Args:
+        q: [B, D].
+        rows: [K, D].
+        count: at most K, less what is excluded.
+        exclude: [B, E] int64, rows that are none of a query's.
     """
-    q, rows = full_precision(q.detach()), full_precision(rows)
-    return torch.cat([(q[part] @ rows.T).topk(count, dim=1).indices for part in tiles(len(q), len(rows))])  # [B, count]
+    q, rows = full_precision(q.detach()), full_precision(rows.detach())
+    parts = []
+    for part in tiles(len(q), len(rows)):
+        similarity = q[part] @ rows.T  # [R, K]
+        if exclude is not None:
+            similarity.scatter_(1, exclude[part], float("-inf"))
+        parts.append(similarity.topk(count, dim=1).indices)  # [R, count]
+    return torch.cat(parts)  # [B, count]
 
 
 def alignment(a: Tensor, b: Tensor) -> Tensor:

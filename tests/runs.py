@@ -29,6 +29,9 @@ SMALL_OF = {
     "feature_transform": SMALL_QUEUE,
     "barlow_twins": SMALL_PROJECTOR,
     "mocov3": SMALL_PROJECTOR + SMALL_PREDICTOR,
+    "cacr": ("views.groups.0.count=3",),
+    "cacr_moco": (*SMALL_QUEUE, "views.groups.0.count=3"),
+    "cacr_mocov3": (*SMALL_PROJECTOR, *SMALL_PREDICTOR, "views.groups.0.count=3"),
     "nnclr": SMALL_PROJECTOR + SMALL_PREDICTOR + SMALL_QUEUE,
 }
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))

@@ -12,6 +12,8 @@ from ssl_framework.memory import Queue
 from ssl_framework.objectives.barlow_twins import BarlowTwins
 from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.byol import BYOL
+from ssl_framework.objectives.cacr import CACR
+from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.objectives.mocov3 import MoCoV3
@@ -79,6 +81,10 @@ def nnclr(**options: Any) -> NNCLR:
     return seeded(lambda: NNCLR(0.2, Queue(20, DIM), **options))
 
 
+def cacr_moco() -> CACRMoCo:
+    return seeded(lambda: CACRMoCo(1.0, 1.0, 1.0, 2.0, Queue(20, DIM)))
+
+
 # One line a method: a new objective is added here.
 OBJECTIVES: dict[str, Case] = {
     "simclr": Case(lambda: SimCLR(0.2)),
@@ -102,4 +108,9 @@ OBJECTIVES: dict[str, Case] = {
     "mocov3": Case(lambda: MoCoV3(0.2), teacher=(0, 1), heads=("projector", "predictor")),
     "nnclr": Case(nnclr, heads=("projector", "predictor")),
     "nnclr_decoupled": Case(lambda: nnclr(positive_in_denominator=False), heads=("projector", "predictor")),
+    "cacr": Case(lambda: CACR(1.0, 1.0, 1.0, 2.0, 0.0, None), student=(0, 1, 2)),
+    "cacr_debiased": Case(lambda: CACR(1.0, 2.0, 1.0, 1.0, 0.1, None), student=(0, 1, 2)),
+    "cacr_rbf": Case(lambda: CACR(1.0, 1.0, 1.0, 2.0, 0.0, 2.0), student=(0, 1, 2)),
+    "cacr_moco": Case(cacr_moco, student=(0, 1, 2), teacher=(0, 1, 2)),
+    "cacr_mocov3": Case(lambda: CACRMoCoV3(0.2), student=(0, 1, 2), teacher=(0, 1), heads=("projector", "predictor")),
 }
