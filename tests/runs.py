@@ -22,6 +22,8 @@ SMALL = (
 SMALL_QUEUE = ("objective.queue.size=24",)
 SMALL_MIXER = ("feature_mixer.num_hard=8", "feature_mixer.num_pair=6", "feature_mixer.num_query=4")
 SMALL_BANK = ("objective.loss.num_negatives=16",)
+SMALL_PROJECTOR = ("student.heads.projector.hidden=[32]", "student.heads.projector.out=16")
+SMALL_PREDICTOR = ("student.heads.predictor.hidden=[32]", "student.heads.predictor.out=16")
 SMALL_OF = {
     "mocov2": SMALL_QUEUE,
     "mochi": (*SMALL_QUEUE, *SMALL_MIXER),
@@ -30,6 +32,12 @@ SMALL_OF = {
     "synco": (*SMALL_QUEUE, "feature_mixer.num_hard=8", "feature_mixer.counts=[3,2,3,2,1,1]"),
     "hard_contrastive": SMALL_BANK,
     "hard_simple_contrastive": SMALL_BANK,
+    "barlow_twins": SMALL_PROJECTOR,
+    "mocov3": SMALL_PROJECTOR + SMALL_PREDICTOR,
+    "cacr": ("views.groups.0.count=3",),
+    "cacr_moco": (*SMALL_QUEUE, "views.groups.0.count=3"),
+    "cacr_mocov3": (*SMALL_PROJECTOR, *SMALL_PREDICTOR, "views.groups.0.count=3"),
+    "nnclr": SMALL_PROJECTOR + SMALL_PREDICTOR + SMALL_QUEUE,
 }
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))

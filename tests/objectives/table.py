@@ -11,8 +11,11 @@ from ssl_framework.feature_mixers.hallucinator import Hallucinator
 from ssl_framework.feature_mixers.mochi import MoCHi
 from ssl_framework.feature_mixers.synco import SynCo
 from ssl_framework.memory import Queue
+from ssl_framework.objectives.barlow_twins import BarlowTwins
 from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.byol import BYOL
+from ssl_framework.objectives.cacr import CACR
+from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.instance_discrimination import (
     Contrastive,
@@ -22,6 +25,7 @@ from ssl_framework.objectives.instance_discrimination import (
     SimpleContrastive,
 )
 from ssl_framework.objectives.moco import MoCo
+from ssl_framework.objectives.mocov3 import MoCoV3
 from ssl_framework.objectives.multiview import (
     CL1,
     CL2,
@@ -34,6 +38,7 @@ from ssl_framework.objectives.multiview import (
     MVInfoNCE,
     PairwiseNTXent,
 )
+from ssl_framework.objectives.nnclr import NNCLR
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
@@ -113,6 +118,14 @@ def feature_transform() -> MoCo:
     return objective
 
 
+def nnclr(**options: Any) -> NNCLR:
+    return seeded(lambda: NNCLR(0.2, Queue(20, DIM), **options))
+
+
+def cacr_moco() -> CACRMoCo:
+    return seeded(lambda: CACRMoCo(1.0, 1.0, 1.0, 2.0, Queue(20, DIM)))
+
+
 # One line a method: a new objective is added here.
 OBJECTIVES: dict[str, Case] = {
     "simclr": Case(lambda: SimCLR(0.2)),
@@ -147,4 +160,13 @@ OBJECTIVES: dict[str, Case] = {
     "hard_contrastive": bank(lambda: HardContrastive(0.2, 5)),
     "simple_contrastive": bank(lambda: SimpleContrastive(1.0)),
     "hard_simple_contrastive": bank(lambda: HardSimpleContrastive(1.0, 5)),
+    "barlow_twins": Case(lambda: BarlowTwins(0.0051, 0.1)),
+    "mocov3": Case(lambda: MoCoV3(0.2), teacher=(0, 1), heads=("projector", "predictor")),
+    "nnclr": Case(nnclr, heads=("projector", "predictor")),
+    "nnclr_decoupled": Case(lambda: nnclr(positive_in_denominator=False), heads=("projector", "predictor")),
+    "cacr": Case(lambda: CACR(1.0, 1.0, 1.0, 2.0, 0.0, None), student=(0, 1, 2)),
+    "cacr_debiased": Case(lambda: CACR(1.0, 2.0, 1.0, 1.0, 0.1, None), student=(0, 1, 2)),
+    "cacr_rbf": Case(lambda: CACR(1.0, 1.0, 1.0, 2.0, 0.0, 2.0), student=(0, 1, 2)),
+    "cacr_moco": Case(cacr_moco, student=(0, 1, 2), teacher=(0, 1, 2)),
+    "cacr_mocov3": Case(lambda: CACRMoCoV3(0.2), student=(0, 1, 2), teacher=(0, 1), heads=("projector", "predictor")),
 }
