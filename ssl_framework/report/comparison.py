@@ -58,11 +58,9 @@ class Record(NamedTuple):
         if not runs:
             return "not run"
         found = cell(runs, {job.seed for job in self.jobs})
-        return (
-            f"{found.mean(metric)} ({found.counted})"
-            if found.finished
-            else found.counted.removeprefix("0 ").strip("()")
-        )
+        if not found.finished:
+            return found.counted.removeprefix("0 ").strip("()")
+        return f"{found.mean(metric)} ({found.counted.replace(' (', ', ').rstrip(')')})"
 
     def reference(self, name: str, data: str, metric: str) -> str:
         """Of raw pixels or of the untrained backbone; a dash where it was not scored."""
