@@ -10,10 +10,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.data.loader import DataModule
+from ssl_framework.data.sources import Source
 from ssl_framework.module import SSLModule
 
 TRUSTED = ("ssl_framework.", "torch.optim.", "torch.nn.", "lightning.pytorch.loggers.")
 """Where the classes that a stored config names may come from."""
+
+last_source: dict[str, Source] = {}
+"""The source built last, by its config."""
 
 
 def build(node: Any) -> Any:
@@ -38,8 +42,12 @@ def build(node: Any) -> Any:
 
 
 def build_data(cfg: DictConfig) -> DataModule:
-    """The data of a run."""
-    return DataModule(build(cfg.data.source), cfg.data.batch_size, cfg.seed, cfg.data.resident_share)
+    """The data of a run; the jobs of a multirun on the same data read it once."""
+    key = OmegaConf.to_yaml(cfg.data.source, resolve=True)
+    if key not in last_source:
+        last_source.clear()  # first: two data sets need not fit in memory together
+        last_source[key] = build(cfg.data.source)
+    return DataModule(last_source[key], cfg.data.batch_size, cfg.seed, cfg.data.resident_share)
 
 
 def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = None) -> SSLModule:
