@@ -32,6 +32,9 @@ class FeatureTransform(FeatureMixer):
         ValueError: nothing to transform, or a value out of its range.
     """
 
+    # Negatives are mixed with each other, so that one left out for a query would come back through another.
+    needs = frozenset({"positive pairs", "negatives shared by all queries"})
+
     def __init__(
         self,
         alpha_positive: float | None,
@@ -59,10 +62,8 @@ class FeatureTransform(FeatureMixer):
         self.renormalise = renormalise
         self.original_against_negatives = original_against_negatives
         self.start = share_of_run("start", start)
-        # Negatives are mixed with each other, so that one left out for a query would come back through another.
-        self.needs = frozenset(
-            {"positive pairs", "negatives shared by all queries"} if alpha_negative else {"positive pairs"}
-        )
+        if alpha_negative is None:
+            self.needs = frozenset({"positive pairs"})
 
     def forward(self, features: MixedFeatures, clock: Clock) -> MixedFeatures:
         if clock.progress < self.start:

@@ -148,7 +148,11 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
     chosen = {key.split("/")[-1]: value for item in config.get("defaults", []) for key, value in item.items()}
     views = yaml.safe_load((root / "configs" / "views" / f"{chosen.get('views', 'simclr')}.yaml").read_text())
     objective: Any = get_class(config["objective"]["_target_"])
-    mixers = sorted(path.stem for path in (root / "configs" / "feature_mixer").glob("*.yaml") if path.stem != "none")
+    mixers: dict[str, Any] = {
+        path.stem: get_class(yaml.safe_load(path.read_text())["_target_"])
+        for path in sorted((root / "configs" / "feature_mixer").glob("*.yaml"))
+        if path.stem != "none"
+    }
     own = chosen.get("feature_mixer", "none").replace("none", "")
     parts = list(targets(config["objective"]))
     if own:
@@ -170,7 +174,7 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
             *(words for key, words in NEEDED.items() if key in objective.requires),
         ],
         "feature_mixer": own,
-        "feature_mixers": mixers if "feature_mixer" in objective.accepts else [],
+        "feature_mixers": [name for name, mixer in mixers.items() if mixer.needs <= objective.accepts],
         "files": [
             f"{module.replace('.', '/')}.py" for module in dict.fromkeys(modules) if module != "ssl_framework.memory"
         ],
