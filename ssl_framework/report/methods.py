@@ -22,7 +22,7 @@ SHOWN = ("shapes", "knn[k=20,T=0.1]/top1")
 
 NEEDED = {
     "label": "labels",
-    "index": "the position of each image",
+    "index": "a state of every training image",
     "geometry": "where each view was cut",
     "mixer": "a mixer",
 }
@@ -72,7 +72,7 @@ class Method(NamedTuple):
         teacher = "a teacher" in self.needs
         if NEEDED["label"] in self.needs:
             return GROUPS[5]
-        if self.memory:
+        if self.memory or NEEDED["index"] in self.needs:
             return GROUPS[4] if teacher else GROUPS[2]
         return GROUPS[3] if teacher else GROUPS[1 if self.views > 2 else 0]
 
@@ -219,8 +219,9 @@ def golden_of(name: str, tests: dict[str, list[Path]], entries: Sequence[dict[st
 def read_by(path: Path, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The entries that the ``golden(...)`` calls of a test file name.
 
-    A call with an f-string stands for all entries of that form; where the form begins with a variable, or the whole
-    name is one, only for those whose config the file names.
+    A call with an f-string stands for all entries of that form; where the form begins with a variable, only for those
+    whose config the file names. A call with a variable stands for the entries whose whole names are in the file, or if
+    there are none, whose config is.
     """
     tree = ast.parse(path.read_text())
     named = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
@@ -237,8 +238,9 @@ def read_by(path: Path, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any
             parts = [re.escape(str(p.value)) if isinstance(p, ast.Constant) else ".+" for p in argument.values]
             said = isinstance(argument.values[0], ast.Constant) or entry["config"] in named
             return said and re.fullmatch("".join(parts), entry["name"]) is not None
-        return entry["config"] in named or entry["name"] in named
+        return entry["name"] in named or (not spelt_out and entry["config"] in named)
 
+    spelt_out = any(entry["name"] in named for entry in entries)
     return [entry for entry in entries if any(matches(argument, entry) for argument in calls)]
 
 
@@ -249,7 +251,7 @@ def needs_of(method: Method) -> str:
         for who, which in (("student", method.student_views), ("teacher", method.teacher_views))
         if which is not None
     ]
-    views = f"{method.views} views" + (f" ({'; '.join(seen)})" if seen else "")
+    views = f"{method.views} view{'s' * (method.views > 1)}" + (f" ({'; '.join(seen)})" if seen else "")
     return ", ".join([views, *method.needs, *method.memory])
 
 
