@@ -27,6 +27,8 @@ SMALL_OF = {
     "mocov2": SMALL_QUEUE,
     "mochi": SMALL_QUEUE + SMALL_MIXER,
     "feature_transform": SMALL_QUEUE,
+    "amcl_moco": SMALL_QUEUE,
+    "amcl_barlow": tuple(f"student.heads.projector_{c}.{size}" for c in range(3) for size in ("hidden=[32]", "out=16")),
     "barlow_twins": SMALL_PROJECTOR,
     "mocov3": SMALL_PROJECTOR + SMALL_PREDICTOR,
     "cacr": ("views.groups.0.count=3",),
