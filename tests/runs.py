@@ -32,6 +32,8 @@ SMALL_OF = {
     "synco": (*SMALL_QUEUE, "feature_mixer.num_hard=8", "feature_mixer.counts=[3,2,3,2,1,1]"),
     "hard_contrastive": SMALL_BANK,
     "hard_simple_contrastive": SMALL_BANK,
+    "amcl_moco": SMALL_QUEUE,
+    "amcl_barlow": tuple(f"student.heads.projector_{c}.{size}" for c in range(3) for size in ("hidden=[32]", "out=16")),
     "barlow_twins": SMALL_PROJECTOR,
     "mocov3": SMALL_PROJECTOR + SMALL_PREDICTOR,
     "cacr": ("views.groups.0.count=3",),

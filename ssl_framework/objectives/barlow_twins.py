@@ -24,10 +24,7 @@ class BarlowTwins(Objective):
 
     def __init__(self, off_diagonal_weight: float, scale: float, head: str = "projector") -> None:
         super().__init__()
-        if not off_diagonal_weight >= 0:
-            raise ValueError(f"objective.off_diagonal_weight is {off_diagonal_weight}: it must be at least 0")
-        if not scale > 0:
-            raise ValueError(f"objective.scale is {scale}: it must be above 0")
+        check_weights(off_diagonal_weight, scale)
         self.off_diagonal_weight = off_diagonal_weight
         self.scale = scale
         self.head = head
@@ -63,3 +60,11 @@ def standardised(z: Tensor) -> Tensor:
 def cross_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Mean over rows of the products of each column of ``a`` with each of ``b``: two [N, D] -> [D, D]."""
     return a.T @ b / len(a)  # [D, D]
+
+
+def check_weights(off_diagonal_weight: float, scale: float) -> None:
+    """ValueError, naming the config key, for weights that would turn the loss around."""
+    if not off_diagonal_weight >= 0:
+        raise ValueError(f"objective.off_diagonal_weight is {off_diagonal_weight}: it must be at least 0")
+    if not scale > 0:
+        raise ValueError(f"objective.scale is {scale}: it must be above 0")

@@ -11,6 +11,7 @@ from ssl_framework.feature_mixers.hallucinator import Hallucinator
 from ssl_framework.feature_mixers.mochi import MoCHi
 from ssl_framework.feature_mixers.synco import SynCo
 from ssl_framework.memory import Queue
+from ssl_framework.objectives.amcl import AMCL, AMCLBarlow, AMCLMoCo, PairTemperature
 from ssl_framework.objectives.barlow_twins import BarlowTwins
 from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.byol import BYOL
@@ -126,6 +127,17 @@ def cacr_moco() -> CACRMoCo:
     return seeded(lambda: CACRMoCo(1.0, 1.0, 1.0, 2.0, Queue(20, DIM)))
 
 
+HEADS = ("projector_0", "projector_1")
+
+
+def temperature(dim: int) -> PairTemperature:
+    return PairTemperature(dim, hidden=5, low=0.1, up=2.0, init=0.5)
+
+
+def amcl_moco(num_hard: int | None) -> AMCLMoCo:
+    return seeded(lambda: AMCLMoCo(HEADS, temperature(DIM), 0.1, num_hard, lambda: Queue(20, DIM)))
+
+
 # One line a method: a new objective is added here.
 OBJECTIVES: dict[str, Case] = {
     "simclr": Case(lambda: SimCLR(0.2)),
@@ -169,4 +181,9 @@ OBJECTIVES: dict[str, Case] = {
     "cacr_rbf": Case(lambda: CACR(1.0, 1.0, 1.0, 2.0, 0.0, 2.0), student=(0, 1, 2)),
     "cacr_moco": Case(cacr_moco, student=(0, 1, 2), teacher=(0, 1, 2)),
     "cacr_mocov3": Case(lambda: CACRMoCoV3(0.2), student=(0, 1, 2), teacher=(0, 1), heads=("projector", "predictor")),
+    "amcl": Case(lambda: seeded(lambda: AMCL(HEADS, temperature(DIM), 0.1, 1)), heads=HEADS),
+    "amcl_smooth": Case(lambda: seeded(lambda: AMCL(HEADS, temperature(DIM), 0.1, None)), heads=HEADS),
+    "amcl_moco": Case(lambda: amcl_moco(2), student=(0,), teacher=(1,), heads=HEADS),
+    "amcl_moco_smooth": Case(lambda: amcl_moco(None), student=(0,), teacher=(1,), heads=HEADS),
+    "amcl_barlow": Case(lambda: seeded(lambda: AMCLBarlow(HEADS, temperature(1), 0.01, 0.005, 0.1)), heads=HEADS),
 }
