@@ -21,7 +21,13 @@ SMALL = (
 
 SMALL_QUEUE = ("objective.queue.size=24",)
 SMALL_MIXER = ("feature_mixer.num_hard=8", "feature_mixer.num_pair=6", "feature_mixer.num_query=4")
-SMALL_OF = {"mocov2": SMALL_QUEUE, "mochi": SMALL_QUEUE + SMALL_MIXER, "feature_transform": SMALL_QUEUE}
+SMALL_OF = {
+    "mocov2": SMALL_QUEUE,
+    "mochi": SMALL_QUEUE + SMALL_MIXER,
+    "feature_transform": SMALL_QUEUE,
+    "adainf": ("generated.source.num_train=40",),
+    "g_simclr": ("pseudo_labels.num_clusters=16", "pseudo_labels.widths=[4,8]", "pseudo_labels.epochs=1"),
+}
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
 

@@ -75,6 +75,8 @@ def feature_transform() -> MoCo:
 # One line a method: a new objective is added here.
 OBJECTIVES: dict[str, Case] = {
     "simclr": Case(lambda: SimCLR(0.2)),
+    "adainf": Case(lambda: SimCLR(0.2)),
+    "g_simclr": Case(lambda: SimCLR(0.1)),
     "dcl": Case(lambda: DCL(0.2, None)),
     "dclw": Case(lambda: DCL(0.2, 0.5)),
     "supcon": Case(lambda: SupCon(0.2, 0.1)),
