@@ -23,6 +23,7 @@ from ssl_framework.objectives.multiview import (
     MVInfoNCE,
     PairwiseNTXent,
 )
+from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.supcon import SupCon
 from ssl_framework.types import Outputs
@@ -85,6 +86,7 @@ OBJECTIVES: dict[str, Case] = {
     "mochi": Case(mochi, student=(0,), teacher=(1,)),
     "byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor")),
     "feature_transform": Case(feature_transform, student=(0,), teacher=(1,)),
+    "sepclr": Case(lambda: SepCLR(0.5, [0], 0.3, 0.2, 0.4), heads=("common", "salient")),
     "mv_infonce": Case(lambda: MultiView(0.2, MVInfoNCE())),
     "mv_dhel": Case(lambda: MultiView(0.2, MVDHEL())),
     "dhel": Case(lambda: DHEL(0.2, True)),
