@@ -9,6 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from ssl_framework.data.generated import WithGenerated
 from ssl_framework.data.loader import DataModule
 from ssl_framework.data.sources import Source
 from ssl_framework.module import SSLModule
@@ -41,13 +42,39 @@ def build(node: Any) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def build_data(cfg: DictConfig) -> DataModule:
-    """The data of a run; the jobs of a multirun on the same data read it once."""
+def build_data(cfg: DictConfig, folder: Path | None = None, resumed: bool = False) -> DataModule:
+    """The data of a run.
+
+    Args:
+        cfg: the composed config.
+        folder: of the run, for one that trains.
+        resumed: whether it goes on from a checkpoint.
+
+    Raises:
+        ValueError: parts that do not fit together.
+    """
     key = OmegaConf.to_yaml(cfg.data.source, resolve=True)
-    if key not in last_source:
+    if key not in last_source:  # the jobs of a multirun on the same data read it once
         last_source.clear()  # first: two data sets need not fit in memory together
         last_source[key] = build(cfg.data.source)
-    return DataModule(last_source[key], cfg.data.batch_size, cfg.seed, cfg.data.resident_share)
+    source = last_source[key]
+    if cfg.generated:
+        if cfg.generated.of != cfg.data.name:
+            raise ValueError(
+                f"the generated images are of data={cfg.generated.of}, but the run is on data={cfg.data.name}: choose "
+                "generated=folder with generated.root, or generated=arrays with generated.path"
+            )
+        source = WithGenerated(source, build(cfg.generated.source))
+    return DataModule(
+        source,
+        cfg.data.batch_size,
+        cfg.seed,
+        cfg.data.resident_share,
+        build(cfg.sampler),
+        build(cfg.pseudo_labels),
+        folder,
+        resumed,
+    )
 
 
 def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = None) -> SSLModule:

@@ -221,7 +221,7 @@ def discard_unless_trained(folder: Path, latest: str | None) -> None:
     """
     if any((folder / name).exists() for name in TRACES):
         return
-    for name in ("config.yaml", "run.json"):
+    for name in ("config.yaml", "run.json", "pseudo_labels.npy"):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # something else lies there, or nothing at all
         folder.rmdir()

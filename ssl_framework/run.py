@@ -69,7 +69,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     console = Console()
     use_threads(cfg.trainer.num_threads)
     L.seed_everything(cfg.seed, verbose=False)
-    data = build_data(cfg)
+    data = build_data(cfg, folder, resume)
     module = build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
     settle_precision(cfg, folder, module, data)
     if cfg.trainer.compile:
@@ -86,8 +86,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     step = 0
     if resume:
         step = int(load_checkpoint(checkpoints.path)["global_step"])
-        batches = data.pretrain.shape[0] // data.batch_size
-        last = -(-batches // trainer.accumulate_grad_batches) * cfg.trainer.max_epochs
+        last = -(-data.num_batches() // trainer.accumulate_grad_batches) * cfg.trainer.max_epochs
         if step >= last and (folder / "result.json").is_file():
             raise ValueError(f"{folder} is complete ({step} steps): raise trainer.max_epochs to train it further")
         csv.drop_after(step)
@@ -265,6 +264,9 @@ def config_hash(cfg: DictConfig) -> str:
         content["data"]["source"].pop(key, None)
     content["data"]["source"].pop("seed", None)
     content["trainer"].pop("num_threads", None)
+    for key in ("root", "path"):  # of generated images; in the source as well
+        content["generated"].pop(key, None)
+        content["generated"].get("source", {}).pop(key, None)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -40,6 +40,8 @@ SMALL_OF = {
     "cacr_moco": (*SMALL_QUEUE, "views.groups.0.count=3"),
     "cacr_mocov3": (*SMALL_PROJECTOR, *SMALL_PREDICTOR, "views.groups.0.count=3"),
     "nnclr": SMALL_PROJECTOR + SMALL_PREDICTOR + SMALL_QUEUE,
+    "adainf": ("generated.source.num_train=40",),
+    "g_simclr": ("pseudo_labels.num_clusters=16", "pseudo_labels.widths=[4,8]", "pseudo_labels.epochs=1"),
 }
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))

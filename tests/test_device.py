@@ -49,10 +49,9 @@ def test_nothing_after_the_views_waits_for_the_device(method: str) -> None:
     module = build_module(cfg, True, data.shape[0])
     optimizer, schedule = module.recipe.build(module, 8, 10)
     index = torch.arange(8)
-    assert data.label is not None
-    views = module.views(Samples(data.pixels[index], index, data.label[index])).views
+    samples = Samples(data.pixels[index], index, None if data.label is None else data.label[index])
+    views = module.views(samples).views
     module.views.forward = lambda samples: Batch(views, samples.index, samples.label)  # type: ignore[method-assign]
-    samples = Samples(data.pixels[index], index, data.label[index])
     for step in range(2):  # the first makes the optimizer's state
         with Reads() as reads:
             losses = module.losses(samples, Clock(step + 5, 0, 10))
@@ -73,8 +72,8 @@ def test_a_whole_step_on_a_gpu_never_waits(method: str) -> None:
     data = build_data(cfg).pretrain
     module = build_module(cfg, True, data.shape[0]).cuda()
     optimizer, _ = module.recipe.build(module, 8, 10)
-    assert data.label is not None
-    samples = Samples(*(x.cuda() for x in (data.pixels[:8], torch.arange(8), data.label[:8])))
+    label = None if data.label is None else data.label[:8].cuda()
+    samples = Samples(data.pixels[:8].cuda(), torch.arange(8).cuda(), label)
     for step in range(3):
         torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first step sets libraries up
         try:

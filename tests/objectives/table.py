@@ -40,6 +40,7 @@ from ssl_framework.objectives.multiview import (
     PairwiseNTXent,
 )
 from ssl_framework.objectives.nnclr import NNCLR
+from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
@@ -141,6 +142,8 @@ def amcl_moco(num_hard: int | None) -> AMCLMoCo:
 # One line a method: a new objective is added here.
 OBJECTIVES: dict[str, Case] = {
     "simclr": Case(lambda: SimCLR(0.2)),
+    "adainf": Case(lambda: SimCLR(0.2)),
+    "g_simclr": Case(lambda: SimCLR(0.1)),
     "dcl": Case(lambda: DCL(0.2, None)),
     "dclw": Case(lambda: DCL(0.2, 0.5)),
     "supcon": Case(lambda: SupCon(0.2, 0.1)),
@@ -156,6 +159,7 @@ OBJECTIVES: dict[str, Case] = {
     "hallucinator_on_simclr": Case(lambda: hallucinator(SimCLR(0.2))),
     "byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor")),
     "feature_transform": Case(feature_transform, student=(0,), teacher=(1,)),
+    "sepclr": Case(lambda: SepCLR(0.5, [0], 0.3, 0.2, 0.4), heads=("common", "salient")),
     "mv_infonce": Case(lambda: MultiView(0.2, MVInfoNCE())),
     "mv_dhel": Case(lambda: MultiView(0.2, MVDHEL())),
     "dhel": Case(lambda: DHEL(0.2, True)),
