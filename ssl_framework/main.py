@@ -5,6 +5,7 @@ Imports nothing heavy, so that ``--help``, ``--cfg job`` and a misspelt key answ
 
 import contextlib
 import difflib
+import functools
 import json
 import os
 import re
@@ -251,11 +252,16 @@ def local_processes(cfg: DictConfig) -> int:
     return cfg.devices
 
 
+@functools.cache
+def as_shipped(*groups: str) -> DictConfig:
+    """The config of these choices without any other override; the jobs of a multirun share most of them."""
+    return hydra.compose("train", overrides=list(groups))
+
+
 def refuse_other_types(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Refuses a value that is no number (or no truth value) where the shipped config has one."""
     split = [item.partition("=") for item in overrides if not item.startswith(("+", "~"))]
-    groups = [f"{key}={value}" for key, _, value in split if (CONFIGS / key).is_dir()]
-    shipped = hydra.compose("train", overrides=groups)
+    shipped = as_shipped(*(f"{key}={value}" for key, _, value in split if (CONFIGS / key).is_dir()))
     for key, _, _ in split:
         if (CONFIGS / key).is_dir():
             continue

@@ -1,5 +1,7 @@
 """Small runs inside the test process: composed from the shipped configs, on few images, with the tiny backbone."""
 
+import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +49,16 @@ METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
 
 
+@functools.cache
+def composed(*overrides: str) -> DictConfig:
+    """What Hydra composes, unresolved; not to be changed, as all tests that ask for the same get the same object."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
 def config(*overrides: str) -> DictConfig:
     """The resolved config that the command line would compose."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", overrides=list(overrides))
+    cfg = copy.deepcopy(composed(*overrides))
     OmegaConf.resolve(cfg)
     return cfg
 
