@@ -21,7 +21,12 @@ SMALL = (
 
 SMALL_QUEUE = ("objective.queue.size=24",)
 SMALL_MIXER = ("feature_mixer.num_hard=8", "feature_mixer.num_pair=6", "feature_mixer.num_query=4")
-SMALL_OF = {"mocov2": SMALL_QUEUE, "mochi": SMALL_QUEUE + SMALL_MIXER, "feature_transform": SMALL_QUEUE}
+SMALL_OF = {
+    "mocov2": SMALL_QUEUE,
+    "mochi": SMALL_QUEUE + SMALL_MIXER,
+    "feature_transform": SMALL_QUEUE,
+    "swav": (*SMALL_QUEUE, "objective.num_prototypes=30", "objective.frozen=0"),
+}
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
 

@@ -25,6 +25,7 @@ from ssl_framework.objectives.multiview import (
 )
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.supcon import SupCon
+from ssl_framework.objectives.swav import SwAV
 from ssl_framework.types import Outputs
 
 DIM = 6
@@ -72,6 +73,11 @@ def feature_transform() -> MoCo:
     return objective
 
 
+def swav() -> SwAV:
+    """Frozen in the first of three steps; the queue of eight is read from the second on."""
+    return seeded(lambda: SwAV(0.1, 0.05, 3, 5, DIM, 2, 0.1, lambda: Queue(8, DIM), 0.2))
+
+
 # One line a method: a new objective is added here.
 OBJECTIVES: dict[str, Case] = {
     "simclr": Case(lambda: SimCLR(0.2)),
@@ -91,4 +97,5 @@ OBJECTIVES: dict[str, Case] = {
     "pairwise_ntxent": Case(lambda: MultiView(0.2, PairwiseNTXent())),
     "average_view_ntxent": Case(lambda: MultiView(0.2, AverageViewNTXent())),
     "multi_positive_ntxent": Case(lambda: MultiView(0.2, MultiPositiveNTXent())),
+    "swav": Case(swav, student=(0, 1, 2)),
 }
