@@ -110,7 +110,7 @@ class SwAV(Objective):
         return own_rows(sinkhorn(rows @ self.prototypes.T, self.epsilon, self.iterations)[-count:])
 
     def after_backward(self, clock: Clock) -> None:
-        # Without a gradient the optimizer leaves them alone. A gradient of zero would not do: weight decay and momentum
-        # would go on. DDP has exchanged it by now, so it still sees one from every parameter.
-        if clock.progress < self.frozen:
-            self.prototypes.grad = None
+        # Zero instead of the authors' None, with which torch's fused SGD fails once others have momentum. What weight decay
+        # and momentum then still do acts along the prototype, and the next normalisation undoes it.
+        if clock.progress < self.frozen and self.prototypes.grad is not None:
+            self.prototypes.grad.zero_()
