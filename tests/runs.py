@@ -25,6 +25,7 @@ SMALL_OF = {
     "mocov2": SMALL_QUEUE,
     "mochi": SMALL_QUEUE + SMALL_MIXER,
     "feature_transform": SMALL_QUEUE,
+    "groco": ("objective.num_negatives=5",),
     "swav": (*SMALL_QUEUE, "objective.num_prototypes=30", "objective.frozen=0"),
 }
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))

@@ -110,7 +110,7 @@ class SwAV(Objective):
         return own_rows(sinkhorn(rows @ self.prototypes.T, self.epsilon, self.iterations)[-count:])
 
     def after_backward(self, clock: Clock) -> None:
-        # Zero instead of the authors' None, with which torch's fused SGD fails once others have momentum. What weight decay
-        # and momentum then still do acts along the prototype, and the next normalisation undoes it.
+        # Zero instead of the authors' None, with which torch's fused SGD fails once others have momentum. What weight
+        # decay and momentum then still do acts along the prototype, and the next normalisation undoes it.
         if clock.progress < self.frozen and self.prototypes.grad is not None:
             self.prototypes.grad.zero_()

@@ -12,6 +12,7 @@ from ssl_framework.memory import Queue
 from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.dcl import DCL
+from ssl_framework.objectives.groco import GroCo
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.objectives.multiview import (
     DHEL,
@@ -98,4 +99,6 @@ OBJECTIVES: dict[str, Case] = {
     "average_view_ntxent": Case(lambda: MultiView(0.2, AverageViewNTXent())),
     "multi_positive_ntxent": Case(lambda: MultiView(0.2, MultiPositiveNTXent())),
     "swav": Case(swav, student=(0, 1, 2)),
+    "groco": Case(lambda: GroCo(1.0, 1, 2, True), student=(0, 1, 2)),
+    "groco_all_moved": Case(lambda: GroCo(1.0, 1, None, False), student=(0, 1, 2)),
 }
