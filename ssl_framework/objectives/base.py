@@ -15,6 +15,9 @@ class Objective(nn.Module):
         requires: what the run must provide, of "teacher", "mixer", "label", "geometry", "index".
         accepts: what is read when present, of "mixer", "feature_mixer".
         num_views: fewest and most views of a sample that each encoder it reads must encode; ``None`` is no limit.
+
+    Attributes:
+        num_classes: labels it has room for, 0 to ``num_classes - 1``; ``None`` if it does not count them.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
@@ -25,6 +28,7 @@ class Objective(nn.Module):
         super().__init__()
         # Set by SSLModule, only where "feature_mixer" is accepted. Not a class attribute: that would hide the module.
         self.feature_mixer: FeatureMixer | None = None
+        self.num_classes: int | None = None
 
     def forward(
         self,

@@ -25,6 +25,7 @@ from ssl_framework.objectives.multiview import (
     PairwiseNTXent,
 )
 from ssl_framework.objectives.simclr import SimCLR
+from ssl_framework.objectives.simlap import LabelGate, SimLAP
 from ssl_framework.objectives.supcon import SupCon
 from ssl_framework.objectives.swav import SwAV
 from ssl_framework.types import Outputs
@@ -79,6 +80,10 @@ def swav() -> SwAV:
     return seeded(lambda: SwAV(0.1, 0.05, 3, 5, DIM, 2, 0.1, lambda: Queue(8, DIM), 0.2))
 
 
+def simlap(pairing: str = "permuted", fused: bool = True, renormalise: bool = False) -> SimLAP:
+    return seeded(lambda: SimLAP(0.1, 4, pairing, lambda num: LabelGate(num, 7, 8, DIM, fused), renormalise))
+
+
 # One line a method: a new objective is added here.
 OBJECTIVES: dict[str, Case] = {
     "simclr": Case(lambda: SimCLR(0.2)),
@@ -99,6 +104,9 @@ OBJECTIVES: dict[str, Case] = {
     "average_view_ntxent": Case(lambda: MultiView(0.2, AverageViewNTXent())),
     "multi_positive_ntxent": Case(lambda: MultiView(0.2, MultiPositiveNTXent())),
     "swav": Case(swav, student=(0, 1, 2)),
+    "simlap": Case(simlap),
+    "simlap_cosine": Case(lambda: simlap(renormalise=True), student=(0,)),
+    "simlap_distinct": Case(lambda: simlap("distinct", fused=False)),
     "groco": Case(lambda: GroCo(1.0, 1, 2, True), student=(0, 1, 2)),
     "groco_all_moved": Case(lambda: GroCo(1.0, 1, None, False), student=(0, 1, 2)),
 }
