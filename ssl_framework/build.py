@@ -8,11 +8,13 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from ssl_framework.data.generated import WithGenerated
 from ssl_framework.data.loader import DataModule
 from ssl_framework.data.sources import Source
 from ssl_framework.module import SSLModule
+from ssl_framework.objectives.base import Objective
 
 TRUSTED = ("ssl_framework.", "torch.optim.", "torch.nn.", "lightning.pytorch.loggers.")
 """Where the classes that a stored config names may come from."""
@@ -114,6 +116,26 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
         micro_batch_size=cfg.data.micro_batch_size,
         seed=cfg.seed,
     )
+
+
+def check_labels(objective: Objective, label: Tensor | None) -> None:
+    """Refuses labels that the objective has no room for, as far as they are known before the run.
+
+    Args:
+        objective: says how many classes it counts.
+        label: [N] int64 of the training set; ``None`` if there are none or they come with the stream.
+
+    Raises:
+        ValueError: a label is out of range.
+    """
+    if objective.num_classes is None or label is None:
+        return
+    highest = int(label.max())
+    if highest >= objective.num_classes:
+        raise ValueError(
+            f"objective.num_classes is {objective.num_classes}, but the training set has a label {highest}: "
+            f"set data.num_classes to at least {highest + 1}"
+        )
 
 
 def load_run_config(folder: str | Path) -> DictConfig:

@@ -270,6 +270,28 @@ def as_columns(left_out: Tensor | SameClass) -> Tensor | SameClass:
     return left_out[:, None] if isinstance(left_out, Tensor) and left_out.ndim == 1 else left_out
 
 
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Soft assignments of samples to prototypes that use all prototypes alike (SwAV, arXiv:2006.09882, eq. 3).
+
+    Exact is the last normalisation, that of the samples; the prototypes are balanced the better the more iterations.
+
+    Args:
+        scores: [N, K] similarities of all samples that are balanced together, those of all ranks included.
+        epsilon: of the entropy, above 0; scores that lie further apart than 87 epsilon underflow in float32.
+        iterations: at least 1.
+
+    Returns:
+        [N, K] in float32 (float64 if the scores are), rows sum to one, without gradient.
+    """
+    scores = full_precision(scores.detach())
+    # The maximum of a prototype cancels in its first normalisation. In place: N x K is large.
+    q = scores.sub(scores.amax(dim=0)).div_(epsilon).exp_()  # [N, K]
+    for _ in range(iterations):
+        q /= q.sum(dim=0)
+        q /= q.sum(dim=1, keepdim=True)
+    return q
+
+
 def alignment(a: Tensor, b: Tensor) -> Tensor:
     """Mean squared distance of positives (Wang & Isola, arXiv:2005.10242): two [N, D] of unit rows -> scalar."""
     return (a - b).square().sum(dim=1).mean()

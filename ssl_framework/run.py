@@ -26,7 +26,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from ssl_framework.build import build, build_data, build_module
+from ssl_framework.build import build, build_data, build_module, check_labels
 from ssl_framework.callbacks import (
     AtomicCheckpointIO,
     Checkpoints,
@@ -36,7 +36,7 @@ from ssl_framework.callbacks import (
     load_checkpoint,
 )
 from ssl_framework.data.loader import DataModule
-from ssl_framework.data.sources import SPLITS
+from ssl_framework.data.sources import SPLITS, Images
 from ssl_framework.device import cpu_has_bf16, cpu_name, faster_precision, keep_freed_memory, use_threads
 from ssl_framework.evaluation.frozen import FrozenEvaluation, count_parameters
 from ssl_framework.main import STOPPED, local_processes, write
@@ -71,6 +71,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     L.seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg, folder, resume)
     module = build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
+    check_labels(module.objective, data.pretrain.label if isinstance(data.pretrain, Images) else None)
     settle_precision(cfg, folder, module, data)
     if cfg.trainer.compile:
         module.compile_parts()

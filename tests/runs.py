@@ -44,6 +44,8 @@ SMALL_OF = {
     "nnclr": SMALL_PROJECTOR + SMALL_PREDICTOR + SMALL_QUEUE,
     "adainf": ("generated.source.num_train=40",),
     "g_simclr": ("pseudo_labels.num_clusters=16", "pseudo_labels.widths=[4,8]", "pseudo_labels.epochs=1"),
+    "groco": ("objective.num_negatives=5",),
+    "swav": (*SMALL_QUEUE, "objective.num_prototypes=30", "objective.frozen=0"),
 }
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))

@@ -33,12 +33,10 @@ class MLPHead(Head):
         last_norm: bool = False,
     ) -> None:
         super().__init__()
-        if source not in dims:
-            raise ValueError(f"a head has source={source}, but the encoder offers {sorted(dims)} at this point")
+        before = width_of(dims, source)
         self.source = source
         self.out = out
         layers: list[nn.Module] = []
-        before = dims[source]
         for width in hidden:
             layers += [nn.Linear(before, width, bias=not norm)]
             layers += [nn.BatchNorm1d(width)] if norm else []
@@ -51,3 +49,33 @@ class MLPHead(Head):
     def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Reads ``outputs[source]`` [B, in] -> [B, out]"""
         return self.layers(outputs[self.source])
+
+
+class LayerNormHead(Head):
+    """Layer normalisation with learned scale and shift: [B, in] -> [B, in].
+
+    Args:
+        dims: widths of the features known so far, filled in by the encoder.
+        source: which of them it normalises.
+    """
+
+    def __init__(self, dims: Mapping[str, int], source: str) -> None:
+        super().__init__()
+        self.out = width_of(dims, source)
+        self.source = source
+        self.norm = nn.LayerNorm(self.out)
+
+    def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Reads ``outputs[source]`` [B, in] -> [B, in]"""
+        return self.norm(outputs[self.source])
+
+
+def width_of(dims: Mapping[str, int], source: str) -> int:
+    """Width of the features a head reads.
+
+    Raises:
+        ValueError: there are none of that name.
+    """
+    if source not in dims:
+        raise ValueError(f"a head has source={source}, but the encoder offers {sorted(dims)} at this point")
+    return dims[source]

@@ -15,6 +15,9 @@ class Objective(nn.Module):
         requires: what the run must provide, of "teacher", "mixer", "label", "geometry", "index".
         accepts: what is read when present: "mixer", and of a feature mixer's ``needs`` those that the objective offers.
         num_views: fewest and most views of a sample that each encoder it reads must encode; ``None`` is no limit.
+
+    Attributes:
+        num_classes: labels it has room for, 0 to ``num_classes - 1``; ``None`` if it does not count them.
     """
 
     requires: frozenset[str] = frozenset()
@@ -25,6 +28,7 @@ class Objective(nn.Module):
         super().__init__()
         # Set by SSLModule where ``accepts`` offers what it needs. Not a class attribute: that would hide the module.
         self.feature_mixer: FeatureMixer | None = None
+        self.num_classes: int | None = None
 
     def allocate(self, num_samples: int) -> None:
         """Makes the state that has a row for every training sample; by default there is none.

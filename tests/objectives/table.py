@@ -18,6 +18,7 @@ from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.cacr import CACR
 from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
 from ssl_framework.objectives.dcl import DCL
+from ssl_framework.objectives.groco import GroCo
 from ssl_framework.objectives.instance_discrimination import (
     Contrastive,
     HardContrastive,
@@ -42,8 +43,10 @@ from ssl_framework.objectives.multiview import (
 from ssl_framework.objectives.nnclr import NNCLR
 from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.simclr import SimCLR
+from ssl_framework.objectives.simlap import LabelGate, SimLAP
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
+from ssl_framework.objectives.swav import SwAV
 from ssl_framework.types import Outputs
 
 DIM = 6
@@ -139,6 +142,15 @@ def amcl_moco(num_hard: int | None) -> AMCLMoCo:
     return seeded(lambda: AMCLMoCo(HEADS, temperature(DIM), 0.1, num_hard, lambda: Queue(20, DIM)))
 
 
+def swav() -> SwAV:
+    """Frozen in the first of three steps; the queue of eight is read from the second on."""
+    return seeded(lambda: SwAV(0.1, 0.05, 3, 5, DIM, 2, 0.1, lambda: Queue(8, DIM), 0.2))
+
+
+def simlap(pairing: str = "permuted", fused: bool = True, renormalise: bool = False) -> SimLAP:
+    return seeded(lambda: SimLAP(0.1, 4, pairing, lambda num: LabelGate(num, 7, 8, DIM, fused), renormalise))
+
+
 # One line a method: a new objective is added here.
 OBJECTIVES: dict[str, Case] = {
     "simclr": Case(lambda: SimCLR(0.2)),
@@ -190,4 +202,10 @@ OBJECTIVES: dict[str, Case] = {
     "amcl_moco": Case(lambda: amcl_moco(2), student=(0,), teacher=(1,), heads=HEADS),
     "amcl_moco_smooth": Case(lambda: amcl_moco(None), student=(0,), teacher=(1,), heads=HEADS),
     "amcl_barlow": Case(lambda: seeded(lambda: AMCLBarlow(HEADS, temperature(1), 0.01, 0.005, 0.1)), heads=HEADS),
+    "swav": Case(swav, student=(0, 1, 2)),
+    "simlap": Case(simlap),
+    "simlap_cosine": Case(lambda: simlap(renormalise=True), student=(0,)),
+    "simlap_distinct": Case(lambda: simlap("distinct", fused=False)),
+    "groco": Case(lambda: GroCo(1.0, 1, 2, True), student=(0, 1, 2)),
+    "groco_all_moved": Case(lambda: GroCo(1.0, 1, None, False), student=(0, 1, 2)),
 }
