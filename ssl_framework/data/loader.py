@@ -438,7 +438,7 @@ class DataModule(L.LightningDataModule):
     # if nothing (such as the length of a learning-rate schedule) has asked for the loader before.
 
     def state_dict(self) -> dict[str, int]:
-        """Batches of the running epoch that were served; and the size of the set, for who loads the run without it."""
+        """Batches of the running epoch that were served; and the size of the set, as a run may be loaded without it."""
         served = self.loader.served if self.loader is not None else self.served
         return {"served": served, "num_samples": self.pretrain.shape[0]}
 

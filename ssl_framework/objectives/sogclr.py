@@ -53,7 +53,7 @@ class SogCLR(Objective):
 
 class ISogCLR(Objective):
     """Robust global contrastive loss, with a temperature for every sample. It keeps three numbers a sample: log u_i,
-    tau_i and the momentum of its gradient.
+    tau_i and the momentum of its gradient. Smallest, mean and largest tau_i of all samples are logged.
 
     Args:
         temperature: tau_i at the start.
@@ -139,8 +139,8 @@ def global_contrast(z: Tensor, tau: Tensor, bank: SampleBank, index: Tensor, gam
     rows, batch = z.flatten(0, 1), len(index)  # [2B, D]
     keys = gather_with_grad(rows)  # [W * 2B, D]
     own = torch.arange(len(rows), device=z.device)  # [2B]
-    positive = own.roll(batch)  # [2B]: row b of one view pairs with row b of the other
-    left_out = rank() * len(rows) + torch.stack([own, positive], dim=1)  # [2B, 2]
+    # Row b of one view pairs with row b of the other.
+    left_out = rank() * len(rows) + torch.stack([own, own.roll(batch)], dim=1)  # [2B, 2]
     old = bank.read("log_u", index)  # [B]
     # Per sample: a batch may mix samples that come for the first time with others.
     share = torch.full_like(old, gamma).masked_fill(~bank.read("visited", index), 1.0)  # [B]
@@ -158,8 +158,8 @@ def global_contrast(z: Tensor, tau: Tensor, bank: SampleBank, index: Tensor, gam
 
     both = (x.repeat(2) for x in (tau, old, share))  # [2B] each
     repulsion, log_u = by_tiles(weigh, keys, rows, left_out, *both)  # [2B] each
-    attraction = (rows * rows[positive]).sum(dim=1)  # [2B]
-    loss = (repulsion - attraction).sum() / batch
+    attraction = (z[0] * z[1]).sum(dim=1)  # [B]
+    loss = repulsion.sum() / batch - 2 * attraction.mean()
     log_u = log_u.detach().view(2, batch)
     gcl = (tau * log_u).mean() - attraction.detach().mean()
     log_mean_u = log_u.logsumexp(dim=0) - math.log(2)  # [B]
