@@ -23,7 +23,6 @@ SMALL = (
 
 SMALL_QUEUE = ("objective.queue.size=24",)
 SMALL_MIXER = ("feature_mixer.num_hard=8", "feature_mixer.num_pair=6", "feature_mixer.num_query=4")
-SMALL_BANK = ("objective.loss.num_negatives=16",)
 SMALL_PROJECTOR = ("student.heads.projector.hidden=[32]", "student.heads.projector.out=16")
 SMALL_PREDICTOR = ("student.heads.predictor.hidden=[32]", "student.heads.predictor.out=16")
 SMALL_OF = {
@@ -32,8 +31,6 @@ SMALL_OF = {
     "feature_transform": SMALL_QUEUE,
     "hallucinator": SMALL_QUEUE,
     "synco": (*SMALL_QUEUE, "feature_mixer.num_hard=8", "feature_mixer.counts=[3,2,3,2,1,1]"),
-    "hard_contrastive": SMALL_BANK,
-    "hard_simple_contrastive": SMALL_BANK,
     "amcl_moco": SMALL_QUEUE,
     "amcl_barlow": tuple(f"student.heads.projector_{c}.{size}" for c in range(3) for size in ("hidden=[32]", "out=16")),
     "barlow_twins": SMALL_PROJECTOR,

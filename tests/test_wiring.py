@@ -105,11 +105,9 @@ def test_a_number_of_samples_that_is_not_known(method: str, name: str) -> None:
     )
 
 
-def test_more_negatives_than_other_samples() -> None:
-    message = refused("method=hard_contrastive")
-    assert message == (
-        "objective.loss.num_negatives is 4095, but the training set has only 47 other samples: set it to at most 47"
-    )
+def test_a_count_of_negatives_instead_of_a_share() -> None:
+    message = refused("method=hard_contrastive", "objective.loss.share=4095")
+    assert message == "objective.loss.share is 4095: it must lie above 0 and at most at 1"
 
 
 def test_unknown_heads() -> None:

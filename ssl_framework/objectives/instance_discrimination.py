@@ -20,11 +20,6 @@ from ssl_framework.types import Batch, Clock, Outputs
 class BankLoss(Protocol):
     """One of the losses of this file."""
 
-    @property
-    def num_negatives(self) -> int | None:
-        """Rows that push; ``None`` for all."""
-        ...
-
     def __call__(self, q: Tensor, rows: Tensor, own: Tensor) -> Tensor:
         """Embeddings [B, D], the memory [N, D], both unit rows, and each sample's row [B] int64 -> loss [B]."""
         ...
@@ -58,12 +53,6 @@ class InstanceDiscrimination(Objective):
         self.head = head
 
     def allocate(self, num_samples: int) -> None:
-        wanted = self.loss.num_negatives
-        if wanted is not None and wanted >= num_samples:
-            raise ValueError(
-                f"objective.loss.num_negatives is {wanted}, but the training set has only {num_samples - 1} other "
-                f"samples: set it to at most {num_samples - 1}"
-            )
         self.bank = SampleBank({"row": unit(torch.randn(num_samples, self.dim))})
 
     def forward(
@@ -86,8 +75,6 @@ class Contrastive:
         temperature: tau.
     """
 
-    num_negatives: int | None = None
-
     def __init__(self, temperature: float) -> None:
         self.temperature = positive_temperature(temperature, "objective.loss.temperature")
 
@@ -100,16 +87,16 @@ class HardContrastive:
 
     Args:
         temperature: tau.
-        num_negatives: rows that push; the paper's alpha times N.
+        share: of the other rows, the nearest ones, that push (alpha in the paper); in (0, 1].
     """
 
-    def __init__(self, temperature: float, num_negatives: int) -> None:
+    def __init__(self, temperature: float, share: float) -> None:
         self.temperature = positive_temperature(temperature, "objective.loss.temperature")
-        self.num_negatives = at_least_one(num_negatives)
+        self.share = a_share(share)
 
     def __call__(self, q: Tensor, rows: Tensor, own: Tensor) -> Tensor:
         positive = (q * rows[own]).sum(dim=1, keepdim=True)  # [B, 1]
-        negatives = nearest(q, rows, own, self.num_negatives)  # [B, K]
+        negatives = nearest(q, rows, own, self.share)  # [B, K]
         logits = torch.cat([positive, negatives], dim=1) / self.temperature  # [B, 1 + K]
         return logits.logsumexp(dim=1) - logits[:, 0]
 
@@ -121,8 +108,6 @@ class SimpleContrastive:
         weight: lambda times the number of negatives, so that it does not depend on the size of the data set. 1 is the
             limit of ``Contrastive`` for large temperatures, times tau.
     """
-
-    num_negatives: int | None = None
 
     def __init__(self, weight: float) -> None:
         self.weight = above_zero(weight)
@@ -139,30 +124,31 @@ class HardSimpleContrastive:
 
     Args:
         weight: lambda times the number of negatives.
-        num_negatives: rows that push; the paper's alpha times N.
+        share: of the other rows, the nearest ones, that push (alpha in the paper); in (0, 1].
     """
 
-    def __init__(self, weight: float, num_negatives: int) -> None:
+    def __init__(self, weight: float, share: float) -> None:
         self.weight = above_zero(weight)
-        self.num_negatives = at_least_one(num_negatives)
+        self.share = a_share(share)
 
     def __call__(self, q: Tensor, rows: Tensor, own: Tensor) -> Tensor:
         positive = (q * rows[own]).sum(dim=1)  # [B]
-        return self.weight * nearest(q, rows, own, self.num_negatives).mean(dim=1) - positive
+        return self.weight * nearest(q, rows, own, self.share).mean(dim=1) - positive
 
 
-def nearest(q: Tensor, rows: Tensor, own: Tensor, count: int) -> Tensor:
-    """Similarities of each embedding to the ``count`` rows nearest to it, its own row left out.
+def nearest(q: Tensor, rows: Tensor, own: Tensor, share: float) -> Tensor:
+    """Similarities of each embedding to the rows nearest to it, its own row left out.
 
     Args:
         q: [B, D].
-        rows: [N, D], N above ``count``.
+        rows: [N, D], at least two.
         own: [B] int64.
-        count: K.
+        share: of the N - 1 others; at least one row is taken.
 
     Returns:
         [B, K] in no particular order; which rows they are is a choice without gradient.
     """
+    count = max(1, round(share * (len(rows) - 1)))
 
     def largest(rows: Tensor, q: Tensor, own: Tensor) -> tuple[Tensor]:
         s = (q @ rows.T).scatter(1, own[:, None], float("-inf"))  # [R, N]
@@ -171,11 +157,11 @@ def nearest(q: Tensor, rows: Tensor, own: Tensor, count: int) -> Tensor:
     return by_tiles(largest, rows, q, own)[0]
 
 
-def at_least_one(num_negatives: int) -> int:
-    """``num_negatives`` itself, or a ValueError naming its config key."""
-    if num_negatives < 1:
-        raise ValueError(f"objective.loss.num_negatives is {num_negatives}: it must be at least 1")
-    return num_negatives
+def a_share(share: float) -> float:
+    """``share`` itself, or a ValueError naming its config key."""
+    if not 0 < share <= 1:
+        raise ValueError(f"objective.loss.share is {share}: it must lie above 0 and at most at 1")
+    return share
 
 
 def above_zero(weight: float) -> float:

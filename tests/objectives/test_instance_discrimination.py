@@ -13,6 +13,7 @@ from ssl_framework.objectives.instance_discrimination import (
     HardSimpleContrastive,
     InstanceDiscrimination,
     SimpleContrastive,
+    nearest,
 )
 from ssl_framework.types import Batch
 from tests.golden import core_view, golden
@@ -40,11 +41,11 @@ def value(loss: BankLoss, q: Tensor, rows: Tensor) -> float:
 # lambda is 1 in the golden values, and the weight is lambda times the number of negatives.
 GOLDEN: list[tuple[BankLoss, str]] = [
     (Contrastive(0.3), "infonce: one-way loss, anchors Z0, candidates Z1"),
-    (HardContrastive(0.3, 2), "hard_contrastive: loss, 2 nearest negatives, anchors Z0, candidates Z1"),
-    (HardContrastive(0.3, 3), "hard_contrastive: loss, 3 nearest negatives, anchors Z0, candidates Z1"),
+    (HardContrastive(0.3, 0.4), "hard_contrastive: loss, 2 nearest negatives, anchors Z0, candidates Z1"),
+    (HardContrastive(0.3, 0.6), "hard_contrastive: loss, 3 nearest negatives, anchors Z0, candidates Z1"),
     (SimpleContrastive(5.0), "simple_contrastive: loss, all 5 negatives"),
-    (HardSimpleContrastive(2.0, 2), "hard_simple_contrastive: loss, 2 nearest negatives"),
-    (HardSimpleContrastive(3.0, 3), "hard_simple_contrastive: loss, 3 nearest negatives"),
+    (HardSimpleContrastive(2.0, 0.4), "hard_simple_contrastive: loss, 2 nearest negatives"),
+    (HardSimpleContrastive(3.0, 0.6), "hard_simple_contrastive: loss, 3 nearest negatives"),
 ]
 
 
@@ -55,9 +56,9 @@ def test_golden(loss: BankLoss, name: str) -> None:
 
 LOSSES: dict[str, BankLoss] = {
     "contrastive": Contrastive(0.3),
-    "hard": HardContrastive(0.3, 4),
+    "hard": HardContrastive(0.3, 0.4),
     "simple": SimpleContrastive(0.7),
-    "hard_simple": HardSimpleContrastive(0.7, 4),
+    "hard_simple": HardSimpleContrastive(0.7, 0.4),
 }
 
 
@@ -67,7 +68,7 @@ def reference(name: str, q: Tensor, rows: Tensor, index: list[int]) -> float:
     for i, own in enumerate(index):
         positive = loops.dot(q[i], rows[own])
         others = sorted((loops.dot(q[i], rows[j]) for j in range(len(rows)) if j != own), reverse=True)
-        others = others[:4] if name.startswith("hard") else others
+        others = others[: round(0.4 * len(others))] if name.startswith("hard") else others
         if name.endswith("simple"):
             total += 0.7 * sum(others) / len(others) - positive
         else:
@@ -97,9 +98,9 @@ def test_equals_the_loop_in_value_and_gradient(name: str, tile: int, monkeypatch
 
 def test_all_negatives_make_the_hard_losses_the_others() -> None:
     q, rows = loops.random_unit(5, 4, 0), loops.random_unit(5, 4, 1)
-    assert value(HardContrastive(0.3, 4), q, rows) == pytest.approx(value(Contrastive(0.3), q, rows), abs=1e-12)
+    assert value(HardContrastive(0.3, 1.0), q, rows) == pytest.approx(value(Contrastive(0.3), q, rows), abs=1e-12)
     simple = value(SimpleContrastive(0.7), q, rows)
-    assert value(HardSimpleContrastive(0.7, 4), q, rows) == pytest.approx(simple, abs=1e-12)
+    assert value(HardSimpleContrastive(0.7, 1.0), q, rows) == pytest.approx(simple, abs=1e-12)
 
 
 def test_the_simple_loss_is_the_limit_of_large_temperatures() -> None:
@@ -114,11 +115,11 @@ def test_the_simple_loss_is_the_limit_of_large_temperatures() -> None:
 def test_closed_cases() -> None:
     same = torch.ones(6, 4, dtype=torch.float64) / 2
     assert value(Contrastive(0.5), same, same) == pytest.approx(math.log(6), abs=1e-12)
-    assert value(HardContrastive(0.5, 3), same, same) == pytest.approx(math.log(4), abs=1e-12)
+    assert value(HardContrastive(0.5, 0.6), same, same) == pytest.approx(math.log(4), abs=1e-12)
     assert value(SimpleContrastive(1.0), same, same) == pytest.approx(0, abs=1e-12)
     apart = torch.eye(6, dtype=torch.float64)
-    assert value(HardContrastive(0.02, 3), apart, apart) == pytest.approx(0, abs=1e-12)
-    assert value(HardSimpleContrastive(1.0, 3), apart, apart) == pytest.approx(-1, abs=1e-12)
+    assert value(HardContrastive(0.02, 0.6), apart, apart) == pytest.approx(0, abs=1e-12)
+    assert value(HardSimpleContrastive(1.0, 0.6), apart, apart) == pytest.approx(-1, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -157,17 +158,22 @@ def test_logs_uniformity_and_with_labels_tolerance() -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    for loss in (Contrastive, lambda tau: HardContrastive(tau, 2)):
+    for loss in (Contrastive, lambda tau: HardContrastive(tau, 0.5)):
         with pytest.raises(ValueError, match=r"objective\.loss\.temperature is 0: it must be above 0"):
             loss(0)
-    for count in (lambda k: HardContrastive(0.3, k), lambda k: HardSimpleContrastive(1.0, k)):
-        with pytest.raises(ValueError, match=r"objective\.loss\.num_negatives is 0: it must be at least 1"):
-            count(0)
-    for weight in (SimpleContrastive, lambda w: HardSimpleContrastive(w, 2)):
+    for share in (lambda s: HardContrastive(0.3, s), lambda s: HardSimpleContrastive(1.0, s)):
+        for wrong in (0, 4095):
+            with pytest.raises(
+                ValueError, match=rf"objective\.loss\.share is {wrong}: it must lie above 0 and at most at 1"
+            ):
+                share(wrong)
+    for weight in (SimpleContrastive, lambda w: HardSimpleContrastive(w, 0.5)):
         with pytest.raises(ValueError, match=r"objective\.loss\.weight is 0: it must be above 0"):
             weight(0)
     with pytest.raises(ValueError, match=r"objective\.momentum is 1: it must be at least 0 and below 1"):
         InstanceDiscrimination(4, 1, Contrastive(0.3))
-    with pytest.raises(ValueError, match=r"objective\.loss\.num_negatives is 6, but .* only 5 other samples"):
-        InstanceDiscrimination(4, 0.5, HardContrastive(0.3, 6)).allocate(6)
-    InstanceDiscrimination(4, 0.5, HardContrastive(0.3, 5)).allocate(6)
+
+
+def test_a_share_of_few_rows_is_at_least_one() -> None:
+    q, rows = loops.random_unit(4, 3, 0), loops.random_unit(4, 3, 1)
+    assert nearest(q, rows, torch.arange(4), 0.01).shape == (4, 1)
