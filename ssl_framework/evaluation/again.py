@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ssl_framework.build import build, build_data, build_module, load_run_config
 from ssl_framework.callbacks import load_checkpoint
-from ssl_framework.evaluation.frozen import FrozenEvaluation, extract_frozen
+from ssl_framework.evaluation.frozen import FrozenEvaluation
 from ssl_framework.module import SSLModule
 from ssl_framework.report.tables import run_table
 from ssl_framework.run import device_name, quiet, read_json, write_json
@@ -54,7 +54,7 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
     device = torch.device("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
     module.to(device)
     evaluation: FrozenEvaluation = build(cfg.evaluation)
-    metrics = evaluation.score(lambda images: extract_frozen(module, images, evaluation.dtype), data)
+    metrics = evaluation.score(evaluation.features_of(module), data)
     write_json(folder / "evaluation.json", {"metrics": metrics, "overrides": overrides, "device": device_name(device)})
     return metrics
 
