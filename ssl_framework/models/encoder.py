@@ -89,6 +89,26 @@ class Encoder(nn.Module):
         parts = [self.beside[name](x) if name in self.beside else self.backbone(x) for name in self.scored]
         return torch.cat([part["pooled"] for part in parts], dim=1)  # [B, D]
 
+    def embed_layers(self, x: Tensor, heads: Sequence[str]) -> dict[str, Tensor]:
+        """The backbone's features and what every layer of some heads gives, in one pass.
+
+        Args:
+            x: [B, C, H, W].
+            heads: names of heads.
+
+        Returns:
+            "" for the backbone's pooled features [B, D], "<head>.1", "<head>.2" ... for the layers [B, width].
+        """
+        outputs = self.backbone(x)
+        found = {"": outputs["pooled"]}
+        for name, head in self.heads.items():
+            assert isinstance(head, Head)
+            layers = head.each_layer(outputs)
+            outputs[name] = layers[-1]
+            if name in heads:
+                found |= {f"{name}.{number}": layer for number, layer in enumerate(layers, start=1)}
+        return found
+
 
 class EMATeacher(nn.Module):
     """Exponential moving average of a student (MoCo eq. 2, BYOL eq. 1).

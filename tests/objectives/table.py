@@ -206,6 +206,8 @@ OBJECTIVES: dict[str, Case] = {
     "simlap": Case(simlap),
     "simlap_cosine": Case(lambda: simlap(renormalise=True), student=(0,)),
     "simlap_distinct": Case(lambda: simlap("distinct", fused=False)),
+    "reweight_head": Case(lambda: SimCLR(0.5, head="reweight"), heads=("reweight",)),
+    "symmetric_relu_head": Case(lambda: SimCLR(0.5)),
     "groco": Case(lambda: GroCo(1.0, 1, 2, True), student=(0, 1, 2)),
     "groco_all_moved": Case(lambda: GroCo(1.0, 1, None, False), student=(0, 1, 2)),
 }

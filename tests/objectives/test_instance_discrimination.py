@@ -163,9 +163,7 @@ def test_bad_settings_are_refused() -> None:
             loss(0)
     for share in (lambda s: HardContrastive(0.3, s), lambda s: HardSimpleContrastive(1.0, s)):
         for wrong in (0, 4095):
-            with pytest.raises(
-                ValueError, match=rf"objective\.loss\.share is {wrong}: it must lie above 0"
-            ):
+            with pytest.raises(ValueError, match=rf"objective\.loss\.share is {wrong}: it must lie above 0"):
                 share(wrong)
     for weight in (SimpleContrastive, lambda w: HardSimpleContrastive(w, 0.5)):
         with pytest.raises(ValueError, match=r"objective\.loss\.weight is 0: it must be above 0"):
