@@ -69,6 +69,8 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     L.seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg, folder, resume)
     module = build_module(cfg, data.pretrain.labelled)
+    if cfg.previous is not None and not resume:
+        module.student.take_over(load_checkpoint(Path(cfg.previous) / "checkpoints" / "last.ckpt")["state_dict"])
     settle_precision(cfg, folder, module, data)
     if cfg.trainer.compile:
         module.compile_parts()
@@ -91,9 +93,10 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
             console.print(f"resuming at step {step}", highlight=False)
     trainer.fit(module, datamodule=data, ckpt_path=str(checkpoints.path) if resume else None)
     if checkpoints.stopped_by is None and trainer.is_global_zero:
+        before = {} if cfg.previous is None else read_json(Path(cfg.previous) / "result.json")
         result = {
             "metrics": evaluation.metrics,
-            "baselines": evaluation.baselines,
+            "baselines": before.get("baselines", evaluation.baselines),  # only the first stage begins untrained
             "method": about["method"],
             "data": about["data"],
             "seed": cfg.seed,
@@ -251,7 +254,8 @@ def config_hash(cfg: DictConfig) -> str:
     """Short hash of what determines a result up to chance: everything but the seed, places and loggers."""
     content = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(content, dict)
-    for key in ("seed", "resume", "logger"):
+    content["pseudo_labels"].pop("previous", None)
+    for key in ("seed", "resume", "logger", "previous"):
         content.pop(key, None)
     for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache"):
         content["data"].pop(key, None)

@@ -27,6 +27,7 @@ SMALL_OF = {
     "feature_transform": SMALL_QUEUE,
     "adainf": ("generated.source.num_train=40",),
     "g_simclr": ("pseudo_labels.num_clusters=16", "pseudo_labels.widths=[4,8]", "pseudo_labels.epochs=1"),
+    "mcl": ("pseudo_labels.num_clusters=2",),
 }
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
