@@ -158,7 +158,7 @@ def go_through(cfg: DictConfig, folder: Path, about: dict[str, Any], first: bool
             continue
         own = stage_config(cfg, folder, stage, last)
         goes_on = about["resume"] and (where / "checkpoints" / "last.ckpt").is_file()
-        if last and goes_on:  # settled when the stage began
+        if last and goes_on and own.trainer.precision == "auto":  # settled when the stage began
             own.trainer.precision = OmegaConf.load(where / "config.yaml").trainer.precision
         if last and first:
             where.mkdir(exist_ok=True)
@@ -191,7 +191,8 @@ def stage_config(cfg: DictConfig, folder: Path, stage: int, last: int) -> DictCo
         own.pseudo_labels, own.previous = {}, None
     else:
         own.previous = str((folder / f"stage_{stage - 1}").resolve())
-        own.pseudo_labels.previous = own.previous
+        if "previous" in own.pseudo_labels:
+            own.pseudo_labels.previous = own.previous
         own.evaluation.baselines = False  # they are the first stage's
     return own
 

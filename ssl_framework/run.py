@@ -254,16 +254,17 @@ def config_hash(cfg: DictConfig) -> str:
     """Short hash of what determines a result up to chance: everything but the seed, places and loggers."""
     content = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(content, dict)
-    content["pseudo_labels"].pop("previous", None)
     for key in ("seed", "resume", "logger", "previous"):
         content.pop(key, None)
     for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache"):
         content["data"].pop(key, None)
         content["data"]["source"].pop(key, None)
     content["data"]["source"].pop("seed", None)
-    for key in ("root", "path"):  # of generated images; in the source as well
-        content["generated"].pop(key, None)
-        content["generated"].get("source", {}).pop(key, None)
+    (content.get("pseudo_labels") or {}).pop("previous", None)
+    generated = content.get("generated") or {}
+    for node in (generated, generated.get("source", {})):
+        for key in ("root", "path"):
+            node.pop(key, None)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

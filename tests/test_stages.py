@@ -13,12 +13,13 @@ from omegaconf import DictConfig
 from ssl_framework.build import build_data, build_module
 from ssl_framework.callbacks import Progress, load_checkpoint
 from ssl_framework.data.pseudo_labels import clusters
+from ssl_framework.data.samplers import Same, Uniform
 from ssl_framework.evaluation.again import evaluate, load_run
 from ssl_framework.functional import unit
 from ssl_framework.main import discard_unless_trained, go_through, has_checkpoint, prepare, stage_config
-from ssl_framework.run import read_json
+from ssl_framework.run import config_hash, read_json
 from ssl_framework.stages import StageClusters
-from tests.runs import small
+from tests.runs import SMALL, config, small
 from tests.test_resume import assert_identical, crash, sigterm
 
 NAMES = {"method": "mcl", "data": "shapes", "overrides": [], "command": "python train.py method=mcl"}
@@ -47,6 +48,16 @@ def checkpoint(folder: Path) -> dict:
 def test_one_stage_is_the_run_itself(tmp_path: Path) -> None:
     cfg = small("simclr")
     assert stage_config(cfg, tmp_path, 0, 0) == cfg
+
+
+def test_stages_may_go_by_other_pseudo_labels(tmp_path: Path) -> None:
+    cfg = config("method=mcl", "pseudo_labels=classes", *SMALL)
+    first, second = (stage_config(cfg, tmp_path, stage, 1) for stage in range(2))
+    assert isinstance(build_data(first).sampler, Uniform) and isinstance(build_data(second).sampler, Same)
+    assert second.previous == str(tmp_path / "stage_0") and cfg.previous is None
+    moved = [stage_config(small("mcl"), tmp_path / place, 1, 1) for place in ("a", "b")]
+    assert moved[0].pseudo_labels.previous != moved[1].pseudo_labels.previous
+    assert config_hash(moved[0]) == config_hash(moved[1])
 
 
 def test_the_first_stage_is_the_plain_method(whole: Path, tmp_path: Path) -> None:
