@@ -59,21 +59,21 @@ def build_data(cfg: DictConfig, folder: Path | None = None, resumed: bool = Fals
     if key not in last_source:  # the jobs of a multirun on the same data read it once
         last_source.clear()  # first: two data sets need not fit in memory together
         last_source[key] = build(cfg.data.source)
-    source = last_source[key]
-    if cfg.generated:
-        if cfg.generated.of != cfg.data.name:
+    source, generated = last_source[key], OmegaConf.select(cfg, "generated")
+    if generated:
+        if generated.of != cfg.data.name:
             raise ValueError(
-                f"the generated images are of data={cfg.generated.of}, but the run is on data={cfg.data.name}: choose "
+                f"the generated images are of data={generated.of}, but the run is on data={cfg.data.name}: choose "
                 "generated=folder with generated.root, or generated=arrays with generated.path"
             )
-        source = WithGenerated(source, build(cfg.generated.source))
+        source = WithGenerated(source, build(generated.source))
     return DataModule(
         source,
         cfg.data.batch_size,
         cfg.seed,
         cfg.data.resident_share,
-        build(cfg.sampler),
-        build(cfg.pseudo_labels),
+        build(OmegaConf.select(cfg, "sampler")),  # a run folder of an earlier version has no such key
+        build(OmegaConf.select(cfg, "pseudo_labels")),
         folder,
         resumed,
     )

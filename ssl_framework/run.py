@@ -72,6 +72,8 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     data = build_data(cfg, folder, resume)
     module = build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
     check_labels(module.objective, data.pretrain.label if isinstance(data.pretrain, Images) else None)
+    if cfg.previous is not None and not resume:
+        module.student.take_over(load_checkpoint(Path(cfg.previous) / "checkpoints" / "last.ckpt")["state_dict"])
     settle_precision(cfg, folder, module, data)
     if cfg.trainer.compile:
         module.compile_parts()
@@ -95,9 +97,10 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
             console.print(f"resuming at step {step}", highlight=False)
     trainer.fit(module, datamodule=data, ckpt_path=str(checkpoints.path) if resume else None)
     if checkpoints.stopped_by is None and trainer.is_global_zero:
+        before = {} if cfg.previous is None else read_json(Path(cfg.previous) / "result.json")
         result = {
             "metrics": evaluation.metrics,
-            "baselines": evaluation.baselines,
+            "baselines": before.get("baselines", evaluation.baselines),  # only the first stage begins untrained
             "method": about["method"],
             "data": about["data"],
             "seed": cfg.seed,
@@ -258,16 +261,18 @@ def config_hash(cfg: DictConfig) -> str:
     """Short hash of what determines a result up to chance: everything but the seed, places and loggers."""
     content = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(content, dict)
-    for key in ("seed", "resume", "logger"):
+    for key in ("seed", "resume", "logger", "previous"):
         content.pop(key, None)
     for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache"):
         content["data"].pop(key, None)
         content["data"]["source"].pop(key, None)
     content["data"]["source"].pop("seed", None)
     content["trainer"].pop("num_threads", None)
-    for key in ("root", "path"):  # of generated images; in the source as well
-        content["generated"].pop(key, None)
-        content["generated"].get("source", {}).pop(key, None)
+    (content.get("pseudo_labels") or {}).pop("previous", None)
+    generated = content.get("generated") or {}
+    for node in (generated, generated.get("source", {})):
+        for key in ("root", "path"):
+            node.pop(key, None)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -13,6 +13,7 @@ from ssl_framework.data.generated import Joined, WithGenerated, join
 from ssl_framework.data.loader import resident
 from ssl_framework.data.sources import Images
 from ssl_framework.data.store import Mapped
+from ssl_framework.run import config_hash
 from tests.runs import SMALL, config
 
 
@@ -91,8 +92,16 @@ def test_further_shapes_are_drawn_as_the_data_set_is() -> None:
     assert plain.num_batches() == 78 // 8
 
 
+def test_the_place_of_generated_images_does_not_change_what_a_run_is() -> None:
+    plain = config_hash(config("method=adainf", "generated=folder"))
+    assert config_hash(config("method=adainf", "generated=folder", "generated.root=elsewhere")) == plain
+    assert config_hash(config("method=adainf", "generated=arrays", "generated.path=a.npz")) != plain
+
+
 def test_generated_images_of_another_data_set_are_refused() -> None:
     with pytest.raises(ValueError, match=r"are of data=shapes, but the run is on data=digits: choose generated=folder"):
         build_data(config("method=adainf", "data=digits"))
+    with pytest.raises(FileNotFoundError, match=r"generated images: data\.root=.*nowhere does not exist"):
+        build_data(config("method=adainf", "generated=folder", "generated.root=nowhere", *SMALL))
     with pytest.raises(FileNotFoundError, match=r"generated\.path=.*nowhere\.npz is no \.npz or \.safetensors file"):
         build_data(config("method=adainf", "generated=arrays", "generated.path=nowhere.npz", *SMALL))

@@ -103,7 +103,10 @@ class WithGenerated:
         check_split(split)
         if not self.loaded:
             real, train = self.real.load("pretrain"), self.real.load("train")
-            joined = join(real, self.generated.load("pretrain"))
+            try:
+                joined = join(real, self.generated.load("pretrain"))
+            except (ValueError, FileNotFoundError) as error:  # a source speaks of data.root, whichever set it is of
+                raise type(error)(f"generated images: {error}") from error
             if train is real and isinstance(joined.pixels, Tensor):
                 train = train._replace(pixels=joined.pixels[: joined.real])  # a view: real images exist once in memory
             self.loaded = {"pretrain": joined, "train": train}
@@ -119,8 +122,8 @@ def join(real: Images, generated: Images) -> Images:
     for images in (real, generated):
         if not isinstance(images, Images) or isinstance(images.pixels, Undecoded):
             raise ValueError(
-                "generated images join only images of one size that are decoded already, but these are decoded while "
-                "they are read: choose data=folder or data=store, or generated=none"
+                "they join only images of one size that are decoded already, but some here are decoded while they are "
+                "read: choose data=folder or data=store, or generated=none"
             )
     if real.shape[1:] != generated.shape[1:]:
         raise ValueError(

@@ -133,9 +133,8 @@ class Distinct(Sampler):
         samples = samples[turn[group[samples]].argsort(stable=True)]  # groups one after another
         # The p-th goes to batch p modulo T: the run of a group, at most T long, meets no batch twice.
         whole = samples.view(size, num).T[torch.randperm(num, generator=generator)]  # [T, W * B]
-        return whole.gather(
-            1, torch.rand(num, size, generator=generator).argsort(dim=1)
-        )  # or ranks see few groups each
+        shuffled = torch.rand(num, size, generator=generator).argsort(dim=1)  # or a rank would see few of the groups
+        return whole.gather(1, shuffled)
 
 
 class Same(Sampler):

@@ -156,6 +156,7 @@ OBJECTIVES: dict[str, Case] = {
     "simclr": Case(lambda: SimCLR(0.2)),
     "adainf": Case(lambda: SimCLR(0.2)),
     "g_simclr": Case(lambda: SimCLR(0.1)),
+    "mcl": Case(lambda: SimCLR(0.2)),
     "dcl": Case(lambda: DCL(0.2, None)),
     "dclw": Case(lambda: DCL(0.2, 0.5)),
     "supcon": Case(lambda: SupCon(0.2, 0.1)),
