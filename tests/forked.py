@@ -1,0 +1,115 @@
+"""The command in processes of their own that start at once: forked from one that has imported everything, run nothing.
+
+A new interpreter takes ten seconds to import torch and Lightning. One test starts interpreters for the command and its
+ranks, and compares with forked ones; the others need only what a process of one's own means: its signals, exit code,
+working directory and output.
+"""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["ssl_framework.run"])
+
+
+class Command:
+    """``python train.py ARGUMENTS`` in ``folder``, started."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.files = [folder / f".{name}.{time.monotonic_ns()}" for name in ("stdout", "stderr")]
+        self.process = CONTEXT.Process(target=run_command, args=(folder, arguments, *self.files))
+        self.process.start()
+
+    def send_signal(self, number: int) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def end(self, timeout: float = 120) -> subprocess.CompletedProcess:
+        """Waits; what it printed is removed from the folder."""
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, "still running"
+        out, err = (path.read_text() for path in self.files)
+        for path in self.files:
+            path.unlink()
+        return subprocess.CompletedProcess([], self.process.exitcode, out, err)
+
+
+def run_command(folder: Path, arguments: Sequence[str], out: Path, err: Path) -> None:
+    """Becomes ``python train.py``; its ranks are forked from here, where nothing has run either."""
+    from ssl_framework import main
+
+    os.chdir(folder)
+    for path, descriptor in ((out, 1), (err, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    sys.argv = ["train.py", *arguments]
+    main.subprocess = SimpleNamespace(  # type: ignore[attr-defined]
+        Popen=Rank, run=subprocess.run, TimeoutExpired=subprocess.TimeoutExpired
+    )
+    main.main()
+
+
+class Rank:
+    """What ``main.launch`` uses of a Popen, of a fork that becomes ``python -m ssl_framework.run FOLDER``."""
+
+    def __init__(self, command: Sequence[str], env: dict[str, str], start_new_session: bool) -> None:
+        assert list(command[:3]) == [sys.executable, "-m", "ssl_framework.run"] and start_new_session
+        sys.stdout.flush()
+        self.code: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.setsid()
+            os._exit(become_rank(Path(command[3]), env))
+
+    def poll(self) -> int | None:
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code
+
+    def wait(self, timeout: float = 600) -> int:
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("rank", timeout)
+            time.sleep(0.02)
+        assert self.code is not None
+        return self.code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def become_rank(folder: Path, env: dict[str, str]) -> int:
+    """The exit code of the rank, whose environment is ``env``."""
+    import torch
+
+    from ssl_framework import device, run
+
+    os.environ.clear()
+    os.environ.update(env)
+    device.THREADS = int(env["OMP_NUM_THREADS"])  # read by torch when it was imported, before there was a rank
+    torch.set_num_threads(device.THREADS)
+    code: Any = 1
+    try:
+        run.main(folder)
+        code = 0
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
