@@ -45,7 +45,7 @@ def phi(t: PairTemperature, x: list[float]) -> list[float]:
 
 
 def tau_of(t: PairTemperature, score: float) -> float:
-    return t.low + (t.up - t.low) / (1 + math.exp(score - float(t.bias)))
+    return t.low + (t.up - t.low) / (1 + math.exp(score - t.bias.item()))
 
 
 def tau_of_pair(t: PairTemperature, a: Tensor, b: Tensor) -> float:
