@@ -10,12 +10,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from ssl_framework.data.generated import WithGenerated
 from ssl_framework.data.loader import DataModule
+from ssl_framework.data.sources import Source
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
 
 TRUSTED = ("ssl_framework.", "torch.optim.", "torch.nn.", "lightning.pytorch.loggers.")
 """Where the classes that a stored config names may come from."""
+
+last_source: dict[str, Source] = {}
+"""The source built last, by its config."""
 
 
 def build(node: Any) -> Any:
@@ -39,17 +44,48 @@ def build(node: Any) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def build_data(cfg: DictConfig) -> DataModule:
-    """The data of a run."""
-    return DataModule(build(cfg.data.source), cfg.data.batch_size, cfg.seed, cfg.data.resident_share)
+def build_data(cfg: DictConfig, folder: Path | None = None, resumed: bool = False) -> DataModule:
+    """The data of a run.
+
+    Args:
+        cfg: the composed config.
+        folder: of the run, for one that trains.
+        resumed: whether it goes on from a checkpoint.
+
+    Raises:
+        ValueError: parts that do not fit together.
+    """
+    key = OmegaConf.to_yaml(cfg.data.source, resolve=True)
+    if key not in last_source:  # the jobs of a multirun on the same data read it once
+        last_source.clear()  # first: two data sets need not fit in memory together
+        last_source[key] = build(cfg.data.source)
+    source = last_source[key]
+    if cfg.generated:
+        if cfg.generated.of != cfg.data.name:
+            raise ValueError(
+                f"the generated images are of data={cfg.generated.of}, but the run is on data={cfg.data.name}: choose "
+                "generated=folder with generated.root, or generated=arrays with generated.path"
+            )
+        source = WithGenerated(source, build(cfg.generated.source))
+    return DataModule(
+        source,
+        cfg.data.batch_size,
+        cfg.seed,
+        cfg.data.resident_share,
+        build(cfg.sampler),
+        build(cfg.pseudo_labels),
+        folder,
+        resumed,
+    )
 
 
-def build_module(cfg: DictConfig, has_labels: bool) -> SSLModule:
+def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = None) -> SSLModule:
     """The model of a run.
 
     Args:
         cfg: the composed config.
         has_labels: whether the training set has labels.
+        num_samples: N, samples of the training set, numbered from 0; ``None`` where that is not known.
 
     Raises:
         ValueError: parts that do not fit together.
@@ -59,6 +95,13 @@ def build_module(cfg: DictConfig, has_labels: bool) -> SSLModule:
         raise ValueError(
             f"{type(objective).__name__} needs labels, but data={cfg.data.name} has none for pretraining: "
             "choose another data set or a method without labels"
+        )
+    if num_samples is not None:
+        objective.allocate(num_samples)
+    elif "index" in objective.requires:
+        raise ValueError(
+            f"{type(objective).__name__} keeps a state of every training sample, but how many data={cfg.data.name} has "
+            "is not known: choose another data set or a method without such a state"
         )
     return SSLModule(
         views=build(cfg.views),

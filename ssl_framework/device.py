@@ -1,4 +1,4 @@
-"""What the machine offers: freed memory that stays with the process, and half precision where it is faster."""
+"""What the machine offers: threads, freed memory that stays with the process, half precision where it is faster."""
 
 import copy
 import ctypes
@@ -15,6 +15,9 @@ from ssl_framework.models.encoder import Encoder
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 LARGE = 2**28
 """Bytes: a block below this size comes from memory that was used before."""
+
+THREADS = torch.get_num_threads()
+"""As the environment (OMP_NUM_THREADS) says, or one a core."""
 
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
 """As Linux names them, on x86 and on ARM."""
@@ -35,6 +38,24 @@ def keep_freed_memory() -> bool:
         return False
     libc = ctypes.CDLL(None)
     return bool(libc.mallopt(M_MMAP_THRESHOLD, LARGE)) and bool(libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def cpu_name() -> str:
+    """As Linux calls it."""
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def use_threads(count: int | None) -> None:
+    """Sets how many threads this process computes with on the CPU; None: as many as it was started with.
+
+    Raises:
+        ValueError: not a whole number above 0.
+    """
+    if count is not None and (not isinstance(count, int) or count < 1):
+        raise ValueError(f"trainer.num_threads is {count}: it must be a whole number above 0, or null")
+    torch.set_num_threads(count or THREADS)
 
 
 def cpu_has_bf16() -> bool:

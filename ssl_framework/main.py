@@ -5,14 +5,17 @@ Imports nothing heavy, so that ``--help``, ``--cfg job`` and a misspelt key answ
 
 import contextlib
 import difflib
+import functools
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -24,6 +27,8 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from ssl_framework.sweep import ERROR, claimed, command_line, job_folder, refuse_other_config
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE / "configs" if (HERE / "configs").is_dir() else HERE.parent / "configs"  # installed, or a source tree
@@ -46,11 +51,16 @@ class RunFailed(Exception):
     """A process of a run ended with an error that it has printed itself."""
 
 
+REFUSALS = (ValueError, FileNotFoundError, OmegaConfBaseException, RunFailed)
+"""What a user can cause, and what was said already."""
+
+
 def main() -> None:
     """Entry point of ``python train.py`` and ``ssl-train``."""
     whole_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they are explained here
     sys.argv[1:] = point_to_resumed_folder(sys.argv[1:])
+    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(job)()
     except (HydraException, OmegaConfBaseException) as error:
@@ -80,34 +90,91 @@ def quoted(text: str) -> str:
 
 
 def job(cfg: DictConfig) -> None:
-    """One job: a single run, or one of a multirun. A user's error is one line; the other jobs of a sweep go on."""
+    """One job: a single run, or one of a multirun. A user's error is one line; the other jobs of a multirun go on."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    multirun = HydraConfig.get().mode == RunMode.MULTIRUN
-    if multirun:
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
         print(f"\njob {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}", flush=True)
+        job_of_multirun(cfg, folder)
+        return
     latest = Path("outputs") / "latest"
     before = os.readlink(latest) if latest.is_symlink() else None
     try:
         stopped_by = start(cfg, folder)
-    except (ValueError, FileNotFoundError, OmegaConfBaseException, RunFailed) as error:
-        if not isinstance(error, RunFailed):
-            print(f"error: {error}", file=sys.stderr, flush=True)
+    except REFUSALS as error:
+        say_error(error)
         failures.append(str(folder))
-        if not multirun:  # a sweep's table shows the job as failed
-            discard_unless_trained(folder, before)
+        discard_unless_trained(folder, before)
         return
-    if not is_first_process(cfg):
+    if is_first_process(cfg):
+        end(stopped_by, os.path.relpath(folder), f"python train.py resume={os.path.relpath(folder)}")
+
+
+def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
+    """Does what is left of a job: nothing where it has a result or another process runs it, the rest where it was
+    interrupted. A failure is noted in the folder, and tried again when the multirun is started again."""
+    with claimed(folder) if is_first_process(cfg) else contextlib.nullcontext(True) as mine:
+        if not mine:
+            print("left to the process that is running it")
+            return
+        try:
+            goes_on = False
+            if any((folder / name).exists() for name in TRACES):
+                refuse_other_config(cfg, folder)
+                if (folder / "result.json").is_file():
+                    print("has a result already")
+                    return
+                goes_on = (folder / "checkpoints" / "last.ckpt").is_file()
+        except REFUSALS as error:  # what lies there belongs to another run: it stays as it is
+            say_error(error)
+            failures.append(str(folder))
+            return
+        (folder / ERROR).unlink(missing_ok=True)
+        if not goes_on:  # interrupted before its first checkpoint: it starts anew
+            (folder / "metrics.csv").unlink(missing_ok=True)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        try:
+            stopped_by = start(cfg, folder, goes_on)
+        except Exception as error:
+            say_error(error)
+            failures.append(str(folder))
+            write(folder / ERROR, f"{type(error).__name__}: {' '.join(str(error).split())}\n")
+            if not (folder / "run.json").is_file():
+                write(folder / "run.json", json.dumps(describe(), indent=2) + "\n")
+            return
+    if is_first_process(cfg):
+        end(
+            stopped_by,
+            os.path.relpath(folder),
+            f"the same command with hydra.sweep.dir={os.path.relpath(folder.parent)}",
+        )
+
+
+def say_error(error: Exception) -> None:
+    """One line for what a user can cause, the traceback for the rest; a rank has printed its own."""
+    if isinstance(error, RunFailed):
         return
-    shown = os.path.relpath(folder)
+    if isinstance(error, REFUSALS):
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    else:
+        traceback.print_exception(error)
+
+
+def end(stopped_by: str | None, shown: str, again: str) -> None:
+    """The last lines of a job: its folder, and for one that a signal stopped, the command that continues it."""
     if stopped_by is not None:
-        print(f"stopped by {stopped_by}; to continue: python train.py resume={shown}")
+        print(f"stopped by {stopped_by}; to continue: {again}")
     print(shown, flush=True)
     if stopped_by is not None:
         sys.exit(STOPPED + signal.Signals[stopped_by])
 
 
-def start(cfg: DictConfig, folder: Path) -> str | None:
+def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
     """Prepares the folder and runs; returns the name of the signal that stopped the run, if one did.
+
+    Args:
+        cfg: the composed config.
+        folder: of the run.
+        goes_on: continue from the folder's checkpoint, as ``resume`` does.
 
     Raises:
         ValueError, FileNotFoundError: what the user asked for cannot be done.
@@ -115,7 +182,7 @@ def start(cfg: DictConfig, folder: Path) -> str | None:
     """
     first = is_first_process(cfg)
     requeued = bool(cfg.trainer.slurm and int(os.environ.get("SLURM_RESTART_COUNT", "0")))
-    resume = cfg.resume is not None or (requeued and (folder / "checkpoints" / "last.ckpt").is_file())
+    resume = goes_on or cfg.resume is not None or (requeued and (folder / "checkpoints" / "last.ckpt").is_file())
     about = describe()
     about["resume"] = resume
     refuse_other_types(cfg, HydraConfig.get().overrides.task)
@@ -155,7 +222,7 @@ def discard_unless_trained(folder: Path, latest: str | None) -> None:
     """
     if any((folder / name).exists() for name in TRACES):
         return
-    for name in ("config.yaml", "run.json"):
+    for name in ("config.yaml", "run.json", "pseudo_labels.npy"):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # something else lies there, or nothing at all
         folder.rmdir()
@@ -185,11 +252,16 @@ def local_processes(cfg: DictConfig) -> int:
     return cfg.devices
 
 
+@functools.cache
+def as_shipped(*groups: str) -> DictConfig:
+    """The config of these choices without any other override; the jobs of a multirun share most of them."""
+    return hydra.compose("train", overrides=list(groups))
+
+
 def refuse_other_types(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Refuses a value that is no number (or no truth value) where the shipped config has one."""
     split = [item.partition("=") for item in overrides if not item.startswith(("+", "~"))]
-    groups = [f"{key}={value}" for key, _, value in split if (CONFIGS / key).is_dir()]
-    shipped = hydra.compose("train", overrides=groups)
+    shipped = as_shipped(*(f"{key}={value}" for key, _, value in split if (CONFIGS / key).is_dir()))
     for key, _, _ in split:
         if (CONFIGS / key).is_dir():
             continue
@@ -204,10 +276,8 @@ def describe() -> dict[str, Any]:
     hydra_cfg = HydraConfig.get()
     overrides = [item for item in hydra_cfg.overrides.task if not item.startswith("resume=")]
     choices = hydra_cfg.runtime.choices
-    command = " ".join(
-        ["python train.py", *(item if re.fullmatch(r"[\w=.,:/+~@%-]+", item) else f'"{item}"' for item in overrides)]
-    )
-    return {"method": choices["method"], "data": choices["data"], "overrides": overrides, "command": command}
+    names = {"method": choices["method"], "data": choices["data"]}
+    return {**names, "overrides": overrides, "command": command_line(overrides)}
 
 
 def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> None:

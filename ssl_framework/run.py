@@ -36,8 +36,8 @@ from ssl_framework.callbacks import (
     load_checkpoint,
 )
 from ssl_framework.data.loader import DataModule
-from ssl_framework.data.sources import Images
-from ssl_framework.device import cpu_has_bf16, faster_precision, keep_freed_memory
+from ssl_framework.data.sources import SPLITS, Images
+from ssl_framework.device import cpu_has_bf16, cpu_name, faster_precision, keep_freed_memory, use_threads
 from ssl_framework.evaluation.frozen import FrozenEvaluation, count_parameters
 from ssl_framework.main import STOPPED, local_processes, write
 from ssl_framework.metrics_log import MetricsCSV
@@ -67,9 +67,10 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     keep_freed_memory()
     source = commit()  # now: the tree may move on while the run goes
     console = Console()
+    use_threads(cfg.trainer.num_threads)
     L.seed_everything(cfg.seed, verbose=False)
-    data = build_data(cfg)
-    module = build_module(cfg, data.pretrain.labelled)
+    data = build_data(cfg, folder, resume)
+    module = build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
     check_labels(module.objective, data.pretrain.label if isinstance(data.pretrain, Images) else None)
     settle_precision(cfg, folder, module, data)
     if cfg.trainer.compile:
@@ -83,11 +84,11 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     trainer = build_trainer(cfg.trainer, folder, callbacks, [csv, *build_loggers(cfg.logger, folder, about, cfg.seed)])
     if trainer.is_global_zero:
         say_what_runs(console, cfg, about, module, data.pretrain.shape, trainer)
+    step = 0
     if resume:
         step = int(load_checkpoint(checkpoints.path)["global_step"])
-        batches = data.pretrain.shape[0] // data.batch_size
-        last = -(-batches // trainer.accumulate_grad_batches) * cfg.trainer.max_epochs
-        if step >= last:
+        last = -(-data.num_batches() // trainer.accumulate_grad_batches) * cfg.trainer.max_epochs
+        if step >= last and (folder / "result.json").is_file():
             raise ValueError(f"{folder} is complete ({step} steps): raise trainer.max_epochs to train it further")
         csv.drop_after(step)
         if trainer.is_global_zero:
@@ -105,8 +106,11 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
             "commit": source,
             "precision": cfg.trainer.precision,
             "device": device_name(trainer.strategy.root_device),
+            "cpu": cpu_name(),
             "processes": trainer.world_size,
+            "images": {name: getattr(data, name).shape[0] for name in SPLITS},
             "steps": trainer.global_step,
+            "resumed_at": step,
             "wall_seconds": round(time.perf_counter() - started, 2),
             "images_per_second": round(progress.images_per_second, 1),
             "command": about["command"],
@@ -260,6 +264,10 @@ def config_hash(cfg: DictConfig) -> str:
         content["data"].pop(key, None)
         content["data"]["source"].pop(key, None)
     content["data"]["source"].pop("seed", None)
+    content["trainer"].pop("num_threads", None)
+    for key in ("root", "path"):  # of generated images; in the source as well
+        content["generated"].pop(key, None)
+        content["generated"].get("source", {}).pop(key, None)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -1,20 +1,110 @@
-"""What happens at the end of a multirun."""
+"""The jobs of a multirun: their folders, what is left to do of each, and the table at the end.
 
+A multirun started again with the same ``hydra.sweep.dir`` does what is missing there. Several may run at once in one
+folder: a job that another process is running is left to it.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
-from rich.console import Console
+from omegaconf import DictConfig, OmegaConf
 
-from ssl_framework.report.tables import sweep_table
+ERROR = "error.txt"
+"""Lies in the folder of a job that failed, and says why."""
+
+LONGEST_NAME = 120
+"""Characters of a job folder's name; file systems take 255 bytes."""
+
+
+def job_folder(overrides: Sequence[str]) -> str:
+    """Name of a job's folder: a function of its overrides alone, in whatever order and whichever others run beside it.
+
+    ``data-shapes+method-simclr+seed-0``: only characters that need no quotes in Hydra's grammar or in a shell. A hash
+    takes the place of what is too long, and tells apart what differs in other characters only.
+    """
+    text = "+".join(sorted(overrides))
+    name = re.sub(r"[^\w.+-]", "_", "+".join(item.replace("=", "-", 1) for item in sorted(overrides)), flags=re.ASCII)
+    if len(name) <= LONGEST_NAME and name.count("_") == text.count("_"):
+        return name or "default"
+    return f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Holds a job's folder for this process; False where another process holds it. Given up when the process ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(handle)
+
+
+def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
+    """Refuses to take a run for this job's that was configured otherwise. Settles ``trainer.precision: auto`` as there.
+
+    Raises:
+        ValueError: a key of the folder's config.yaml and of ``cfg`` differ.
+    """
+    stored, now = OmegaConf.load(folder / "config.yaml"), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
+    if now.trainer.precision == "auto":
+        now.trainer.precision = cfg.trainer.precision = stored.trainer.precision
+    before, after = (dict(leaves(OmegaConf.to_container(c))) for c in (stored, now))
+    for key in sorted(before.keys() | after.keys()):
+        here, there = (values.get(key, "absent") for values in (after, before))
+        if here != there:
+            raise ValueError(
+                f"{folder} holds a run with {key}={there}, but here it is {here}: choose another hydra.sweep.dir, or "
+                "remove that folder"
+            )
+
+
+def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """``a.b.0`` and value for everything in a nested config that is neither mapping nor list, or is an empty one."""
+    if isinstance(node, (dict, list)) and node:
+        for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from leaves(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, node
+
+
+def command_line(overrides: Sequence[str], *options: str) -> str:
+    """The command that a user types for these overrides."""
+    quoted = (item if re.fullmatch(r"[\w=.,:/+~@%-]+", item) else f'"{item}"' for item in overrides)
+    return " ".join(["python train.py", *options, *quoted])
 
 
 class SweepTable(Callback):
-    """Ends ``python train.py -m ...`` with one table over its jobs, and the sweep's folder as the last line."""
+    """Keeps the commands of ``python train.py -m ...`` in the sweep's folder, and ends each with one table over all
+    jobs there and the folder as the last line."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Adds this command to command.txt, unless it is there."""
+        path = Path(config.hydra.sweep.dir) / "command.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        line = command_line([*config.hydra.overrides.task, f"hydra.sweep.dir={config.hydra.sweep.dir}"], "-m")
+        if not path.is_file() or line not in path.read_text().splitlines():
+            with path.open("a") as file:
+                file.write(line + "\n")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Prints the table."""
+        from rich.console import Console
+
+        from ssl_framework.report.tables import sweep_table
+
         folder = Path(config.hydra.sweep.dir)
-        Console().print(sweep_table(folder))
+        Console(width=None if sys.stdout.isatty() else 200).print(sweep_table(folder))  # a file takes any width
         print(folder)

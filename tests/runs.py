@@ -1,5 +1,7 @@
 """Small runs inside the test process: composed from the shipped configs, on few images, with the tiny backbone."""
 
+import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,24 @@ SMALL = (
 
 SMALL_QUEUE = ("objective.queue.size=24",)
 SMALL_MIXER = ("feature_mixer.num_hard=8", "feature_mixer.num_pair=6", "feature_mixer.num_query=4")
+SMALL_PROJECTOR = ("student.heads.projector.hidden=[32]", "student.heads.projector.out=16")
+SMALL_PREDICTOR = ("student.heads.predictor.hidden=[32]", "student.heads.predictor.out=16")
 SMALL_OF = {
     "mocov2": SMALL_QUEUE,
-    "mochi": SMALL_QUEUE + SMALL_MIXER,
+    "mochi": (*SMALL_QUEUE, *SMALL_MIXER),
     "feature_transform": SMALL_QUEUE,
+    "hallucinator": SMALL_QUEUE,
+    "synco": (*SMALL_QUEUE, "feature_mixer.num_hard=8", "feature_mixer.counts=[3,2,3,2,1,1]"),
+    "amcl_moco": SMALL_QUEUE,
+    "amcl_barlow": tuple(f"student.heads.projector_{c}.{size}" for c in range(3) for size in ("hidden=[32]", "out=16")),
+    "barlow_twins": SMALL_PROJECTOR,
+    "mocov3": SMALL_PROJECTOR + SMALL_PREDICTOR,
+    "cacr": ("views.groups.0.count=3",),
+    "cacr_moco": (*SMALL_QUEUE, "views.groups.0.count=3"),
+    "cacr_mocov3": (*SMALL_PROJECTOR, *SMALL_PREDICTOR, "views.groups.0.count=3"),
+    "nnclr": SMALL_PROJECTOR + SMALL_PREDICTOR + SMALL_QUEUE,
+    "adainf": ("generated.source.num_train=40",),
+    "g_simclr": ("pseudo_labels.num_clusters=16", "pseudo_labels.widths=[4,8]", "pseudo_labels.epochs=1"),
     "groco": ("objective.num_negatives=5",),
     "swav": (*SMALL_QUEUE, "objective.num_prototypes=30", "objective.frozen=0"),
 }
@@ -32,10 +48,16 @@ METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
 
 
+@functools.cache
+def composed(*overrides: str) -> DictConfig:
+    """What Hydra composes, unresolved; not to be changed, as all tests that ask for the same get the same object."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
 def config(*overrides: str) -> DictConfig:
     """The resolved config that the command line would compose."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        cfg = compose("train", overrides=list(overrides))
+    cfg = copy.deepcopy(composed(*overrides))
     OmegaConf.resolve(cfg)
     return cfg
 

@@ -14,7 +14,7 @@ def three_steps(method: str, *overrides: str) -> tuple[torch.nn.Module, dict[str
     cfg = small(method, "optimizer.warmup=0.0", *overrides)
     torch.manual_seed(0)
     data = build_data(cfg).pretrain
-    module = build_module(cfg, has_labels=True)
+    module = build_module(cfg, True, data.shape[0])
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     optimizer, _ = module.recipe.build(module, global_batch=256, total_steps=3)
     losses = []
@@ -61,7 +61,7 @@ def test_bf16_autocast_stays_near_float32(method: str) -> None:
     values = []
     for autocast in (False, True):
         torch.manual_seed(0)
-        module = build_module(cfg, has_labels=True)
+        module = build_module(cfg, True, data.shape[0])
         torch.manual_seed(1)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             values.append(module.losses(samples, Clock(0, 0, 3))["loss"])

@@ -4,10 +4,12 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +22,7 @@ import yaml
 from PIL import Image
 
 from ssl_framework import main as main_module
-from ssl_framework.callbacks import load_checkpoint
+from ssl_framework.callbacks import Progress, load_checkpoint
 from ssl_framework.evaluation.again import evaluate
 from ssl_framework.evaluation.again import main as evaluate_main
 from ssl_framework.main import resumed_config
@@ -28,6 +30,7 @@ from ssl_framework.metrics_log import read_metrics
 from ssl_framework.models.export import main as export_main
 from ssl_framework.report.tables import mean_and_spread, sweep_table
 from ssl_framework.run import config_hash
+from ssl_framework.sweep import claimed, job_folder
 from tests.runs import SMALL, SMALL_MIXER, SMALL_QUEUE, config, run_in, small
 from tests.test_resume import assert_identical
 
@@ -200,9 +203,12 @@ def test_a_sweep_over_two_ranks_goes_on_after_a_job_that_a_rank_refuses(tmp_path
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.count("error: data.batch_size is 9 for all 2 processes together") == 1
     sweep = tmp_path / done.stdout.splitlines()[-1]
-    assert sorted(path.name for path in sweep.iterdir() if path.is_dir()) == ["0", "1"]
-    assert not (sweep / "0" / "result.json").exists() and "0 (1 failed)" in done.stdout
-    result = json.loads((sweep / "1" / "result.json").read_text())
+    refused, trained = (
+        sweep / job_folder(["trainer=ddp_cpu", f"data.batch_size={size}", *settings]) for size in (9, 8)
+    )
+    assert {path.name for path in sweep.iterdir() if path.is_dir()} == {refused.name, trained.name}
+    assert not (refused / "result.json").exists() and "0 (1 failed)" in done.stdout
+    result = json.loads((trained / "result.json").read_text())
     assert (result["processes"], result["steps"], result["seed"]) == (2, 6, 0)
     for metric in ("linear/top1", KNN):
         assert mean_and_spread([result["metrics"][metric]]) in done.stdout
@@ -264,10 +270,100 @@ def test_the_sweep_table_groups_by_setting(tmp_path: Path) -> None:
         (tmp_path / str(job) / "run.json").write_text(json.dumps({"overrides": overrides.split()}))
         if value is not None:
             (tmp_path / str(job) / "result.json").write_text(json.dumps({"metrics": {"m": value}}))
+    (tmp_path / "3" / "error.txt").write_text("ValueError: no")
     table = sweep_table(tmp_path)
     cells = [list(column.cells) for column in table.columns]
     assert cells == [["a=1", "a=2"], ["2", "1 (1 failed)"], ["12.0 ± 2.8", "50.0"]]
     assert table.caption == "b=1"
+
+
+def test_a_job_folder_is_named_by_its_overrides_alone() -> None:
+    assert job_folder(["method=mv_dhel", "data=shapes", "seed=0"]) == "data-shapes+method-mv_dhel+seed-0"
+    assert job_folder(["seed=0", "data=shapes", "method=mv_dhel"]) == "data-shapes+method-mv_dhel+seed-0"
+    names = [job_folder([f"data.root={'x' * n}/y"]) for n in (1, 200, 201)]
+    names += [job_folder(["data.root=x_y"]), job_folder(["data.root=x y"]), job_folder(["+data.root=x/y"])]
+    assert len(set(names)) == 6 and all(re.fullmatch(r"[\w.+-]{1,120}", name) for name in names)
+
+
+@pytest.fixture
+def multirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Callable[..., Any]:
+    """``python train.py -m ... hydra.sweep.dir=sweep`` inside this process: exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def call(*arguments: str) -> SimpleNamespace:
+        monkeypatch.setattr(main_module, "failures", [])
+        monkeypatch.setattr(sys, "argv", ["train.py", "-m", *arguments, "hydra.sweep.dir=sweep"])
+        code: Any = 0
+        try:
+            main_module.main()
+        except SystemExit as ended:
+            code = ended.code
+        return SimpleNamespace(code=code, **capfd.readouterr()._asdict())
+
+    return call
+
+
+def test_a_multirun_started_again_does_what_is_missing(
+    multirun: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Done: skipped. Interrupted: resumed, bit for bit. Failed: tried again. Of another config: refused, untouched."""
+    jobs = ("method=glob(simcl*)", "data=shapes", "seed=0,1,2", *SMALL)
+    folders = [tmp_path / "sweep" / job_folder(["method=simclr", jobs[1], f"seed={s}", *SMALL]) for s in range(3)]
+    with monkeypatch.context() as patch:
+        started = 0
+
+        def stop(self: Progress, trainer: Any, *args: Any) -> None:
+            """The second job meets an error at step 9, the multirun its end in the third before a checkpoint."""
+            nonlocal started
+            started += trainer.global_step == 1
+            if (started, trainer.global_step) == (2, 9):
+                raise RuntimeError("no space left")
+            if (started, trainer.global_step) == (3, 3):
+                raise SystemExit("power cut")
+
+        patch.setattr(Progress, "on_train_batch_end", stop)
+        first = multirun(*jobs)
+    assert first.code == "power cut" and "RuntimeError: no space left" in first.err
+    assert (folders[1] / "error.txt").read_text() == "RuntimeError: no space left\n"
+    assert [(folder / "result.json").is_file() for folder in folders] == [True, False, False]
+    assert (folders[2] / "metrics.csv").is_file() and not (folders[2] / "checkpoints" / "last.ckpt").exists()
+    before = {path: path.stat().st_mtime_ns for path in folders[0].rglob("*")}
+    with claimed(folders[2]):
+        again = multirun(*jobs)
+    assert again.code == 0
+    assert again.out.count("has a result already") == 1 and again.out.count("resuming at step 6") == 1
+    assert again.out.count("left to the process that is running it") == 1 and "2 (1 unfinished)" in again.out
+    assert {path: path.stat().st_mtime_ns for path in folders[0].rglob("*")} == before
+    assert not (folders[1] / "error.txt").exists()
+    assert run_in(tmp_path / "whole", small("simclr", "seed=1")) is None
+    whole, parts = (
+        load_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (tmp_path / "whole", folders[1])
+    )
+    for key in ("state_dict", "optimizer_states", "callbacks"):
+        assert_identical(whole[key], parts[key], key)
+    assert read_metrics(tmp_path / "whole" / "metrics.csv") == read_metrics(folders[1] / "metrics.csv")
+
+    stored = folders[0] / "config.yaml"
+    stored.write_text(stored.read_text().replace("temperature: 0.2", "temperature: 0.3"))
+    last = multirun(*jobs)
+    assert last.code == 1 and last.err.count("error: ") == 1
+    assert "holds a run with objective.temperature=0.3, but here it is 0.2" in last.err
+    assert last.out.count("has a result already") == 1 and read_metrics(folders[2] / "metrics.csv")
+    assert len((tmp_path / "sweep" / "command.txt").read_text().splitlines()) == 1
+
+
+def test_a_run_that_ended_before_its_result_was_written_gets_it(tmp_path: Path) -> None:
+    cfg = small("simclr", "evaluation=frozen", "evaluation.probes.linear=null", "evaluation.baselines=false")
+    assert run_in(tmp_path, cfg) is None
+    before = json.loads((tmp_path / "result.json").read_text())
+    (tmp_path / "result.json").unlink()
+    assert run_in(tmp_path, cfg, resume=True) is None
+    after = json.loads((tmp_path / "result.json").read_text())
+    assert before["metrics"] and (after["metrics"], after["steps"]) == (before["metrics"], before["steps"])
+    assert (before["resumed_at"], after["resumed_at"]) == (0, 12)
+    with pytest.raises(ValueError, match="is complete"):
+        run_in(tmp_path, cfg, resume=True)
 
 
 def test_an_installed_wheel_finds_its_configs() -> None:

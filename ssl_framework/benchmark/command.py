@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssl_framework.benchmark.timing import Figure
-from ssl_framework.device import keep_freed_memory
+from ssl_framework.device import cpu_name, keep_freed_memory
 from ssl_framework.run import device_name, versions, write_json
 
 PEERS = ("lightly", "kornia", "faiss-cpu")
@@ -86,13 +86,6 @@ def about(quick: bool) -> dict[str, object]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     peers = {name: version(name) for name in PEERS if find_spec(name.replace("-cpu", ""))}
     return {"device": device_name(device), "cpu": cpu_name(), "versions": versions() | peers, "quick": quick}
-
-
-def cpu_name() -> str:
-    """As Linux calls it."""
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.is_file() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def table(name: str, figures: dict[str, Figure]) -> Table:

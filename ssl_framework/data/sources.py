@@ -60,6 +60,7 @@ class Images(NamedTuple):
     pixels: Pixels  # [N, C, H, W] uint8, all of one size
     label: Tensor | None = None  # [N] int64 in 0..num_classes-1, or None when the split has no labels
     classes: tuple[str, ...] = ()  # names of the classes in label order; may be empty
+    real: int | None = None  # the first so many are real and the others generated; None: nothing is generated
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,6 +71,19 @@ class Images(NamedTuple):
     def labelled(self) -> bool:
         """Whether every image has a label."""
         return self.label is not None
+
+
+def chosen(pixels: Pixels, index: Tensor) -> Tensor:
+    """Images at positions [B], which lie on the device of the pixels: [B, C, H, W] uint8.
+
+    On the CPU numpy copies image by image, where torch's ``pixels[index]`` takes five times as long; and it takes one
+    thread, so that what is made in the background does not get in the way of what is computed meanwhile.
+    """
+    if not isinstance(pixels, Tensor):
+        return pixels[index]
+    if pixels.device.type == "cpu":
+        return torch.from_numpy(pixels.numpy().take(index.numpy(), axis=0))
+    return pixels.index_select(0, index)
 
 
 class Source(Protocol):
@@ -107,6 +121,35 @@ def holdout(label: Tensor | None, num: int, fraction: float, seed: int) -> Tenso
         count = min(max(round(fraction * len(members)), int(fraction > 0)), len(members) - 1)
         held_out[members[torch.randperm(len(members), generator=generator)[:count]]] = True
     return held_out
+
+
+def subset(images: Images, num: int | None, seed: int, key: str) -> Images:
+    """``num`` of the images in their order, by a seeded draw that takes every class equally often as far as it can.
+
+    Args:
+        images: of one split, in memory.
+        num: how many; None for all.
+        seed: of the draw, which is a function of the arguments alone.
+        key: what an error calls ``num``.
+
+    Raises:
+        ValueError: ``num`` is below 1 or more than there are.
+    """
+    count = len(images.pixels)
+    if num is None:
+        return images
+    if not 0 < num <= count:
+        raise ValueError(f"{key} is {num}, but there are {count} images: set it between 1 and {count}, or to null.")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))  # [N]
+    if images.label is not None:
+        shuffled = images.label[order]  # [N]
+        by_class = shuffled.argsort(stable=True)  # [N]
+        size = shuffled.bincount()  # [classes]
+        turn = torch.empty_like(order)  # [N]: how many of its class come before it
+        turn[by_class] = torch.arange(count) - (size.cumsum(0) - size)[shuffled[by_class]]
+        order = order[turn.argsort(stable=True)]
+    index = order[:num].sort().values  # [num]
+    return Images(images.pixels[index], None if images.label is None else images.label[index], images.classes)
 
 
 def to_images(name: str, images: Tensor, labels: Tensor | None, channels: int, classes: Sequence[str] = ()) -> Images:
@@ -248,6 +291,9 @@ class TorchvisionSource:
         classes: names in label order.
         unlabelled: the set has unlabelled images, which prepared arrays must then bring too.
         resident_share: of the free memory, that one prepared file may take; 1 for all of it.
+        num_train, num_test: images of the splits pretrain and train, and of test, every class equally often (see
+            ``subset``); None for all.
+        seed: of that draw; part of the data set, not of the run.
     """
 
     def __init__(
@@ -261,6 +307,9 @@ class TorchvisionSource:
         classes: Sequence[str] = (),
         unlabelled: bool = False,
         resident_share: float = 1.0,
+        num_train: int | None = None,
+        num_test: int | None = None,
+        seed: int = 0,
     ) -> None:
         if sorted(splits) != sorted(SPLITS):
             raise ValueError(f"data.source.splits has {', '.join(sorted(splits))}: give it {', '.join(SPLITS)}.")
@@ -273,6 +322,9 @@ class TorchvisionSource:
         self.classes = tuple(classes)
         self.unlabelled = unlabelled
         self.resident_share = resident_share
+        self.num_train = num_train
+        self.num_test = num_test
+        self.seed = seed
         self.loaded: dict[str, Images] = {}
 
     def load(self, split: str) -> Images:
@@ -291,7 +343,9 @@ class TorchvisionSource:
     def read(self, split: str) -> Images:
         """``split`` from prepared arrays if there are some, else through torchvision; raises as ``load``."""
         folder = self.prepared_folder()
-        return self.load_torchvision(split) if folder is None else self.load_prepared(folder, split)
+        images = self.load_torchvision(split) if folder is None else self.load_prepared(folder, split)
+        key = "num_test" if split == "test" else "num_train"
+        return subset(images, getattr(self, key), self.seed, f"data.source.{key}")
 
     def prepared_folder(self) -> Path | None:
         """The folder that holds prepared arrays, or None."""

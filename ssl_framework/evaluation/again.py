@@ -1,16 +1,20 @@
 """Evaluation of a run folder, later: the same numbers, or other probes on the same features."""
 
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from torch import Tensor
 
 from ssl_framework.build import build, build_data, build_module, load_run_config
 from ssl_framework.callbacks import load_checkpoint
-from ssl_framework.evaluation.frozen import FrozenEvaluation
+from ssl_framework.data.sources import Images
+from ssl_framework.device import use_threads
+from ssl_framework.evaluation.frozen import FrozenEvaluation, raw_pixels
 from ssl_framework.module import SSLModule
 from ssl_framework.report.tables import run_table
 from ssl_framework.run import device_name, quiet, read_json, write_json
@@ -34,8 +38,8 @@ def load_run(folder: Path, overrides: list[str]) -> tuple[DictConfig, SSLModule]
             )
         except OmegaConfBaseException as error:
             raise ValueError(f"the run's config has no key {key}: see {folder / 'config.yaml'}") from error
-    module = build_module(cfg, has_labels=True)
     checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
+    module = build_module(cfg, has_labels=True, num_samples=checkpoint["DataModule"].get("num_samples"))
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
@@ -57,6 +61,26 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
     metrics = evaluation.score(evaluation.features_of(module), data)
     write_json(folder / "evaluation.json", {"metrics": metrics, "overrides": overrides, "device": device_name(device)})
     return metrics
+
+
+def references(folder: Path, names: Iterable[str]) -> dict[str, dict[str, float]]:
+    """What a run with ``evaluation.baselines=true`` would have scored before its first step.
+
+    Args:
+        folder: of a run on the CPU or on a GPU; only its config is read.
+        names: of "raw_pixels" and "untrained".
+    """
+    cfg = load_run_config(folder)
+    torch.manual_seed(cfg.seed)
+    use_threads(cfg.trainer.num_threads)
+    data = build_data(cfg)
+    module = build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
+    evaluation: FrozenEvaluation = build(cfg.evaluation)
+    features: dict[str, Callable[[Images], dict[str, Tensor]]] = {
+        "raw_pixels": lambda images: {"": raw_pixels(images)},
+        "untrained": evaluation.features_of(module),
+    }
+    return {name: evaluation.score(features[name], data) for name in names}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -21,13 +21,31 @@ class Encoder(nn.Module):
         heads: name -> a function of the widths known so far that builds the head (``_partial_: true`` in YAML).
         join_views: views of one size go through the network as one batch, so that they share batch statistics (and
             the step is faster); otherwise each view is a batch of its own.
+        beside: name -> a further backbone, whose pooled features heads and objectives find under that name.
+        scored: which features evaluators score, side by side: "pooled", or names of ``beside``.
+
+    Raises:
+        ValueError: names that do not exist or are taken.
     """
 
-    def __init__(self, backbone: Backbone, heads: Mapping[str, Callable[..., Head]], join_views: bool = True) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        heads: Mapping[str, Callable[..., Head]],
+        join_views: bool = True,
+        beside: Mapping[str, Backbone] | None = None,
+        scored: Sequence[str] = ("pooled",),
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.join_views = join_views
-        dims = {"pooled": backbone.dim}
+        self.beside = nn.ModuleDict(dict(beside or {}))
+        self.scored = tuple(scored)
+        dims = {"pooled": backbone.dim, **{name: further.dim for name, further in (beside or {}).items()}}
+        if not scored or not set(scored) <= dims.keys():
+            raise ValueError(f"student.scored is {list(scored)}: name one or more of {', '.join(dims)}")
+        if taken := sorted(dims.keys() & heads.keys()):
+            raise ValueError(f"student.heads has {taken[0]}, which names a backbone already: call the head otherwise")
         built: dict[str, Head] = {}
         for name, build in heads.items():
             built[name] = build(dims)
@@ -38,6 +56,8 @@ class Encoder(nn.Module):
     def encode(self, x: Tensor) -> Outputs:
         """[B, C, H, W] -> the backbone's features and every head's output."""
         outputs = self.backbone(x)
+        for name, further in self.beside.items():
+            outputs[name] = further(x)["pooled"]
         for name, head in self.heads.items():
             outputs[name] = head(outputs)
         return outputs
@@ -65,8 +85,9 @@ class Encoder(nn.Module):
         return outputs
 
     def embed(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, D], what evaluators score: the backbone's pooled features."""
-        return self.backbone(x)["pooled"]
+        """[B, C, H, W] -> [B, D], what evaluators score: the pooled features, or those that ``scored`` names."""
+        parts = [self.beside[name](x) if name in self.beside else self.backbone(x) for name in self.scored]
+        return torch.cat([part["pooled"] for part in parts], dim=1)  # [B, D]
 
     def embed_layers(self, x: Tensor, heads: Sequence[str]) -> dict[str, Tensor]:
         """The backbone's features and what every layer of some heads gives, in one pass.

@@ -1,0 +1,236 @@
+"""A multirun condensed into a record: ``python scripts/report.py FOLDER [OUT]``.
+
+results.csv  one row a job: what it was, its metrics or why it has none, seconds, hash of its config
+about.json   protocol, references, versions, hardware and commits, read from the jobs' folders
+table.md     mean and standard deviation over seeds
+command.txt  what was typed
+"""
+
+import argparse
+import csv
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+
+from ssl_framework.main import write
+from ssl_framework.report.tables import Job, cell, grid, mean_and_spread, read_jobs, short
+
+FILES = ("results.csv", "about.json", "table.md", "command.txt")
+COLUMNS = ("method", "data", "seed", "overrides", "state", "seconds", "images_per_second", "steps", "config_hash")
+"""Of results.csv, before the metrics; after them comes why a job failed."""
+
+PROTOCOL = {
+    "backbone": "backbone.name",
+    "epochs": "trainer.max_epochs",
+    "batch": "data.batch_size",
+    "precision": "trainer.precision",
+    "device": "trainer.accelerator",
+    "threads": "trainer.num_threads",
+}
+"""Name -> key of a run's config that belongs to what a number means."""
+
+REFERENCES = {"raw_pixels": "raw pixels", "untrained": "untrained backbone"}
+
+
+class Record(NamedTuple):
+    """A comparison as the repository keeps it."""
+
+    jobs: list[Job]
+    about: dict[str, Any]
+
+    @property
+    def data(self) -> list[str]:
+        """Names of the data sets."""
+        return sorted({job.about["data"] for job in self.jobs})
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics, in the order of the probes."""
+        return list(dict.fromkeys(name for job in self.jobs if job.result for name in job.result["metrics"]))
+
+    def shown(self, method: str, data: str, metric: str) -> str:
+        """``52.1 ± 0.4 (3)`` with the number of seeds, or what became of the jobs."""
+        runs = [job for job in self.jobs if (job.about["method"], job.about["data"]) == (method, data)]
+        if not runs:
+            return "not run"
+        found = cell(runs, {job.seed for job in self.jobs})
+        if not found.finished:
+            return found.counted.removeprefix("0 ").strip("()")
+        return f"{found.mean(metric)} ({found.counted.replace(' (', ', ').rstrip(')')})"
+
+    def reference(self, name: str, data: str, metric: str) -> str:
+        """Of raw pixels or of the untrained backbone; a dash where it was not scored."""
+        values = [scores[metric] for scores in self.about["references"].get(data, {}).get(name, {}).values()]
+        return f"{mean_and_spread(values)} ({len(values)})" if values else "-"
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record in ``folder``; None where there is none."""
+    if not (folder / "results.csv").is_file():
+        return None
+    with (folder / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return Record([job_of(row) for row in rows], json.loads((folder / "about.json").read_text()))
+
+
+def job_of(row: dict[str, str]) -> Job:
+    """A row of results.csv as the job it came from."""
+    metrics = {name: float(value) for name, value in row.items() if "/" in name and value}
+    result = {"metrics": metrics, "config_hash": row["config_hash"]} if row["state"] == "done" else None
+    overrides = (*row["overrides"].split(), *(f"{key}={row[key]}" for key in ("data", "method", "seed")))
+    error = row["error"] if row["state"] == "failed" else None
+    return Job(overrides, result, error, {"method": row["method"], "data": row["data"]})
+
+
+def rows_of(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Rows of results.csv; seconds only of what ran in one go."""
+    common = set(grid(jobs).common)
+    rows = []
+    for job in jobs:
+        result = job.result or {}
+        named = {"method": job.about["method"], "data": job.about["data"], "seed": job.seed.removeprefix("seed=") or 0}
+        rest = [i for i in job.overrides if i not in common and i.split("=")[0] not in named]
+        seconds = result.get("wall_seconds") if not result.get("resumed_at") else None
+        row = {**named, "overrides": " ".join(rest), "state": job.state, "seconds": seconds}
+        row |= {name: result.get(name) for name in ("images_per_second", "steps", "config_hash")}
+        row |= {name: round(value, 4) for name, value in result.get("metrics", {}).items()}
+        rows.append(row | {"error": job.error or ""})
+    return rows
+
+
+def about_of(folder: Path, jobs: Sequence[Job]) -> dict[str, Any]:
+    """Protocol, versions, hardware and commits: the value that all finished jobs share, or a list of theirs."""
+    results = [job.result for job in jobs if job.result]
+    configs = [OmegaConf.load(path.with_name("config.yaml")) for path in sorted(folder.glob("*/result.json"))]
+    protocol = {name: together(OmegaConf.select(cfg, key) for cfg in configs) for name, key in PROTOCOL.items()}
+    data_sets = sorted({result["data"] for result in results})
+    images = {data: together(result["images"] for result in results if result["data"] == data) for data in data_sets}
+    names = ("versions", "commit", "device", "cpu", "processes")
+    return {
+        "protocol": {**protocol, "images": images, "common": list(grid(jobs).common)},
+        **{name: together(result[name] for result in results) for name in names},
+    }
+
+
+def together(values: Iterable[Any]) -> Any:
+    """The one value, or a list of the different ones."""
+    different: list[Any] = []
+    for value in values:
+        if value not in different:
+            different.append(value)
+    return different[0] if len(different) == 1 else different
+
+
+def score_references(folder: Path, jobs: Sequence[Job]) -> dict[str, Any]:
+    """Raw pixels once a data set and the untrained backbone once a data set and seed, by the jobs' own probes.
+
+    They do not depend on the method, so one finished job of each seed stands for all.
+    """
+    from ssl_framework.evaluation.again import references  # imports torch, which nothing else here needs
+
+    found: dict[str, Any] = {}
+    for path in sorted(folder.glob("*/result.json")):
+        result = json.loads(path.read_text())
+        data, seed = result["data"], str(result["seed"])
+        if seed not in found.setdefault(data, {name: {} for name in REFERENCES})["untrained"]:
+            wanted = REFERENCES if not found[data]["raw_pixels"] else ["untrained"]
+            for name, scores in references(path.parent, wanted).items():
+                found[data][name][seed] = {metric: round(value, 4) for metric, value in scores.items()}
+    return found
+
+
+def protocol_line(about: dict[str, Any]) -> str:
+    """What the numbers mean, in a paragraph."""
+    protocol = about["protocol"]
+    said = ", ".join(f"{name} {said_of(protocol[name])}" for name in PROTOCOL)
+    images = "; ".join(
+        f"{data}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} images"
+        for data, counts in protocol["images"].items()
+    )
+    return (
+        f"Top-1 in percent, mean ± standard deviation over seeds (number of seeds), final epoch, nothing chosen on the "
+        f"test split. k-NN votes on the backbone's frozen features of clean images. {said}. {images}. Every method has "
+        "the optimizer, views and other settings of its own file; none was tuned for this budget."
+    )
+
+
+def said_of(value: Any) -> str:
+    """A value, or the different ones."""
+    return " or ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def markdown(record: Record) -> str:
+    """The record as a page: protocol, one row a method, one column a data set and metric, and what failed."""
+    columns = [(data, metric) for data in record.data for metric in record.metrics]
+    lines = [protocol_line(record.about), ""]
+    lines += ["| method | " + " | ".join(f"{data} {short(metric)}" for data, metric in columns) + " |"]
+    lines += ["| --- |" + " --- |" * len(columns)]
+    for method in sorted({job.about["method"] for job in record.jobs}):
+        lines.append(f"| {method} | " + " | ".join(record.shown(method, *column) for column in columns) + " |")
+    if record.about["references"]:
+        for name, words in REFERENCES.items():
+            lines.append(f"| *{words}* | " + " | ".join(record.reference(name, *c) for c in columns) + " |")
+    failed = [job for job in record.jobs if job.state == "failed"]
+    if failed:
+        lines += ["", "Failed:", "", *(f"- `{' '.join(job.overrides)}`: {job.error}" for job in failed)]
+    hardware = ", ".join(said_of(record.about[name]) for name in ("device", "cpu"))
+    versions = record.about["versions"]
+    shown = [", ".join(f"{k} {v[k]}" for k in ("torch", "lightning", "timm")) for v in as_list(versions)]
+    return "\n".join([*lines, "", f"{hardware}; {said_of(shown)}; commit {said_of(record.about['commit'])}.", ""])
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def condense(folder: Path, out: Path, with_references: bool) -> Record:
+    """Writes the record of a multirun's folder into ``out``.
+
+    Raises:
+        ValueError: there is no finished job, or jobs differ in more than method, data set and seed.
+    """
+    jobs = read_jobs(folder)
+    if not any(job.result for job in jobs):
+        raise ValueError(f"{folder} holds no finished job of a multirun")
+    rows = rows_of(jobs)
+    other = sorted({row["overrides"] for row in rows})
+    if len(other) > 1:
+        raise ValueError(
+            f"the jobs of {folder} differ in more than method, data and seed ({', '.join(map(repr, other[:3]))}): "
+            "a record compares methods; run them into folders of their own"
+        )
+    about = about_of(folder, jobs)
+    about["references"] = score_references(folder, jobs) if with_references else {}
+    out.mkdir(parents=True, exist_ok=True)
+    metrics = list(dict.fromkeys(name for row in rows for name in row if "/" in name))
+    with (out / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*COLUMNS, *metrics, "error"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    write(out / "about.json", json.dumps(about, indent=2) + "\n")
+    record = read_record(out)
+    assert record is not None
+    write(out / "table.md", markdown(record))
+    if out.resolve() != folder.resolve():
+        shutil.copyfile(folder / "command.txt", out / "command.txt")
+    return record
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of ``scripts/report.py``."""
+    parser = argparse.ArgumentParser(prog="report.py", description="Condenses the folder of a multirun into a record.")
+    parser.add_argument("folder", type=Path, help="hydra.sweep.dir of the multirun")
+    parser.add_argument("out", type=Path, nargs="?", help="where the record goes (default: the folder itself)")
+    parser.add_argument("--references", action="store_true", help="score raw pixels and the untrained backbone too")
+    given = parser.parse_args(arguments)
+    out = given.out or given.folder
+    try:
+        condense(given.folder, out, given.references)
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(1, f"error: {error}\n")
+    print((out / "table.md").read_text(), end="")
+    print(out)
