@@ -1,6 +1,7 @@
 """Probes on data whose answer is known, k-NN against scikit-learn, and what extraction may not change."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import lightning as L
@@ -23,6 +24,9 @@ from ssl_framework.evaluation.frozen import (
     raw_pixels,
 )
 from ssl_framework.evaluation.probes import KNN, LinearProbe, LinearSGD, largest
+from ssl_framework.models.backbone import Backbone
+from ssl_framework.models.encoder import Encoder
+from ssl_framework.models.heads import Head
 from ssl_framework.run import read_json
 from tests.runs import config, run_in, small
 
@@ -297,6 +301,19 @@ def test_heads_that_do_not_exist_are_refused_before_the_first_epoch(tmp_path: Pa
     with pytest.raises(ValueError, match=r"head_layers names \['projector'\], but the student has \['reweight'\]"):
         run_in(tmp_path, small("reweight_head", "evaluation=head_layers"))
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_head_of_maps_is_refused() -> None:
+    class Maps(Head):
+        out = 192
+
+        def forward(self, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            return outputs["map"]
+
+    student = Encoder(Backbone("ssl_tiny", None, 32, 3), {"maps": lambda dims: Maps()})
+    assert list(student.embed_layers(torch.zeros(2, 3, 32, 32), [])) == [""]
+    with pytest.raises(ValueError, match=r"head_layers names maps, which gives several vectors a sample"):
+        student.embed_layers(torch.zeros(2, 3, 32, 32), ["maps"])
 
 
 def test_the_default_evaluation_scores_the_backbone_alone() -> None:

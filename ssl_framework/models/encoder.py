@@ -122,6 +122,9 @@ class Encoder(nn.Module):
 
         Returns:
             "" for the backbone's pooled features [B, D], "<head>.1", "<head>.2" ... for the layers [B, width].
+
+        Raises:
+            ValueError: a layer gives maps or tokens instead of one vector a sample.
         """
         outputs = self.backbone(x)
         found = {"": outputs["pooled"]}
@@ -130,6 +133,10 @@ class Encoder(nn.Module):
             layers = head.each_layer(outputs)
             outputs[name] = layers[-1]
             if name in heads:
+                if any(layer.ndim != 2 for layer in layers):
+                    raise ValueError(
+                        f"evaluation.head_layers names {name}, which gives several vectors a sample: name others"
+                    )
                 found |= {f"{name}.{number}": layer for number, layer in enumerate(layers, start=1)}
         return found
 
