@@ -20,7 +20,7 @@ from torch import Tensor
 from ssl_framework.data.decoding import read_image
 from ssl_framework.data.folder import FolderSource
 from ssl_framework.data.shapes import FACTORS, SHAPES, Shapes
-from ssl_framework.data.sources import Digits, Images, TorchvisionSource, holdout
+from ssl_framework.data.sources import Digits, Images, TorchvisionSource, holdout, subset
 from ssl_framework.main import CONFIGS
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -257,6 +257,45 @@ def test_prepared_arrays_come_back(tmp_path: Path, folder: str, suffix: str, cha
         assert np.array_equal(images.label.numpy(), stored["labels"]) and images.label.dtype == torch.int64
         assert images.classes == tuple("abcdefghij")
     assert source.load("pretrain") is source.load("train")
+
+
+def test_a_subset_takes_every_class_equally_often(tmp_path: Path) -> None:
+    """As far as there are enough of a class: 2, 3 and 5 of them give 2, 3 and 3."""
+    train, test = arrays(10, 0), arrays(7, 1)
+    train["labels"] = np.array([2, 1, 0, 2, 2, 1, 2, 0, 1, 2])
+    write(tmp_path / "train.npz", train)
+    write(tmp_path / "test.npz", test)
+    source = torchvision_source(tmp_path, num_train=8, num_test=3)
+    images = source.load("train")
+    assert images.label.bincount().tolist() == [2, 3, 3] and len(source.load("test").pixels) == 3
+    assert source.load("pretrain") is images
+    stored = torch.from_numpy(train["images"]).permute(0, 3, 1, 2)
+    where = [int((stored == image).flatten(1).all(dim=1).nonzero()) for image in images.pixels]
+    assert where == sorted(where) and train["labels"][where].tolist() == images.label.tolist()
+    again = torchvision_source(tmp_path, num_train=8).load("train")
+    assert torch.equal(again.pixels, images.pixels)
+    drawn = {
+        tuple(torchvision_source(tmp_path, num_train=6, seed=s).load("train").pixels.flatten().tolist())
+        for s in range(9)
+    }
+    assert len(drawn) > 1
+    for key, split, count in (("num_train", "train", 10), ("num_test", "test", 7)):
+        for wrong in (0, count + 1):
+            with pytest.raises(ValueError, match=f"data.source.{key} is {wrong}, but there are {count} images"):
+                torchvision_source(tmp_path, **{key: wrong}).load(split)
+
+
+def test_a_subset_without_labels_is_one_draw_over_all() -> None:
+    images = subset(Images(torch.arange(50, dtype=torch.uint8).reshape(50, 1, 1, 1)), 20, 0, "num")
+    assert images.label is None and len(images.pixels.unique()) == 20
+    assert images.pixels.flatten().tolist() != list(range(20))
+
+
+def test_cifar10_10k_is_a_part_of_cifar10() -> None:
+    whole, part = (OmegaConf.to_container(data_config(name)) for name in ("cifar10", "cifar10_10k"))
+    assert isinstance(whole, dict) and isinstance(part, dict)
+    assert part.pop("source") == {**whole.pop("source"), "num_train": 10000, "num_test": 2000}
+    assert part == {**whole, "name": "cifar10_10k"}
 
 
 def test_unlabelled_arrays_join_the_pretraining_split_alone(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ssl_framework import device
 from ssl_framework.build import build_data, build_module
 from ssl_framework.models.backbone import Backbone
-from ssl_framework.run import settle_precision
+from ssl_framework.run import read_json, settle_precision
 from ssl_framework.types import Batch, Clock, Samples
 from tests.runs import METHODS, config, run_in, small
 
@@ -160,6 +160,19 @@ def test_compiled_parts_keep_their_names() -> None:
     names = list(module.state_dict())
     module.compile_parts()
     assert list(module.state_dict()) == names
+
+
+def test_the_number_of_threads_is_the_runs_own(tmp_path: Path) -> None:
+    """One that sets it leaves the next one as many as the process was started with."""
+    seen = []
+    for number in ("3", "null"):
+        run_in(tmp_path / number, small("simclr", f"trainer.num_threads={number}", "trainer.max_steps=1"))
+        seen.append(torch.get_num_threads())
+    assert seen == [3, device.THREADS]
+    assert read_json(tmp_path / "3" / "result.json")["device"] == "CPU, 3 threads"
+    for number in (0, 1.5):
+        with pytest.raises(ValueError, match=f"trainer.num_threads is {number}: it must be a whole number above 0"):
+            device.use_threads(number)  # type: ignore[arg-type]
 
 
 def test_freed_memory_stays_with_the_process_where_the_allocator_is_glibc() -> None:

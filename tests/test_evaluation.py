@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ssl_framework.build import build, build_data, build_module
 from ssl_framework.data.sources import Images
-from ssl_framework.evaluation.again import evaluate
+from ssl_framework.evaluation.again import evaluate, references
 from ssl_framework.evaluation.frozen import (
     Frozen,
     FrozenEvaluation,
@@ -169,6 +169,14 @@ def test_the_untrained_backbone_is_that_of_the_seed_also_after_a_resume(tmp_path
     module = build_module(cfg, True)
     train, test = (Frozen(extract_frozen(module, part), part.label) for part in (data.train, data.test))
     assert read_json(tmp_path / "result.json")["baselines"]["untrained"] == KNN(5, 0.1)(train, test)
+
+
+def test_references_scored_later_are_the_baselines_of_the_run(tmp_path: Path) -> None:
+    overrides = ["evaluation=frozen", "evaluation.probes.knn.k=5", "evaluation.probes.linear=null"]
+    overrides += ["data.source.num_train=300", "data.source.num_test=300"]
+    run_in(tmp_path, small("mochi", *overrides, "trainer.max_steps=1"))
+    baselines = read_json(tmp_path / "result.json")["baselines"]
+    assert references(tmp_path, ["raw_pixels", "untrained"]) == baselines
 
 
 def test_rates_trained_together_equal_each_trained_alone_by_torch() -> None:

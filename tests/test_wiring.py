@@ -89,6 +89,14 @@ def test_a_view_that_does_not_exist(key: str) -> None:
     assert f"{key} is [2], but the views are numbered 0 to 1" in refused("method=mocov2", f"{key}=[2]")
 
 
+def test_jobs_on_the_same_data_read_it_once_and_others_do_not_share_it() -> None:
+    first = build_data(config(*SMALL))
+    assert build_data(config(*SMALL, "method=mocov2", "seed=1", "data.batch_size=4")).train.pixels is first.train.pixels
+    other = build_data(config(*SMALL, "data.source.num_train=40"))
+    assert len(other.train.pixels) == 40 and len(first.train.pixels) == 48
+    assert build_data(config(*SMALL)).train.pixels is not first.train.pixels  # one data set at a time is kept
+
+
 def test_labels_that_do_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = small("supcon")
     with pytest.raises(ValueError, match="SupCon needs labels, but data=shapes has none for pretraining"):

@@ -128,7 +128,8 @@ def together(values: Iterable[Any]) -> Any:
 def score_references(folder: Path, jobs: Sequence[Job]) -> dict[str, Any]:
     """Raw pixels once a data set and the untrained backbone once a data set and seed, by the jobs' own probes.
 
-    They do not depend on the method, so one finished job of each seed stands for all.
+    No training is in them, so one finished job of each seed stands for all: the first by name. (Other methods may draw
+    other initial weights from the same seed, as some draw their memory first.)
     """
     from ssl_framework.evaluation.again import references  # imports torch, which nothing else here needs
 
