@@ -8,10 +8,13 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
+from ssl_framework.data.generated import WithGenerated
 from ssl_framework.data.loader import DataModule
 from ssl_framework.data.sources import Source
 from ssl_framework.module import SSLModule
+from ssl_framework.objectives.base import Objective
 
 TRUSTED = ("ssl_framework.", "torch.optim.", "torch.nn.", "lightning.pytorch.loggers.")
 """Where the classes that a stored config names may come from."""
@@ -41,21 +44,48 @@ def build(node: Any) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def build_data(cfg: DictConfig) -> DataModule:
-    """The data of a run; the jobs of a multirun on the same data read it once."""
+def build_data(cfg: DictConfig, folder: Path | None = None, resumed: bool = False) -> DataModule:
+    """The data of a run.
+
+    Args:
+        cfg: the composed config.
+        folder: of the run, for one that trains.
+        resumed: whether it goes on from a checkpoint.
+
+    Raises:
+        ValueError: parts that do not fit together.
+    """
     key = OmegaConf.to_yaml(cfg.data.source, resolve=True)
-    if key not in last_source:
+    if key not in last_source:  # the jobs of a multirun on the same data read it once
         last_source.clear()  # first: two data sets need not fit in memory together
         last_source[key] = build(cfg.data.source)
-    return DataModule(last_source[key], cfg.data.batch_size, cfg.seed, cfg.data.resident_share)
+    source, generated = last_source[key], OmegaConf.select(cfg, "generated")
+    if generated:
+        if generated.of != cfg.data.name:
+            raise ValueError(
+                f"the generated images are of data={generated.of}, but the run is on data={cfg.data.name}: choose "
+                "generated=folder with generated.root, or generated=arrays with generated.path"
+            )
+        source = WithGenerated(source, build(generated.source))
+    return DataModule(
+        source,
+        cfg.data.batch_size,
+        cfg.seed,
+        cfg.data.resident_share,
+        build(OmegaConf.select(cfg, "sampler")),  # a run folder of an earlier version has no such key
+        build(OmegaConf.select(cfg, "pseudo_labels")),
+        folder,
+        resumed,
+    )
 
 
-def build_module(cfg: DictConfig, has_labels: bool) -> SSLModule:
+def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = None) -> SSLModule:
     """The model of a run.
 
     Args:
         cfg: the composed config.
         has_labels: whether the training set has labels.
+        num_samples: N, samples of the training set, numbered from 0; ``None`` where that is not known.
 
     Raises:
         ValueError: parts that do not fit together.
@@ -65,6 +95,13 @@ def build_module(cfg: DictConfig, has_labels: bool) -> SSLModule:
         raise ValueError(
             f"{type(objective).__name__} needs labels, but data={cfg.data.name} has none for pretraining: "
             "choose another data set or a method without labels"
+        )
+    if num_samples is not None:
+        objective.allocate(num_samples)
+    elif "index" in objective.requires:
+        raise ValueError(
+            f"{type(objective).__name__} keeps a state of every training sample, but how many data={cfg.data.name} has "
+            "is not known: choose another data set or a method without such a state"
         )
     return SSLModule(
         views=build(cfg.views),
@@ -79,6 +116,26 @@ def build_module(cfg: DictConfig, has_labels: bool) -> SSLModule:
         micro_batch_size=cfg.data.micro_batch_size,
         seed=cfg.seed,
     )
+
+
+def check_labels(objective: Objective, label: Tensor | None) -> None:
+    """Refuses labels that the objective has no room for, as far as they are known before the run.
+
+    Args:
+        objective: says how many classes it counts.
+        label: [N] int64 of the training set; ``None`` if there are none or they come with the stream.
+
+    Raises:
+        ValueError: a label is out of range.
+    """
+    if objective.num_classes is None or label is None:
+        return
+    highest = int(label.max())
+    if highest >= objective.num_classes:
+        raise ValueError(
+            f"objective.num_classes is {objective.num_classes}, but the training set has a label {highest}: "
+            f"set data.num_classes to at least {highest + 1}"
+        )
 
 
 def load_run_config(folder: str | Path) -> DictConfig:

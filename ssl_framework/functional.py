@@ -1,6 +1,6 @@
 """Pure functions that several objectives share. No state, no randomness of their own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -29,11 +29,11 @@ class Mixture(NamedTuple):
 
 
 class SameClass(NamedTuple):
-    """Targets that are all other keys of the anchor's class, with equal shares."""
+    """All other keys of the anchor's class: as targets, with equal shares; or as keys to leave out."""
 
     anchor: Tensor  # [N] int64 class of each anchor
     key: Tensor  # [M] int64 class of each key
-    own: Tensor  # [N] int64 column of the anchor itself, which is no target
+    own: Tensor | None = None  # [N] int64 column of the anchor itself, which is no target; ``None``: not among the keys
 
 
 Targets: TypeAlias = Tensor | Mixture | SameClass
@@ -80,6 +80,7 @@ def target_keys(targets: Targets, keys: Tensor) -> Tensor:
         return (targets.share[..., None] * keys[targets.columns]).sum(dim=1)  # [N, D]
     if isinstance(targets, SameClass):
         total, count = class_sums(keys, targets.key, targets.anchor)  # [N, D], [N]
+        assert targets.own is not None, "as targets, the keys contain the anchors"
         return (total - keys[targets.own]) / (count - 1).clamp(min=1)[:, None]  # [N, D]
     return keys[targets] if targets.ndim == 1 else targets.to(keys.dtype) @ keys  # [N, D]
 
@@ -131,8 +132,7 @@ def log_sum_exp(
     if not isinstance(temperature, Tensor):
         temperature = anchors.new_full((), temperature)
     temperature = temperature.to(anchors.dtype).expand(len(anchors))  # [N]
-    masks = [e[:, None] if isinstance(e, Tensor) and e.ndim == 1 else e for e in left_out]
-    return _LogSumExp.apply(anchors, keys, temperature, masks)
+    return _LogSumExp.apply(anchors, keys, temperature, [as_columns(mask) for mask in left_out])
 
 
 class _LogSumExp(torch.autograd.Function):
@@ -152,6 +152,7 @@ class _LogSumExp(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad, _):  # type: ignore[no-untyped-def]
         anchors, keys, temperature, sums = ctx.saved_tensors
+        sums = sums.masked_fill(sums == float("-inf"), 0.0)  # a row without a column has no share, not 0 / 0
         weight = (grad / temperature)[:, None]  # [N, 1]
         weighted = anchors * weight  # [N, D]
         to_anchors, to_keys = torch.empty_like(anchors), torch.zeros_like(keys)  # [N, D], [M, D]
@@ -191,14 +192,104 @@ def similarities(
     return logits
 
 
-def hardest(q: Tensor, rows: Tensor, count: int) -> Tensor:
-    """Indices of the ``count`` rows most similar to each query, most similar first: [B, D], [K, D] -> [B, count].
+def by_tiles(function: Callable[..., tuple[Tensor, ...]], keys: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
+    """``function`` of all keys and a few rows at a time, for what ``log_sum_exp`` does not cover.
+
+    At most ``TILE`` similarities exist at a time, in the backward pass too, which computes them anew. With few of them
+    (one tile) this is ``function`` itself.
+
+    Args:
+        function: keys and R rows of each of ``rows`` -> tensors [R, ...]; it reads nothing else that has a gradient.
+        keys: [M, D].
+        rows: [N, ...] each.
+
+    Returns:
+        What ``function`` returns, [N, ...] each.
+    """
+    parts = tiles(len(rows[0]), len(keys))
+    if len(parts) == 1:
+        return function(keys, *rows)
+    outputs = [_Recomputed.apply(function, keys, *(x[part] for x in rows)) for part in parts]
+    return tuple(torch.cat(pieces) for pieces in zip(*outputs, strict=True))
+
+
+class _Recomputed(torch.autograd.Function):
+    """Keeps only the inputs of a function, which the backward pass runs again.
+
+    As torch.utils.checkpoint, whose first use imports the compiler, which takes seconds.
+    """
+
+    @staticmethod
+    def forward(ctx, function, *inputs):  # type: ignore[no-untyped-def]
+        ctx.function = function
+        ctx.save_for_backward(*inputs)
+        return function(*inputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *grads):  # type: ignore[no-untyped-def]
+        needed = ctx.needs_input_grad[1:]
+        inputs = [x.detach().requires_grad_(need) for x, need in zip(ctx.saved_tensors, needed, strict=True)]
+        with torch.enable_grad():
+            outputs = ctx.function(*inputs)
+        learnt = [(y, grad) for y, grad in zip(outputs, grads, strict=True) if y.requires_grad]
+        ys, to_ys = zip(*learnt, strict=True)
+        found = iter(torch.autograd.grad(ys, [x for x in inputs if x.requires_grad], to_ys))
+        return None, *(next(found) if need else None for need in needed)
+
+
+def hardest(q: Tensor, rows: Tensor, count: int, left_out: Sequence[Tensor | SameClass] = ()) -> tuple[Tensor, Tensor]:
+    """The ``count`` rows most similar to each query, most similar first, without gradient.
 
     Similarities are taken in float32 whatever the inputs: in half precision ties would reorder the list. At most
     ``TILE`` of them exist at a time.
+
+    Args:
+        q: [N, D].
+        rows: [K, D].
+        count: at most K.
+        left_out: as in ``log_sum_exp``; such rows come last.
+
+    Returns:
+        [N, count] int64 positions, and [N, count] similarities, ``-inf`` where left out.
     """
-    q, rows = full_precision(q.detach()), full_precision(rows)
-    return torch.cat([(q[part] @ rows.T).topk(count, dim=1).indices for part in tiles(len(q), len(rows))])  # [B, count]
+    q, rows = full_precision(q.detach()), full_precision(rows.detach())
+    masks, one = [as_columns(mask) for mask in left_out], q.new_ones(len(q))
+    found = [similarities(q, rows, one, masks, part).topk(count, dim=1) for part in tiles(len(q), len(rows))]
+    return torch.cat([f.indices for f in found]), torch.cat([f.values for f in found])  # [N, count] each
+
+
+def left_out_columns(left_out: Sequence[Tensor | SameClass]) -> int:
+    """How many columns are left out by number, for every anchor alike; masks and classes count as none."""
+    numbers = [e for e in left_out if isinstance(e, Tensor) and e.dtype != torch.bool]
+    return sum(1 if e.ndim == 1 else e.shape[1] for e in numbers)
+
+
+def as_columns(left_out: Tensor | SameClass) -> Tensor | SameClass:
+    """[N] int64 as [N, 1]; every other form as it is."""
+    return left_out[:, None] if isinstance(left_out, Tensor) and left_out.ndim == 1 else left_out
+
+
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Soft assignments of samples to prototypes that use all prototypes alike (SwAV, arXiv:2006.09882, eq. 3).
+
+    Exact is the last normalisation, that of the samples; the prototypes are balanced the better the more iterations.
+
+    Args:
+        scores: [N, K] similarities of all samples that are balanced together, those of all ranks included.
+        epsilon: of the entropy, above 0; scores that lie further apart than 87 epsilon underflow in float32.
+        iterations: at least 1.
+
+    Returns:
+        [N, K] in float32 (float64 if the scores are), rows sum to one, without gradient.
+    """
+    scores = full_precision(scores.detach())
+    # The maximum of a prototype cancels in its first normalisation. In place: N x K is large.
+    q = scores.sub(scores.amax(dim=0)).div_(epsilon).exp_()  # [N, K]
+    for _ in range(iterations):
+        q /= q.sum(dim=0)
+        q /= q.sum(dim=1, keepdim=True)
+    return q
 
 
 def alignment(a: Tensor, b: Tensor) -> Tensor:
@@ -209,3 +300,17 @@ def alignment(a: Tensor, b: Tensor) -> Tensor:
 def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
     """Log of the mean Gaussian potential over unordered pairs (arXiv:2005.10242): [N, D] of unit rows -> scalar."""
     return torch.pdist(x).square().mul(-t).exp().mean().log()
+
+
+def tolerance(x: Tensor, label: Tensor) -> Tensor:
+    """Mean over all ordered pairs, those of a row with itself among them, of the inner product where the classes are
+    equal and of 0 where they are not (arXiv:2012.09740); so it falls with the number of classes.
+
+    Args:
+        x: [N, D] unit rows.
+        label: [N] int64 class of each row.
+
+    Returns:
+        Scalar in [0, 1].
+    """
+    return (x * class_sums(x, label, label)[0]).sum() / len(x) ** 2

@@ -4,6 +4,7 @@ Imports nothing heavy, so that ``--help``, ``--cfg job`` and a misspelt key answ
 """
 
 import contextlib
+import copy
 import difflib
 import functools
 import json
@@ -118,12 +119,12 @@ def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
             return
         try:
             goes_on = False
-            if any((folder / name).exists() for name in TRACES):
+            if has_trained(folder):
                 refuse_other_config(cfg, folder)
                 if (folder / "result.json").is_file():
                     print("has a result already")
                     return
-                goes_on = (folder / "checkpoints" / "last.ckpt").is_file()
+                goes_on = has_checkpoint(folder)
         except REFUSALS as error:  # what lies there belongs to another run: it stays as it is
             say_error(error)
             failures.append(str(folder))
@@ -182,7 +183,7 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
     """
     first = is_first_process(cfg)
     requeued = bool(cfg.trainer.slurm and int(os.environ.get("SLURM_RESTART_COUNT", "0")))
-    resume = goes_on or cfg.resume is not None or (requeued and (folder / "checkpoints" / "last.ckpt").is_file())
+    resume = goes_on or cfg.resume is not None or (requeued and has_checkpoint(folder))
     about = describe()
     about["resume"] = resume
     refuse_other_types(cfg, HydraConfig.get().overrides.task)
@@ -190,24 +191,87 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
         if Path(str(cfg.resume)).resolve() != folder.resolve():
             raise ValueError(f"resume={cfg.resume} goes on in that folder itself: leave out -m and hydra.run.dir")
         cfg = resumed_config(cfg, Path(str(cfg.resume)))
-    if first and not resume and any((folder / name).exists() for name in TRACES):
+    if first and not resume and has_trained(folder):
         raise ValueError(
             f"{folder} already holds a run: continue it with resume={folder}, or choose another hydra.run.dir"
         )
     if first:
         prepare(cfg, folder, about)
-
-    processes = local_processes(cfg.trainer)
-    if processes == 1 or cfg.trainer.slurm:
-        from ssl_framework.run import run  # imports torch: only now, and not where the ranks do it
-
-        OmegaConf.resolve(cfg)
-        stopped_by = run(cfg, folder, about, resume)
-    else:
-        stopped_by = launch(folder, processes)
+    stopped_by = go_through(cfg, folder, about, first)
     if stopped_by == "SIGUSR1" and first:
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
     return stopped_by
+
+
+def go_through(cfg: DictConfig, folder: Path, about: dict[str, Any], first: bool) -> str | None:
+    """Runs the stages of a run one after another; most runs have one, which is the run itself.
+
+    Stage s lies in ``folder/stage_<s>``, the last in ``folder``. In a run that is resumed, finished stages are left
+    out, the one that was interrupted goes on, and later ones start.
+
+    Args:
+        cfg: of the whole run, which is that of its last stage.
+        folder: of the run, prepared.
+        about: what the run is called, and whether it is resumed.
+        first: whether this process writes the folders.
+
+    Returns:
+        Name of the signal that stopped the run, ``None`` if it ran to its end.
+    """
+    last = OmegaConf.select(cfg, "student.earlier") or 0
+    for stage in range(last + 1):
+        where = folder if stage == last else folder / f"stage_{stage}"
+        if stage < last and about["resume"] and (where / "result.json").is_file():
+            continue
+        own = stage_config(cfg, folder, stage, last)
+        goes_on = about["resume"] and (where / "checkpoints" / "last.ckpt").is_file()
+        if last and goes_on and own.trainer.precision == "auto":  # settled when the stage began
+            own.trainer.precision = OmegaConf.load(where / "config.yaml").trainer.precision
+        if last and first:
+            where.mkdir(exist_ok=True)
+            if not goes_on:
+                (where / "metrics.csv").unlink(missing_ok=True)  # of a try that was killed before its first checkpoint
+            record(own, where, {**about, "resume": goes_on})
+            print(f"stage {stage + 1} of {last + 1}: {os.path.relpath(where)}", flush=True)
+        processes = local_processes(own.trainer)
+        if processes == 1 or own.trainer.slurm:
+            from ssl_framework.run import run  # imports torch: only now, and not where the ranks do it
+
+            OmegaConf.resolve(own)
+            stopped_by = run(own, where, about, goes_on)
+        else:
+            stopped_by = launch(where, processes)
+        if stopped_by is not None:
+            return stopped_by
+    return None
+
+
+def stage_config(cfg: DictConfig, folder: Path, stage: int, last: int) -> DictConfig:
+    """The config of one stage: it begins with the stages before it; the first has no clusters to go by."""
+    own = copy.deepcopy(cfg)
+    if not last:
+        return own
+    OmegaConf.set_struct(own, False)
+    own.student.earlier = stage
+    if stage == 0:
+        own.sampler = {"_target_": "ssl_framework.data.samplers.Uniform"}
+        own.pseudo_labels, own.previous = {}, None
+    else:
+        own.previous = str((folder / f"stage_{stage - 1}").resolve())
+        if "previous" in own.pseudo_labels:
+            own.pseudo_labels.previous = own.previous
+        own.evaluation.baselines = False  # they are the first stage's
+    return own
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run, or its first stage, has come as far as its first checkpoint."""
+    return any((where / "checkpoints" / "last.ckpt").is_file() for where in (folder, folder / "stage_0"))
+
+
+def has_trained(folder: Path) -> bool:
+    """Whether a run, or its first stage, has taken a step."""
+    return any((where / name).exists() for where in (folder, folder / "stage_0") for name in TRACES)
 
 
 def is_first_process(cfg: DictConfig) -> bool:
@@ -220,12 +284,13 @@ def discard_unless_trained(folder: Path, latest: str | None) -> None:
 
     ``latest`` is where outputs/latest pointed before, and points again.
     """
-    if any((folder / name).exists() for name in TRACES):
+    if has_trained(folder):
         return
-    for name in ("config.yaml", "run.json"):
-        (folder / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # something else lies there, or nothing at all
-        folder.rmdir()
+    for where in (folder / "stage_0", folder):
+        for name in ("config.yaml", "run.json", "pseudo_labels.npy"):
+            (where / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something else lies there, or nothing at all
+            where.rmdir()
     link = Path("outputs") / "latest"
     if link.is_symlink() and not link.exists():
         link.unlink()
@@ -285,14 +350,19 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if about["resume"] and (folder / "run.json").is_file():  # the first start's names stay
         about |= {**json.loads((folder / "run.json").read_text()), "resume": True}
-    write(folder / "run.json", json.dumps(about, indent=2) + "\n")
-    write(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    record(cfg, folder, about)
     outputs = Path("outputs")
     outputs.mkdir(exist_ok=True)
     link = outputs / f".latest.{os.getpid()}"
     link.unlink(missing_ok=True)
     link.symlink_to(os.path.relpath(folder.resolve(), outputs.resolve()))
     link.replace(outputs / "latest")
+
+
+def record(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> None:
+    """Writes the resolved config and what the run is called, which is what its ranks read."""
+    write(folder / "run.json", json.dumps(about, indent=2) + "\n")
+    write(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def write(path: Path, text: str) -> None:
@@ -311,7 +381,7 @@ def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
     from ssl_framework.build import load_run_config
 
     stored = load_run_config(folder.resolve())
-    if not (folder / "checkpoints" / "last.ckpt").is_file():
+    if not has_checkpoint(folder):
         raise FileNotFoundError(f"resume={folder}: no checkpoint was written there yet; start the run again")
     names = json.loads((folder / "run.json").read_text()) if (folder / "run.json").is_file() else {}
     for item in HydraConfig.get().overrides.task:

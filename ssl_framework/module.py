@@ -211,9 +211,10 @@ def check_wiring(
             f"{name} does not read what {type(mixer).__name__} produces: "
             "set mixer=none or choose a method that reads it"
         )
-    if feature_mixer is not None and "feature_mixer" not in objective.accepts:
+    missing = set() if feature_mixer is None else feature_mixer.needs - objective.accepts
+    if missing:
         raise ValueError(
-            f"{type(feature_mixer).__name__} needs {feature_mixer.needs}, but {name} has none: "
+            f"{type(feature_mixer).__name__} needs {' and '.join(sorted(missing))}, but {name} has none: "
             "choose method=mocov2 or feature_mixer=none"
         )
     for key, chosen in (("student_views", student_views), ("teacher_views", teacher_views)):

@@ -26,7 +26,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from ssl_framework.build import build, build_data, build_module
+from ssl_framework.build import build, build_data, build_module, check_labels
 from ssl_framework.callbacks import (
     AtomicCheckpointIO,
     Checkpoints,
@@ -36,7 +36,7 @@ from ssl_framework.callbacks import (
     load_checkpoint,
 )
 from ssl_framework.data.loader import DataModule
-from ssl_framework.data.sources import SPLITS
+from ssl_framework.data.sources import SPLITS, Images
 from ssl_framework.device import cpu_has_bf16, cpu_name, faster_precision, keep_freed_memory, use_threads
 from ssl_framework.evaluation.frozen import FrozenEvaluation, count_parameters
 from ssl_framework.main import STOPPED, local_processes, write
@@ -69,8 +69,11 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     console = Console()
     use_threads(cfg.trainer.num_threads)
     L.seed_everything(cfg.seed, verbose=False)
-    data = build_data(cfg)
-    module = build_module(cfg, data.pretrain.labelled)
+    data = build_data(cfg, folder, resume)
+    module = build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
+    check_labels(module.objective, data.pretrain.label if isinstance(data.pretrain, Images) else None)
+    if cfg.previous is not None and not resume:
+        module.student.take_over(load_checkpoint(Path(cfg.previous) / "checkpoints" / "last.ckpt")["state_dict"])
     settle_precision(cfg, folder, module, data)
     if cfg.trainer.compile:
         module.compile_parts()
@@ -86,8 +89,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     step = 0
     if resume:
         step = int(load_checkpoint(checkpoints.path)["global_step"])
-        batches = data.pretrain.shape[0] // data.batch_size
-        last = -(-batches // trainer.accumulate_grad_batches) * cfg.trainer.max_epochs
+        last = -(-data.num_batches() // trainer.accumulate_grad_batches) * cfg.trainer.max_epochs
         if step >= last and (folder / "result.json").is_file():
             raise ValueError(f"{folder} is complete ({step} steps): raise trainer.max_epochs to train it further")
         csv.drop_after(step)
@@ -95,9 +97,10 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
             console.print(f"resuming at step {step}", highlight=False)
     trainer.fit(module, datamodule=data, ckpt_path=str(checkpoints.path) if resume else None)
     if checkpoints.stopped_by is None and trainer.is_global_zero:
+        before = {} if cfg.previous is None else read_json(Path(cfg.previous) / "result.json")
         result = {
             "metrics": evaluation.metrics,
-            "baselines": evaluation.baselines,
+            "baselines": before.get("baselines", evaluation.baselines),  # only the first stage begins untrained
             "method": about["method"],
             "data": about["data"],
             "seed": cfg.seed,
@@ -258,13 +261,18 @@ def config_hash(cfg: DictConfig) -> str:
     """Short hash of what determines a result up to chance: everything but the seed, places and loggers."""
     content = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(content, dict)
-    for key in ("seed", "resume", "logger"):
+    for key in ("seed", "resume", "logger", "previous"):
         content.pop(key, None)
     for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache"):
         content["data"].pop(key, None)
         content["data"]["source"].pop(key, None)
     content["data"]["source"].pop("seed", None)
     content["trainer"].pop("num_threads", None)
+    (content.get("pseudo_labels") or {}).pop("previous", None)
+    generated = content.get("generated") or {}
+    for node in (generated, generated.get("source", {})):
+        for key in ("root", "path"):
+            node.pop(key, None)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -61,8 +61,10 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
     stored, now = OmegaConf.load(folder / "config.yaml"), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
     if now.trainer.precision == "auto":
         now.trainer.precision = cfg.trainer.precision = stored.trainer.precision
+    # A run of several stages fills these in when its last one begins.
+    filled_in = ("previous", "pseudo_labels.previous", "evaluation.baselines") if now.student.get("earlier") else ()
     before, after = (dict(leaves(OmegaConf.to_container(c))) for c in (stored, now))
-    for key in sorted(before.keys() | after.keys()):
+    for key in sorted((before.keys() | after.keys()) - set(filled_in)):
         here, there = (values.get(key, "absent") for values in (after, before))
         if here != there:
             raise ValueError(

@@ -107,7 +107,7 @@ def test_every_method_composes_with_every_data_set(method: str, data: str) -> No
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_builds(method: str) -> None:
-    module = build_module(config(f"method={method}"), has_labels=True)
+    module = build_module(config(f"method={method}"), has_labels=True, num_samples=5000)
     assert sum(p.numel() for p in module.student.backbone.parameters()) == 9 * (
         3 * 32 + 32 * 64 + 64 * 128 + 128 * 192
     ) + 2 * (32 + 64 + 128 + 192)
@@ -195,7 +195,7 @@ def test_help_and_the_config_answer_without_torch() -> None:
     assert "temperature: 0.2" in done.stdout
     assert done.stderr.split() == ["False", "False"]
     done = command("--help")
-    assert "byol, dcl" in done.stdout and "python train.py resume=outputs/latest" in done.stdout
+    assert "byol, cacr" in done.stdout and "python train.py resume=outputs/latest" in done.stdout
 
 
 def test_the_gpu_experiment_rehearses_on_a_cpu(tmp_path: Path) -> None:

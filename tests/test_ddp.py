@@ -199,6 +199,13 @@ def test_memory_is_the_same_on_both_ranks(name: str, two_ranks: list[dict[str, A
         assert torch.equal(first[key], second[key])
 
 
+@pytest.mark.parametrize("name", [name for name, case in OBJECTIVES.items() if "index" in case.build().requires])
+def test_state_of_samples_is_that_of_one_process(name: str, two_ranks: list[dict[str, Any]]) -> None:
+    one = train(OBJECTIVES[name])["memory"]
+    assert one["bank.visited"].sum() == GLOBAL_BATCH + 2 * (STEPS - 1)
+    torch.testing.assert_close(two_ranks[1][name]["memory"], one, rtol=1e-5, atol=1e-5)
+
+
 def test_the_table_covers_every_method() -> None:
     methods = {path.stem for path in (Path(__file__).parent.parent / "configs" / "method").glob("*.yaml")}
     assert methods <= OBJECTIVES.keys()

@@ -46,13 +46,12 @@ def test_nothing_after_the_views_waits_for_the_device(method: str) -> None:
     """Encoders, objective, backward pass, optimizer and teacher of every method; the views have their own GPU test."""
     cfg = small(method)
     data = build_data(cfg).pretrain
-    module = build_module(cfg, True)
+    module = build_module(cfg, True, data.shape[0])
     optimizer, schedule = module.recipe.build(module, 8, 10)
     index = torch.arange(8)
-    assert data.label is not None
-    views = module.views(Samples(data.pixels[index], index, data.label[index])).views
+    samples = Samples(data.pixels[index], index, None if data.label is None else data.label[index])
+    views = module.views(samples).views
     module.views.forward = lambda samples: Batch(views, samples.index, samples.label)  # type: ignore[method-assign]
-    samples = Samples(data.pixels[index], index, data.label[index])
     for step in range(2):  # the first makes the optimizer's state
         with Reads() as reads:
             losses = module.losses(samples, Clock(step + 5, 0, 10))
@@ -71,10 +70,10 @@ def test_a_whole_step_on_a_gpu_never_waits(method: str) -> None:
     """The driver's own count: an operation that synchronises is an error."""
     cfg = small(method)
     data = build_data(cfg).pretrain
-    module = build_module(cfg, True).cuda()
+    module = build_module(cfg, True, data.shape[0]).cuda()
     optimizer, _ = module.recipe.build(module, 8, 10)
-    assert data.label is not None
-    samples = Samples(*(x.cuda() for x in (data.pixels[:8], torch.arange(8), data.label[:8])))
+    label = None if data.label is None else data.label[:8].cuda()
+    samples = Samples(data.pixels[:8].cuda(), torch.arange(8).cuda(), label)
     for step in range(3):
         torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first step sets libraries up
         try:

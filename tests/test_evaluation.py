@@ -1,6 +1,7 @@
 """Probes on data whose answer is known, k-NN against scikit-learn, and what extraction may not change."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import lightning as L
@@ -11,13 +12,23 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from ssl_framework.build import build_data, build_module
+from ssl_framework.build import build, build_data, build_module
 from ssl_framework.data.sources import Images
-from ssl_framework.evaluation.again import references
-from ssl_framework.evaluation.frozen import Frozen, FrozenEvaluation, extract, extract_frozen, raw_pixels
+from ssl_framework.evaluation.again import evaluate, references
+from ssl_framework.evaluation.frozen import (
+    Frozen,
+    FrozenEvaluation,
+    extract,
+    extract_frozen,
+    extract_layers,
+    raw_pixels,
+)
 from ssl_framework.evaluation.probes import KNN, LinearProbe, LinearSGD, largest
+from ssl_framework.models.backbone import Backbone
+from ssl_framework.models.encoder import Encoder
+from ssl_framework.models.heads import Head
 from ssl_framework.run import read_json
-from tests.runs import run_in, small
+from tests.runs import config, run_in, small
 
 
 def clusters(n: int, classes: int, spread: float, seed: int) -> Frozen:
@@ -235,3 +246,84 @@ def test_largest_equals_a_full_sort(count: int, k: int) -> None:
     expected = values.sort(dim=1, descending=True)
     found, row = largest(values.T.contiguous(), k)
     assert torch.equal(found, expected.values[:, :k]) and torch.equal(row, expected.indices[:, :k])
+
+
+def test_every_layer_of_a_head_comes_out_of_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal to the layers called one after another, and in the order of the images over chunks."""
+    module = build_module(small("byol"), True)
+    images = build_data(small("byol")).train
+    monkeypatch.setattr("ssl_framework.evaluation.frozen.CHUNK_PIXELS", 20 * 32 * 32)
+    passes = []
+    module.student.backbone.register_forward_hook(lambda *_: passes.append(1))
+    layers = extract_layers(module, images, ["projector", "predictor"])
+    assert len(passes) == 3  # 48 images
+    module.eval()
+    with torch.no_grad():
+        h = module.student.backbone(module.views.clean(images.pixels))["pooled"]
+        expected = {"": h}
+        for name in ("projector", "predictor"):
+            first, last = module.student.heads[name].layers[:3], module.student.heads[name].layers[3:]
+            expected[f"{name}.1"] = first(h)
+            expected[f"{name}.2"] = h = last(first(h))
+    assert list(layers) == ["", "projector.1", "projector.2", "predictor.1", "predictor.2"]
+    for name, x in layers.items():
+        torch.testing.assert_close(x, expected[name], rtol=1e-4, atol=1e-5)
+    assert torch.equal(layers[""], extract_frozen(module, images))
+
+
+def test_each_layer_is_scored_by_the_same_probes_and_again_later(tmp_path: Path) -> None:
+    overrides = ("evaluation=head_layers", "evaluation.probes.knn.k=5", "evaluation.probes.linear.max_iter=5")
+    run_in(tmp_path, small("simclr", *overrides, "trainer.max_epochs=1"))
+    result = read_json(tmp_path / "result.json")
+    names = [f"{layer}{probe}" for layer in ("", "projector.1/", "projector.2/")
+             for probe in ("knn[k=5,T=0.1]/top1", "linear/top1")]  # fmt: skip
+    assert list(result["metrics"]) == list(result["baselines"]["untrained"]) == names
+    assert list(result["baselines"]["raw_pixels"]) == names[:2]
+    assert evaluate(tmp_path, []) == result["metrics"]
+    alone = evaluate(tmp_path, ["evaluation.head_layers=[]"])
+    assert alone == {name: result["metrics"][name] for name in names[:2]}
+    with pytest.raises(
+        ValueError, match=r"evaluation\.head_layers names \['neck'\], but the student has \['projector'\]"
+    ):
+        evaluate(tmp_path, ["evaluation.head_layers=[neck]"])
+
+
+def test_layers_reach_the_probes_as_the_features_they_are() -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def probe(train: Frozen, test: Frozen) -> dict[str, float]:
+        seen.append((train.x, test.x))
+        return {"mean": train.x.mean().item()}
+
+    cfg = small("simclr")
+    data, module = build_data(cfg), build_module(cfg, True)
+    evaluation = FrozenEvaluation({"probe": probe}, 0, head_layers=["projector"])
+    metrics = evaluation.score(evaluation.features_of(module), data)
+    train, test = (extract_layers(module, images, ["projector"]) for images in (data.train, data.test))
+    assert list(metrics) == ["mean", "projector.1/mean", "projector.2/mean"]
+    for (x, y), layer in zip(seen, train, strict=True):
+        assert torch.equal(x, train[layer]) and torch.equal(y, test[layer])
+
+
+def test_heads_that_do_not_exist_are_refused_before_the_first_epoch(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"head_layers names \['projector'\], but the student has \['reweight'\]"):
+        run_in(tmp_path, small("reweight_head", "evaluation=head_layers"))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_head_of_maps_is_refused() -> None:
+    class Maps(Head):
+        out = 192
+
+        def forward(self, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            return outputs["map"]
+
+    student = Encoder(Backbone("ssl_tiny", None, 32, 3), {"maps": lambda dims: Maps()})
+    assert list(student.embed_layers(torch.zeros(2, 3, 32, 32), [])) == [""]
+    with pytest.raises(ValueError, match=r"head_layers names maps, which gives several vectors a sample"):
+        student.embed_layers(torch.zeros(2, 3, 32, 32), ["maps"])
+
+
+def test_the_default_evaluation_scores_the_backbone_alone() -> None:
+    for choice in ("frozen", "sgd"):
+        assert build(config(f"evaluation={choice}").evaluation).head_layers == ()

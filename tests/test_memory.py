@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from ssl_framework.functional import alignment, uniformity, unit
-from ssl_framework.memory import Queue
+from ssl_framework.functional import alignment, tolerance, uniformity, unit
+from ssl_framework.memory import Queue, SampleBank
 from tests.golden import core_view, golden
 
 
@@ -63,3 +63,59 @@ def test_golden_alignment_and_uniformity() -> None:
     assert uniformity(z0).item() == pytest.approx(golden("uniformity: 6 points Z0"), abs=1e-7)
     both = uniformity(torch.cat([z0, z1])).item()
     assert both == pytest.approx(golden("uniformity: 12 points Z0 and Z1"), abs=1e-7)
+
+
+def test_golden_tolerance_and_a_loop_over_pairs() -> None:
+    x, label = core_view(0), torch.tensor([0, 0, 1, 1, 2, 2])
+    name = "tolerance: all ordered pairs with self, labels [0,0,1,1,2,2], points Z0"
+    assert tolerance(x, label).item() == pytest.approx(golden(name), abs=1e-7)
+    label = torch.tensor([3, 0, 3, 5, 0, 3])
+    pairs = [float(x[i] @ x[j]) for i in range(6) for j in range(6) if label[i] == label[j]]
+    assert tolerance(x, label).item() == pytest.approx(sum(pairs) / 36, abs=1e-12)
+
+
+def bank(num_samples: int = 6) -> SampleBank:
+    return SampleBank({"number": torch.full((num_samples,), -1.0), "vector": torch.zeros(num_samples, 2)})
+
+
+def test_a_bank_gives_back_what_was_written_and_the_start_elsewhere() -> None:
+    memory = bank()
+    index = torch.tensor([4, 1])
+    memory.write(index, {"number": torch.tensor([10.0, 20.0]), "vector": torch.tensor([[1.0, 2.0], [3.0, 4.0]])})
+    assert memory.column("number").tolist() == [-1, 20, -1, -1, 10, -1]
+    assert memory.read("number", torch.tensor([1, 0, 4])).tolist() == [20, -1, 10]
+    assert memory.read("vector", index).tolist() == [[1, 2], [3, 4]]
+    assert memory.read("visited", torch.arange(6)).tolist() == [False, True, False, False, True, False]
+    memory.write(torch.tensor([1]), {"number": torch.tensor([5.0])})
+    assert memory.column("number")[1] == 5 and memory.column("vector")[1].tolist() == [3, 4]
+
+
+def test_of_a_sample_that_comes_several_times_the_last_row_counts() -> None:
+    memory = bank()
+    values = torch.arange(1.0, 8.0)
+    memory.write(torch.tensor([3, 0, 3, 5, 0, 3, 2]), {"number": values, "vector": values[:, None].repeat(1, 2)})
+    assert memory.column("number").tolist() == [5, -1, 7, 6, -1, 4]
+    assert memory.column("vector")[:, 1].tolist() == [5, 0, 7, 6, 0, 4]
+
+
+def test_what_is_read_from_a_bank_is_a_copy() -> None:
+    memory, index = bank(), torch.tensor([2, 3])
+    whole, some = memory.column("number"), memory.read("number", index)
+    memory.write(index, {"number": torch.tensor([1.0, 2.0])})
+    assert whole.tolist() == [-1] * 6 and some.tolist() == [-1, -1]
+
+
+def test_a_bank_is_persistent_and_refuses_that_of_another_data_set() -> None:
+    memory, other = bank(), bank()
+    memory.write(torch.tensor([2]), {"number": torch.tensor([1.0])})
+    other.load_state_dict(memory.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(memory.buffers(), other.buffers(), strict=True))
+    assert bool(other.visited[2]) and len(other.state_dict()) == 3
+    holder = torch.nn.Module()
+    holder.bank = bank(7)
+    with pytest.raises(ValueError) as error:
+        holder.load_state_dict({f"bank.{name}": value for name, value in memory.state_dict().items()})
+    assert str(error.value) == (
+        "the checkpoint holds the state of 6 training samples, but the training set has 7: "
+        "go on with the data set that the run began with"
+    )

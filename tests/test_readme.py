@@ -67,7 +67,8 @@ def test_methods_are_described_by_config_and_tests_alone(tree: Path) -> None:
     assert variant.notes == {"Differs": ["one thing and why."], "Unverified": ["another."]}
     assert mochi.golden == {"formula": 1} and mochi.shows == "formula only" and mochi.group == "Teacher and memory"
     assert (mochi.memory, mochi.needs, mochi.feature_mixer) == (["Queue of 4,096"], ["a teacher"], "mochi")
-    assert mochi.feature_mixers == ["feature_transform", "mochi"] and plain.feature_mixers == []
+    assert mochi.feature_mixers == ["feature_transform", "hallucinator", "mochi", "synco"]
+    assert plain.feature_mixers == ["hallucinator", "mochi", "synco"]
     assert mochi.files == ["ssl_framework/objectives/moco.py", "ssl_framework/feature_mixers/mochi.py"]
     page, tables = methods_page(tree), method_tables(tree)
     assert "- Differs: one thing and why." in page and "| loop only; unverified detail; differs |" in tables
@@ -88,10 +89,13 @@ def test_golden_values_are_those_that_a_test_file_reads(tmp_path: Path) -> None:
         path.write_text(line)
         assert [entry["name"] for entry in read_by(path, entries)] == expected
     path.write_text("golden('a: weights')")
-    tests = {"one": [path], "a": []}
-    assert golden_of("one", tests, entries) == {}  # the entry belongs to the other method
-    assert golden_of("one", {"one": [path]}, entries) == {"formula": 1}
-    assert golden_of("one", {"one": [path], "two": [path]}, entries) == {}  # whose it is cannot be told
+    for module, tests, expected in (
+        ("a", {"one": [path]}, {"formula": 1}),
+        ("a", {"one": [path], "a": []}, {}),  # the entry belongs to the other method
+        ("a", {"one": [path], "two": [path]}, {}),  # whose it is cannot be told
+        ("b", {"one": [path]}, {}),  # the loss is another's
+    ):
+        assert golden_of("one", module, tests, entries) == expected
 
 
 def test_results_stand_with_their_number_of_seeds_and_protocol(tree: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ssl_framework.callbacks import Progress, load_checkpoint
+from ssl_framework.evaluation.again import load_run
 from ssl_framework.metrics_log import read_metrics
 from tests.runs import run_in, small
 
@@ -55,8 +56,10 @@ def crash() -> None:
     raise RuntimeError("power cut")
 
 
-@pytest.mark.parametrize("method", ["mocov2", "mochi", "byol", "simclr"])
-@pytest.mark.parametrize("step", [3, 6, 9])
+RESUMED = [(method, step) for method in ("mocov2", "mochi", "byol", "simclr") for step in (3, 6, 9)]
+
+
+@pytest.mark.parametrize(("method", "step"), [*RESUMED, ("isogclr", 9)])
 def test_stopped_by_a_signal_and_resumed(
     method: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +76,17 @@ def test_stopped_by_a_signal_and_resumed(
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks"):
         assert_identical(whole[key], parts[key], key)
     assert read_metrics(tmp_path / "whole" / "metrics.csv") == read_metrics(tmp_path / "parts" / "metrics.csv")
+
+
+def test_state_of_samples_loads_without_the_data_and_not_with_another_number_of_them(tmp_path: Path) -> None:
+    cfg = small("isogclr", "trainer.max_steps=2")
+    run_in(tmp_path, cfg)
+    _, module = load_run(tmp_path, ["data.source.num_train=40"])
+    saved = last(tmp_path)["state_dict"]
+    assert saved["objective.bank.visited"].sum() == 16
+    assert_identical(dict(module.state_dict()), dict(saved))
+    with pytest.raises(ValueError, match="the state of 48 training samples, but the training set has 40: go on with"):
+        run_in(tmp_path, small("isogclr", "trainer.max_steps=4", "data.source.num_train=40"), resume=True)
 
 
 def test_killed_between_checkpoints_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

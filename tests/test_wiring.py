@@ -18,7 +18,7 @@ def refused(*overrides: str) -> str:
     cfg = config(*SMALL, *overrides)
     with pytest.raises(ValueError) as error:
         data = build_data(cfg)
-        build_module(cfg, data.pretrain.labelled)
+        build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
     message = str(error.value)
     assert "\n" not in message and "Traceback" not in message
     return message
@@ -26,14 +26,35 @@ def refused(*overrides: str) -> str:
 
 def test_a_feature_mixer_without_negatives_names_both_ways_out() -> None:
     message = refused("method=byol", "feature_mixer=mochi")
-    assert message == (
-        "MoCHi needs negatives shared by all queries, but BYOL has none: choose method=mocov2 or feature_mixer=none"
-    )
+    assert message == "MoCHi needs negatives, but BYOL has none: choose method=mocov2 or feature_mixer=none"
+    message = refused("method=simclr", "feature_mixer=feature_transform")
+    assert message.startswith("FeatureTransform needs negatives shared by all queries, but SimCLR has none")
+    oracle = ("objective.class_oracle=true", "objective.queue.size=24")
+    message = refused("method=mocov2", "feature_mixer=feature_transform", *oracle)
+    assert message.startswith("FeatureTransform needs negatives shared by all queries, but MoCo has none")
 
 
-@pytest.mark.parametrize("method", ["simclr", "dcl", "supcon"])
+@pytest.mark.parametrize("method", ["supcon", "mv_dhel"])
 def test_feature_mixers_are_refused_where_they_would_be_ignored(method: str) -> None:
     assert "feature_mixer=none" in refused(f"method={method}", "feature_mixer=mochi")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=simclr", "feature_mixer=mochi"),
+        ("method=dcl", "feature_mixer=synco"),
+        ("method=dclw", "feature_mixer=hallucinator"),
+        ("method=simclr", "feature_mixer=feature_transform", "feature_mixer.alpha_negative=null"),
+    ],
+)
+def test_negatives_of_the_batch_are_mixed_too(overrides: tuple[str, ...]) -> None:
+    assert build_module(config(*SMALL, *overrides), has_labels=True).objective.feature_mixer is not None
+
+
+def test_the_class_oracle_needs_labels() -> None:
+    with pytest.raises(ValueError, match="MoCo needs labels, but data=shapes has none for pretraining"):
+        build_module(small("mochi", "objective.class_oracle=true"), has_labels=False)
 
 
 @pytest.mark.parametrize("method", ["mocov2", "byol"])
@@ -80,6 +101,21 @@ def test_labels_that_do_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = small("supcon")
     with pytest.raises(ValueError, match="SupCon needs labels, but data=shapes has none for pretraining"):
         build_module(cfg, has_labels=False)
+
+
+@pytest.mark.parametrize(("method", "name"), [("isogclr", "ISogCLR"), ("simple_contrastive", "InstanceDiscrimination")])
+def test_a_number_of_samples_that_is_not_known(method: str, name: str) -> None:
+    with pytest.raises(ValueError) as error:
+        build_module(small(method), has_labels=True)
+    assert str(error.value) == (
+        f"{name} keeps a state of every training sample, but how many data=shapes has is not known: "
+        "choose another data set or a method without such a state"
+    )
+
+
+def test_a_count_of_negatives_instead_of_a_share() -> None:
+    message = refused("method=hard_contrastive", "objective.loss.share=4095")
+    assert message == "objective.loss.share is 4095: it must lie above 0 and at most at 1"
 
 
 def test_unknown_heads() -> None:

@@ -21,6 +21,7 @@ from ssl_framework.data.folder import check_channels
 from ssl_framework.data.layout import Layout
 from ssl_framework.data.loader import Loader, Undecoded, delivered, each_tensor
 from ssl_framework.data.residence import processes
+from ssl_framework.data.samplers import Draw
 from ssl_framework.data.sources import Images, check_split
 from ssl_framework.data.views import CROP_DRAWS, Group, central_box, place_crops
 from ssl_framework.types import Samples, step_seed
@@ -93,9 +94,10 @@ class Files(Undecoded):
         global_batch_size: int,
         seed: int,
         served: int,
+        draw: Draw | None = None,
     ) -> "FilesLoader":
         """As in ``Undecoded``."""
-        return FilesLoader(self, label, groups, device, global_batch_size, seed, served)
+        return FilesLoader(self, label, groups, device, global_batch_size, seed, served, draw)
 
 
 def unreadable(path: Path, reason: str) -> str:
@@ -193,7 +195,7 @@ class FilesLoader(Loader):
         label: [N] int64 on the CPU, or None.
         groups: how the views are cut.
         device: where the batches go.
-        global_batch_size, seed, served: as in ``Loader``.
+        global_batch_size, seed, served, draw: as in ``Loader``.
     """
 
     def __init__(
@@ -205,8 +207,9 @@ class FilesLoader(Loader):
         global_batch_size: int,
         seed: int,
         served: int = 0,
+        draw: Draw | None = None,
     ) -> None:
-        super().__init__(len(files), global_batch_size, seed, served)
+        super().__init__(len(files), global_batch_size, seed, served, draw)
         self.label = label
         self.device = device
         self.plan = Plan()

@@ -5,8 +5,9 @@
     files.py         files decoded when asked for: worker processes decode and cut, batches ahead
     shards.py        encoded images in shards: worker processes read long runs and decode, in an order of its own
 
-The first three serve the same samples in the same order, which is a function of (seed, epoch) and of nothing else: not
-of the loader, the number of ranks, threads or workers, or of where the run was interrupted.
+The first three serve the same samples in the same order, which the sampler (``samplers.py``) makes of the data and
+(seed, epoch) and of nothing else: not of the loader, the number of ranks, threads or workers, or of where the run was
+interrupted.
 """
 
 import math
@@ -14,19 +15,25 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_framework.data.pseudo_labels import PseudoLabels, read_pseudo_labels
 from ssl_framework.data.residence import free_memory, note
-from ssl_framework.data.sources import Images, Pixels, Source
+from ssl_framework.data.samplers import Draw, Population, Sampler, Uniform
+from ssl_framework.data.sources import Images, Pixels, Source, chosen
 from ssl_framework.data.views import Group, Views
 from ssl_framework.distributed import rank, world_size
-from ssl_framework.types import Samples, step_seed
+from ssl_framework.types import Samples
 
 AHEAD = 2  # batches that are made while one is trained on
+PSEUDO_LABELS = "pseudo_labels.npy"  # in the run folder
 COPY_BYTES = 2**28  # of a set that are moved to where it is trained on at once
 
 T = TypeVar("T")
@@ -40,12 +47,14 @@ class Loader(ABC):
         global_batch_size: samples of all ranks together; the last, incomplete batch of an epoch is left out.
         seed: of the order.
         served: batches of the first epoch that an earlier part of the run has already seen.
+        draw: the batches of an epoch (see ``samplers``); ``None``: every sample once, in random batches.
 
     ``served`` counts the batches of the running epoch that were handed out, not those made ahead.
     """
 
-    def __init__(self, count: int, global_batch_size: int, seed: int, served: int) -> None:
-        self.count = count
+    def __init__(self, count: int, global_batch_size: int, seed: int, served: int, draw: Draw | None = None) -> None:
+        self.draw = draw or partial(Uniform().batches, Population(count), global_batch_size)
+        self.num_batches = len(self.draw(seed, 0))
         self.global_batch_size = global_batch_size
         self.seed = seed
         self.epoch = 0
@@ -64,17 +73,12 @@ class Loader(ABC):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.count // self.global_batch_size
-
-    def order(self, epoch: int) -> Tensor:
-        """The permutation of an epoch, [N] int64, alike on every rank and device."""
-        generator = torch.Generator().manual_seed(step_seed(self.seed, epoch, rank=-2))
-        return torch.randperm(self.count, generator=generator)
+        return self.num_batches
 
     def __iter__(self) -> Iterator[Samples]:
         start, self.served = self.served, 0
         share = self.global_batch_size // world_size()
-        whole = self.order(self.epoch)[: len(self) * self.global_batch_size].view(len(self), world_size(), share)
+        whole = self.draw(self.seed, self.epoch).view(len(self), world_size(), share)  # [batches, W, B]
         own = whole[start:, rank()]  # [batches, B]
         for batch, samples in enumerate(self.fetch(list(own)), start):
             self.served = (batch + 1) % len(self)  # 0 again once the epoch is through
@@ -86,11 +90,13 @@ class ResidentLoader(Loader):
 
     Args:
         images: the training set, pixels and label on one device.
-        global_batch_size, seed, served: as in ``Loader``.
+        global_batch_size, seed, served, draw: as in ``Loader``.
     """
 
-    def __init__(self, images: Images, global_batch_size: int, seed: int, served: int = 0) -> None:
-        super().__init__(len(images.pixels), global_batch_size, seed, served)
+    def __init__(
+        self, images: Images, global_batch_size: int, seed: int, served: int = 0, draw: Draw | None = None
+    ) -> None:
+        super().__init__(len(images.pixels), global_batch_size, seed, served, draw)
         self.images = images
 
     def fetch(self, indices: list[Tensor]) -> Iterator[Samples]:
@@ -107,13 +113,19 @@ class HostLoader(Loader):
     Args:
         images: the training set, pixels and label on the CPU.
         device: where the batches go.
-        global_batch_size, seed, served: as in ``Loader``.
+        global_batch_size, seed, served, draw: as in ``Loader``.
     """
 
     def __init__(
-        self, images: Images, device: torch.device, global_batch_size: int, seed: int, served: int = 0
+        self,
+        images: Images,
+        device: torch.device,
+        global_batch_size: int,
+        seed: int,
+        served: int = 0,
+        draw: Draw | None = None,
     ) -> None:
-        super().__init__(len(images.pixels), global_batch_size, seed, served)
+        super().__init__(len(images.pixels), global_batch_size, seed, served, draw)
         self.images = images
         self.device = device
 
@@ -150,6 +162,7 @@ class Undecoded(ABC):
         global_batch_size: int,
         seed: int,
         served: int,
+        draw: Draw | None = None,
     ) -> Loader:
         """The training loader; its samples are crops, one for each view, or whole images of one size.
 
@@ -157,21 +170,8 @@ class Undecoded(ABC):
             label: [N] int64 on the CPU.
             groups: how the views are cut (``num_views``, ``size``, ``scale``, ``ratio``), in the order of the views.
             device: where the batches go.
-            global_batch_size, seed, served: as in ``Loader``.
+            global_batch_size, seed, served, draw: as in ``Loader``.
         """
-
-
-def chosen(pixels: Pixels, index: Tensor) -> Tensor:
-    """Images at positions [B], which lie on the device of the pixels: [B, C, H, W] uint8.
-
-    On the CPU numpy copies image by image, where torch's ``pixels[index]`` takes five times as long; and it takes one
-    thread, so that what is made in the background does not get in the way of what is computed meanwhile.
-    """
-    if not isinstance(pixels, Tensor):
-        return pixels[index]
-    if pixels.device.type == "cpu":
-        return torch.from_numpy(pixels.numpy().take(index.numpy(), axis=0))
-    return pixels.index_select(0, index)
 
 
 def take(images: Images, index: Tensor) -> Samples:
@@ -272,7 +272,7 @@ class Streamed(Protocol):
         ...
 
     def loader(self, global_batch_size: int, seed: int, served: int, device: torch.device) -> Any:
-        """Batches on ``device``, with the attributes and methods of ``Loader`` but ``order`` and ``fetch``."""
+        """Batches on ``device``, with the attributes and methods of ``Loader`` but ``draw`` and ``fetch``."""
         ...
 
 
@@ -284,13 +284,30 @@ class DataModule(L.LightningDataModule):
         batch_size: global, over all ranks.
         seed: of the order of the samples.
         resident_share: of the free memory of the device trained on, that the training images may take, in [0, 1].
+        sampler: which samples meet in a batch.
+        pseudo_labels: what the sampler goes by, if it needs any; made once by the first process of a run and kept in
+            ``pseudo_labels.npy``, which a resumed run reads.
+        folder: of the run; only pseudo-labels need it.
+        resumed: whether the run goes on from a checkpoint.
 
     Raises:
-        ValueError: the set is smaller than the batch, the batch does not divide over the ranks, or the share is none.
+        ValueError: the set is smaller than the batch, the batch does not divide over the ranks, the share is none, or
+            the set, the sampler and the pseudo-labels do not fit together.
     """
 
-    def __init__(self, source: Source, batch_size: int, seed: int, resident_share: float) -> None:
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        seed: int,
+        resident_share: float,
+        sampler: Sampler | None = None,
+        pseudo_labels: PseudoLabels | None = None,
+        folder: Path | None = None,
+        resumed: bool = False,
+    ) -> None:
         super().__init__()
+        self.prepare_data_per_node = False  # one process of all makes the pseudo-labels
         if not isinstance(batch_size, int) or batch_size < 2:
             raise ValueError(f"data.batch_size is {batch_size}: it must be a whole number, at least 2")
         if not 0 <= resident_share <= 1:
@@ -298,6 +315,10 @@ class DataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.seed = seed
         self.resident_share = resident_share
+        self.sampler = sampler or Uniform()
+        self.pseudo_labels = pseudo_labels
+        self.folder = folder
+        self.resumed = resumed
         self.loader: Any = None  # a Loader, or what a Streamed set gives
         self.served = 0
         self.pretrain: Images | Streamed = source.load("pretrain")
@@ -309,6 +330,71 @@ class DataModule(L.LightningDataModule):
                 f"data.batch_size is {batch_size}, but the training set has only {count} images: "
                 f"set data.batch_size to at most {count}"
             )
+        self.check_sampler()
+
+    def check_sampler(self) -> None:
+        """Refuses a sampler that lacks what it goes by, in one sentence that names the key to change."""
+        name = type(self.sampler).__name__.lower()
+        if self.sampler.reads_pseudo_labels and self.pseudo_labels is None:
+            raise ValueError(
+                f"sampler={name} needs pseudo-labels, but the config has pseudo_labels=none: choose classes, file or "
+                "denoising_clusters, or sampler=uniform"
+            )
+        if not self.sampler.reads_pseudo_labels and self.pseudo_labels is not None:
+            raise ValueError(
+                f"sampler={name} reads no pseudo-labels: choose pseudo_labels=none, or sampler=distinct or same"
+            )
+        if not isinstance(self.pretrain, Images) and not isinstance(self.sampler, Uniform):
+            raise ValueError(
+                f"sampler={name} chooses every sample itself, but shards are read in runs: choose data=folder, files "
+                "or store for these images, or sampler=uniform"
+            )
+
+    @property
+    def pseudo_labels_path(self) -> Path:
+        """Where the pseudo-labels of this run lie."""
+        assert self.folder is not None
+        return self.folder / PSEUDO_LABELS
+
+    def prepare_data(self) -> None:
+        """Writes the pseudo-labels of a new run; called by Lightning in the first process, while the others wait."""
+        assert self.trainer is not None
+        if self.pseudo_labels is None or self.resumed:
+            return
+        assert isinstance(self.pretrain, Images)
+        group = self.pseudo_labels(self.pretrain, self.seed, self.trainer.strategy.root_device)  # [N]
+        partial_path = self.pseudo_labels_path.with_suffix(".partial.npy")
+        np.save(partial_path, group.numpy())
+        partial_path.replace(self.pseudo_labels_path)
+
+    def group(self) -> Tensor | None:
+        """The pseudo-labels [N] int64 of this run, or None without any.
+
+        Raises:
+            FileNotFoundError: the file is gone.
+            ValueError: it does not belong to this data set.
+        """
+        if self.pseudo_labels is None:
+            return None
+        group = read_pseudo_labels(self.pseudo_labels_path)
+        if len(group) != self.pretrain.shape[0]:
+            raise ValueError(
+                f"{self.pseudo_labels_path} has {len(group)} pseudo-labels, but data has {self.pretrain.shape[0]} "
+                "training images: it belongs to other data; give one pseudo-label an image"
+            )
+        return group
+
+    def draw(self) -> Draw | None:
+        """The batches of an epoch; None for a set that is read in an order of its own."""
+        if not isinstance(self.pretrain, Images):
+            return None
+        population = Population(len(self.pretrain.pixels), self.pretrain.real, self.group())
+        return partial(self.sampler.batches, population, self.batch_size)
+
+    def num_batches(self) -> int:
+        """Batches of every epoch."""
+        draw = self.draw()
+        return self.pretrain.shape[0] // self.batch_size if draw is None else len(draw(self.seed, 0))
 
     @property
     def has_labels(self) -> bool:
@@ -328,15 +414,19 @@ class DataModule(L.LightningDataModule):
         if not isinstance(self.pretrain, Images):
             self.loader = self.pretrain.loader(*rest, device)
             return self.loader
-        pixels, label = self.pretrain.pixels, self.pretrain.label
+        pixels, label, draw = self.pretrain.pixels, self.pretrain.label, self.draw()
         if isinstance(pixels, Undecoded):
             views = self.trainer.lightning_module.views
             assert isinstance(views, Views)
-            self.loader = pixels.loader(label, views.groups, device, *rest)
+            self.loader = pixels.loader(label, views.groups, device, *rest, draw)
         elif (whole := resident(pixels, device, self.resident_share)) is not None:
-            self.loader = ResidentLoader(Images(whole, None if label is None else label.to(device)), *rest)
+            self.loader = ResidentLoader(Images(whole, None if label is None else label.to(device)), *rest, draw)
         else:
-            self.loader = HostLoader(self.pretrain, device, *rest)
+            self.loader = HostLoader(self.pretrain, device, *rest, draw)
+        used, count = len(self.loader) * self.batch_size, len(pixels)
+        if self.sampler.reads_pseudo_labels and count - used >= self.batch_size:
+            name = type(self.sampler).__name__.lower()
+            note(f"an epoch of sampler={name} has {used:,} of the {count:,} images, others each time")
         return self.loader
 
     def teardown(self, stage: str) -> None:
@@ -348,8 +438,9 @@ class DataModule(L.LightningDataModule):
     # if nothing (such as the length of a learning-rate schedule) has asked for the loader before.
 
     def state_dict(self) -> dict[str, int]:
-        """Batches of the running epoch that were served."""
-        return {"served": self.loader.served if self.loader is not None else self.served}
+        """Batches of the running epoch that were served; and the size of the set, as a run may be loaded without it."""
+        served = self.loader.served if self.loader is not None else self.served
+        return {"served": served, "num_samples": self.pretrain.shape[0]}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Called before the loader is made."""

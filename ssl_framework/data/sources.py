@@ -60,6 +60,7 @@ class Images(NamedTuple):
     pixels: Pixels  # [N, C, H, W] uint8, all of one size
     label: Tensor | None = None  # [N] int64 in 0..num_classes-1, or None when the split has no labels
     classes: tuple[str, ...] = ()  # names of the classes in label order; may be empty
+    real: int | None = None  # the first so many are real and the others generated; None: nothing is generated
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,6 +71,19 @@ class Images(NamedTuple):
     def labelled(self) -> bool:
         """Whether every image has a label."""
         return self.label is not None
+
+
+def chosen(pixels: Pixels, index: Tensor) -> Tensor:
+    """Images at positions [B], which lie on the device of the pixels: [B, C, H, W] uint8.
+
+    On the CPU numpy copies image by image, where torch's ``pixels[index]`` takes five times as long; and it takes one
+    thread, so that what is made in the background does not get in the way of what is computed meanwhile.
+    """
+    if not isinstance(pixels, Tensor):
+        return pixels[index]
+    if pixels.device.type == "cpu":
+        return torch.from_numpy(pixels.numpy().take(index.numpy(), axis=0))
+    return pixels.index_select(0, index)
 
 
 class Source(Protocol):

@@ -14,7 +14,7 @@ from ssl_framework.build import build, build_data, build_module, load_run_config
 from ssl_framework.callbacks import load_checkpoint
 from ssl_framework.data.sources import Images
 from ssl_framework.device import use_threads
-from ssl_framework.evaluation.frozen import FrozenEvaluation, extract_frozen, raw_pixels
+from ssl_framework.evaluation.frozen import FrozenEvaluation, raw_pixels
 from ssl_framework.module import SSLModule
 from ssl_framework.report.tables import run_table
 from ssl_framework.run import device_name, quiet, read_json, write_json
@@ -38,8 +38,8 @@ def load_run(folder: Path, overrides: list[str]) -> tuple[DictConfig, SSLModule]
             )
         except OmegaConfBaseException as error:
             raise ValueError(f"the run's config has no key {key}: see {folder / 'config.yaml'}") from error
-    module = build_module(cfg, has_labels=True)
     checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
+    module = build_module(cfg, has_labels=True, num_samples=checkpoint["DataModule"].get("num_samples"))
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
@@ -58,7 +58,7 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
     device = torch.device("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
     module.to(device)
     evaluation: FrozenEvaluation = build(cfg.evaluation)
-    metrics = evaluation.score(lambda images: extract_frozen(module, images, evaluation.dtype), data)
+    metrics = evaluation.score(evaluation.features_of(module), data)
     write_json(folder / "evaluation.json", {"metrics": metrics, "overrides": overrides, "device": device_name(device)})
     return metrics
 
@@ -74,11 +74,11 @@ def references(folder: Path, names: Iterable[str]) -> dict[str, dict[str, float]
     torch.manual_seed(cfg.seed)
     use_threads(cfg.trainer.num_threads)
     data = build_data(cfg)
-    module = build_module(cfg, data.pretrain.labelled)
+    module = build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
     evaluation: FrozenEvaluation = build(cfg.evaluation)
-    features: dict[str, Callable[[Images], Tensor]] = {
-        "raw_pixels": raw_pixels,
-        "untrained": lambda images: extract_frozen(module, images, evaluation.dtype),
+    features: dict[str, Callable[[Images], dict[str, Tensor]]] = {
+        "raw_pixels": lambda images: {"": raw_pixels(images)},
+        "untrained": evaluation.features_of(module),
     }
     return {name: evaluation.score(features[name], data) for name in names}
 

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import lightning as L
@@ -63,14 +63,38 @@ def extract(
     return gather(torch.cat(parts))[:total].cpu()  # [N, D]
 
 
-@torch.no_grad()
 def extract_frozen(module: SSLModule, images: Images, dtype: torch.dtype = torch.float32) -> Tensor:
     """Features of the student's backbone on clean images in eval mode, [N, D] ``dtype``; the modes are restored."""
+    return extract_in_eval(module, module.student.embed, images, dtype)
+
+
+def extract_layers(
+    module: SSLModule, images: Images, heads: Sequence[str], dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """As ``extract_frozen``, and the outputs of every layer of some heads, in the same pass.
+
+    Returns:
+        "" for the backbone's features, "<head>.<number>" for the layers, each [N, D] ``dtype``.
+    """
+    widths: dict[str, int] = {}
+
+    def embed(x: Tensor) -> Tensor:
+        layers = module.student.embed_layers(x, heads)
+        widths.update({name: layer.shape[1] for name, layer in layers.items()})
+        return torch.cat(list(layers.values()), dim=1)  # [B, sum of the widths]
+
+    joint = extract_in_eval(module, embed, images, dtype)  # [N, sum of the widths]
+    return dict(zip(widths, joint.split(list(widths.values()), dim=1), strict=True))
+
+
+@torch.no_grad()
+def extract_in_eval(module: SSLModule, embed: Callable[[Tensor], Tensor], images: Images, dtype: torch.dtype) -> Tensor:
+    """Features that ``embed`` computes from normalised images [B, C, H, W] while the module is in eval mode: [N, D]."""
     modes = {name: part.training for name, part in module.named_modules()}
     module.eval()
     try:
         with torch.autocast(module.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            return extract(lambda x: module.student.embed(module.views.clean(x)), images, module.device, dtype)
+            return extract(lambda x: embed(module.views.clean(x)), images, module.device, dtype)
     finally:
         for name, part in module.named_modules():
             part.training = modes[name]
@@ -86,12 +110,19 @@ class FrozenEvaluation(L.Callback):
         baselines: whether to score raw pixels and the untrained backbone.
         features: "float32" or "bfloat16", in which the backbone's features are computed and kept; probes compute in
             float32.
+        head_layers: names of heads of the student each of whose layers is scored as well, with the same probes, in
+            metrics ``<head>.<number of the layer>/<metric>``.
 
     Logs ``eval/<metric>``. ``metrics`` holds the latest values, ``baselines`` the two references.
     """
 
     def __init__(
-        self, probes: Mapping[str, Probe], every_n_epochs: int, baselines: bool = True, features: str = "float32"
+        self,
+        probes: Mapping[str, Probe],
+        every_n_epochs: int,
+        baselines: bool = True,
+        features: str = "float32",
+        head_layers: Sequence[str] = (),
     ) -> None:
         if features not in DTYPES:
             raise ValueError(f"evaluation.features is {features}: choose one of {', '.join(DTYPES)}")
@@ -103,6 +134,7 @@ class FrozenEvaluation(L.Callback):
         self.every_n_epochs = every_n_epochs
         self.with_baselines = baselines
         self.dtype = DTYPES[features]
+        self.head_layers = tuple(head_layers)
         self.metrics: dict[str, float] = {}
         self.baselines: dict[str, dict[str, float]] = {}
         self.evaluated_at = -1
@@ -114,22 +146,40 @@ class FrozenEvaluation(L.Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.metrics, self.baselines, self.evaluated_at = state["metrics"], state["baselines"], state["evaluated_at"]
 
-    def score(self, features: Callable[[Images], Tensor], data: DataModule) -> dict[str, float]:
-        """All probes on one kind of features; computed on rank 0, the same result on every rank.
+    def features_of(self, module: SSLModule) -> Callable[[Images], dict[str, Tensor]]:
+        """What ``score`` reads of a module's student: images -> name of the layer ("" is the backbone) -> [N, D].
+
+        Raises:
+            ValueError: the student lacks a head of ``head_layers``.
+        """
+        unknown = [name for name in self.head_layers if name not in module.student.heads]
+        if unknown:
+            raise ValueError(
+                f"evaluation.head_layers names {unknown}, but the student has {list(module.student.heads)}"
+            )
+        if not self.head_layers:
+            return lambda images: {"": extract_frozen(module, images, self.dtype)}
+        return lambda images: extract_layers(module, images, self.head_layers, self.dtype)
+
+    def score(self, features: Callable[[Images], dict[str, Tensor]], data: DataModule) -> dict[str, float]:
+        """All probes on one or several kinds of features; computed on rank 0, the same result on every rank.
 
         Args:
-            features: images -> [N, D]; every rank takes part.
+            features: images -> name -> [N, D]; every rank takes part. A name that is not "" stands before its metrics.
             data: gives the labelled train and test split.
         """
         train_x, test_x = features(data.train), features(data.test)
         result: list[Any] = [None]
         if rank() == 0:
             assert data.train.label is not None and data.test.label is not None
-            train = Frozen(train_x, data.train.label.cpu())
-            test = Frozen(test_x, data.test.label.cpu())
             scores: dict[str, float] = {}
-            for probe in self.probes.values():
-                scores |= probe(train, test)
+            for layer in train_x:
+                # Not as a part of wider rows, of which a sum may come out another in its last bit.
+                train = Frozen(train_x[layer].contiguous(), data.train.label.cpu())
+                test = Frozen(test_x[layer].contiguous(), data.test.label.cpu())
+                for probe in self.probes.values():
+                    found = probe(train, test)
+                    scores |= {f"{layer}/{name}" if layer else name: value for name, value in found.items()}
             result = [scores]
         if world_size() > 1:
             torch.distributed.broadcast_object_list(result, src=0)
@@ -137,6 +187,7 @@ class FrozenEvaluation(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, SSLModule)
+        self.features_of(pl_module)  # refuses unknown heads before an epoch is spent
         self.initial = copied(pl_module.student)  # now: a resumed run is given its weights after this hook
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -175,12 +226,12 @@ class FrozenEvaluation(L.Callback):
             trained = copied(pl_module.student)
             pl_module.student.load_state_dict(self.initial)
             self.baselines = {
-                "raw_pixels": self.score(raw_pixels, data),
-                "untrained": self.score(lambda images: extract_frozen(pl_module, images, self.dtype), data),
+                "raw_pixels": self.score(lambda images: {"": raw_pixels(images)}, data),
+                "untrained": self.score(self.features_of(pl_module), data),
             }
             pl_module.student.load_state_dict(trained)
             self.initial = None
-        self.metrics = self.score(lambda images: extract_frozen(pl_module, images, self.dtype), data)
+        self.metrics = self.score(self.features_of(pl_module), data)
         self.evaluated_at = trainer.global_step
         logged = {f"eval/{name}": value for name, value in self.metrics.items()}
         for logger in trainer.loggers:

@@ -1,33 +1,46 @@
-"""Mixing of embeddings: what stands between an objective's memory and its logits."""
+"""Mixing of embeddings: what stands between an objective's candidates and its logits."""
 
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from ssl_framework.functional import SameClass
 from ssl_framework.types import Clock
 
 
 class MixedFeatures(NamedTuple):
-    """What an objective computes its logits from."""
+    """What an objective computes its logits from; N queries, as many as there were or more."""
 
-    q: Tensor  # [B, D] queries
-    k: Tensor  # [B, D] their positives
-    negatives: Tensor  # [K, D] negatives that all queries share
-    extra: Tensor | None = None  # [B, S, D] negatives of each query's own
+    q: Tensor  # [N, D] queries
+    k: Tensor  # [N, D] their positives
+    negatives: Tensor  # [K, D] negatives, the same rows for every query
+    left_out: tuple[Tensor | SameClass, ...] = ()  # rows that are none for a query, as ``log_sum_exp`` takes them
+    extra: Tensor | None = None  # [N, S, D] negatives of each query's own
+    against: Tensor | None = None  # [N, D] what meets the negatives, where that is not q
 
 
 class FeatureMixer(nn.Module):
-    """Base of all feature mixers. ``needs`` completes the sentence "X needs ..." in a refusal."""
+    """Base of all feature mixers.
 
-    needs: ClassVar[str]
+    ``needs`` says what an objective must accept: of "positive pairs", "negatives" and "negatives shared by all
+    queries" (none of them left out for a query).
+    """
 
-    def forward(self, q: Tensor, k: Tensor, negatives: Tensor, clock: Clock) -> MixedFeatures:
-        """Returns possibly changed queries, positives and negatives, and negatives to add.
+    needs: frozenset[str]
+
+    def forward(self, features: MixedFeatures, clock: Clock) -> MixedFeatures:
+        """Returns possibly changed or further queries, positives and negatives.
 
         Args:
-            q: [B, D] unit rows, with gradient.
-            k: [B, D] unit rows.
-            negatives: [K, D] unit rows, alike on every rank.
+            features: as the objective gathered them, unit rows; the negatives are alike on every rank, in an order that
+                does not depend on the number of ranks.
             clock: for schedules and for randomness that does not depend on the number of ranks.
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+
+def share_of_run(key: str, value: float) -> float:
+    """``value`` itself, or a ValueError naming its config key, if it is not a share of the run."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"feature_mixer.{key} is {value}: it is a share of the run, between 0 and 1")
+    return value

@@ -8,7 +8,7 @@ which makes them more diverse. Neither is brought back to length one unless aske
 import torch
 from torch import Tensor
 
-from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures
+from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures, share_of_run
 from ssl_framework.functional import unit
 from ssl_framework.types import Clock
 
@@ -24,13 +24,16 @@ class FeatureTransform(FeatureMixer):
         extrapolate: ``False`` takes l = Beta(alpha, alpha) for the pair, which makes it easier (the paper's control).
         per_dimension: a share for every number ("dimension-level mixing") instead of one for the whole batch.
         renormalise: bring the transformed pair back to length one.
+        original_against_negatives: the negatives meet the unchanged query; ``False``, the authors' code: the
+            transformed one.
         start: share of the run's steps before it begins, in [0, 1].
 
     Raises:
         ValueError: nothing to transform, or a value out of its range.
     """
 
-    needs = "negatives shared by all queries"
+    # Negatives are mixed with each other, so that one left out for a query would come back through another.
+    needs = frozenset({"positive pairs", "negatives shared by all queries"})
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class FeatureTransform(FeatureMixer):
         extrapolate: bool,
         per_dimension: bool,
         renormalise: bool,
+        original_against_negatives: bool,
         start: float,
     ) -> None:
         super().__init__()
@@ -51,18 +55,20 @@ class FeatureTransform(FeatureMixer):
             raise ValueError(
                 "feature_mixer has no alpha_positive and no alpha_negative: set one, or feature_mixer=none"
             )
-        if not 0 <= start <= 1:
-            raise ValueError(f"feature_mixer.start is {start}: it is a share of the run, between 0 and 1")
         self.alpha_positive = alpha_positive
         self.alpha_negative = alpha_negative
         self.extrapolate = extrapolate
         self.per_dimension = per_dimension
         self.renormalise = renormalise
-        self.start = start
+        self.original_against_negatives = original_against_negatives
+        self.start = share_of_run("start", start)
+        if alpha_negative is None:
+            self.needs = frozenset({"positive pairs"})
 
-    def forward(self, q: Tensor, k: Tensor, negatives: Tensor, clock: Clock) -> MixedFeatures:
+    def forward(self, features: MixedFeatures, clock: Clock) -> MixedFeatures:
         if clock.progress < self.start:
-            return MixedFeatures(q, k, negatives)
+            return features
+        q, k, negatives = features.q, features.k, features.negatives
         generator = clock.generator(q.device)  # alike on all ranks, so that they transform the same memory alike
         if self.alpha_positive is not None:
             share = self.draw(self.alpha_positive, q, generator) + (1.0 if self.extrapolate else 0.0)
@@ -71,7 +77,8 @@ class FeatureTransform(FeatureMixer):
             share = self.draw(self.alpha_negative, negatives, generator)
             order = torch.randperm(len(negatives), generator=generator, device=negatives.device)  # [K]
             negatives = share * negatives + (1 - share) * negatives[order]  # [K, D]
-        return MixedFeatures(q, k, negatives)
+        against = features.q if self.original_against_negatives else None
+        return features._replace(q=q, k=k, negatives=negatives, against=against)
 
     def transform_pair(self, q: Tensor, k: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
         """Both of the pair, [B, D] each, with gradient through q in both."""

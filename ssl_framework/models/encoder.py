@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_framework.distributed import gather, own_rows
+from ssl_framework.functional import unit
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.heads import Head
 from ssl_framework.types import Clock, Outputs
@@ -21,13 +22,39 @@ class Encoder(nn.Module):
         heads: name -> a function of the widths known so far that builds the head (``_partial_: true`` in YAML).
         join_views: views of one size go through the network as one batch, so that they share batch statistics (and
             the step is faster); otherwise each view is a batch of its own.
+        beside: name -> a further backbone, whose pooled features heads and objectives find under that name.
+        scored: which features evaluators score, side by side: "pooled", or names of ``beside``.
+        earlier: backbones that earlier stages of the run have trained (see ``stages``). They are frozen and take no
+            part in training; evaluators score the normalised features of all stages side by side.
+
+    Raises:
+        ValueError: names that do not exist or are taken.
     """
 
-    def __init__(self, backbone: Backbone, heads: Mapping[str, Callable[..., Head]], join_views: bool = True) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        heads: Mapping[str, Callable[..., Head]],
+        join_views: bool = True,
+        beside: Mapping[str, Backbone] | None = None,
+        scored: Sequence[str] = ("pooled",),
+        earlier: int = 0,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.join_views = join_views
-        dims = {"pooled": backbone.dim}
+        self.beside = nn.ModuleDict(dict(beside or {}))
+        self.scored = tuple(scored)
+        if earlier < 0:
+            raise ValueError(
+                f"student.earlier is {earlier}: it must be at least 0, the number of stages before the last"
+            )
+        self.earlier = nn.ModuleList(copy.deepcopy(backbone) for _ in range(earlier)).requires_grad_(False)
+        dims = {"pooled": backbone.dim, **{name: further.dim for name, further in (beside or {}).items()}}
+        if not scored or not set(scored) <= dims.keys():
+            raise ValueError(f"student.scored is {list(scored)}: name one or more of {', '.join(dims)}")
+        if taken := sorted(dims.keys() & heads.keys()):
+            raise ValueError(f"student.heads has {taken[0]}, which names a backbone already: call the head otherwise")
         built: dict[str, Head] = {}
         for name, build in heads.items():
             built[name] = build(dims)
@@ -38,6 +65,8 @@ class Encoder(nn.Module):
     def encode(self, x: Tensor) -> Outputs:
         """[B, C, H, W] -> the backbone's features and every head's output."""
         outputs = self.backbone(x)
+        for name, further in self.beside.items():
+            outputs[name] = further(x)["pooled"]
         for name, head in self.heads.items():
             outputs[name] = head(outputs)
         return outputs
@@ -65,8 +94,51 @@ class Encoder(nn.Module):
         return outputs
 
     def embed(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, D], what evaluators score: the backbone's pooled features."""
-        return self.backbone(x)["pooled"]
+        """[B, C, H, W] -> [B, D], what evaluators score: pooled features of the backbones that ``scored`` names."""
+        parts = [self.beside[name](x) if name in self.beside else self.backbone(x) for name in self.scored]
+        own = torch.cat([part["pooled"] for part in parts], dim=1)  # [B, D]
+        if not self.earlier:
+            return own
+        before = [unit(backbone(x)["pooled"]) for backbone in self.earlier]  # S x [B, D]
+        return torch.cat([*before, unit(own)], dim=1)  # [B, (S + 1) * D]
+
+    def take_over(self, state: Mapping[str, Tensor]) -> None:
+        """Begins a stage with the backbones of the stage before, and of those before it. Changes ``earlier``.
+
+        Args:
+            state: names and tensors of the module (``SSLModule``) that the stage before has trained.
+        """
+        last = len(self.earlier) - 1
+        for number, backbone in enumerate(self.earlier):
+            prefix = "student.backbone." if number == last else f"student.earlier.{number}."
+            backbone.load_state_dict({k.removeprefix(prefix): x for k, x in state.items() if k.startswith(prefix)})
+
+    def embed_layers(self, x: Tensor, heads: Sequence[str]) -> dict[str, Tensor]:
+        """The backbone's features and what every layer of some heads gives, in one pass.
+
+        Args:
+            x: [B, C, H, W].
+            heads: names of heads.
+
+        Returns:
+            "" for the backbone's pooled features [B, D], "<head>.1", "<head>.2" ... for the layers [B, width].
+
+        Raises:
+            ValueError: a layer gives maps or tokens instead of one vector a sample.
+        """
+        outputs = self.backbone(x)
+        found = {"": outputs["pooled"]}
+        for name, head in self.heads.items():
+            assert isinstance(head, Head)
+            layers = head.each_layer(outputs)
+            outputs[name] = layers[-1]
+            if name in heads:
+                if any(layer.ndim != 2 for layer in layers):
+                    raise ValueError(
+                        f"evaluation.head_layers names {name}, which gives several vectors a sample: name others"
+                    )
+                found |= {f"{name}.{number}": layer for number, layer in enumerate(layers, start=1)}
+        return found
 
 
 class EMATeacher(nn.Module):
@@ -100,6 +172,7 @@ class EMATeacher(nn.Module):
             raise ValueError(f"teacher.shuffle_bn is {shuffle_bn}: a group needs at least 2 samples, or null for none")
         self.encoder = copy.deepcopy(student)
         self.encoder.heads = nn.ModuleDict({name: self.encoder.heads[name] for name in heads})
+        self.encoder.earlier = nn.ModuleList()  # only evaluators read them, and they read the student
         self.encoder.requires_grad_(False)
         self.momentum = momentum
         self.final_momentum = final_momentum

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ssl_framework.feature_mixers.base import FeatureMixer
+from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures
 from ssl_framework.types import Batch, Clock, Outputs
 
 
@@ -13,18 +13,34 @@ class Objective(nn.Module):
 
     Class attributes:
         requires: what the run must provide, of "teacher", "mixer", "label", "geometry", "index".
-        accepts: what is read when present, of "mixer", "feature_mixer".
+        accepts: what is read when present: "mixer", and of a feature mixer's ``needs`` those that the objective offers.
         num_views: fewest and most views of a sample that each encoder it reads must encode; ``None`` is no limit.
+
+    Attributes:
+        num_classes: labels it has room for, 0 to ``num_classes - 1``; ``None`` if it does not count them.
     """
 
-    requires: ClassVar[frozenset[str]] = frozenset()
-    accepts: ClassVar[frozenset[str]] = frozenset()
+    requires: frozenset[str] = frozenset()
+    accepts: frozenset[str] = frozenset()
     num_views: ClassVar[tuple[int, int | None]] = (2, 2)
 
     def __init__(self) -> None:
         super().__init__()
-        # Set by SSLModule, only where "feature_mixer" is accepted. Not a class attribute: that would hide the module.
+        # Set by SSLModule where ``accepts`` offers what it needs. Not a class attribute: that would hide the module.
         self.feature_mixer: FeatureMixer | None = None
+        self.num_classes: int | None = None
+
+    def allocate(self, num_samples: int) -> None:
+        """Makes the state that has a row for every training sample; by default there is none.
+
+        Called once, before the first step and before the objective moves to a device.
+
+        Args:
+            num_samples: N, samples of the training set; ``batch.index`` lies in 0..N-1.
+
+        Raises:
+            ValueError: the objective needs more samples than there are.
+        """
 
     def forward(
         self,
@@ -46,6 +62,10 @@ class Objective(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
+    def mixed(self, features: MixedFeatures, clock: Clock) -> MixedFeatures:
+        """The candidates after the feature mixer, if there is one."""
+        return features if self.feature_mixer is None else self.feature_mixer(features, clock)
+
     def after_backward(self, clock: Clock) -> None:
         """Called between backward and the optimizer step; by default it does nothing."""
 
@@ -56,8 +76,8 @@ def outputs_of(outputs: list[Outputs | None] | None, head: str) -> list[Tensor]:
     return [view[head] for view in outputs if view is not None]
 
 
-def positive_temperature(temperature: float) -> float:
+def positive_temperature(temperature: float, key: str = "objective.temperature") -> float:
     """``temperature`` itself, or a ValueError naming its config key."""
     if not temperature > 0:
-        raise ValueError(f"objective.temperature is {temperature}: it must be above 0")
+        raise ValueError(f"{key} is {temperature}: it must be above 0")
     return temperature

@@ -4,12 +4,12 @@ NT-Xent without the positive in the denominator, which removes the coupling that
 DCLW also weighs each positive by how far apart its two views are.
 """
 
-import torch
 from torch import Tensor
 
-from ssl_framework.distributed import gather, gather_with_grad, own_rows, rank
-from ssl_framework.functional import log_sum_exp, unit
+from ssl_framework.distributed import gather, own_rows
+from ssl_framework.functional import unit
 from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.objectives.infonce import contrast, in_batch
 from ssl_framework.types import Batch, Clock, Outputs
 
 
@@ -20,51 +20,46 @@ class DCL(Objective):
         temperature: tau.
         weight_sigma: sigma of DCLW's von Mises-Fisher weight; ``None`` is DCL.
         head: name of the student's head whose output is compared.
+
+    Logs the mean factor by which the positive in the denominator would have scaled each gradient (NPC multiplier).
     """
+
+    accepts = frozenset({"positive pairs", "negatives"})
 
     def __init__(self, temperature: float, weight_sigma: float | None, head: str = "projector") -> None:
         super().__init__()
-        if weight_sigma is not None and not weight_sigma > 0:
-            raise ValueError(f"objective.weight_sigma is {weight_sigma}: it must be above 0, or null for plain DCL")
         self.temperature = positive_temperature(temperature)
-        self.weight_sigma = weight_sigma
+        self.weight_sigma = positive_sigma(weight_sigma)
         self.head = head
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
     ) -> dict[str, Tensor]:
         z0, z1 = map(unit, outputs_of(student, self.head))  # [B, D] each
-        weight = 1.0 if self.weight_sigma is None else dclw_weight(z0, z1, self.weight_sigma)
-        keys = gather_with_grad(torch.stack([z0, z1], dim=1))  # [W * B, 2, D]
-        one_way = [dcl(a, b, keys, self.temperature, weight) for a, b in ((z0, z1), (z1, z0))]
-        losses, multipliers = zip(*one_way, strict=True)
-        return {"loss": torch.stack(losses).mean(), "npc_multiplier": multipliers[0]}
+        features = self.mixed(in_batch(z0, z1), clock)
+        weight = dclw_weight(features.q, features.k, self.weight_sigma)
+        loss, multiplier, first = contrast(features, self.temperature, False, weight)
+        return {"loss": loss.mean(), "npc_multiplier": multiplier.mean(), "proxy_accuracy": first.mean()}
 
 
-def dcl(
-    anchor: Tensor, positive: Tensor, keys: Tensor, temperature: float, weight: Tensor | float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """One direction of DCL, the mean over anchors.
+def dclw_weight(q: Tensor, k: Tensor, sigma: float | None) -> Tensor | float:
+    """``2 - exp(s_i / sigma) / mean_j exp(s_j / sigma)`` over the global batch of pairs, without gradient.
 
     Args:
-        anchor, positive: [B, D] unit rows of this rank.
-        keys: [W * B, 2, D] both views of all samples; those of the anchor's own sample do not count.
-        temperature: tau.
-        weight: of the positive, [B] or 1.
+        q, k: [N, D] pairs of this rank; s_i = q_i . k_i.
+        sigma: ``None`` weighs all pairs alike.
 
     Returns:
-        The loss, and the mean factor that multiplies every InfoNCE gradient and that DCL sets to one (NPC multiplier:
-        one minus the positive's softmax probability), without gradient.
+        [N], mean one over all ranks; or 1.
     """
-    similarity = (anchor * positive).sum(dim=1) / temperature  # [B]
-    sample = rank() * len(anchor) + torch.arange(len(anchor), device=anchor.device)  # [B]
-    own = 2 * sample[:, None] + torch.arange(2, device=anchor.device)  # [B, 2]
-    negatives, _ = log_sum_exp(anchor, keys.flatten(0, 1), temperature, [own])  # [B]
-    multiplier = torch.sigmoid(negatives - similarity).detach()  # [B]
-    return (negatives - weight * similarity).mean(), multiplier.mean()
+    if sigma is None:
+        return 1.0
+    similarity = gather((q * k).sum(dim=1))  # [W * N]
+    return own_rows(2 - len(similarity) * (similarity / sigma).softmax(dim=0))  # [N]
 
 
-def dclw_weight(z0: Tensor, z1: Tensor, sigma: float) -> Tensor:
-    """``2 - exp(s_i / sigma) / mean_j exp(s_j / sigma)`` over the global batch, without gradient: [B], mean one."""
-    similarity = gather((z0 * z1).sum(dim=1))  # [W * B]
-    return own_rows(2 - len(similarity) * (similarity / sigma).softmax(dim=0))  # [B]
+def positive_sigma(sigma: float | None) -> float | None:
+    """``sigma`` itself, or a ValueError naming its config key."""
+    if sigma is not None and not sigma > 0:
+        raise ValueError(f"objective.weight_sigma is {sigma}: it must be above 0, or null for plain DCL")
+    return sigma

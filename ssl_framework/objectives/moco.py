@@ -8,10 +8,13 @@ may change the three or add negatives of its own; the queue always receives the 
 import torch
 from torch import Tensor
 
+from ssl_framework.distributed import gather
 from ssl_framework.feature_mixers.base import MixedFeatures
-from ssl_framework.functional import log_sum_exp, unit
+from ssl_framework.functional import SameClass, hardest, unit
 from ssl_framework.memory import Queue
 from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.objectives.dcl import dclw_weight, positive_sigma
+from ssl_framework.objectives.infonce import contrast
 from ssl_framework.types import Batch, Clock, Outputs
 
 
@@ -22,39 +25,79 @@ class MoCo(Objective):
         temperature: tau.
         queue: the memory of negative keys, K rows.
         positive_in_denominator: ``False`` gives DCL's denominator.
+        weight_sigma: sigma of DCLW's weight of the positives; ``None`` weighs them alike.
+        class_oracle: ``True`` removes rows of the query's own class from the negatives (MoCHi, section 3.2: what false
+            negatives cost) and logs which share they had among the K / 16 hardest. Needs labels.
         head: name of the head of student and teacher whose outputs are compared.
+
+    Logs the mean positive similarity and mean and variance of the negative ones, by which feature transformation
+    (arXiv:2108.02982, section 3) chooses momentum and temperature; before any mixing.
     """
 
     requires = frozenset({"teacher"})
-    accepts = frozenset({"feature_mixer"})
+    accepts = frozenset({"positive pairs", "negatives", "negatives shared by all queries"})
     num_views = (1, 1)  # queries; and as many keys
 
+    classes: Tensor  # [K] int64 class of each row of the queue, -1 before it is filled
+
     def __init__(
-        self, temperature: float, queue: Queue, positive_in_denominator: bool = True, head: str = "projector"
+        self,
+        temperature: float,
+        queue: Queue,
+        positive_in_denominator: bool = True,
+        weight_sigma: float | None = None,
+        class_oracle: bool = False,
+        head: str = "projector",
     ) -> None:
         super().__init__()
         self.temperature = positive_temperature(temperature)
         self.queue = queue
         self.positive_in_denominator = positive_in_denominator
+        self.weight_sigma = positive_sigma(weight_sigma)
         self.head = head
+        self.class_oracle = class_oracle
+        if class_oracle:
+            self.requires = self.requires | {"label"}
+            self.accepts = self.accepts - {"negatives shared by all queries"}
+            self.register_buffer("classes", torch.full((queue.size,), -1))
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
     ) -> dict[str, Tensor]:
         (q,) = map(unit, outputs_of(student, self.head))  # [B, D]
         (k,) = map(unit, outputs_of(teacher, self.head))  # [B, D]
-        mixed = MixedFeatures(q, k, self.queue.read())  # negatives [K, D]
-        if self.feature_mixer is not None:
-            mixed = self.feature_mixer(q, k, mixed.negatives, clock)
-        positive = (mixed.q * mixed.k).sum(dim=1) / self.temperature  # [B]
-        negatives, hardest = log_sum_exp(mixed.q, mixed.negatives, self.temperature)  # [B] each
-        terms = [positive, negatives] if self.positive_in_denominator else [negatives]
-        if mixed.extra is not None:
-            extra = torch.einsum("bd,bsd->bs", mixed.q, mixed.extra) / self.temperature  # [B, S]
-            terms.append(extra.logsumexp(dim=1))
-            hardest = torch.maximum(hardest, extra.detach().amax(dim=1))
-        loss = (torch.stack(terms).logsumexp(dim=0) - positive).mean()
-        # Share of queries whose positive ranks before every negative.
-        proxy_accuracy = (positive.detach() > hardest).float().mean()
-        self.queue.push(k)
-        return {"loss": loss, "proxy_accuracy": proxy_accuracy}
+        negatives = self.queue.read()  # [K, D]
+        out = score_statistics(q.detach(), k, negatives)
+        features = MixedFeatures(q, k, negatives)
+        if self.class_oracle:
+            assert batch.label is not None
+            same = SameClass(batch.label, self.classes.clone())
+            features = features._replace(left_out=(same,))
+            near, _ = hardest(q, negatives, max(1, len(negatives) // 16))  # [B, K / 16]
+            out["false_negatives"] = (same.key[near] == batch.label[:, None]).float().mean()
+        features = self.mixed(features, clock)
+        weight = dclw_weight(features.q, features.k, self.weight_sigma)
+        loss, multiplier, first = contrast(features, self.temperature, self.positive_in_denominator, weight)
+        written = self.queue.push(k)  # [W * B]
+        if self.class_oracle:
+            assert batch.label is not None
+            self.classes[written] = gather(batch.label)
+        return {"loss": loss.mean(), "proxy_accuracy": first.mean(), "npc_multiplier": multiplier.mean(), **out}
+
+
+def score_statistics(q: Tensor, k: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+    """Means over queries of: the positive's similarity, the mean and the variance of the negatives'.
+
+    From the negatives' second moment, O(K D^2): no query meets every row a second time.
+
+    Args:
+        q, k: [B, D]; negatives: [K, D]; unit rows without gradient.
+    """
+    mean = q @ negatives.mean(dim=0)  # [B]
+    moment = negatives.T @ negatives / len(negatives)  # [D, D]
+    variance = ((q @ moment) * q).sum(dim=1) - mean.square()  # [B]
+    return {
+        "positive_similarity": (q * k).sum(dim=1).mean(),
+        "negative_similarity": mean.mean(),
+        "negative_variance": variance.mean(),
+    }

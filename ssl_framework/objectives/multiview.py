@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ssl_framework.distributed import gather_with_grad, rank
-from ssl_framework.functional import log_sum_exp, unit
+from ssl_framework.functional import SameClass, log_sum_exp, unit
 from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
-from ssl_framework.objectives.simclr import nt_xent
+from ssl_framework.objectives.infonce import nt_xent
 from ssl_framework.objectives.supcon import supcon
 from ssl_framework.types import Batch, Clock, Outputs
 
@@ -94,6 +94,26 @@ class DHEL(Objective):
         a, b = map(unit, outputs_of(student, self.head))  # [B, D] each
         loss = energy(a, self.temperature) - (a * b).sum(dim=1) / self.temperature  # [B]
         return {"loss": (loss + energy(b, self.temperature) if self.second_view_energy else loss).mean()}
+
+
+class CL1:
+    """The paper's control for one logarithm a sample: one a view, its positives over the other views of all samples."""
+
+    def __call__(self, u: Tensor, temperature: float) -> Tensor:
+        batch, num_views, _ = u.shape
+        keys = gather_with_grad(u).flatten(0, 1)  # [W * B * V, D]
+        view = torch.arange(num_views, device=u.device)  # [V]
+        own_view = SameClass(view.repeat(batch), view.repeat(len(keys) // num_views))
+        everything = log_sum_exp(u.flatten(0, 1), keys, temperature, [own_view])[0]  # [B * V]
+        return (everything - within_samples(u, temperature).logsumexp(dim=2).flatten()).mean()
+
+
+class CL2:
+    """The paper's control for decoupled energies: those of MVDHEL, but the positives in one logarithm a view."""
+
+    def __call__(self, u: Tensor, temperature: float) -> Tensor:
+        energies = [energy(u[:, view], temperature) for view in range(u.shape[1])]  # V x [B]
+        return torch.stack(energies).sum(dim=0).mean() - within_samples(u, temperature).logsumexp(dim=2).mean()
 
 
 class PVC:

@@ -22,7 +22,7 @@ SHOWN = ("shapes", "knn[k=20,T=0.1]/top1")
 
 NEEDED = {
     "label": "labels",
-    "index": "the position of each image",
+    "index": "a state of every training image",
     "geometry": "where each view was cut",
     "mixer": "a mixer",
 }
@@ -72,7 +72,7 @@ class Method(NamedTuple):
         teacher = "a teacher" in self.needs
         if NEEDED["label"] in self.needs:
             return GROUPS[5]
-        if self.memory:
+        if self.memory or NEEDED["index"] in self.needs:
             return GROUPS[4] if teacher else GROUPS[2]
         return GROUPS[3] if teacher else GROUPS[1 if self.views > 2 else 0]
 
@@ -94,7 +94,7 @@ def read_methods(root: Path) -> list[Method]:
             **from_header(path),
             **from_config(configs[path.stem], root),
             tests=[test.name for test in tests[path.stem]],
-            golden=golden_of(path.stem, tests, entries),
+            golden=golden_of(path.stem, module_of(configs[path.stem]), tests, entries),
         )
         for path in paths
     ]
@@ -148,7 +148,11 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
     chosen = {key.split("/")[-1]: value for item in config.get("defaults", []) for key, value in item.items()}
     views = yaml.safe_load((root / "configs" / "views" / f"{chosen.get('views', 'simclr')}.yaml").read_text())
     objective: Any = get_class(config["objective"]["_target_"])
-    mixers = sorted(path.stem for path in (root / "configs" / "feature_mixer").glob("*.yaml") if path.stem != "none")
+    mixers: dict[str, Any] = {
+        path.stem: get_class(yaml.safe_load(path.read_text())["_target_"])
+        for path in sorted((root / "configs" / "feature_mixer").glob("*.yaml"))
+        if path.stem != "none"
+    }
     own = chosen.get("feature_mixer", "none").replace("none", "")
     parts = list(targets(config["objective"]))
     if own:
@@ -170,7 +174,7 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
             *(words for key, words in NEEDED.items() if key in objective.requires),
         ],
         "feature_mixer": own,
-        "feature_mixers": mixers if "feature_mixer" in objective.accepts else [],
+        "feature_mixers": [name for name, mixer in mixers.items() if mixer.needs <= objective.accepts],
         "files": [
             f"{module.replace('.', '/')}.py" for module in dict.fromkeys(modules) if module != "ssl_framework.memory"
         ],
@@ -198,16 +202,31 @@ def tests_of(name: str, config: dict[str, Any], root: Path) -> list[Path]:
     return [path for path in sorted(folder.glob("test_*.py")) if f"from {module} import" in path.read_text()]
 
 
-def golden_of(name: str, tests: dict[str, list[Path]], entries: Sequence[dict[str, Any]]) -> dict[str, int]:
+def module_of(config: dict[str, Any]) -> str:
+    """The objective's module, without package."""
+    return config["objective"]["_target_"].split(".")[-2]
+
+
+def golden_of(
+    name: str, module: str, tests: dict[str, list[Path]], entries: Sequence[dict[str, Any]]
+) -> dict[str, int]:
     """How many golden values of each kind the tests of a method read.
 
-    Entries are a method's own by their ``config``. Without such, those that are no other method's count for the method
-    that the test file is called after, or that alone is tested there: SimCLR's test reads "ntxent".
+    Entries are a method's own by their ``config``. Without such, a loss of its own may be compared with entries that are
+    no other method's, as SimCLR's is with "ntxent": they count where the test file is called as the module of the loss,
+    for the method that is called so too or alone is tested there.
+
+    Args:
+        name: of the method.
+        module: of its objective, without package.
+        tests: method -> its test files.
+        entries: of tests/golden.json.
     """
     found = [entry for path in tests[name] for entry in read_by(path, entries)]
     own = [entry for entry in found if entry["config"] == name]
-    called = any(name.startswith(path.stem.removeprefix("test_")) for path in tests[name])
-    if not own and (called or sum(files == tests[name] for files in tests.values()) == 1):
+    its_loss = [path.stem for path in tests[name]] == [f"test_{module}"]
+    alone = name.startswith(module) or sum(files == tests[name] for files in tests.values()) == 1
+    if not own and its_loss and alone:
         own = [entry for entry in found if entry["config"] not in tests]
     return {kind: count for kind in KINDS if (count := sum(entry["kind"] == kind for entry in own))}
 
@@ -215,8 +234,9 @@ def golden_of(name: str, tests: dict[str, list[Path]], entries: Sequence[dict[st
 def read_by(path: Path, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The entries that the ``golden(...)`` calls of a test file name.
 
-    A call with an f-string stands for all entries of that form; where the form begins with a variable, or the whole
-    name is one, only for those whose config the file names.
+    A call with an f-string stands for all entries of that form; where the form begins with a variable, only for those
+    whose config the file names. A call with a variable stands for the entries whose whole names are in the file, or if
+    there are none, whose config is.
     """
     tree = ast.parse(path.read_text())
     named = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
@@ -233,8 +253,9 @@ def read_by(path: Path, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any
             parts = [re.escape(str(p.value)) if isinstance(p, ast.Constant) else ".+" for p in argument.values]
             said = isinstance(argument.values[0], ast.Constant) or entry["config"] in named
             return said and re.fullmatch("".join(parts), entry["name"]) is not None
-        return entry["config"] in named or entry["name"] in named
+        return entry["name"] in named or (not spelt_out and entry["config"] in named)
 
+    spelt_out = any(entry["name"] in named for entry in entries)
     return [entry for entry in entries if any(matches(argument, entry) for argument in calls)]
 
 
@@ -245,7 +266,7 @@ def needs_of(method: Method) -> str:
         for who, which in (("student", method.student_views), ("teacher", method.teacher_views))
         if which is not None
     ]
-    views = f"{method.views} views" + (f" ({'; '.join(seen)})" if seen else "")
+    views = f"{method.views} view{'s' * (method.views > 1)}" + (f" ({'; '.join(seen)})" if seen else "")
     return ", ".join([views, *method.needs, *method.memory])
 
 

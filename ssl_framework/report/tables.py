@@ -24,7 +24,8 @@ def run_table(result: dict[str, Any]) -> Table:
         table.add_column(name, justify="right")
     for metric in result["metrics"]:
         table.add_row(
-            metric.replace("[", r"\["), *(f"{values[metric]:.1f}" if values else "-" for values in columns.values())
+            metric.replace("[", r"\["),
+            *(f"{values[metric]:.1f}" if values and metric in values else "-" for values in columns.values()),
         )
     return table
 

@@ -7,13 +7,30 @@ import torch
 from torch import Tensor, nn
 
 from ssl_framework.feature_mixers.feature_transform import FeatureTransform
+from ssl_framework.feature_mixers.hallucinator import Hallucinator
 from ssl_framework.feature_mixers.mochi import MoCHi
+from ssl_framework.feature_mixers.synco import SynCo
 from ssl_framework.memory import Queue
+from ssl_framework.objectives.amcl import AMCL, AMCLBarlow, AMCLMoCo, PairTemperature
+from ssl_framework.objectives.barlow_twins import BarlowTwins
 from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.byol import BYOL
+from ssl_framework.objectives.cacr import CACR
+from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
 from ssl_framework.objectives.dcl import DCL
+from ssl_framework.objectives.groco import GroCo
+from ssl_framework.objectives.instance_discrimination import (
+    Contrastive,
+    HardContrastive,
+    HardSimpleContrastive,
+    InstanceDiscrimination,
+    SimpleContrastive,
+)
 from ssl_framework.objectives.moco import MoCo
+from ssl_framework.objectives.mocov3 import MoCoV3
 from ssl_framework.objectives.multiview import (
+    CL1,
+    CL2,
     DHEL,
     MVDHEL,
     PVC,
@@ -23,11 +40,17 @@ from ssl_framework.objectives.multiview import (
     MVInfoNCE,
     PairwiseNTXent,
 )
+from ssl_framework.objectives.nnclr import NNCLR
+from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.simclr import SimCLR
+from ssl_framework.objectives.simlap import LabelGate, SimLAP
+from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
+from ssl_framework.objectives.swav import SwAV
 from ssl_framework.types import Outputs
 
 DIM = 6
+NUM_SAMPLES = 16  # of the training set that the tests draw indices from
 
 
 class Case(NamedTuple):
@@ -56,39 +79,136 @@ def seeded(build: Callable[[], nn.Module]) -> Any:
     return build()
 
 
+def allocated(build: Callable[[], Objective]) -> Any:
+    """A seeded objective with its state of every training sample."""
+    objective = seeded(build)
+    objective.allocate(NUM_SAMPLES)
+    return objective
+
+
+def bank(loss: Callable[[], Any]) -> Case:
+    return Case(lambda: allocated(lambda: InstanceDiscrimination(DIM, 0.5, loss())), student=(0,))
+
+
 def moco(**options: Any) -> MoCo:
     return seeded(lambda: MoCo(0.2, Queue(20, DIM), **options))
 
 
-def mochi() -> MoCo:
-    objective = moco()
+def mochi(**options: Any) -> MoCo:
+    objective = moco(**options)
     objective.feature_mixer = MoCHi(num_hard=6, num_pair=5, num_query=4, warmup=0.0)
+    return objective
+
+
+def synco() -> MoCo:
+    objective = moco()
+    objective.feature_mixer = SynCo(6, [2, 1, 3, 2, 1, 2], 0.1, 0.1, 0.1, warmup=0.0)
+    return objective
+
+
+def hallucinator(objective: Objective) -> Objective:
+    objective.feature_mixer = seeded(lambda: Hallucinator(DIM, [5], 0.1))
+    return objective
+
+
+def on_simclr() -> SimCLR:
+    objective = SimCLR(0.2)
+    objective.feature_mixer = MoCHi(num_hard=2, num_pair=5, num_query=4, warmup=0.0)
     return objective
 
 
 def feature_transform() -> MoCo:
     objective = moco()
-    objective.feature_mixer = FeatureTransform(2.0, 1.6, True, False, False, 0.0)
+    objective.feature_mixer = FeatureTransform(2.0, 1.6, True, False, False, False, 0.0)
     return objective
+
+
+def nnclr(**options: Any) -> NNCLR:
+    return seeded(lambda: NNCLR(0.2, Queue(20, DIM), **options))
+
+
+def cacr_moco() -> CACRMoCo:
+    return seeded(lambda: CACRMoCo(1.0, 1.0, 1.0, 2.0, Queue(20, DIM)))
+
+
+HEADS = ("projector_0", "projector_1")
+
+
+def temperature(dim: int) -> PairTemperature:
+    return PairTemperature(dim, hidden=5, low=0.1, up=2.0, init=0.5)
+
+
+def amcl_moco(num_hard: int | None) -> AMCLMoCo:
+    return seeded(lambda: AMCLMoCo(HEADS, temperature(DIM), 0.1, num_hard, lambda: Queue(20, DIM)))
+
+
+def swav() -> SwAV:
+    """Frozen in the first of three steps; the queue of eight is read from the second on."""
+    return seeded(lambda: SwAV(0.1, 0.05, 3, 5, DIM, 2, 0.1, lambda: Queue(8, DIM), 0.2))
+
+
+def simlap(pairing: str = "permuted", fused: bool = True, renormalise: bool = False) -> SimLAP:
+    return seeded(lambda: SimLAP(0.1, 4, pairing, lambda num: LabelGate(num, 7, 8, DIM, fused), renormalise))
 
 
 # One line a method: a new objective is added here.
 OBJECTIVES: dict[str, Case] = {
     "simclr": Case(lambda: SimCLR(0.2)),
+    "adainf": Case(lambda: SimCLR(0.2)),
+    "g_simclr": Case(lambda: SimCLR(0.1)),
+    "mcl": Case(lambda: SimCLR(0.2)),
     "dcl": Case(lambda: DCL(0.2, None)),
     "dclw": Case(lambda: DCL(0.2, 0.5)),
     "supcon": Case(lambda: SupCon(0.2, 0.1)),
     "mocov2": Case(moco, student=(0,), teacher=(1,)),
     "moco_decoupled": Case(lambda: moco(positive_in_denominator=False), student=(0,), teacher=(1,)),
     "mochi": Case(mochi, student=(0,), teacher=(1,)),
+    "moco_dclw": Case(lambda: moco(positive_in_denominator=False, weight_sigma=0.5), student=(0,), teacher=(1,)),
+    "moco_class_oracle": Case(lambda: moco(class_oracle=True), student=(0,), teacher=(1,)),
+    "mochi_class_oracle": Case(lambda: mochi(class_oracle=True), student=(0,), teacher=(1,)),
+    "mochi_on_simclr": Case(on_simclr),
+    "synco": Case(synco, student=(0,), teacher=(1,)),
+    "hallucinator": Case(lambda: hallucinator(moco()), student=(0,), teacher=(1,)),
+    "hallucinator_on_simclr": Case(lambda: hallucinator(SimCLR(0.2))),
     "byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor")),
     "feature_transform": Case(feature_transform, student=(0,), teacher=(1,)),
+    "sepclr": Case(lambda: SepCLR(0.5, [0], 0.3, 0.2, 0.4), heads=("common", "salient")),
     "mv_infonce": Case(lambda: MultiView(0.2, MVInfoNCE())),
     "mv_dhel": Case(lambda: MultiView(0.2, MVDHEL())),
     "dhel": Case(lambda: DHEL(0.2, True)),
+    "mv_cl1": Case(lambda: MultiView(0.2, CL1())),
+    "mv_cl2": Case(lambda: MultiView(0.2, CL2())),
     "pvc_geometric": Case(lambda: MultiView(0.2, PVC("geometric"))),
     "pvc_arithmetic": Case(lambda: MultiView(0.2, PVC("arithmetic"))),
     "pairwise_ntxent": Case(lambda: MultiView(0.2, PairwiseNTXent())),
     "average_view_ntxent": Case(lambda: MultiView(0.2, AverageViewNTXent())),
     "multi_positive_ntxent": Case(lambda: MultiView(0.2, MultiPositiveNTXent())),
+    "sogclr": Case(lambda: allocated(lambda: SogCLR(0.1, 0.9))),
+    "isogclr": Case(lambda: allocated(lambda: ISogCLR(0.1, 0.05, 0.7, 0.9, 0.3, 0.01, 0.9))),
+    "instance_discrimination": bank(lambda: Contrastive(0.2)),
+    "hard_contrastive": bank(lambda: HardContrastive(0.2, 0.3)),
+    "simple_contrastive": bank(lambda: SimpleContrastive(1.0)),
+    "hard_simple_contrastive": bank(lambda: HardSimpleContrastive(1.0, 0.3)),
+    "barlow_twins": Case(lambda: BarlowTwins(0.0051, 0.1)),
+    "mocov3": Case(lambda: MoCoV3(0.2), teacher=(0, 1), heads=("projector", "predictor")),
+    "nnclr": Case(nnclr, heads=("projector", "predictor")),
+    "nnclr_decoupled": Case(lambda: nnclr(positive_in_denominator=False), heads=("projector", "predictor")),
+    "cacr": Case(lambda: CACR(1.0, 1.0, 1.0, 2.0, 0.0, None), student=(0, 1, 2)),
+    "cacr_debiased": Case(lambda: CACR(1.0, 2.0, 1.0, 1.0, 0.1, None), student=(0, 1, 2)),
+    "cacr_rbf": Case(lambda: CACR(1.0, 1.0, 1.0, 2.0, 0.0, 2.0), student=(0, 1, 2)),
+    "cacr_moco": Case(cacr_moco, student=(0, 1, 2), teacher=(0, 1, 2)),
+    "cacr_mocov3": Case(lambda: CACRMoCoV3(0.2), student=(0, 1, 2), teacher=(0, 1), heads=("projector", "predictor")),
+    "amcl": Case(lambda: seeded(lambda: AMCL(HEADS, temperature(DIM), 0.1, 1)), heads=HEADS),
+    "amcl_smooth": Case(lambda: seeded(lambda: AMCL(HEADS, temperature(DIM), 0.1, None)), heads=HEADS),
+    "amcl_moco": Case(lambda: amcl_moco(2), student=(0,), teacher=(1,), heads=HEADS),
+    "amcl_moco_smooth": Case(lambda: amcl_moco(None), student=(0,), teacher=(1,), heads=HEADS),
+    "amcl_barlow": Case(lambda: seeded(lambda: AMCLBarlow(HEADS, temperature(1), 0.01, 0.005, 0.1)), heads=HEADS),
+    "swav": Case(swav, student=(0, 1, 2)),
+    "simlap": Case(simlap),
+    "simlap_cosine": Case(lambda: simlap(renormalise=True), student=(0,)),
+    "simlap_distinct": Case(lambda: simlap("distinct", fused=False)),
+    "reweight_head": Case(lambda: SimCLR(0.5, head="reweight"), heads=("reweight",)),
+    "symmetric_relu_head": Case(lambda: SimCLR(0.5)),
+    "groco": Case(lambda: GroCo(1.0, 1, 2, True), student=(0, 1, 2)),
+    "groco_all_moved": Case(lambda: GroCo(1.0, 1, None, False), student=(0, 1, 2)),
 }

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssl_framework.feature_mixers.base import MixedFeatures
 from ssl_framework.feature_mixers.feature_transform import FeatureTransform
 from ssl_framework.types import Clock
 from tests.golden import core_queue, core_view, golden
@@ -15,6 +16,7 @@ SETTINGS = {
     "extrapolate": True,
     "per_dimension": False,
     "renormalise": False,
+    "original_against_negatives": False,
     "start": 0.0,
 }
 
@@ -47,6 +49,11 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"alpha_negative": None}, "positive transform only"),
         ({"alpha_positive": None}, "negative transform only"),
         ({"renormalise": True}, "both transforms, transformed pair re-normalised"),
+        ({"original_against_negatives": True}, "both transforms, original q against the negatives"),
+        (
+            {"original_against_negatives": True, "alpha_negative": None},
+            "positive transform only, original q against the negatives",
+        ),
     ],
 )
 def test_golden(change: dict, name: str, drawn: None) -> None:
@@ -56,7 +63,7 @@ def test_golden(change: dict, name: str, drawn: None) -> None:
 def test_positives_become_harder_as_the_formula_says(drawn: None) -> None:
     """q^ . k^ = s + 2 l (1 - l) (1 - s)."""
     q, k = core_view(0), core_view(1)
-    mixed = mixer()(q, k, core_queue(), LATE)
+    mixed = mixer()(MixedFeatures(q, k, core_queue()), LATE)
     s = (q * k).sum(dim=1)
     torch.testing.assert_close((mixed.q * mixed.k).sum(dim=1), s + 2 * 1.4 * -0.4 * (1 - s), rtol=1e-6, atol=1e-6)
     before, after = golden("feature_transform: mean positive similarity before, after")
@@ -75,17 +82,17 @@ def test_shares_are_beta_and_positives_lie_between_one_and_two() -> None:
 
 def test_it_starts_when_told_and_draws_the_same_in_the_same_step() -> None:
     q, k, queue = core_view(0), core_view(1), core_queue()
-    early = mixer(start=0.6)(q, k, queue, LATE)
+    early = mixer(start=0.6)(MixedFeatures(q, k, queue), LATE)
     assert early.q is q and early.k is k and early.negatives is queue
-    first, again = (mixer(start=0.5)(q, k, queue, LATE) for _ in range(2))
-    other = mixer()(q, k, queue, LATE._replace(step=51))
+    first, again = (mixer(start=0.5)(MixedFeatures(q, k, queue), LATE) for _ in range(2))
+    other = mixer()(MixedFeatures(q, k, queue), LATE._replace(step=51))
     assert torch.equal(first.q, again.q) and torch.equal(first.negatives, again.negatives)
     assert not torch.equal(first.q, other.q) and not torch.equal(first.negatives, queue)
 
 
 def test_gradient_flows_through_both_of_the_pair() -> None:
     q = core_view(0).requires_grad_()
-    mixed = mixer(alpha_negative=None)(q, core_view(1), core_queue(), LATE)
+    mixed = mixer(alpha_negative=None)(MixedFeatures(q, core_view(1), core_queue()), LATE)
     mixed.k.sum().backward()
     assert q.grad is not None and q.grad.abs().sum() > 0
 

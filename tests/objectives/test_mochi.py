@@ -1,8 +1,13 @@
 import pytest
 import torch
 
+from ssl_framework.feature_mixers.base import MixedFeatures
+from ssl_framework.feature_mixers.hard_negatives import hard_negatives
 from ssl_framework.feature_mixers.mochi import MoCHi
-from ssl_framework.functional import hardest
+from ssl_framework.functional import SameClass
+from ssl_framework.objectives.dcl import DCL
+from ssl_framework.objectives.infonce import in_batch
+from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.types import Clock
 from tests.golden import ENTRIES, core_queue, core_view, golden
 from tests.objectives import loops
@@ -33,8 +38,9 @@ def test_golden(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_synthesis_equals_a_loop() -> None:
     m = mixer(num_hard=5, num_pair=3, num_query=2)
     q, queue = loops.random_unit(4, 6, 0), loops.random_unit(9, 6, 1)
-    ranks, share = m.draw(4, LATE, q)
-    got = m.synthesize(q, queue, hardest(q, queue, 5), (ranks, share))
+    hard = hard_negatives(MixedFeatures(q, q, queue), 5)
+    ranks, share = m.draw(hard.available, LATE, q)
+    got = m.synthesize(q, queue, hard, ranks, share)
     for i in range(4):
         order = sorted(range(9), key=lambda j: -loops.dot(q[i], queue[j]))[:5]
         for s in range(5):
@@ -47,14 +53,14 @@ def test_synthesis_equals_a_loop() -> None:
 def test_loss_equals_the_loop_with_its_own_draws() -> None:
     m = mixer()
     q, k, queue = core_view(0), core_view(1), core_queue()
-    extra = m(q, k, queue, LATE).extra
+    extra = m(MixedFeatures(q, k, queue), LATE).extra
     assert extra is not None
     assert moco_loss(q, k, m).item() == pytest.approx(loops.moco(q, k, queue, 0.2, extra), abs=1e-10)
 
 
 def test_draws_are_uniform_and_partners_differ() -> None:
     m = mixer(num_hard=8, num_pair=2000, num_query=1000)
-    ranks, share = m.draw(20, LATE, torch.zeros(1))
+    ranks, share = m.draw(torch.full((20, 1), 8), LATE, torch.zeros(1))
     first, second, of_query = ranks[:, :2000], ranks[:, 2000:4000], ranks[:, 4000:]
     assert (first != second).all()
     for drawn in (first, second, of_query):
@@ -67,15 +73,15 @@ def test_draws_are_uniform_and_partners_differ() -> None:
 
 def test_every_query_draws_from_its_own_list_and_the_step_decides() -> None:
     m = mixer(num_hard=4, num_pair=50, num_query=50)
-    ranks, _ = m.draw(6, LATE, torch.zeros(1))
-    again, _ = m.draw(6, LATE, torch.zeros(1))
-    later, _ = m.draw(6, LATE._replace(step=51), torch.zeros(1))
+    ranks, _ = m.draw(torch.full((6, 1), 4), LATE, torch.zeros(1))
+    again, _ = m.draw(torch.full((6, 1), 4), LATE, torch.zeros(1))
+    later, _ = m.draw(torch.full((6, 1), 4), LATE._replace(step=51), torch.zeros(1))
     assert torch.equal(ranks, again) and not torch.equal(ranks, later) and not torch.equal(ranks[0], ranks[1])
 
 
 def test_synthetic_negatives_are_constants_of_unit_length() -> None:
     q = core_view(0).requires_grad_()
-    extra = mixer()(q, core_view(1), core_queue(), LATE).extra
+    extra = mixer()(MixedFeatures(q, core_view(1), core_queue()), LATE).extra
     assert extra is not None and extra.shape == (6, 3, 4) and not extra.requires_grad
     torch.testing.assert_close(extra.norm(dim=2), torch.ones(6, 3, dtype=torch.float64))
 
@@ -85,6 +91,51 @@ def test_before_the_warmup_ends_it_is_moco() -> None:
     m = mixer(warmup=0.5)
     assert moco_loss(q, k, m, LATE._replace(step=49)) == moco_loss(q, k, None)
     assert moco_loss(q, k, m, LATE._replace(step=50)) > moco_loss(q, k, None)
+
+
+def test_kinds_can_be_left_out() -> None:
+    q, k, queue = core_view(0), core_view(1), core_queue()
+    pairs = mixer(num_pair=3, num_query=0)(MixedFeatures(q, k, queue), LATE).extra
+    queries = mixer(num_pair=0, num_query=2)(MixedFeatures(q, k, queue), LATE).extra
+    assert pairs is not None and pairs.shape == (6, 3, 4) and queries is not None and queries.shape == (6, 2, 4)
+    assert mixer(num_pair=0, num_query=0)(MixedFeatures(q, k, queue), LATE).extra is None
+    assert moco_loss(q, k, mixer(num_pair=0, num_query=0)) == moco_loss(q, k, None)
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_on_simclr_negatives_are_those_of_the_batch(decoupled: bool) -> None:
+    """Own sample's views are never hard negatives; the loss is NT-Xent (or DCL) with the synthetic ones added."""
+    z0, z1 = loops.random_unit(5, 7, 0), loops.random_unit(5, 7, 1)
+    host = DCL(0.2, None) if decoupled else SimCLR(0.2)
+    host.feature_mixer = mixer(num_hard=8, num_pair=40, num_query=20)  # all the 2 (5 - 1) there are
+    got = host([{"projector": z0}, {"projector": z1}], None, loops.batch(5), LATE)["loss"]
+    features = in_batch(z0, z1)
+    hard = hard_negatives(features, 8)
+    assert (hard.rows // 2 != torch.arange(10)[:, None] // 2).all() and (hard.available == 8).all()
+    extra = host.feature_mixer(features, LATE).extra
+    assert extra is not None
+    z, expected = torch.stack([z0, z1], dim=1).flatten(0, 1), 0.0
+    for a in range(10):
+        positive = loops.dot(z[a], z[a ^ 1]) / 0.2
+        negatives = [loops.dot(z[a], z[j]) / 0.2 for j in range(10) if j // 2 != a // 2]
+        negatives += [loops.dot(z[a], row) / 0.2 for row in extra[a]]
+        expected += (loops.log_sum_exp(negatives if decoupled else [positive, *negatives]) - positive) / 10
+    assert got.item() == pytest.approx(expected, abs=1e-10)
+    with pytest.raises(ValueError, match=r"num_hard is 9.*only 8 negatives.*data\.batch_size"):
+        mixer(num_hard=9)(features, LATE)
+
+
+def test_what_the_class_oracle_removes_is_never_mixed() -> None:
+    q, queue = loops.random_unit(4, 5, 0), loops.random_unit(12, 5, 1)
+    classes, label = torch.arange(12) % 4, torch.arange(4)
+    features = MixedFeatures(q, q, queue, (SameClass(label, classes),))
+    m = mixer(num_hard=12, num_pair=300, num_query=300)
+    hard = hard_negatives(features, 12)
+    ranks, _ = m.draw(hard.available, LATE, q)
+    assert (hard.available == 9).all()
+    drawn = classes[hard.rows.gather(1, ranks)]
+    assert (drawn != label[:, None]).all()
+    assert all(len(ranks[i].unique()) == 9 for i in range(4)) and (ranks[:, :300] != ranks[:, 300:600]).all()
 
 
 def test_bad_settings_are_refused() -> None:

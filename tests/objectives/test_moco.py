@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +10,10 @@ from tests.golden import core_queue, core_view, golden
 from tests.objectives import loops
 
 
-def objective(rows: torch.Tensor, tau: float = 0.2, decoupled: bool = False) -> MoCo:
+def objective(rows: torch.Tensor, tau: float = 0.2, decoupled: bool = False, **options: Any) -> MoCo:
     queue = Queue(*rows.shape).to(rows.dtype)
     queue.rows.copy_(rows)
-    return MoCo(tau, queue, positive_in_denominator=not decoupled)
+    return MoCo(tau, queue, positive_in_denominator=not decoupled, **options)
 
 
 def loss(
@@ -76,3 +77,60 @@ def test_invariances() -> None:
     expected = loss(q, k, rows)
     torch.testing.assert_close(loss(q @ rotation, k @ rotation, rows @ rotation), expected)
     torch.testing.assert_close(loss(q.flip(0), k.flip(0), rows.roll(5, 0)), expected)
+
+
+def test_dclw_weighs_the_positives_of_the_queue_form() -> None:
+    q, k, rows = loops.random_unit(5, 7, 0), loops.random_unit(5, 7, 1), loops.random_unit(11, 7, 2)
+    moco = objective(rows, 0.3, decoupled=True, weight_sigma=0.5)
+    out = moco([{"projector": q}, None], [None, {"projector": k}], loops.batch(5), loops.CLOCK)
+    closeness = [math.exp(loops.dot(q[i], k[i]) / 0.5) for i in range(5)]
+    expected = multiplier = 0.0
+    for i in range(5):
+        weight = 2 - closeness[i] / (sum(closeness) / 5)
+        negatives = loops.log_sum_exp([loops.dot(q[i], row) / 0.3 for row in rows])
+        expected += (negatives - weight * loops.dot(q[i], k[i]) / 0.3) / 5
+        multiplier += 1 / (1 + math.exp(loops.dot(q[i], k[i]) / 0.3 - negatives)) / 5
+    assert out["loss"].item() == pytest.approx(expected, abs=1e-10)
+    assert out["npc_multiplier"].item() == pytest.approx(multiplier, abs=1e-10)
+
+
+def test_the_class_oracle_leaves_out_the_query_s_own_class() -> None:
+    q, k, rows = loops.random_unit(4, 5, 0), loops.random_unit(4, 5, 1), loops.random_unit(32, 5, 2)
+    classes, label = torch.arange(32) % 3, torch.tensor([0, 1, 2, 7])
+    moco = objective(rows, 0.2, class_oracle=True)
+    assert moco.requires == {"teacher", "label"} and (moco.classes == -1).all()
+    moco.classes.copy_(classes)
+    out = moco([{"projector": q}, None], [None, {"projector": k}], loops.batch(4, label), loops.CLOCK)
+    expected = share = 0.0
+    for i in range(4):
+        others = rows[[j for j in range(32) if classes[j] != label[i]]]
+        expected += loops.moco(q[i : i + 1], k[i : i + 1], others, 0.2) / 4
+        near = sorted(range(32), key=lambda j: -loops.dot(q[i], rows[j]))[:2]  # a sixteenth of the queue
+        share += sum(int(classes[j] == label[i]) for j in near) / 8
+    assert out["loss"].item() == pytest.approx(expected, abs=1e-10)
+    assert out["false_negatives"].item() == pytest.approx(share)
+    assert torch.equal(moco.classes, torch.cat([label, classes[4:]]))
+    assert "classes" in moco.state_dict()
+
+
+def test_a_queue_of_the_query_s_class_alone_leaves_only_the_positive() -> None:
+    q = core_view(0).requires_grad_()
+    moco = objective(core_queue(), class_oracle=True)
+    moco.classes.fill_(1)
+    label = torch.ones(6, dtype=torch.long)
+    loss = moco([{"projector": q}, None], [None, {"projector": core_view(1)}], loops.batch(6, label), loops.CLOCK)[
+        "loss"
+    ]
+    loss.backward()
+    assert loss.item() == 0 and q.grad is not None and q.grad.abs().max() < 1e-12
+
+
+def test_score_statistics_equal_loops() -> None:
+    q, k, rows = loops.random_unit(5, 7, 0), loops.random_unit(5, 7, 1), loops.random_unit(11, 7, 2)
+    out = objective(rows)([{"projector": q}, None], [None, {"projector": k}], loops.batch(5), loops.CLOCK)
+    scores = [[loops.dot(q[i], row) for row in rows] for i in range(5)]
+    means = [sum(s) / 11 for s in scores]
+    variances = [sum((x - m) ** 2 for x in s) / 11 for s, m in zip(scores, means, strict=True)]
+    assert out["positive_similarity"].item() == pytest.approx(sum(loops.dot(q[i], k[i]) for i in range(5)) / 5)
+    assert out["negative_similarity"].item() == pytest.approx(sum(means) / 5)
+    assert out["negative_variance"].item() == pytest.approx(sum(variances) / 5)

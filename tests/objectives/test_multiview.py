@@ -7,6 +7,8 @@ from torch import Tensor
 
 from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.multiview import (
+    CL1,
+    CL2,
     DHEL,
     MVDHEL,
     PVC,
@@ -22,6 +24,8 @@ from tests.objectives import loops
 OBJECTIVES: dict[str, Callable[[float], Objective]] = {
     "mv_infonce": lambda tau: MultiView(tau, MVInfoNCE()),
     "mv_dhel": lambda tau: MultiView(tau, MVDHEL()),
+    "mv_cl1": lambda tau: MultiView(tau, CL1()),
+    "mv_cl2": lambda tau: MultiView(tau, CL2()),
     "pvc_geometric": lambda tau: MultiView(tau, PVC("geometric")),
     "pvc_arithmetic": lambda tau: MultiView(tau, PVC("arithmetic")),
     "pairwise_ntxent": lambda tau: MultiView(tau, PairwiseNTXent()),
@@ -66,6 +70,14 @@ def reference(name: str, views: list[Tensor], tau: float) -> float:
             total += loops.log_sum_exp(meets) - loops.log_sum_exp([s(i, a, i, b) for a, b in pairs])
         elif name == "mv_dhel":
             total += sum(energies) - loops.log_sum_exp([s(i, a, i, b) for a, b in pairs if a < b])
+        elif name == "mv_cl1":
+            for a in range(num):
+                apart = [s(i, a, j, b) for j in range(n) for b in range(num) if b != a]
+                own = [s(i, a, i, b) for b in range(num) if b != a]
+                total += (loops.log_sum_exp(apart) - loops.log_sum_exp(own)) / num
+        elif name == "mv_cl2":
+            own = [loops.log_sum_exp([s(i, a, i, b) for b in range(num) if b != a]) for a in range(num)]
+            total += sum(energies) - sum(own) / num
         elif name == "dhel":
             total += sum(energies) - s(i, 0, i, 1)
         elif name.startswith("pvc"):

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from ssl_framework.objectives.simclr import nt_xent
+from ssl_framework.objectives.infonce import nt_xent
 from ssl_framework.objectives.supcon import SupCon, supcon
 from tests.golden import core_view, golden
 from tests.objectives import loops

@@ -1,0 +1,188 @@
+"""Pseudo-labels: what a sampler goes by when it decides which samples meet (see ``samplers``).
+
+A source of pseudo-labels is any callable (images, seed, device) -> [N] int64. It is called once, before a new run, in
+one process; the run keeps the result.
+
+N images, C channels, H x W pixels, D features, K clusters.
+"""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_framework.data.sources import Images, chosen
+
+CHUNK = 512  # images encoded at once
+
+
+class PseudoLabels(Protocol):
+    """Anything that groups the training images."""
+
+    def __call__(self, images: Images, seed: int, device: torch.device) -> Tensor:
+        """[N] int64 on the CPU; what it is may depend on ``seed``, not on the number of ranks."""
+        ...
+
+
+class Classes:
+    """The data set's own labels."""
+
+    def __call__(self, images: Images, seed: int, device: torch.device) -> Tensor:
+        """Raises ValueError for a set without labels."""
+        if images.label is None:
+            raise ValueError(
+                "pseudo_labels=classes takes the labels of the data set, but this one has none for pretraining: choose "
+                "pseudo_labels=denoising_clusters or file"
+            )
+        return images.label.cpu()
+
+
+class LabelFile:
+    """Numbers from a file.
+
+    Args:
+        path: ``.npy`` file, integers [N] in the order of the training images.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path).expanduser()
+
+    def __call__(self, images: Images, seed: int, device: torch.device) -> Tensor:
+        """Raises FileNotFoundError or ValueError: no such file, or not one integer an image."""
+        label = read_pseudo_labels(self.path)
+        if len(label) != images.shape[0]:
+            raise ValueError(
+                f"pseudo_labels.path={self.path} has {len(label)} labels, but there are {images.shape[0]} training "
+                "images: give one an image"
+            )
+        return label
+
+
+class DenoisingClusters:
+    """k-means on the bottleneck of a denoising auto-encoder (G-SimCLR, arXiv:2009.12007).
+
+    Args:
+        num_clusters: K, at most N.
+        noise: standard deviation of the Gaussian noise on pixels in [0, 1].
+        widths: channels of the encoder's layers, each of which halves the image.
+        epochs: over all images.
+        batch_size: images a step.
+        lr: learning rate of Adam.
+
+    Raises:
+        ValueError: an argument outside its range.
+    """
+
+    def __init__(
+        self, num_clusters: int, noise: float, widths: list[int], epochs: int, batch_size: int, lr: float
+    ) -> None:
+        for name, value in (("num_clusters", num_clusters), ("epochs", epochs), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"pseudo_labels.{name} is {value}: it must be at least 1")
+        if noise < 0 or lr <= 0 or not widths:
+            raise ValueError(
+                f"pseudo_labels.noise is {noise}, lr {lr} and widths {widths}: give noise of at least 0, a rate above "
+                "0 and one width or more"
+            )
+        self.num_clusters = num_clusters
+        self.noise = noise
+        self.widths = widths
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+
+    def __call__(self, images: Images, seed: int, device: torch.device) -> Tensor:
+        """[N] int64 cluster of each image; the global random state stays as it was."""
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            coder = AutoEncoder(images.shape[1], self.widths).to(device)
+            self.train(coder, images, device)
+        coder.eval()
+        with torch.no_grad():
+            index = torch.arange(images.shape[0]).split(CHUNK)
+            parts = [coder.encode(as_floats(images, part, device)).mean(dim=(2, 3)).cpu() for part in index]
+        return clusters(torch.cat(parts), self.num_clusters, seed)
+
+    def train(self, coder: nn.Module, images: Images, device: torch.device) -> None:
+        """Changes the weights of ``coder``."""
+        optimizer = torch.optim.Adam(coder.parameters(), self.lr)
+        for _ in range(self.epochs):
+            for index in torch.randperm(images.shape[0]).split(self.batch_size):
+                clean = as_floats(images, index, device)  # [B, C, H, W]
+                optimizer.zero_grad()
+                F.mse_loss(coder(clean + self.noise * torch.randn_like(clean)), clean).backward()
+                optimizer.step()
+
+
+class AutoEncoder(nn.Module):
+    """Convolutions that halve the image, and their mirror image; the output is in [0, 1].
+
+    Args:
+        channels: C.
+        widths: of the layers.
+    """
+
+    def __init__(self, channels: int, widths: list[int]) -> None:
+        super().__init__()
+        down = pairwise([channels, *widths])
+        up = pairwise([widths[-1], *widths[::-1]])  # the authors': 128-128-64-32 after 32-64-128
+        self.encode = nn.Sequential(*(layer(before, width, down=True) for before, width in down))
+        self.decode = nn.Sequential(*(layer(before, width, down=False) for before, width in up))
+        self.last = nn.Conv2d(widths[0], channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]"""
+        decoded = F.interpolate(self.decode(self.encode(x)), x.shape[2:])  # odd sizes were rounded up on the way
+        return self.last(decoded).sigmoid()
+
+
+def layer(before: int, width: int, down: bool) -> nn.Module:
+    """3 x 3 convolution with half or twice the size, normalised: [B, before, h, w] -> [B, width, ...]."""
+    conv = nn.Conv2d(before, width, 3, stride=2 if down else 1, padding=1)
+    size: nn.Module = nn.Identity() if down else nn.Upsample(scale_factor=2)
+    return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True), size)
+
+
+def as_floats(images: Images, index: Tensor, device: torch.device) -> Tensor:
+    """Images at positions [B]: [B, C, H, W] float32 in [0, 1] on ``device``."""
+    return chosen(images.pixels, index.to(images.pixels.device)).to(device).float() / 255
+
+
+def clusters(features: Tensor, num_clusters: int, seed: int) -> Tensor:
+    """k-means on mini-batches: [N, D] -> [N] int64 in 0..K-1; some clusters may be empty.
+
+    Raises:
+        ValueError: more clusters than features.
+    """
+    from sklearn.cluster import MiniBatchKMeans  # slow to import, and few runs need it
+
+    if num_clusters > len(features):
+        raise ValueError(
+            f"pseudo_labels.num_clusters is {num_clusters}, but there are only {len(features)} training images: "
+            f"set it to at most {len(features)}"
+        )
+    means = MiniBatchKMeans(num_clusters, random_state=seed % 2**32, batch_size=4096, n_init=3)
+    return torch.from_numpy(means.fit_predict(features.numpy())).long()  # [N]
+
+
+def read_pseudo_labels(path: Path) -> Tensor:
+    """[N] int64 of a ``.npy`` file; nothing in it is executed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged or holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no pseudo-labels {path}")
+    try:
+        found = np.load(path, allow_pickle=False)
+        label = torch.from_numpy(found)
+    except (ValueError, TypeError, AttributeError, OSError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as .npy ({str(error).splitlines()[0]}): write it again") from error
+    if label.ndim != 1 or label.dtype.is_floating_point or label.dtype.is_complex or label.dtype == torch.bool:
+        raise ValueError(f"{path} holds {label.dtype} {list(label.shape)}, expected integers [N]: write it again")
+    return label.long()

@@ -1,0 +1,197 @@
+"""Which samples meet in a batch: the order of an epoch, a pure function of the set, the batch size and (seed, epoch).
+
+    Uniform   every sample once, in random batches
+    Inflated  real and generated images in random batches, the real ones several times (AdaInf)
+    Distinct  no two samples of one pseudo-label in a batch (G-SimCLR)
+    Same      whole batches of one pseudo-label (MCL)
+
+A batch here is that of all ranks together, so what a sampler promises holds on any number of ranks. The number of
+batches is the same in every epoch.
+
+N samples, B samples a rank, W ranks, T batches an epoch, K pseudo-labels.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ssl_framework.types import step_seed
+
+Draw: TypeAlias = Callable[[int, int], Tensor]
+"""(seed, epoch) -> positions of the samples of every batch of the epoch, [T, W * B] int64 on the CPU."""
+
+
+class Population(NamedTuple):
+    """What there is to draw from."""
+
+    count: int  # type: ignore[assignment]  # N
+    real: int | None = None  # the first so many are real and the others generated; None: nothing is generated
+    group: Tensor | None = None  # [N] int64 pseudo-label of each sample
+
+
+class Sampler(ABC):
+    """Base of all samplers.
+
+    Class attributes:
+        reads_pseudo_labels: whether ``Population.group`` must be there.
+    """
+
+    reads_pseudo_labels: ClassVar[bool] = False
+
+    @abstractmethod
+    def batches(self, population: Population, size: int, seed: int, epoch: int) -> Tensor:
+        """The batches of one epoch.
+
+        Args:
+            population: what is drawn from.
+            size: W * B, samples of a global batch.
+            seed, epoch: of the order.
+
+        Returns:
+            [T, W * B] int64 positions; T is the same for every seed and epoch.
+
+        Raises:
+            ValueError: there is not one such batch.
+        """
+
+
+class Uniform(Sampler):
+    """Every sample at most once an epoch; the last, incomplete batch is left out."""
+
+    def batches(self, population: Population, size: int, seed: int, epoch: int) -> Tensor:
+        """As in ``Sampler``."""
+        return cut(torch.randperm(population.count, generator=generator_of(seed, epoch)), size)
+
+
+class Inflated(Sampler):
+    """Real images ``replicas`` times beside generated images once, in one random order.
+
+    An epoch has as many batches as one of the real images alone, so runs with and without generated images take
+    equally many steps. The epochs walk through rounds; a round is a permutation of all copies, each exactly once.
+
+    Args:
+        replicas: of every real image, at least 1; no pixels are copied.
+
+    Raises:
+        ValueError: less than one replica.
+    """
+
+    def __init__(self, replicas: int) -> None:
+        if replicas < 1:
+            raise ValueError(f"sampler.replicas is {replicas}: it must be a whole number, at least 1")
+        self.replicas = replicas
+
+    def batches(self, population: Population, size: int, seed: int, epoch: int) -> Tensor:
+        """As in ``Sampler``; refuses a set without generated images."""
+        if population.real is None:
+            raise ValueError(
+                "sampler=inflated weighs real against generated images, but there are none: choose generated=folder or "
+                "generated=arrays (on data=shapes also generated=shapes), or sampler=uniform"
+            )
+        copies = self.replicas * population.real
+        length = copies + population.count - population.real  # of a round
+        wanted = population.real // size * size
+        first, taken = epoch * wanted, []
+        while wanted:
+            number, start = divmod(first, length)
+            part = torch.randperm(length, generator=generator_of(seed, number))[start : start + wanted]
+            taken.append(part)
+            first, wanted = first + len(part), wanted - len(part)
+        copy = torch.cat(taken)  # [T * W * B]: copies of real images come first, replica after replica
+        position = torch.where(copy < copies, copy % population.real, copy - copies + population.real)
+        return position.view(-1, size)  # [T, W * B]
+
+
+class Distinct(Sampler):
+    """No two samples of one pseudo-label in a batch; no sample twice an epoch.
+
+    An epoch has as many batches as there can be: the largest T for which the groups, each giving at most T samples,
+    fill T batches. What is over is left out of this epoch, drawn anew in each: samples of groups larger than T, and
+    the rest of all groups at random.
+    """
+
+    reads_pseudo_labels = True
+
+    def batches(self, population: Population, size: int, seed: int, epoch: int) -> Tensor:
+        """As in ``Sampler``; refuses fewer pseudo-labels than a batch has samples."""
+        assert population.group is not None
+        group, sizes = numbered(population.group)  # [N], [K]
+        if len(sizes) < size:
+            raise ValueError(
+                f"sampler=distinct puts no two samples of one pseudo-label in a batch, but data.batch_size is {size} "
+                f"and there are only {len(sizes)} pseudo-labels: lower data.batch_size or make more clusters"
+            )
+        num = most_distinct(sizes, size)
+        generator = generator_of(seed, epoch)
+        samples, place = within_groups(group, sizes, generator)  # [N] each
+        samples = samples[place < num]
+        samples = samples[torch.randperm(len(samples), generator=generator)[: num * size]]  # [T * W * B]
+        turn = torch.randperm(len(sizes), generator=generator)  # [K]
+        samples = samples[turn[group[samples]].argsort(stable=True)]  # groups one after another
+        # The p-th goes to batch p modulo T: the run of a group, at most T long, meets no batch twice.
+        whole = samples.view(size, num).T[torch.randperm(num, generator=generator)]  # [T, W * B]
+        shuffled = torch.rand(num, size, generator=generator).argsort(dim=1)  # or a rank would see few of the groups
+        return whole.gather(1, shuffled)
+
+
+class Same(Sampler):
+    """Every batch within one pseudo-label, the batches of all groups in random order; no sample twice an epoch.
+
+    The last, incomplete batch of each group is left out, other samples in each epoch; a group smaller than a batch is
+    never seen.
+    """
+
+    reads_pseudo_labels = True
+
+    def batches(self, population: Population, size: int, seed: int, epoch: int) -> Tensor:
+        """As in ``Sampler``; refuses groups that are all smaller than a batch."""
+        assert population.group is not None
+        group, sizes = numbered(population.group)  # [N], [K]
+        if sizes.max() < size:
+            raise ValueError(
+                f"sampler=same takes whole batches from one pseudo-label, but data.batch_size is {size} and the most "
+                f"frequent of {len(sizes)} has {int(sizes.max())} samples: lower data.batch_size or make fewer clusters"
+            )
+        generator = generator_of(seed, epoch)
+        samples, place = within_groups(group, sizes, generator)  # [N] each
+        whole = samples[place < (sizes // size * size)[group[samples]]].view(-1, size)  # [T, W * B]
+        return whole[torch.randperm(len(whole), generator=generator)]
+
+
+def generator_of(seed: int, epoch: int) -> torch.Generator:
+    """Alike on every rank."""
+    return torch.Generator().manual_seed(step_seed(seed, epoch, rank=-2))
+
+
+def cut(order: Tensor, size: int) -> Tensor:
+    """[N] -> [T, size], without the ragged end."""
+    return order[: len(order) // size * size].view(-1, size)
+
+
+def numbered(label: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels [N] of any values as 0..K-1, and how many samples each has [K]."""
+    _, group, sizes = label.unique(return_inverse=True, return_counts=True)
+    return group, sizes
+
+
+def within_groups(group: Tensor, sizes: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Samples [N] group after group, shuffled within each, and each one's place [N] within its group."""
+    shuffled = torch.randperm(len(group), generator=generator)  # [N]
+    samples = shuffled[group[shuffled].argsort(stable=True)]  # [N]
+    start = sizes.cumsum(0) - sizes  # [K]
+    return samples, torch.arange(len(group)) - start[group[samples]]
+
+
+def most_distinct(sizes: Tensor, size: int) -> int:
+    """Most batches of ``size`` samples without two of one group: the largest T with ``sum_k min(n_k, T) >= T size``."""
+    low, high = 0, int(sizes.sum()) // size
+    while low < high:
+        middle = (low + high + 1) // 2
+        if int(sizes.clamp(max=middle).sum()) >= middle * size:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,50 @@
+"""MoCo v3: Chen et al., An Empirical Study of Training Self-Supervised Vision Transformers, ICCV 2021
+(arXiv:2104.02057), algorithm 1.
+
+The student's prediction of one view has to find the teacher's key of the other view among the keys of the global
+batch, in both directions; no queue.
+"""
+
+import torch
+from torch import Tensor
+
+from ssl_framework.distributed import gather, rank
+from ssl_framework.functional import nce, unit
+from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.types import Batch, Clock, Outputs
+
+
+class MoCoV3(Objective):
+    """InfoNCE against the keys of the batch, times 2 tau: the sum of both directions.
+
+    Args:
+        temperature: tau.
+        student_head: the predictor's name.
+        teacher_head: the projector's name.
+    """
+
+    requires = frozenset({"teacher"})
+
+    def __init__(self, temperature: float, student_head: str = "predictor", teacher_head: str = "projector") -> None:
+        super().__init__()
+        self.temperature = positive_temperature(temperature)
+        self.student_head = student_head
+        self.teacher_head = teacher_head
+
+    def forward(
+        self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
+    ) -> dict[str, Tensor]:
+        q0, q1 = map(unit, outputs_of(student, self.student_head))  # [B, D] each
+        k0, k1 = map(unit, outputs_of(teacher, self.teacher_head))  # [B, D] each
+        both = find_key(q0, k1, self.temperature) + find_key(q1, k0, self.temperature)  # [B]
+        # Times tau, so that the gradient's size does not depend on the temperature.
+        return {"loss": 2 * self.temperature * both.mean()}
+
+
+def find_key(q: Tensor, k: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of finding each query's own key among those of all ranks: two [B, D] of unit rows -> [B].
+
+    No gradient reaches the keys.
+    """
+    own = rank() * len(k) + torch.arange(len(k), device=k.device)  # [B]
+    return nce(q, gather(k), own, temperature)  # [B]

@@ -1,0 +1,60 @@
+"""NNCLR: Dwibedi et al., With a Little Help from My Friends: Nearest-Neighbor Contrastive Learning of Visual
+Representations, ICCV 2021 (arXiv:2104.14548), eq. 3 and the pseudo-code of its appendix.
+
+The nearest neighbour of one view's projection, in a queue of earlier projections, has to find the prediction of the
+other view among the predictions of the global batch, in both directions.
+"""
+
+import torch
+from torch import Tensor
+
+from ssl_framework.distributed import gather_with_grad, rank
+from ssl_framework.functional import hardest, nce, unit
+from ssl_framework.memory import Queue
+from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.types import Batch, Clock, Outputs
+
+
+class NNCLR(Objective):
+    """InfoNCE with nearest neighbours as anchors; the mean of both directions.
+
+    Args:
+        temperature: tau.
+        queue: the support set Q. Projections of the first view enter it.
+        positive_in_denominator: ``False`` gives DCL's denominator (arXiv:2110.06848).
+        projector: name of the head in whose space neighbours are sought.
+        predictor: name of the head whose output is to be found.
+    """
+
+    def __init__(
+        self,
+        temperature: float,
+        queue: Queue,
+        positive_in_denominator: bool = True,
+        projector: str = "projector",
+        predictor: str = "predictor",
+    ) -> None:
+        super().__init__()
+        self.temperature = positive_temperature(temperature)
+        self.queue = queue
+        self.positive_in_denominator = positive_in_denominator
+        self.projector = projector
+        self.predictor = predictor
+
+    def forward(
+        self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
+    ) -> dict[str, Tensor]:
+        z0, z1 = (unit(z.detach()) for z in outputs_of(student, self.projector))  # [B, D] each
+        p0, p1 = map(unit, outputs_of(student, self.predictor))  # [B, D] each
+        support = self.queue.read()  # [K, D]
+        n0, n1 = (support[hardest(z, support, 1)[0][:, 0]] for z in (z0, z1))  # [B, D] each
+        both = self.find_prediction(n0, p1) + self.find_prediction(n1, p0)  # [B]
+        self.queue.push(z0)
+        # Near one from the start means collapse; else it rises as the support set fills with the data.
+        return {"loss": both.mean() / 2, "neighbour_similarity": (z0 * n0).sum(dim=1).mean()}
+
+    def find_prediction(self, neighbour: Tensor, p: Tensor) -> Tensor:
+        """Cross-entropy of finding the own sample's prediction among those of all ranks: two [B, D] -> [B]."""
+        own = rank() * len(p) + torch.arange(len(p), device=p.device)  # [B]
+        keys = gather_with_grad(p)  # [W * B, D]
+        return nce(neighbour, keys, own, self.temperature, positive_in_denominator=self.positive_in_denominator)  # [B]
