@@ -212,9 +212,9 @@ def golden_of(
 ) -> dict[str, int]:
     """How many golden values of each kind the tests of a method read.
 
-    Entries are a method's own by their ``config``. Without such, a loss of its own may be compared with entries that are
-    no other method's, as SimCLR's is with "ntxent": they count where the test file is called as the module of the loss,
-    for the method that is called so too or alone is tested there.
+    Entries are a method's own by their ``config``. Without such, a loss may be compared with entries that are no other
+    method's, as SimCLR's is with "ntxent": they count where the test file is called as the module of the loss, for the
+    method that is called so too or alone is tested there.
 
     Args:
         name: of the method.
