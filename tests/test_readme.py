@@ -89,10 +89,13 @@ def test_golden_values_are_those_that_a_test_file_reads(tmp_path: Path) -> None:
         path.write_text(line)
         assert [entry["name"] for entry in read_by(path, entries)] == expected
     path.write_text("golden('a: weights')")
-    tests = {"one": [path], "a": []}
-    assert golden_of("one", tests, entries) == {}  # the entry belongs to the other method
-    assert golden_of("one", {"one": [path]}, entries) == {"formula": 1}
-    assert golden_of("one", {"one": [path], "two": [path]}, entries) == {}  # whose it is cannot be told
+    for module, tests, expected in (
+        ("a", {"one": [path]}, {"formula": 1}),
+        ("a", {"one": [path], "a": []}, {}),  # the entry belongs to the other method
+        ("a", {"one": [path], "two": [path]}, {}),  # whose it is cannot be told
+        ("b", {"one": [path]}, {}),  # the loss is another's
+    ):
+        assert golden_of("one", module, tests, entries) == expected
 
 
 def test_results_stand_with_their_number_of_seeds_and_protocol(tree: Path, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def read_methods(root: Path) -> list[Method]:
             **from_header(path),
             **from_config(configs[path.stem], root),
             tests=[test.name for test in tests[path.stem]],
-            golden=golden_of(path.stem, tests, entries),
+            golden=golden_of(path.stem, module_of(configs[path.stem]), tests, entries),
         )
         for path in paths
     ]
@@ -202,16 +202,31 @@ def tests_of(name: str, config: dict[str, Any], root: Path) -> list[Path]:
     return [path for path in sorted(folder.glob("test_*.py")) if f"from {module} import" in path.read_text()]
 
 
-def golden_of(name: str, tests: dict[str, list[Path]], entries: Sequence[dict[str, Any]]) -> dict[str, int]:
+def module_of(config: dict[str, Any]) -> str:
+    """The objective's module, without package."""
+    return config["objective"]["_target_"].split(".")[-2]
+
+
+def golden_of(
+    name: str, module: str, tests: dict[str, list[Path]], entries: Sequence[dict[str, Any]]
+) -> dict[str, int]:
     """How many golden values of each kind the tests of a method read.
 
-    Entries are a method's own by their ``config``. Without such, those that are no other method's count for the method
-    that the test file is called after, or that alone is tested there: SimCLR's test reads "ntxent".
+    Entries are a method's own by their ``config``. Without such, a loss may be compared with entries that are no other
+    method's, as SimCLR's is with "ntxent": they count where the test file is called as the module of the loss, for the
+    method that is called so too or alone is tested there.
+
+    Args:
+        name: of the method.
+        module: of its objective, without package.
+        tests: method -> its test files.
+        entries: of tests/golden.json.
     """
     found = [entry for path in tests[name] for entry in read_by(path, entries)]
     own = [entry for entry in found if entry["config"] == name]
-    called = any(name.startswith(path.stem.removeprefix("test_")) for path in tests[name])
-    if not own and (called or sum(files == tests[name] for files in tests.values()) == 1):
+    its_loss = [path.stem for path in tests[name]] == [f"test_{module}"]
+    alone = name.startswith(module) or sum(files == tests[name] for files in tests.values()) == 1
+    if not own and its_loss and alone:
         own = [entry for entry in found if entry["config"] not in tests]
     return {kind: count for kind in KINDS if (count := sum(entry["kind"] == kind for entry in own))}
 
