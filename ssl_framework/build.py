@@ -90,6 +90,7 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
     Raises:
         ValueError: parts that do not fit together.
     """
+    student = build(cfg.student)  # first: at a seed, every method begins with the same backbone
     objective = build(cfg.objective)
     if "label" in objective.requires and not has_labels:
         raise ValueError(
@@ -105,7 +106,7 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
         )
     return SSLModule(
         views=build(cfg.views),
-        student=build(cfg.student),
+        student=student,
         objective=objective,
         optimizer=build(cfg.optimizer),
         teacher=build(cfg.teacher),
