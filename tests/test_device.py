@@ -1,5 +1,6 @@
 """Precision chosen by measuring, memory layout by device, and a step in which the host never reads a number back."""
 
+import functools
 import platform
 import time
 from pathlib import Path
@@ -132,6 +133,8 @@ def test_precision_on_a_cpu_is_measured_only_where_there_is_bf16(
         return clock[0]
 
     monkeypatch.setattr(time, "perf_counter", perf_counter)
+    once = functools.partial(device.faster_precision, rounds=1)
+    monkeypatch.setattr("ssl_framework.run.faster_precision", once)
     assert settled(tmp_path, "trainer=cpu") == "bf16-mixed"
     seconds[True] = 1.9  # not faster by enough
     assert settled(tmp_path, "trainer=cpu") == "32-true"

@@ -2,6 +2,8 @@
 
 import os
 import signal
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,23 +61,35 @@ def crash() -> None:
 RESUMED = [(method, step) for method in ("mocov2", "mochi", "byol", "simclr") for step in (3, 6, 9)]
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A method -> the folder of its run without interruption."""
+
+    @cache
+    def run(method: str) -> Path:
+        folder = tmp_path_factory.mktemp(method)
+        assert run_in(folder, small(method)) is None
+        return folder
+
+    return run
+
+
 @pytest.mark.parametrize(("method", "step"), [*RESUMED, ("isogclr", 9)])
 def test_stopped_by_a_signal_and_resumed(
-    method: str, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, step: int, finished: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = small(method)
-    assert run_in(tmp_path / "whole", cfg) is None
     with monkeypatch.context() as patch:
         interrupt_at(patch, step, sigterm)
         assert run_in(tmp_path / "parts", cfg) == "SIGTERM"
     assert last(tmp_path / "parts")["global_step"] == step
     assert not (tmp_path / "parts" / "result.json").exists()
     assert run_in(tmp_path / "parts", cfg, resume=True) is None
-    whole, parts = last(tmp_path / "whole"), last(tmp_path / "parts")
+    whole, parts = last(finished(method)), last(tmp_path / "parts")
     assert whole["global_step"] == parts["global_step"] == 12
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks"):
         assert_identical(whole[key], parts[key], key)
-    assert read_metrics(tmp_path / "whole" / "metrics.csv") == read_metrics(tmp_path / "parts" / "metrics.csv")
+    assert read_metrics(finished(method) / "metrics.csv") == read_metrics(tmp_path / "parts" / "metrics.csv")
 
 
 def test_state_of_samples_loads_without_the_data_and_not_with_another_number_of_them(tmp_path: Path) -> None:
