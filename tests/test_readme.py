@@ -61,7 +61,9 @@ def test_methods_are_described_by_config_and_tests_alone(tree: Path) -> None:
     mochi, plain, variant = read_methods(tree)
     assert (plain.authors, plain.venue, plain.arxiv, plain.views) == ("Chen et al.", "ICML 2020", "2002.05709", 2)
     assert plain.paper == "A Simple Framework for Contrastive Learning of Visual Representations"
-    assert plain.command == "python train.py method=simclr data=cifar10" and plain.tests == ["test_simclr.py"]
+    assert plain.command == "python train.py method=simclr data=cifar10" and plain.tests == [
+        "objectives/test_simclr.py"
+    ]
     assert plain.golden == {"reference code": 2, "formula": 1} and variant.golden == {}
     assert plain.notes == {"Differs": [], "Unverified": []}
     assert variant.notes == {"Differs": ["one thing and why."], "Unverified": ["another."]}
@@ -71,7 +73,7 @@ def test_methods_are_described_by_config_and_tests_alone(tree: Path) -> None:
     assert plain.feature_mixers == ["hallucinator", "mochi", "synco"]
     assert mochi.files == ["ssl_framework/objectives/moco.py", "ssl_framework/feature_mixers/mochi.py"]
     page, tables = methods_page(tree), method_tables(tree)
-    assert "- Differs: one thing and why." in page and "| loop only; unverified detail; differs |" in tables
+    assert "- Differs: one thing and why." in page and "| loss of `simclr`; unverified detail; differs |" in tables
     assert "k-NN" not in page and "k-NN" not in tables
 
 

@@ -58,13 +58,15 @@ class Method(NamedTuple):
     feature_mixer: str  # its own; "" for none
     feature_mixers: list[str]  # that it accepts
     files: list[str]
-    tests: list[str]
+    tests: list[str]  # below tests/, that of the loss first
+    loss_of: str  # the method whose test that is, where it is another with the same objective
     golden: dict[str, int]  # kind -> number of entries of tests/golden.json that its tests compare with
 
     @property
     def shows(self) -> str:
         """What its tests compare it with, beside a loop."""
-        return next((words for kind, words in KINDS.items() if self.golden.get(kind)), "loop only")
+        found = next((words for kind, words in KINDS.items() if self.golden.get(kind)), None)
+        return found or (f"loss of `{self.loss_of}`" if self.loss_of else "loop only")
 
     @property
     def group(self) -> str:
@@ -93,7 +95,11 @@ def read_methods(root: Path) -> list[Method]:
             path.stem,
             **from_header(path),
             **from_config(configs[path.stem], root),
-            tests=[test.name for test in tests[path.stem]],
+            tests=[
+                str(test.relative_to(root / "tests"))
+                for test in (*tests[path.stem], *tests_of_data(configs[path.stem], root))
+            ],
+            loss_of=same_loss(path.stem, tests[path.stem], configs),
             golden=golden_of(path.stem, module_of(configs[path.stem]), tests, entries),
         )
         for path in paths
@@ -207,6 +213,25 @@ def module_of(config: dict[str, Any]) -> str:
     return config["objective"]["_target_"].split(".")[-2]
 
 
+def same_loss(name: str, tests: Sequence[Path], configs: dict[str, dict[str, Any]]) -> str:
+    """The other method with the same objective after which a test file of this one is called, "" if there is none."""
+    own = configs[name]["objective"]["_target_"]
+    called = [test.stem.removeprefix("test_") for test in tests]
+    return next((c for c in called if c != name and c in configs and configs[c]["objective"]["_target_"] == own), "")
+
+
+def tests_of_data(config: dict[str, Any], root: Path) -> list[Path]:
+    """The test files of the parts by which a method says which images meet: tests/test_<module of the part>.py."""
+    chosen = {key.split("/")[-1]: value for item in config.get("defaults", []) for key, value in item.items()}
+    found = []
+    for group in ("sampler", "pseudo_labels", "generated"):
+        if group in chosen:
+            part = yaml.safe_load((root / "configs" / group / f"{chosen[group]}.yaml").read_text())
+            modules = [node["_target_"].split(".")[-2] for node in targets(part)]
+            found += [root / "tests" / f"test_{module}.py" for module in modules]
+    return [path for path in dict.fromkeys(found) if path.is_file()]
+
+
 def golden_of(
     name: str, module: str, tests: dict[str, list[Path]], entries: Sequence[dict[str, Any]]
 ) -> dict[str, int]:
@@ -303,7 +328,7 @@ def section(method: Method, record: Record | None) -> list[str]:
         f"{count} {'golden value' + 's' * (count > 1) + ' of ' + kind if kind != 'formula' else 'by formula'}"
         for kind, count in method.golden.items()
     )
-    tests = ", ".join(f"[{name}](../tests/objectives/{name})" for name in method.tests) or "none"
+    tests = ", ".join(f"[{Path(name).name}](../tests/{name})" for name in method.tests) or "none"
     accepted = [f"**{name}**" if name == method.feature_mixer else name for name in method.feature_mixers]
     lines = [
         f"### {method.name}",
@@ -314,7 +339,7 @@ def section(method: Method, record: Record | None) -> list[str]:
         f"- Files: {', '.join(f'[{Path(name).name}](../{name})' for name in files)}",
         f"- Needs: {needs_of(method)}",
         f"- Feature mixers: {', '.join(accepted) or 'none'}",
-        f"- Tests: {kinds or 'loop only'}, {tests}",
+        f"- Tests: {kinds or method.shows}, {tests}",
     ]
     if record is not None:
         for data in record.data:
@@ -357,7 +382,7 @@ def method_tables(root: Path) -> str:
                 for kind, word in (("Unverified", "unverified detail"), ("Differs", "differs"))
                 if method.notes[kind]
             ]
-            tests = ", ".join(f"[{name[5:-3]}](tests/objectives/{name})" for name in method.tests) or "none"
+            tests = ", ".join(f"[{Path(name).stem[5:]}](tests/{name})" for name in method.tests) or "none"
             row = [f"[`{method.name}`](docs/methods.md#{method.name})", paper, "; ".join([method.shows, *notes]), tests]
             row += [record.shown(method.name, data, metric)] if record else []
             lines.append(f"| {' | '.join(row)} |")
