@@ -3,6 +3,8 @@
 One process needs no process group; every function here then returns its input unchanged.
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -63,3 +65,11 @@ def gather_with_grad(x: Tensor) -> Tensor:
 def own_rows(x: Tensor) -> Tensor:
     """This rank's share [B, ...] of rows [W * B, ...] that every rank holds alike."""
     return x.chunk(world_size())[rank()]
+
+
+@torch.no_grad()
+def same_on_all_ranks(buffers: Iterable[Tensor]) -> None:
+    """Gives every rank the values of rank 0, in place."""
+    if world_size() > 1:
+        for buffer in buffers:
+            dist.broadcast(buffer, 0)

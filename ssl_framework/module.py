@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from ssl_framework.data.views import Views
-from ssl_framework.distributed import rank
+from ssl_framework.distributed import rank, same_on_all_ranks
 from ssl_framework.feature_mixers.base import FeatureMixer
 from ssl_framework.gradient_cache import cached_losses, together
 from ssl_framework.models.encoder import EMATeacher, Encoder
@@ -72,6 +72,9 @@ class SSLModule(L.LightningModule):
         self.micro_batch_size = micro_batch_size
         self.seed = seed
         self.total_steps = 1  # known once the trainer is
+        # DDP would send rank 0's copy of every buffer in every step, but memories that begin alike stay alike by
+        # themselves, and a queue of 65,536 rows is 33 MB.
+        self._ddp_params_and_buffers_to_ignore = [f"objective.{name}" for name, _ in objective.named_buffers()]
 
     @property
     def clock(self) -> Clock:
@@ -120,6 +123,7 @@ class SSLModule(L.LightningModule):
         return self.micro_batch_size is not None and self.micro_batch_size < count
 
     def on_fit_start(self) -> None:
+        same_on_all_ranks(self.objective.buffers())
         if self.micro_batch_size is None:
             return
         # Part of the gradient is there before Lightning scales the loss.

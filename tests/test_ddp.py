@@ -15,9 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ssl_framework import functional
 from ssl_framework.data.sources import Images
-from ssl_framework.distributed import gather, gather_with_grad, own_rows, rank, world_size
+from ssl_framework.distributed import gather, gather_with_grad, own_rows, rank, same_on_all_ranks, world_size
 from ssl_framework.evaluation.frozen import extract
 from ssl_framework.gradient_cache import cached_losses
+from ssl_framework.memory import Queue
 from ssl_framework.models.encoder import EMATeacher, Encoder
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.types import Batch, Clock, Outputs
@@ -133,7 +134,13 @@ def others() -> dict[str, Any]:
         computed.append(len(x))
         return x.flatten(1).float()
 
+    memory = Queue(4, 3)
+    torch.manual_seed(rank())
+    memory.rows.normal_()
+    memory.cursor.fill_(rank())
+    same_on_all_ranks(memory.buffers())
     return {
+        "synchronised": gather(torch.cat([memory.rows.flatten(), memory.cursor[None]])[None]),
         "keys": gather(keys["pooled"]),
         "features": extract(embed, Images(pixels, None), "cpu"),
         "expected_features": pixels.flatten(1).float(),
@@ -221,6 +228,12 @@ def test_shuffled_batch_normalisation_does_not_depend_on_the_ranks(two_ranks: li
     alone = others()["keys"]
     for each in two_ranks:
         torch.testing.assert_close(each["others"]["keys"], alone)
+
+
+def test_memories_begin_as_those_of_the_first_rank(two_ranks: list[dict[str, Any]]) -> None:
+    (alone,) = others()["synchronised"]
+    for each in two_ranks:
+        assert torch.equal(each["others"]["synchronised"], torch.stack([alone, alone]))
 
 
 def test_features_are_complete_in_order_and_computed_once(two_ranks: list[dict[str, Any]]) -> None:

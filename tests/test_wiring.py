@@ -118,6 +118,14 @@ def test_a_count_of_negatives_instead_of_a_share() -> None:
     assert message == "objective.loss.share is 4095: it must lie above 0 and at most at 1"
 
 
+def test_memories_are_not_sent_between_ranks_in_every_step() -> None:
+    """DDP leaves out what the module names; the statistics of the encoder's normalisation are sent."""
+    module = build_module(small("mocov2"), has_labels=True)
+    buffers = {name for name, _ in module.named_buffers()}
+    left_out = set(module._ddp_params_and_buffers_to_ignore)
+    assert left_out == {"objective.queue.rows", "objective.queue.cursor"} and left_out < buffers
+
+
 def test_unknown_heads() -> None:
     message = refused("method=mocov2", "teacher.heads=[projektor]")
     assert message == "teacher.heads names ['projektor'], but the student has ['projector']"
