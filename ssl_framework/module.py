@@ -6,12 +6,13 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssl_framework.data.views import Views
 from ssl_framework.distributed import rank, same_on_all_ranks
 from ssl_framework.feature_mixers.base import FeatureMixer
 from ssl_framework.gradient_cache import cached_losses, together
+from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.models.encoder import EMATeacher, Encoder
 from ssl_framework.objectives.base import Objective
 from ssl_framework.optim import OptimizerRecipe
@@ -27,7 +28,7 @@ class SSLModule(L.LightningModule):
         objective: the loss and its state.
         optimizer: recipe of the update.
         teacher: builds the EMA teacher from the student, or ``None``.
-        mixer: input-level mixing, ``Batch -> Batch``, or ``None``.
+        mixer: input-level mixing of views that the student encodes; the teacher sees them clean. ``None``: no mixing.
         feature_mixer: embedding-level mixing, handed to the objective, or ``None``.
         student_views, teacher_views: positions of the views each encodes; ``None`` is all.
         micro_batch_size: samples that go through the encoders at once, on each rank; the loss is still that of the
@@ -45,7 +46,7 @@ class SSLModule(L.LightningModule):
         objective: Objective,
         optimizer: OptimizerRecipe,
         teacher: Callable[[Encoder], EMATeacher] | None = None,
-        mixer: nn.Module | None = None,
+        mixer: Mixing | None = None,
         feature_mixer: FeatureMixer | None = None,
         student_views: Sequence[int] | None = None,
         teacher_views: Sequence[int] | None = None,
@@ -92,8 +93,8 @@ class SSLModule(L.LightningModule):
         """One forward pass of the method: samples -> "loss" and what is logged."""
         batch: Batch = self.views(samples)
         if self.mixer is not None:
-            batch = self.mixer(batch)
-        teacher = self.encode_teacher(batch.views, clock)
+            batch = self.mixer(batch, clock)
+        teacher = self.encode_teacher(clean_views(batch), clock)
 
         def objective(student: list[Outputs | None]) -> dict[str, Tensor]:
             with torch.autocast(batch.views[0].device.type, enabled=False):  # losses are computed in float32
@@ -182,6 +183,12 @@ class SSLModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+def clean_views(batch: Batch) -> list[Tensor]:
+    """The views as they were before mixing."""
+    mixes = batch.mix or [None] * len(batch.views)
+    return [view if mix is None else mix.clean for view, mix in zip(batch.views, mixes, strict=True)]
+
+
 def in_float32(outputs: list[Outputs | None] | None) -> list[Outputs | None] | None:
     """Half-precision outputs as float32; float32 and float64 stay as they are."""
     if outputs is None:
@@ -196,7 +203,7 @@ def in_float32(outputs: list[Outputs | None] | None) -> list[Outputs | None] | N
 def check_wiring(
     objective: Objective,
     has_teacher: bool,
-    mixer: nn.Module | None,
+    mixer: Mixing | None,
     feature_mixer: FeatureMixer | None,
     num_views: int,
     student_views: Sequence[int] | None,
@@ -212,9 +219,16 @@ def check_wiring(
         raise ValueError(f"{name} needs a mixer, but the config has mixer=none: choose one with mixer=<name>")
     if mixer is not None and "mixer" not in objective.requires | objective.accepts:
         raise ValueError(
-            f"{name} does not read what {type(mixer).__name__} produces: "
-            "set mixer=none or choose a method that reads it"
+            f"{name} does not read what {type(mixer.rule).__name__} produces: "
+            "set mixer=none or choose a method that reads it (simclr, mocov2, byol)"
         )
+    if mixer is not None and feature_mixer is not None and "positive pairs" in feature_mixer.needs:
+        raise ValueError(
+            f"{type(feature_mixer).__name__} changes positive pairs, but with {type(mixer.rule).__name__} a positive "
+            "is a mixture of two: set mixer=none or feature_mixer=none"
+        )
+    if mixer is not None and max(mixer.views) >= num_views:
+        raise ValueError(f"mixer.views is {mixer.views}, but the views are numbered 0 to {num_views - 1}")
     missing = set() if feature_mixer is None else feature_mixer.needs - objective.accepts
     if missing:
         raise ValueError(

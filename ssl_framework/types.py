@@ -25,13 +25,12 @@ class Geometry(NamedTuple):
 
 
 class Mix(NamedTuple):
-    """What an input mixer did: sample b of a mixed view is share lam[b] of b and 1 - lam[b] of partner[b]."""
+    """What an input mixer did to a view: sample b now shows share[b] of itself and 1 - share[b] of partner[b]."""
 
-    views: tuple[int, ...]  # which views were replaced
-    partner: Tensor  # [B] int64
-    lam: Tensor  # [B] float32 in [0, 1]
-    clean: list[Tensor]  # V x [B, C, h, w]: the views before mixing
-    owner: Tensor | None = None  # [B, N] int64: source sample of each patch
+    clean: Tensor  # [B, C, h, w] float32: the view before
+    partner: Tensor  # [B] int64: positions in this rank's batch
+    share: Tensor  # [B] float32 in [0, 1]: the mean of ``own``
+    own: Tensor  # [B, 1, h, w] float32 in [0, 1]: how much of each pixel is the sample's own
 
 
 class Samples(NamedTuple):
@@ -50,7 +49,7 @@ class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # [B] int64
     label: Tensor | None = None  # [B] int64 class
     geometry: list[Geometry] | None = None  # V entries, when the views were asked for them
-    mix: Mix | None = None
+    mix: list[Mix | None] | None = None  # V entries, None where a view was left as it was
 
 
 class Clock(NamedTuple):

@@ -31,3 +31,13 @@ def core_view(v: int, n: int = 6, d: int = 4) -> Tensor:
 def core_queue() -> Tensor:
     """The queue fixture: Z_2 then Z_3, [12, 4] float64."""
     return torch.cat([core_view(2), core_view(3)])
+
+
+def mix_rows(s: int, n: int = 6, d: int = 8) -> Tensor:
+    """The fixture of the mixing methods, A, B, C, D for s = 0 .. 3: [n, d] float64 unit rows.
+
+    Before normalisation: ``((37 k^2 + (11 + s) k + 17 s) mod 101) / 50 - 1`` with ``k = i d + j + 1``.
+    """
+    k = torch.arange(1, n * d + 1)
+    x = (((37 * k * k + (11 + s) * k + 17 * s) % 101).double() / 50 - 1).view(n, d)
+    return x / x.norm(dim=1, keepdim=True)

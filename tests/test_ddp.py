@@ -59,7 +59,7 @@ def train(case: Case) -> dict[str, Any]:
         label = own_rows(torch.tensor([0, 1, 0, 1, 0, 0, 2, 3]))
         index = own_rows(torch.arange(GLOBAL_BATCH) + 2 * number)  # some samples come again, some are new
         clock = Clock(number, 0, STEPS)
-        loss = wrapped(views, Batch(views=[], index=index, label=label), clock)
+        loss = wrapped(views, Batch(views=[], index=index, label=label, mix=case.mixes(len(label))), clock)
         optimizer.zero_grad()
         loss.backward()
         step.objective.after_backward(clock)

@@ -42,10 +42,13 @@ def test_the_counter_counts() -> None:
     assert sorted(reads.seen) == ["aten._local_scalar_dense"] * 2 + ["aten.index"]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_nothing_after_the_views_waits_for_the_device(method: str) -> None:
-    """Encoders, objective, backward pass, optimizer and teacher of every method; the views have their own GPU test."""
-    cfg = small(method)
+MIXED = [("simclr", "mixer=resizemix"), ("mocov2", "mixer=mixup_cutmix_switch"), ("byol", "mixer=mixup")]
+
+
+@pytest.mark.parametrize(("method", "mixer"), [*((method, "mixer=none") for method in METHODS), *MIXED])
+def test_nothing_after_the_views_waits_for_the_device(method: str, mixer: str) -> None:
+    """Mixers, encoders, objective, backward pass, optimizer and teacher; the views have their own GPU test."""
+    cfg = small(method, mixer)
     data = build_data(cfg).pretrain
     module = build_module(cfg, True, data.shape[0])
     optimizer, schedule = module.recipe.build(module, 8, 10)

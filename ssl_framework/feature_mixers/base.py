@@ -8,6 +8,13 @@ from ssl_framework.functional import SameClass
 from ssl_framework.types import Clock
 
 
+class Mixture(NamedTuple):
+    """The keys that a mixed query has instead of one positive."""
+
+    keys: Tensor  # [N, P, D]
+    absent: Tensor  # [N, P] bool: no key; for a query that is mixed with itself, the second
+
+
 class MixedFeatures(NamedTuple):
     """What an objective computes its logits from; N queries, as many as there were or more."""
 
@@ -17,6 +24,7 @@ class MixedFeatures(NamedTuple):
     left_out: tuple[Tensor | SameClass, ...] = ()  # rows that are none for a query, as ``log_sum_exp`` takes them
     extra: Tensor | None = None  # [N, S, D] negatives of each query's own
     against: Tensor | None = None  # [N, D] what meets the negatives, where that is not q
+    mixture: Mixture | None = None  # of whose keys k is the weighted mean, where it is not one key
 
 
 class FeatureMixer(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ssl_framework.functional import unit
 from ssl_framework.objectives.base import Objective, outputs_of
-from ssl_framework.types import Batch, Clock, Outputs
+from ssl_framework.types import Batch, Clock, Mix, Outputs
 
 
 class BYOL(Objective):
@@ -20,6 +20,7 @@ class BYOL(Objective):
     """
 
     requires = frozenset({"teacher"})
+    accepts = frozenset({"mixer"})
 
     def __init__(self, student_head: str = "predictor", teacher_head: str = "projector") -> None:
         super().__init__()
@@ -31,10 +32,19 @@ class BYOL(Objective):
     ) -> dict[str, Tensor]:
         p0, p1 = map(unit, outputs_of(student, self.student_head))  # [B, D] each
         k0, k1 = map(unit, outputs_of(teacher, self.teacher_head))  # [B, D] each
-        loss = regression(p0, k1) + regression(p1, k0)
+        mix = batch.mix or [None, None]
+        loss = regression(p0, target(k1, mix[0])) + regression(p1, target(k0, mix[1]))
         # Near zero means collapse: all projections of the batch have become the same vector.
         spread = torch.stack([k0, k1]).std(dim=1).mean()
         return {"loss": loss, "target_std": spread}
+
+
+def target(k: Tensor, mix: Mix | None) -> Tensor:
+    """What a view regresses: the other view's keys [B, D], or for a mixed view their mean by the shares (i-Mix)."""
+    if mix is None:
+        return k
+    share = mix.share.to(k.dtype)[:, None]  # [B, 1]
+    return share * k + (1 - share) * k[mix.partner]
 
 
 def regression(p: Tensor, k: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ssl_framework.distributed import gather, own_rows
 from ssl_framework.functional import unit
 from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
-from ssl_framework.objectives.infonce import contrast, in_batch
+from ssl_framework.objectives.infonce import contrast, pairs
 from ssl_framework.types import Batch, Clock, Outputs
 
 
@@ -24,7 +24,7 @@ class DCL(Objective):
     Logs the mean factor by which the positive in the denominator would have scaled each gradient (NPC multiplier).
     """
 
-    accepts = frozenset({"positive pairs", "negatives"})
+    accepts = frozenset({"mixer", "positive pairs", "negatives"})
 
     def __init__(self, temperature: float, weight_sigma: float | None, head: str = "projector") -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class DCL(Objective):
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
     ) -> dict[str, Tensor]:
         z0, z1 = map(unit, outputs_of(student, self.head))  # [B, D] each
-        features = self.mixed(in_batch(z0, z1), clock)
+        features = self.mixed(pairs(z0, z1, batch.mix), clock)
         weight = dclw_weight(features.q, features.k, self.weight_sigma)
         loss, multiplier, first = contrast(features, self.temperature, False, weight)
         return {"loss": loss.mean(), "npc_multiplier": multiplier.mean(), "proxy_accuracy": first.mean()}

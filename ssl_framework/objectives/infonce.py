@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ssl_framework.distributed import gather_with_grad, rank
-from ssl_framework.feature_mixers.base import MixedFeatures
-from ssl_framework.functional import log_sum_exp
+from ssl_framework.feature_mixers.base import MixedFeatures, Mixture
+from ssl_framework.functional import left_out_columns, log_sum_exp
+from ssl_framework.types import Mix
 
 
 class Contrast(NamedTuple):
@@ -31,7 +32,13 @@ def contrast(
         temperature: tau.
         positive_in_denominator: ``False`` is DCL (arXiv:2110.06848, eq. 6).
         weight: of the positive, [N] or 1 (DCLW, eq. 7).
+
+    Raises:
+        ValueError: nothing would be left in the denominator.
     """
+    left = len(features.negatives) - left_out_columns(features.left_out)
+    if left < 1 and not positive_in_denominator and features.extra is None:
+        raise ValueError("the global batch has no negatives besides the positives: raise data.batch_size")
     q, extra = features.q, features.extra
     positive = (q * features.k).sum(dim=1) / temperature  # [N]
     against = q if features.against is None else features.against  # [N, D]
@@ -40,11 +47,16 @@ def contrast(
         own = torch.einsum("nd,nsd->ns", against, extra) / temperature  # [N, S]
         negatives = torch.logaddexp(negatives, own.logsumexp(dim=1))  # [N]
         hardest = torch.maximum(hardest, own.detach().amax(dim=1))  # [N]
-    denominator = torch.logaddexp(positive, negatives) if positive_in_denominator else negatives  # [N]
+    each = positive[:, None]  # [N, 1]
+    if features.mixture is not None:
+        each = torch.einsum("nd,npd->np", q, features.mixture.keys) / temperature  # [N, P]
+        each = each.masked_fill(features.mixture.absent, float("-inf"))
+    positives = each.logsumexp(dim=1)  # [N]
+    denominator = torch.logaddexp(positives, negatives) if positive_in_denominator else negatives  # [N]
     return Contrast(
         denominator - weight * positive,
-        torch.sigmoid((negatives - positive).detach()),
-        (positive.detach() > hardest).float(),
+        torch.sigmoid((negatives - positives).detach()),
+        (each.detach().amax(dim=1) > hardest).float(),
     )
 
 
@@ -61,6 +73,46 @@ def in_batch(z0: Tensor, z1: Tensor) -> MixedFeatures:
     k = torch.stack([z1, z0], dim=1).flatten(0, 1)  # [2B, D]
     first = rank() * len(q) + 2 * torch.arange(len(z0), device=q.device).repeat_interleave(2)  # [2B] own sample's
     return MixedFeatures(q, k, gather_with_grad(q), (torch.stack([first, first + 1], dim=1),))  # left out: [2B, 2]
+
+
+def pairs(z0: Tensor, z1: Tensor, mix: list[Mix | None] | None) -> MixedFeatures:
+    """``in_batch``, or ``mixed_queries`` where one of the two views [B, D] was mixed."""
+    mixed = [v for v, each in enumerate(mix or []) if each is not None]
+    if not mixed:
+        return in_batch(z0, z1)
+    if len(mixed) > 1:
+        raise ValueError(f"mixer.views is {mixed}, but one view has to stay clean: name one of them")
+    (v,) = mixed
+    each = mix[v] if mix is not None else None
+    assert each is not None
+    return mixed_queries((z0, z1)[v], (z0, z1)[1 - v], each, None)
+
+
+def mixed_queries(q: Tensor, k: Tensor, mix: Mix, memory: Tensor | None) -> MixedFeatures:
+    """Mixed samples as queries (i-Mix, arXiv:2010.08887): each has its own key with its share and its partner's key
+    with the rest, and has to tell them from all other keys of the global batch, and from a memory.
+
+    Args:
+        q: [B, D] unit rows of the mixed view.
+        k: [B, D] unit rows of the clean samples.
+        mix: what was mixed.
+        memory: [K, D] further negatives, if any.
+
+    Returns:
+        B queries.
+    """
+    keys = gather_with_grad(k)  # [W * B, D]
+    own = torch.arange(len(k), device=k.device)  # [B]
+    columns = torch.stack([own, mix.partner], dim=1)  # [B, 2]
+    share = mix.share.to(k.dtype)[:, None]  # [B, 1]
+    absent = torch.stack([torch.zeros_like(own, dtype=torch.bool), mix.partner == own], dim=1)  # [B, 2]
+    return MixedFeatures(
+        q,
+        share * k + (1 - share) * k[mix.partner],  # [B, D]
+        keys if memory is None else torch.cat([keys, memory]),  # [W * B + K, D]
+        (rank() * len(k) + columns,),
+        mixture=Mixture(k[columns], absent),  # [B, 2, D]
+    )
 
 
 def nt_xent(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:

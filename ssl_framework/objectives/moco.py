@@ -2,7 +2,8 @@
 MoCo (arXiv:1911.05722).
 
 The query's positive is the teacher's key of the other view, its negatives are a queue of earlier keys. A feature mixer
-may change the three or add negatives of its own; the queue always receives the unchanged keys.
+may change the three or add negatives of its own; the queue always receives the unchanged keys. A mixed query has two
+positives, its own key and its partner's, and the batch's other keys as further negatives (i-Mix, arXiv:2010.08887).
 """
 
 import torch
@@ -14,7 +15,7 @@ from ssl_framework.functional import SameClass, hardest, unit
 from ssl_framework.memory import Queue
 from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
 from ssl_framework.objectives.dcl import dclw_weight, positive_sigma
-from ssl_framework.objectives.infonce import contrast
+from ssl_framework.objectives.infonce import contrast, mixed_queries
 from ssl_framework.types import Batch, Clock, Outputs
 
 
@@ -35,7 +36,7 @@ class MoCo(Objective):
     """
 
     requires = frozenset({"teacher"})
-    accepts = frozenset({"positive pairs", "negatives", "negatives shared by all queries"})
+    accepts = frozenset({"mixer", "positive pairs", "negatives", "negatives shared by all queries"})
     num_views = (1, 1)  # queries; and as many keys
 
     classes: Tensor  # [K] int64 class of each row of the queue, -1 before it is filled
@@ -58,7 +59,7 @@ class MoCo(Objective):
         self.class_oracle = class_oracle
         if class_oracle:
             self.requires = self.requires | {"label"}
-            self.accepts = self.accepts - {"negatives shared by all queries"}
+            self.accepts = self.accepts - {"negatives shared by all queries", "mixer"}
             self.register_buffer("classes", torch.full((queue.size,), -1))
 
     def forward(
@@ -68,7 +69,8 @@ class MoCo(Objective):
         (k,) = map(unit, outputs_of(teacher, self.head))  # [B, D]
         negatives = self.queue.read()  # [K, D]
         out = score_statistics(q.detach(), k, negatives)
-        features = MixedFeatures(q, k, negatives)
+        mix = next((each for each in batch.mix or [] if each is not None), None)
+        features = MixedFeatures(q, k, negatives) if mix is None else mixed_queries(q, k, mix, negatives)
         if self.class_oracle:
             assert batch.label is not None
             same = SameClass(batch.label, self.classes.clone())

@@ -9,19 +9,20 @@ from torch import Tensor
 
 from ssl_framework.functional import unit
 from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
-from ssl_framework.objectives.infonce import contrast, in_batch
+from ssl_framework.objectives.infonce import contrast, pairs
 from ssl_framework.types import Batch, Clock, Outputs
 
 
 class SimCLR(Objective):
-    """NT-Xent over two views.
+    """NT-Xent over two views. Where a mixer has mixed one of them, that view alone asks and the clean one answers (the
+    N-pair form of i-Mix).
 
     Args:
         temperature: tau.
         head: name of the student's head whose output is compared.
     """
 
-    accepts = frozenset({"positive pairs", "negatives"})
+    accepts = frozenset({"mixer", "positive pairs", "negatives"})
 
     def __init__(self, temperature: float, head: str = "projector") -> None:
         super().__init__()
@@ -32,6 +33,6 @@ class SimCLR(Objective):
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
     ) -> dict[str, Tensor]:
         z0, z1 = map(unit, outputs_of(student, self.head))  # [B, D] each
-        features = self.mixed(in_batch(z0, z1), clock)
+        features = self.mixed(pairs(z0, z1, batch.mix), clock)
         loss, multiplier, first = contrast(features, self.temperature, positive_in_denominator=True)
         return {"loss": loss.mean(), "npc_multiplier": multiplier.mean(), "proxy_accuracy": first.mean()}

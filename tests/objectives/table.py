@@ -47,7 +47,7 @@ from ssl_framework.objectives.simlap import LabelGate, SimLAP
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
 from ssl_framework.objectives.swav import SwAV
-from ssl_framework.types import Outputs
+from ssl_framework.types import Mix, Outputs
 
 DIM = 6
 NUM_SAMPLES = 16  # of the training set that the tests draw indices from
@@ -60,6 +60,18 @@ class Case(NamedTuple):
     student: tuple[int, ...] = (0, 1)
     teacher: tuple[int, ...] = ()
     heads: tuple[str, ...] = ("projector",)
+    mixed: tuple[int, ...] = ()  # views that a mixer has changed
+    least: int = 2  # samples in the smallest global batch it takes
+
+    def mixes(self, count: int) -> list[Mix | None] | None:
+        """What a mixer might have done to ``count`` samples, alike on any number of ranks: neighbours are mixed, and
+        the last of an odd number with itself."""
+        if not self.mixed:
+            return None
+        partner = (torch.arange(count) ^ 1).clamp(max=count - 1)  # [B]
+        share = 0.6 + 0.1 * (torch.arange(count) % 4)  # [B]
+        nothing = torch.empty(0)
+        return [Mix(nothing, partner, share, nothing) if v in self.mixed else None for v in range(self.num_views)]
 
     @property
     def num_views(self) -> int:
@@ -170,6 +182,11 @@ OBJECTIVES: dict[str, Case] = {
     "synco": Case(synco, student=(0,), teacher=(1,)),
     "hallucinator": Case(lambda: hallucinator(moco()), student=(0,), teacher=(1,)),
     "hallucinator_on_simclr": Case(lambda: hallucinator(SimCLR(0.2))),
+    "simclr_mixed": Case(lambda: SimCLR(0.2), mixed=(0,)),
+    "dcl_mixed": Case(lambda: DCL(0.2, None), mixed=(1,), least=3),
+    "mocov2_mixed": Case(moco, student=(0,), teacher=(1,), mixed=(0,)),
+    "mochi_mixed": Case(mochi, student=(0,), teacher=(1,), mixed=(0,)),
+    "byol_mixed": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor"), mixed=(0, 1)),
     "byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor")),
     "feature_transform": Case(feature_transform, student=(0,), teacher=(1,)),
     "sepclr": Case(lambda: SepCLR(0.5, [0], 0.3, 0.2, 0.4), heads=("common", "salient")),

@@ -16,7 +16,7 @@ def finite_loss_and_gradient(name: str, views: list[Tensor]) -> Tensor:
     objective = case.build()
     teacher = case.outputs([view.detach() for view in views], case.teacher) if case.teacher else None
     count = len(views[0])
-    batch = Batch(views=[], index=torch.arange(count), label=torch.arange(count) % 2)
+    batch = Batch(views=[], index=torch.arange(count), label=torch.arange(count) % 2, mix=case.mixes(count))
     loss = objective(case.outputs(views, case.student), teacher, batch, CLOCK)["loss"]
     loss.backward()
     seen = [views[v] for v in case.student]
@@ -29,6 +29,10 @@ def finite_loss_and_gradient(name: str, views: list[Tensor]) -> Tensor:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_small_and_odd_batches(name: str, count: int) -> None:
     generator = torch.Generator().manual_seed(count)
+    if count < OBJECTIVES[name].least:
+        with pytest.raises(ValueError, match=r"raise data\.batch_size"):
+            finite_loss_and_gradient(name, [torch.randn(count, DIM) for _ in range(OBJECTIVES[name].num_views)])
+        return
     finite_loss_and_gradient(
         name, [torch.randn(count, DIM, generator=generator) for _ in range(OBJECTIVES[name].num_views)]
     )

@@ -1,0 +1,172 @@
+"""How two images become one, without a network: batched, for any size and number of channels.
+
+    Mixup      Zhang et al., ICLR 2018 (arXiv:1710.09412): a weighted mean
+    CutMix     Yun et al., ICCV 2019 (arXiv:1905.04899): a box of the partner
+    ResizeMix  Qin et al., 2020 (arXiv:2012.11101): the whole partner, made smaller
+    Switch     one of several, sample by sample (the recipe of DeiT, arXiv:2012.12877)
+
+B samples, C channels, h x w pixels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssl_framework.mixers.mixing import Rule, uniform
+
+
+class Mixup:
+    """``l x + (1 - l) other``, l ~ Beta(alpha, alpha).
+
+    Args:
+        alpha: of the Beta distribution.
+        per_sample: a share for every sample instead of one for the batch.
+        dominant: l becomes max(l, 1 - l), so that the own image weighs at least half (i-Mix).
+    """
+
+    def __init__(self, alpha: float, per_sample: bool, dominant: bool) -> None:
+        self.share = Share(alpha, per_sample, dominant)
+
+    def __call__(self, x: Tensor, other: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Mixed images [B, C, h, w], and each pixel's own share [B, 1, h, w]."""
+        share = self.share(x, generator)[:, None, None, None]  # [B, 1, 1, 1]
+        return torch.lerp(other, x, share.to(x.dtype)), share.expand(-1, 1, *x.shape[2:])
+
+
+class CutMix:
+    """A box of the partner with area 1 - l, l ~ Beta(alpha, alpha), where it does not leave the image.
+
+    Args:
+        alpha: of the Beta distribution.
+        per_sample: a box for every sample instead of one for the batch.
+        dominant: l becomes max(l, 1 - l), so that the own image keeps at least about half.
+    """
+
+    def __init__(self, alpha: float, per_sample: bool, dominant: bool) -> None:
+        self.share = Share(alpha, per_sample, dominant)
+        self.per_sample = per_sample
+
+    def __call__(self, x: Tensor, other: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """As ``Mixup``; every pixel is of one image."""
+        side = (1 - self.share(x, generator)).sqrt()  # [B] of the box, as a share of the image's
+        centre = uniform((2, len(x) if self.per_sample else 1), x, generator).expand(2, len(x))  # [2, B]
+        rows, columns = (
+            inside(centre[axis] * size - side * size / 2, centre[axis] * size + side * size / 2, size)
+            for axis, size in enumerate(x.shape[2:])
+        )  # [B, h], [B, w]
+        box = (rows[:, :, None] & columns[:, None])[:, None]  # [B, 1, h, w]
+        return torch.where(box, other, x), (~box).float()
+
+
+class ResizeMix:
+    """The whole partner, resized to a share of the image's sides, at a random place inside.
+
+    Args:
+        smallest, largest: the share of the sides is uniform between them, in (0, 1].
+        per_sample: size and place for every sample instead of for the batch.
+    """
+
+    def __init__(self, smallest: float, largest: float, per_sample: bool) -> None:
+        if not 0 < smallest <= largest <= 1:
+            raise ValueError(
+                f"mixer.rule.smallest is {smallest} and largest {largest}: it takes 0 < smallest <= largest <= 1"
+            )
+        self.smallest = smallest
+        self.largest = largest
+        self.per_sample = per_sample
+
+    def __call__(self, x: Tensor, other: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """As ``CutMix``."""
+        draws = uniform((3, len(x) if self.per_sample else 1), x, generator).expand(3, len(x))  # [3, B]
+        scale = self.smallest + (self.largest - self.smallest) * draws[0]  # [B]
+        small, boxes = other, []
+        for axis, size in enumerate(x.shape[2:]):
+            pixels = (scale * size).round().clamp(min=1)  # [B]
+            first = (draws[1 + axis] * (size - pixels + 1)).floor().clamp(max=size - 1)  # [B]
+            weights = shrink_weights(first, pixels, size).to(x.dtype)  # [B, size, size]
+            if axis == 0:
+                small = torch.einsum("bij,bcjw->bciw", weights, small)  # [B, C, h, w]
+            else:
+                small = torch.einsum("bij,bchj->bchi", weights, small)  # [B, C, h, w]
+            boxes.append(inside(first, first + pixels, size))  # [B, size]
+        box = (boxes[0][:, :, None] & boxes[1][:, None])[:, None]  # [B, 1, h, w]
+        return torch.where(box, small, x), (~box).float()
+
+
+class Switch:
+    """One of several rules, chosen for every sample.
+
+    Args:
+        rules: to choose from.
+        weights: how often each is taken, relative to the others.
+    """
+
+    def __init__(self, rules: Sequence[Rule], weights: Sequence[float]) -> None:
+        if len(rules) != len(weights) or not rules or min(weights) < 0 or sum(weights) <= 0:
+            raise ValueError(
+                f"mixer.rule.weights is {list(weights)} for {len(rules)} rules: give each one a weight, at least 0 and "
+                "not all 0"
+            )
+        self.rules = list(rules)
+        self.until = torch.tensor(weights, dtype=torch.float64).cumsum(0).div(sum(weights)).tolist()
+
+    def __call__(self, x: Tensor, other: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """As the rule that was chosen for each sample."""
+        draw = uniform((len(x), 1, 1, 1), x, generator)  # [B, 1, 1, 1]
+        mixed, own = self.rules[-1](x, other, generator)
+        for rule, until in zip(reversed(self.rules[:-1]), reversed(self.until[:-1]), strict=True):
+            each = rule(x, other, generator)
+            mixed, own = torch.where(draw < until, each[0], mixed), torch.where(draw < until, each[1], own)
+        return mixed, own
+
+
+class Share:
+    """How much of the own image stays, l ~ Beta(alpha, alpha).
+
+    Args:
+        alpha: above 0.
+        per_sample: one for every sample instead of one for the batch.
+        dominant: l becomes max(l, 1 - l).
+    """
+
+    def __init__(self, alpha: float, per_sample: bool, dominant: bool) -> None:
+        if not alpha > 0:
+            raise ValueError(f"mixer.rule.alpha is {alpha}: it must be above 0")
+        self.alpha = alpha
+        self.per_sample = per_sample
+        self.dominant = dominant
+
+    def __call__(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        """[B] float32 in [0, 1], for B images ``like``."""
+        where = like.device if generator is None else generator.device
+        alpha = torch.full((2, len(like) if self.per_sample else 1), self.alpha, device=where)
+        first, second = torch._standard_gamma(alpha, generator=generator)  # 2 x [B] or 2 x [1]
+        # Both may be 0 for a tiny alpha; then the own image stays whole.
+        share = torch.where(first + second > 0, first / (first + second), torch.ones_like(first))
+        share = torch.maximum(share, 1 - share) if self.dominant else share
+        return share.expand(len(like)).to(like.device)
+
+
+def inside(first: Tensor, last: Tensor, size: int) -> Tensor:
+    """Which pixels lie from round(first) up to but not including round(last): [B] each -> [B, size] bool."""
+    pixel = torch.arange(size, device=first.device)  # [size]
+    return (pixel >= first.round()[:, None]) & (pixel < last.round()[:, None])
+
+
+def shrink_weights(first: Tensor, pixels: Tensor, size: int) -> Tensor:
+    """Bilinear resampling with antialias of a whole axis into a part of it, as one matrix per sample.
+
+    Args:
+        first, pixels: [B] where the part begins, and how long it is.
+        size: of the axis.
+
+    Returns:
+        [B, size, size]: result = weights @ source; rows outside the part are zero.
+    """
+    position = torch.arange(size, device=first.device, dtype=first.dtype)  # [size]
+    scale = (size / pixels)[:, None, None]  # [B, 1, 1] source pixels per pixel of the part
+    centre = (position[:, None] - first[:, None, None] + 0.5) * scale - 0.5  # [B, size, 1]
+    weights = (1 - (position - centre).abs() / scale).clamp(min=0)  # [B, size, size]
+    weights = weights * inside(first, first + pixels, size)[..., None]
+    return weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-6)
