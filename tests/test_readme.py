@@ -42,7 +42,7 @@ def test_every_file_and_picture_it_points_to_exists(page: str) -> None:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A source tree with two methods and without a record."""
-    for name in ("configs/views", "configs/feature_mixer", "tests/golden.json", "tests/objectives"):
+    for name in ("configs/views", "configs/mixer", "configs/feature_mixer", "tests/golden.json", "tests/objectives"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "configs" / "method").mkdir()

@@ -63,8 +63,8 @@ def test_a_missing_teacher(method: str) -> None:
 
 
 def test_an_unread_mixer() -> None:
-    message = refused("method=simclr", "+mixer._target_=torch.nn.Identity")
-    assert "SimCLR does not read what Identity produces: set mixer=none" in message
+    message = refused("method=supcon", "mixer=mixup")
+    assert "SupCon does not read what Mixup produces: set mixer=none" in message
 
 
 def test_a_single_view() -> None:

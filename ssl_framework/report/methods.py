@@ -57,6 +57,7 @@ class Method(NamedTuple):
     needs: list[str]  # beside views and memory
     feature_mixer: str  # its own; "" for none
     feature_mixers: list[str]  # that it accepts
+    mixers: list[str]  # likewise, of its input
     files: list[str]
     tests: list[str]  # below tests/, that of the loss first
     loss_of: str  # the method whose test that is, where it is another with the same objective
@@ -180,6 +181,11 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
             *(words for key, words in NEEDED.items() if key in objective.requires),
         ],
         "feature_mixer": own,
+        "mixers": sorted(
+            path.stem
+            for path in (root / "configs" / "mixer").glob("*.yaml")
+            if path.stem != "none" and "mixer" in objective.accepts | objective.requires
+        ),
         "feature_mixers": [name for name, mixer in mixers.items() if mixer.needs <= objective.accepts],
         "files": [
             f"{module.replace('.', '/')}.py" for module in dict.fromkeys(modules) if module != "ssl_framework.memory"
@@ -338,7 +344,7 @@ def section(method: Method, record: Record | None) -> list[str]:
         f"- `{method.command}`",
         f"- Files: {', '.join(f'[{Path(name).name}](../{name})' for name in files)}",
         f"- Needs: {needs_of(method)}",
-        f"- Feature mixers: {', '.join(accepted) or 'none'}",
+        f"- Mixers: {', '.join(method.mixers) or 'none'}; feature mixers: {', '.join(accepted) or 'none'}",
         f"- Tests: {kinds or method.shows}, {tests}",
     ]
     if record is not None:
