@@ -33,6 +33,8 @@ PROTOCOL = {
 }
 """Name -> key of a run's config that belongs to what a number means."""
 
+SPLITS = ("pretrain", "train", "test")
+
 REFERENCES = {"raw_pixels": "raw pixels", "untrained": "untrained backbone"}
 
 
@@ -108,12 +110,20 @@ def about_of(folder: Path, jobs: Sequence[Job]) -> dict[str, Any]:
     configs = [OmegaConf.load(path.with_name("config.yaml")) for path in sorted(folder.glob("*/result.json"))]
     protocol = {name: together(OmegaConf.select(cfg, key) for cfg in configs) for name, key in PROTOCOL.items()}
     data_sets = sorted({result["data"] for result in results})
-    images = {data: together(result["images"] for result in results if result["data"] == data) for data in data_sets}
+    images = {
+        data: {split: together(r["images"][split] for r in results if r["data"] == data) for split in SPLITS}
+        for data in data_sets
+    }
     names = ("versions", "commit", "device", "cpu", "processes")
     return {
         "protocol": {**protocol, "images": images, "common": list(grid(jobs).common)},
         **{name: together(result[name] for result in results) for name in names},
     }
+
+
+def counted(count: int | list[int]) -> str:
+    """One number of images, or the different ones: a method may add generated images."""
+    return " or ".join(f"{each:,}" for each in (sorted(count) if isinstance(count, list) else [count]))
 
 
 def together(values: Iterable[Any]) -> Any:
@@ -149,7 +159,7 @@ def protocol_line(about: dict[str, Any]) -> str:
     protocol = about["protocol"]
     said = ", ".join(f"{name} {said_of(protocol[name])}" for name in PROTOCOL)
     images = "; ".join(
-        f"{data}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} images"
+        f"{data}: {', '.join(f'{counted(count)} {split}' for split, count in counts.items())} images"
         for data, counts in protocol["images"].items()
     )
     return (
