@@ -229,6 +229,11 @@ def check_wiring(
         )
     if mixer is not None and max(mixer.views) >= num_views:
         raise ValueError(f"mixer.views is {mixer.views}, but the views are numbered 0 to {num_views - 1}")
+    if mixer is not None and student_views is not None and not set(mixer.views) <= set(student_views):
+        raise ValueError(
+            f"mixer.views is {mixer.views}, but the student encodes {list(student_views)} only, and a teacher sees its "
+            "views clean: name views of the student"
+        )
     missing = set() if feature_mixer is None else feature_mixer.needs - objective.accepts
     if missing:
         raise ValueError(

@@ -69,7 +69,7 @@ class MoCo(Objective):
         (k,) = map(unit, outputs_of(teacher, self.head))  # [B, D]
         negatives = self.queue.read()  # [K, D]
         out = score_statistics(q.detach(), k, negatives)
-        mix = next((each for each in batch.mix or [] if each is not None), None)
+        mix = next((each for seen, each in zip(student, batch.mix or [], strict=False) if seen is not None), None)
         features = MixedFeatures(q, k, negatives) if mix is None else mixed_queries(q, k, mix, negatives)
         if self.class_oracle:
             assert batch.label is not None

@@ -58,6 +58,9 @@ def test_on_moco_keys_of_the_batch_stand_beside_the_queue(decoupled: bool) -> No
     out = moco([{"projector": q}, None], [None, {"projector": k}], batch(mix(), None), loops.CLOCK)
     assert out["loss"].item() == pytest.approx(soft_cross_entropy(q, torch.cat([k, rows]), 0.3, decoupled), abs=1e-10)
     torch.testing.assert_close(moco.queue.read()[:6], k)
+    moco = objective(rows, 0.3, decoupled)  # what was done to a view that only the teacher sees does not count
+    out = moco([{"projector": q}, None], [None, {"projector": k}], batch(None, mix()), loops.CLOCK)
+    assert out["loss"].item() == pytest.approx(loops.moco(q, k, rows, 0.3, decoupled=decoupled), abs=1e-10)
 
 
 def test_on_byol_a_mixed_view_regresses_both_targets_by_their_shares() -> None:
