@@ -40,6 +40,12 @@ def keep_freed_memory() -> bool:
     return bool(libc.mallopt(M_MMAP_THRESHOLD, LARGE)) and bool(libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
+def give_back_freed_memory() -> None:
+    """Hands freed memory back to the kernel once, where the allocator is glibc's; what is asked for next is new."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def cpu_name() -> str:
     """As Linux calls it."""
     described = Path("/proc/cpuinfo")

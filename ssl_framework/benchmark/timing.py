@@ -8,6 +8,8 @@ from typing import TypeAlias
 
 import torch
 
+from ssl_framework.device import give_back_freed_memory
+
 Figure: TypeAlias = dict[str, float]
 """``{"median": ..., "min": ..., "max": ...}`` of one measured quantity."""
 
@@ -45,6 +47,7 @@ def peak_extra_mib(function: Callable[[], object]) -> float:
         function()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
+    give_back_freed_memory()  # or a call could do with what earlier ones have left
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak to what is in use
     before = peak_kib()
     function()
