@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.build import build_data, build_module
 from ssl_framework.callbacks import Progress, load_checkpoint
@@ -19,6 +19,7 @@ from ssl_framework.functional import unit
 from ssl_framework.main import discard_unless_trained, go_through, has_checkpoint, prepare, stage_config
 from ssl_framework.run import config_hash, read_json
 from ssl_framework.stages import StageClusters
+from ssl_framework.sweep import refuse_other_config
 from tests.runs import SMALL, config, small
 from tests.test_resume import assert_identical, crash, sigterm
 
@@ -58,6 +59,15 @@ def test_stages_may_go_by_other_pseudo_labels(tmp_path: Path) -> None:
     moved = [stage_config(small("mcl"), tmp_path / place, 1, 1) for place in ("a", "b")]
     assert moved[0].pseudo_labels.previous != moved[1].pseudo_labels.previous
     assert config_hash(moved[0]) == config_hash(moved[1])
+
+
+def test_a_multirun_knows_a_run_in_stages_again_whatever_its_last_stage_filled_in(tmp_path: Path) -> None:
+    cfg = small("mcl", *SETTINGS)
+    for stored in (cfg, stage_config(cfg, tmp_path, 2, 2)):  # before and after its last stage began
+        (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(stored))
+        refuse_other_config(cfg, tmp_path)
+        with pytest.raises(ValueError, match=r"objective\.temperature=0\.2, but here it is 0\.3"):
+            refuse_other_config(small("mcl", *SETTINGS, "objective.temperature=0.3"), tmp_path)
 
 
 def test_the_first_stage_is_the_plain_method(whole: Path, tmp_path: Path) -> None:
