@@ -28,7 +28,8 @@ class SSLModule(L.LightningModule):
         objective: the loss and its state.
         optimizer: recipe of the update.
         teacher: builds the EMA teacher from the student, or ``None``.
-        mixer: input-level mixing of views that the student encodes; the teacher sees them clean. ``None``: no mixing.
+        mixer: input-level mixing of views; the student sees mixtures in their place or beside them, the teacher sees
+            them clean. ``None``: no mixing.
         feature_mixer: embedding-level mixing, handed to the objective, or ``None``.
         student_views, teacher_views: positions of the views each encodes; ``None`` is all.
         micro_batch_size: samples that go through the encoders at once, on each rank; the loss is still that of the
@@ -93,15 +94,16 @@ class SSLModule(L.LightningModule):
         """One forward pass of the method: samples -> "loss" and what is logged."""
         batch: Batch = self.views(samples)
         if self.mixer is not None:
-            batch = self.mixer(batch, clock)
-        teacher = self.encode_teacher(clean_views(batch), clock)
+            batch = self.mixer(batch, clock, self.student)
+        teacher = self.encode_teacher(clean_views(batch)[: self.views.num_views], clock)
 
         def objective(student: list[Outputs | None]) -> dict[str, Tensor]:
             with torch.autocast(batch.views[0].device.type, enabled=False):  # losses are computed in float32
                 return self.objective(in_float32(student), in_float32(teacher), batch, clock)
 
         def encode(views: list[Tensor]) -> list[Outputs | None]:
-            return self.student(views, self.student_views)
+            which = self.student_views  # and the mixtures beside the clean views
+            return self.student(views, which and [*which, *range(self.views.num_views, len(views))])
 
         if not self.divides(len(batch.index)):
             return objective(encode(batch.views))
@@ -215,12 +217,19 @@ def check_wiring(
         raise ValueError(
             f"{name} needs a teacher, but the config has teacher: null: set teacher, or choose another method"
         )
-    if "mixer" in objective.requires and mixer is None:
+    reads = objective.requires | objective.accepts
+    if mixer is None and objective.requires & {"mixer", "added mixtures"}:
         raise ValueError(f"{name} needs a mixer, but the config has mixer=none: choose one with mixer=<name>")
-    if mixer is not None and "mixer" not in objective.requires | objective.accepts:
+    if mixer is not None and not reads & {"mixer", "added mixtures"}:
         raise ValueError(
             f"{name} does not read what {type(mixer.rule).__name__} produces: "
             "set mixer=none or choose a method that reads it (simclr, mocov2, byol)"
+        )
+    if mixer is not None and ("added mixtures" if mixer.add else "mixer") not in reads:
+        where = ("beside the clean views", "in the place of clean views")
+        raise ValueError(
+            f"{name} reads mixtures {where[mixer.add]}, but mixer.add is {str(mixer.add).lower()}, which puts them "
+            f"{where[not mixer.add]}: set mixer.add={str(not mixer.add).lower()}"
         )
     if mixer is not None and feature_mixer is not None and "positive pairs" in feature_mixer.needs:
         raise ValueError(
@@ -229,9 +238,10 @@ def check_wiring(
         )
     if mixer is not None and max(mixer.views) >= num_views:
         raise ValueError(f"mixer.views is {mixer.views}, but the views are numbered 0 to {num_views - 1}")
-    if mixer is not None and student_views is not None and not set(mixer.views) <= set(student_views):
+    encoded = range(num_views) if student_views is None else student_views
+    if mixer is not None and not mixer.add and not set(mixer.views) <= set(encoded):
         raise ValueError(
-            f"mixer.views is {mixer.views}, but the student encodes {list(student_views)} only, and a teacher sees its "
+            f"mixer.views is {mixer.views}, but the student encodes {list(encoded)} only, and a teacher sees its "
             "views clean: name views of the student"
         )
     missing = set() if feature_mixer is None else feature_mixer.needs - objective.accepts

@@ -25,12 +25,15 @@ class Geometry(NamedTuple):
 
 
 class Mix(NamedTuple):
-    """What an input mixer did to a view: sample b now shows share[b] of itself and 1 - share[b] of partner[b]."""
+    """What an input mixer did to a view: sample b now shows share[b, p] of sample source[b, p]; P sources, mostly 2."""
 
     clean: Tensor  # [B, C, h, w] float32: the view before
-    partner: Tensor  # [B] int64: positions in this rank's batch
-    share: Tensor  # [B] float32 in [0, 1]: the mean of ``own``
-    own: Tensor  # [B, 1, h, w] float32 in [0, 1]: how much of each pixel is the sample's own
+    source: Tensor  # [B, P] int64: positions in this rank's batch; the first is the sample itself
+    share: Tensor  # [B, P] float32 in [0, 1], rows sum to one: the label shares
+    owner: (
+        Tensor | None
+    )  # [B, P, h, w] float32: how much of each pixel is of each source; None: mixed inside the network
+    of: int  # the view that was mixed; where that stayed as it was, the mixture is a further view
 
 
 class Samples(NamedTuple):
@@ -49,7 +52,7 @@ class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # [B] int64
     label: Tensor | None = None  # [B] int64 class
     geometry: list[Geometry] | None = None  # V entries, when the views were asked for them
-    mix: list[Mix | None] | None = None  # V entries, None where a view was left as it was
+    mix: list[Mix | None] | None = None  # as many entries as views, None where a view was left as it was
 
 
 class Clock(NamedTuple):

@@ -1,43 +1,69 @@
 """Mixing of images: who is mixed with whom, when, and the record of it that losses read.
 
-A mixer is a partner rule, a mixing rule and a schedule. The rule says for every pixel how much of it is the sample's
-own; the label share is the mean of that, for every rule, so that what is seen and what is said never differ.
+A mixer is a partner rule, a mixing rule and a schedule. The rule says for every pixel how much of it is of which
+sample; the label shares are the means of that, for every rule, so that what is seen and what is said never differ.
 
-B samples of this rank, C channels, h x w pixels.
+B samples of this rank, P sources of a mixture, C channels, h x w pixels.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.models.encoder import Encoder
 from ssl_framework.types import Batch, Clock, Mix
 
 
-class Partners(Protocol):
-    """Chooses a partner for every sample; see ``partners``."""
+class Context(NamedTuple):
+    """What partner rules and mixing rules may ask for besides the images."""
 
-    def __call__(self, count: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
-        """[B] int64 positions in this rank's batch, every position once."""
+    generator: torch.Generator | None  # for one draw a sample; None is torch's own, which differs on every rank
+    shared: torch.Generator | None  # for one draw for the whole batch, alike on all ranks
+    network: Encoder | None  # the student as it is now
+    label: Tensor | None  # [B] of the samples
+
+    def draws(self, per_sample: bool) -> torch.Generator | None:
+        """The generator for a draw a sample or a draw a batch."""
+        return self.generator if per_sample else self.shared
+
+
+class Partners(Protocol):
+    """Chooses partners for every sample; see ``partners``."""
+
+    def __call__(self, batch: Batch, context: Context) -> Tensor:
+        """[B, P - 1] int64 positions in this rank's batch."""
         ...
 
 
 class Rule(Protocol):
-    """Mixes two batches of images; see ``rules``."""
+    """Mixes images with those of their partners; see ``rules``."""
 
-    def __call__(self, x: Tensor, other: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """[B, C, h, w] each -> the mixed images, and [B, 1, h, w] in [0, 1] how much of each pixel is of ``x``."""
+    def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Mixes a batch.
+
+        Args:
+            x: [B, C, h, w] images.
+            source: [B, P] int64 positions: the sample itself and its partners.
+            context: generators, labels, network.
+
+        Returns:
+            The mixed images [B, C, h, w]; and [B, P, h, w] in [0, 1] how much of each pixel is of each source, which
+            sums to one over the sources.
+        """
         ...
 
 
 class Mixing(nn.Module):
-    """Replaces chosen views by mixtures.
+    """Puts mixtures in the place of chosen views, or beside them.
 
     Args:
-        rule: how two images become one.
+        rule: how images become one.
         partners: who is mixed with whom; within this rank's batch.
-        views: positions of the views that are mixed, each with partners and shares of its own.
+        views: positions of the views that are mixed, each time with partners and shares of its own.
+        add: the mixtures become further views behind the clean ones, one for each entry of ``views`` (which may then
+            name a view several times), instead of taking their place.
         probability: of a sample being mixed; the others stay as they are.
         start, stop: share of the run after which mixing begins and ends (early-stopped mixup), in [0, 1].
 
@@ -46,7 +72,14 @@ class Mixing(nn.Module):
     """
 
     def __init__(
-        self, rule: Rule, partners: Partners, views: Sequence[int], probability: float, start: float, stop: float
+        self,
+        rule: Rule,
+        partners: Partners,
+        views: Sequence[int],
+        add: bool,
+        probability: float,
+        start: float,
+        stop: float,
     ) -> None:
         super().__init__()
         for name, value in (("probability", probability), ("start", start), ("stop", stop)):
@@ -54,40 +87,56 @@ class Mixing(nn.Module):
                 raise ValueError(f"mixer.{name} is {value}: it must lie between 0 and 1")
         if not start < stop:
             raise ValueError(f"mixer.start is {start} and mixer.stop {stop}: mixing must begin before it ends")
-        if not views or min(views) < 0 or len(set(views)) < len(views):
+        if not views or min(views) < 0 or (not add and len(set(views)) < len(views)):
             raise ValueError(f"mixer.views is {list(views)}: name each view to be mixed once, from 0 on")
         self.rule = rule
         self.partners = partners
         self.views = list(views)
+        self.add = add
         self.probability = probability
         self.start = start
         self.stop = stop
 
     @torch.no_grad()
-    def forward(self, batch: Batch, clock: Clock, generator: torch.Generator | None = None) -> Batch:
-        """The batch with the chosen views mixed and, for each of them, the record; unchanged outside the schedule.
+    def forward(
+        self, batch: Batch, clock: Clock, network: Encoder | None, generator: torch.Generator | None = None
+    ) -> Batch:
+        """The batch with its mixtures and, for each of them, the record; unchanged outside the schedule.
 
-        With a generator of the CPU the result does not depend on the device of the views.
+        Args:
+            batch: clean views.
+            clock: for the schedule, and for what all ranks draw alike.
+            network: the student, for rules that look through it.
+            generator: of this rank's draws; with one of the CPU the result does not depend on the device of the views.
         """
         if not self.start <= clock.progress < self.stop:
             return batch
+        device = batch.views[0].device if generator is None else generator.device
+        context = Context(generator, clock.generator(device), network, batch.label)
         views = list(batch.views)
         mixes: list[Mix | None] = [None] * len(views)
         for v in self.views:
-            views[v], mixes[v] = self.mixed(views[v], generator)
+            mixture, mix = self.mixed(batch, v, context)
+            if self.add:
+                views.append(mixture)
+                mixes.append(mix)
+            else:
+                views[v], mixes[v] = mixture, mix
         return batch._replace(views=views, mix=mixes)
 
-    def mixed(self, x: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Mix]:
+    def mixed(self, batch: Batch, view: int, context: Context) -> tuple[Tensor, Mix]:
         """One view [B, C, h, w], mixed, and what was done."""
-        partner = self.partners(len(x), x.device, generator)  # [B]
-        mixed, own = self.rule(x, x[partner], generator)  # [B, C, h, w], [B, 1, h, w]
+        x = batch.views[view]
+        itself = torch.arange(len(x), device=x.device)[:, None]  # [B, 1]
+        source = torch.cat([itself, self.partners(batch, context)], dim=1)  # [B, P]
+        mixed, owner = self.rule(x, source, context)  # [B, C, h, w], [B, P, h, w]
+        # A sample that is its own partner, or is left out by chance, shows nothing else.
+        whole = (source == itself).all(dim=1)[:, None, None, None]  # [B, 1, 1, 1]
         if self.probability < 1:
-            chosen = uniform((len(x), 1, 1, 1), x, generator) < self.probability  # [B, 1, 1, 1]
-            mixed, own = torch.where(chosen, mixed, x), own.masked_fill(~chosen, 1.0)
-        # A sample that is its own partner shows nothing else.
-        itself = (partner == torch.arange(len(x), device=x.device))[:, None, None, None]  # [B, 1, 1, 1]
-        own = own.masked_fill(itself, 1.0)
-        return torch.where(itself, x, mixed), Mix(x, partner, own.mean(dim=(1, 2, 3)), own)
+            whole = whole | (uniform((len(x), 1, 1, 1), x, context.generator) >= self.probability)
+        first = (torch.arange(source.shape[1], device=x.device) == 0)[:, None, None]  # [P, 1, 1]
+        owner = torch.where(whole, first.to(owner.dtype), owner)  # [B, P, h, w]
+        return torch.where(whole, x, mixed), Mix(x, source, owner.mean(dim=(2, 3)), owner, view)
 
 
 def uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:

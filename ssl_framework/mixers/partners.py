@@ -1,37 +1,60 @@
-"""Who is mixed with whom: every rule gives each sample of the batch one partner and takes each sample once."""
+"""Who is mixed with whom: every rule gives each sample its partners and takes each sample equally often."""
 
 import torch
 from torch import Tensor
+
+from ssl_framework.mixers.mixing import Context
+from ssl_framework.types import Batch
 
 
 class Shuffle:
     """A random permutation; now and then a sample is its own partner and stays unmixed."""
 
-    def __call__(self, count: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
-        """[B] int64."""
-        return permutation(count, device, generator)
+    def __call__(self, batch: Batch, context: Context) -> Tensor:
+        """[B, 1] int64."""
+        return permutation(batch, context)[:, None]
 
 
 class Others:
     """A random permutation in one cycle: with two samples or more nobody is its own partner."""
 
-    def __call__(self, count: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
-        """[B] int64."""
-        order = permutation(count, device, generator)  # [B]
+    def __call__(self, batch: Batch, context: Context) -> Tensor:
+        """[B, 1] int64."""
+        order = permutation(batch, context)  # [B]
         partner = torch.empty_like(order)
         partner[order] = order.roll(1)
-        return partner
+        return partner[:, None]
 
 
 class Reversed:
     """The batch backwards (Un-Mix); in a batch of odd size the middle sample stays unmixed."""
 
-    def __call__(self, count: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
-        """[B] int64."""
-        return torch.arange(count - 1, -1, -1, device=device)
+    def __call__(self, batch: Batch, context: Context) -> Tensor:
+        """[B, 1] int64."""
+        return torch.arange(len(batch.index), device=batch.index.device).flip(0)[:, None]
 
 
-def permutation(count: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
-    """0 .. count - 1 in random order, drawn on the generator's device, if there is one."""
-    where = device if generator is None else generator.device
-    return torch.randperm(count, generator=generator, device=where).to(device)
+class Following:
+    """The samples that come next in the batch, and after the last the first (PatchMix): several partners.
+
+    Args:
+        num: partners of a sample, P - 1; at least 1.
+    """
+
+    def __init__(self, num: int) -> None:
+        if num < 1:
+            raise ValueError(f"mixer.partners.num is {num}: a sample takes at least 1 partner")
+        self.num = num
+
+    def __call__(self, batch: Batch, context: Context) -> Tensor:
+        """[B, P - 1] int64."""
+        count, device = len(batch.index), batch.index.device
+        steps = torch.arange(1, self.num + 1, device=device)  # [P - 1]
+        return (torch.arange(count, device=device)[:, None] + steps) % count  # [B, P - 1]
+
+
+def permutation(batch: Batch, context: Context) -> Tensor:
+    """0 .. B - 1 in random order, drawn on the generator's device, if there is one."""
+    device = batch.views[0].device
+    where = device if context.generator is None else context.generator.device
+    return torch.randperm(len(batch.index), generator=context.generator, device=where).to(device)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssl_framework.mixers.mixing import Rule, uniform
+from ssl_framework.mixers.mixing import Context, Rule, uniform
 
 
 class Mixup:
@@ -28,10 +28,10 @@ class Mixup:
     def __init__(self, alpha: float, per_sample: bool, dominant: bool) -> None:
         self.share = Share(alpha, per_sample, dominant)
 
-    def __call__(self, x: Tensor, other: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Mixed images [B, C, h, w], and each pixel's own share [B, 1, h, w]."""
-        share = self.share(x, generator)[:, None, None, None]  # [B, 1, 1, 1]
-        return torch.lerp(other, x, share.to(x.dtype)), share.expand(-1, 1, *x.shape[2:])
+    def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Mixed images [B, C, h, w], and how much of each pixel is of whom [B, 2, h, w]."""
+        share = self.share(x, context)[:, None, None, None]  # [B, 1, 1, 1]
+        return torch.lerp(partners(x, source), x, share.to(x.dtype)), owned(share.expand(-1, 1, *x.shape[2:]))
 
 
 class CutMix:
@@ -47,16 +47,17 @@ class CutMix:
         self.share = Share(alpha, per_sample, dominant)
         self.per_sample = per_sample
 
-    def __call__(self, x: Tensor, other: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """As ``Mixup``; every pixel is of one image."""
-        side = (1 - self.share(x, generator)).sqrt()  # [B] of the box, as a share of the image's
-        centre = uniform((2, len(x) if self.per_sample else 1), x, generator).expand(2, len(x))  # [2, B]
+        side = (1 - self.share(x, context)).sqrt()  # [B] of the box, as a share of the image's
+        draws = context.draws(self.per_sample)
+        centre = uniform((2, len(x) if self.per_sample else 1), x, draws).expand(2, len(x))  # [2, B]
         rows, columns = (
             inside(centre[axis] * size - side * size / 2, centre[axis] * size + side * size / 2, size)
             for axis, size in enumerate(x.shape[2:])
         )  # [B, h], [B, w]
         box = (rows[:, :, None] & columns[:, None])[:, None]  # [B, 1, h, w]
-        return torch.where(box, other, x), (~box).float()
+        return torch.where(box, partners(x, source), x), owned((~box).float())
 
 
 class ResizeMix:
@@ -76,11 +77,12 @@ class ResizeMix:
         self.largest = largest
         self.per_sample = per_sample
 
-    def __call__(self, x: Tensor, other: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """As ``CutMix``."""
-        draws = uniform((3, len(x) if self.per_sample else 1), x, generator).expand(3, len(x))  # [3, B]
+        count = len(x) if self.per_sample else 1
+        draws = uniform((3, count), x, context.draws(self.per_sample)).expand(3, len(x))  # [3, B]
         scale = self.smallest + (self.largest - self.smallest) * draws[0]  # [B]
-        small, boxes = other, []
+        small, boxes = partners(x, source), []
         for axis, size in enumerate(x.shape[2:]):
             pixels = (scale * size).round().clamp(min=1)  # [B]
             first = (draws[1 + axis] * (size - pixels + 1)).floor().clamp(max=size - 1)  # [B]
@@ -91,34 +93,37 @@ class ResizeMix:
                 small = torch.einsum("bij,bchj->bchi", weights, small)  # [B, C, h, w]
             boxes.append(inside(first, first + pixels, size))  # [B, size]
         box = (boxes[0][:, :, None] & boxes[1][:, None])[:, None]  # [B, 1, h, w]
-        return torch.where(box, small, x), (~box).float()
+        return torch.where(box, small, x), owned((~box).float())
 
 
 class Switch:
-    """One of several rules, chosen for every sample.
+    """One of several rules, chosen for every sample or for the batch.
 
     Args:
         rules: to choose from.
         weights: how often each is taken, relative to the others.
+        per_sample: a choice for every sample instead of one for the batch.
     """
 
-    def __init__(self, rules: Sequence[Rule], weights: Sequence[float]) -> None:
+    def __init__(self, rules: Sequence[Rule], weights: Sequence[float], per_sample: bool) -> None:
         if len(rules) != len(weights) or not rules or min(weights) < 0 or sum(weights) <= 0:
             raise ValueError(
                 f"mixer.rule.weights is {list(weights)} for {len(rules)} rules: give each one a weight, at least 0 and "
                 "not all 0"
             )
         self.rules = list(rules)
+        self.per_sample = per_sample
         self.until = torch.tensor(weights, dtype=torch.float64).cumsum(0).div(sum(weights)).tolist()
 
-    def __call__(self, x: Tensor, other: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """As the rule that was chosen for each sample."""
-        draw = uniform((len(x), 1, 1, 1), x, generator)  # [B, 1, 1, 1]
-        mixed, own = self.rules[-1](x, other, generator)
+    def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """As the rule that was chosen for each sample, or for the batch."""
+        count = len(x) if self.per_sample else 1
+        draw = uniform((count, 1, 1, 1), x, context.draws(self.per_sample))  # [B, 1, 1, 1] or [1, 1, 1, 1]
+        mixed, owner = self.rules[-1](x, source, context)
         for rule, until in zip(reversed(self.rules[:-1]), reversed(self.until[:-1]), strict=True):
-            each = rule(x, other, generator)
-            mixed, own = torch.where(draw < until, each[0], mixed), torch.where(draw < until, each[1], own)
-        return mixed, own
+            each = rule(x, source, context)
+            mixed, owner = torch.where(draw < until, each[0], mixed), torch.where(draw < until, each[1], owner)
+        return mixed, owner
 
 
 class Share:
@@ -137,8 +142,9 @@ class Share:
         self.per_sample = per_sample
         self.dominant = dominant
 
-    def __call__(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    def __call__(self, like: Tensor, context: Context) -> Tensor:
         """[B] float32 in [0, 1], for B images ``like``."""
+        generator = context.draws(self.per_sample)
         where = like.device if generator is None else generator.device
         alpha = torch.full((2, len(like) if self.per_sample else 1), self.alpha, device=where)
         first, second = torch._standard_gamma(alpha, generator=generator)  # 2 x [B] or 2 x [1]
@@ -146,6 +152,25 @@ class Share:
         share = torch.where(first + second > 0, first / (first + second), torch.ones_like(first))
         share = torch.maximum(share, 1 - share) if self.dominant else share
         return share.expand(len(like)).to(like.device)
+
+
+def partners(x: Tensor, source: Tensor) -> Tensor:
+    """The images of the partners, for a rule that mixes two: [B, C, h, w] and [B, 2] -> [B, C, h, w].
+
+    Raises:
+        ValueError: there are other than two sources.
+    """
+    if source.shape[1] != 2:
+        raise ValueError(
+            f"mixer.partners gives each sample {source.shape[1] - 1} partners, but mixer.rule mixes two images: choose "
+            "partners that give one"
+        )
+    return x[source[:, 1]]
+
+
+def owned(own: Tensor) -> Tensor:
+    """From how much of each pixel is the sample's own [B, 1, h, w] to how much is of whom [B, 2, h, w]."""
+    return torch.cat([own, 1 - own], dim=1)
 
 
 def inside(first: Tensor, last: Tensor, size: int) -> Tensor:

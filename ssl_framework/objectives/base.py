@@ -1,20 +1,22 @@
 """What every objective is: a module that turns the encoders' outputs into a loss and owns the state it needs."""
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures
-from ssl_framework.types import Batch, Clock, Outputs
+from ssl_framework.types import Batch, Clock, Mix, Outputs
 
 
 class Objective(nn.Module):
     """Base of all objectives.
 
     Class attributes:
-        requires: what the run must provide, of "teacher", "mixer", "label", "geometry", "index".
-        accepts: what is read when present: "mixer", and of a feature mixer's ``needs`` those that the objective offers.
-        num_views: fewest and most views of a sample that each encoder it reads must encode; ``None`` is no limit.
+        requires: what the run must provide, of "teacher", "mixer", "added mixtures", "label", "geometry", "index".
+        accepts: what is read when present: "mixer" (mixed views in the place of clean ones), "added mixtures" (mixtures
+            as further views), and of a feature mixer's ``needs`` those that the objective offers.
+        num_views: fewest and most views of a sample that each encoder it reads must encode, mixtures that were added
+            not counted; ``None`` is no limit.
 
     Attributes:
         num_classes: labels it has room for, 0 to ``num_classes - 1``; ``None`` if it does not count them.
@@ -74,6 +76,24 @@ def outputs_of(outputs: list[Outputs | None] | None, head: str) -> list[Tensor]:
     """The named head's output for every view that was encoded: V x [B, D]."""
     assert outputs is not None
     return [view[head] for view in outputs if view is not None]
+
+
+class Mixture(NamedTuple):
+    """A mixture that was added to the views, as an encoder saw it."""
+
+    z: Tensor  # [B, D] a head's output
+    mix: Mix
+
+
+def parted(student: list[Outputs | None], batch: Batch, head: str) -> tuple[list[Tensor], list[Mixture]]:
+    """The named head's output for every clean view that was encoded, V x [B, D], and for every mixture beside them.
+
+    Outside a mixer's schedule there are no mixtures.
+    """
+    mixes = batch.mix or [None] * len(student)
+    seen = [(v, view[head], mix) for v, (view, mix) in enumerate(zip(student, mixes, strict=True)) if view is not None]
+    clean = [z for v, z, mix in seen if mix is None or mix.of == v]
+    return clean, [Mixture(z, mix) for v, z, mix in seen if mix is not None and mix.of != v]
 
 
 def positive_temperature(temperature: float, key: str = "objective.temperature") -> float:

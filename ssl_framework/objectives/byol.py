@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ssl_framework.functional import unit
 from ssl_framework.objectives.base import Objective, outputs_of
+from ssl_framework.objectives.infonce import mean_of_sources
 from ssl_framework.types import Batch, Clock, Mix, Outputs
 
 
@@ -41,10 +42,7 @@ class BYOL(Objective):
 
 def target(k: Tensor, mix: Mix | None) -> Tensor:
     """What a view regresses: the other view's keys [B, D], or for a mixed view their mean by the shares (i-Mix)."""
-    if mix is None:
-        return k
-    share = mix.share.to(k.dtype)[:, None]  # [B, 1]
-    return share * k + (1 - share) * k[mix.partner]
+    return k if mix is None else mean_of_sources(k, mix)
 
 
 def regression(p: Tensor, k: Tensor) -> Tensor:

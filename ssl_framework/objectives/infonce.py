@@ -89,8 +89,8 @@ def pairs(z0: Tensor, z1: Tensor, mix: list[Mix | None] | None) -> MixedFeatures
 
 
 def mixed_queries(q: Tensor, k: Tensor, mix: Mix, memory: Tensor | None) -> MixedFeatures:
-    """Mixed samples as queries (i-Mix, arXiv:2010.08887): each has its own key with its share and its partner's key
-    with the rest, and has to tell them from all other keys of the global batch, and from a memory.
+    """Mixed samples as queries (i-Mix, arXiv:2010.08887): each has the keys of its sources, with their shares, and
+    has to tell them from all other keys of the global batch, and from a memory.
 
     Args:
         q: [B, D] unit rows of the mixed view.
@@ -102,17 +102,20 @@ def mixed_queries(q: Tensor, k: Tensor, mix: Mix, memory: Tensor | None) -> Mixe
         B queries.
     """
     keys = gather_with_grad(k)  # [W * B, D]
-    own = torch.arange(len(k), device=k.device)  # [B]
-    columns = torch.stack([own, mix.partner], dim=1)  # [B, 2]
-    share = mix.share.to(k.dtype)[:, None]  # [B, 1]
-    absent = torch.stack([torch.zeros_like(own, dtype=torch.bool), mix.partner == own], dim=1)  # [B, 2]
+    same = mix.source[:, :, None] == mix.source[:, None]  # [B, P, P]
+    absent = same.tril(-1).any(dim=2)  # [B, P]: named before
     return MixedFeatures(
         q,
-        share * k + (1 - share) * k[mix.partner],  # [B, D]
+        mean_of_sources(k, mix),  # [B, D]
         keys if memory is None else torch.cat([keys, memory]),  # [W * B + K, D]
-        (rank() * len(k) + columns,),
-        mixture=Mixture(k[columns], absent),  # [B, 2, D]
+        (rank() * len(k) + mix.source,),  # left out: [B, P]
+        mixture=Mixture(k[mix.source], absent),  # [B, P, D]
     )
+
+
+def mean_of_sources(k: Tensor, mix: Mix) -> Tensor:
+    """The keys of a mixture's sources, weighed by their shares (i-Mix): [B, D] -> [B, D]."""
+    return (mix.share.to(k.dtype)[..., None] * k[mix.source]).sum(dim=1)
 
 
 def nt_xent(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:

@@ -61,17 +61,21 @@ class Case(NamedTuple):
     teacher: tuple[int, ...] = ()
     heads: tuple[str, ...] = ("projector",)
     mixed: tuple[int, ...] = ()  # views that a mixer has changed
+    added: tuple[int, ...] = ()  # views that are mixtures of view 0, beside the clean ones
     least: int = 2  # samples in the smallest global batch it takes
 
     def mixes(self, count: int) -> list[Mix | None] | None:
         """What a mixer might have done to ``count`` samples, alike on any number of ranks: neighbours are mixed, and
         the last of an odd number with itself."""
-        if not self.mixed:
+        if not self.mixed and not self.added:
             return None
-        partner = (torch.arange(count) ^ 1).clamp(max=count - 1)  # [B]
-        share = 0.6 + 0.1 * (torch.arange(count) % 4)  # [B]
-        nothing = torch.empty(0)
-        return [Mix(nothing, partner, share, nothing) if v in self.mixed else None for v in range(self.num_views)]
+        own = torch.arange(count)  # [B]
+        source = torch.stack([own, (own ^ 1).clamp(max=count - 1)], dim=1)  # [B, 2]
+        share = 0.6 + 0.1 * (own % 4)  # [B]
+        mix = Mix(torch.empty(0), source, torch.stack([share, 1 - share], dim=1), None, 0)
+        return [
+            mix._replace(of=v) if v in self.mixed else mix if v in self.added else None for v in range(self.num_views)
+        ]
 
     @property
     def num_views(self) -> int:

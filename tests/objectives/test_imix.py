@@ -24,7 +24,9 @@ PARTNER = [1, 2, 0, 5, 3, 4]
 
 def mix(lam: list[float] = LAM, partner: list[int] = PARTNER) -> Mix:
     nothing = torch.empty(0)
-    return Mix(nothing, torch.tensor(partner), torch.tensor(lam, dtype=torch.float64), nothing)
+    share = torch.tensor(lam, dtype=torch.float64)
+    source = torch.stack([torch.arange(6), torch.tensor(partner)], dim=1)
+    return Mix(nothing, source, torch.stack([share, 1 - share], dim=1), None, 0)
 
 
 def batch(*mixes: Mix | None) -> Batch:
