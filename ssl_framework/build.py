@@ -132,8 +132,8 @@ def check_labels(objective: Objective, label: Tensor | None) -> None:
     if label is not None and label.is_floating_point() and "label" in objective.requires:
         raise ValueError(
             f"{type(objective).__name__} needs classes, but the labels of the training set are numbers: choose classes "
-            "(data.source.label=shape on data=shapes, data.source.targets=null on a folder), or method=regression, conr "
-            "or supremix"
+            "(data.source.label=shape on data=shapes, data.source.targets=null on a folder), or method=regression, "
+            "conr or supremix"
         )
     if objective.num_classes is None or label is None:
         return

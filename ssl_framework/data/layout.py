@@ -202,8 +202,8 @@ def with_numbers(splits: dict[str, Listing], root: Path, targets: Path) -> dict[
     everyone = [name for each in names.values() for name in each]
     if missing := [name for name in everyone if name not in numbers]:
         raise ValueError(
-            f"{targets} has no target for {len(missing)} of {len(everyone)} images in {root}, such as {missing[0]}: add "
-            "a line for each of them, or set data.source.targets=null."
+            f"{targets} has no target for {len(missing)} of {len(everyone)} images in {root}, such as {missing[0]}: "
+            "add a line for each of them, or set data.source.targets=null."
         )
     if unknown := [name for name in numbers if not (root / name).is_file()]:
         raise ValueError(

@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="held out for scoring where ROOT has no val or test folder (0.2)",
     )  # fmt: skip
     parser.add_argument("--test-folder", choices=("val", "test"), help="which to score on, when ROOT has both")
-    parser.add_argument("--targets", type=Path, metavar="CSV", help="numbers as labels: columns path (below ROOT), target")
+    parser.add_argument(
+        "--targets", type=Path, metavar="CSV", help="numbers as labels: columns path (below ROOT), target"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the held-out share (0)")
     given = parser.parse_args(arguments)
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"note: {message}\n"

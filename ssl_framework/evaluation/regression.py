@@ -121,7 +121,7 @@ def ridge(x: Tensor, y: Tensor, penalties: Sequence[float], at: Tensor) -> Tenso
 
 
 def scores(name: str, predicted: Tensor, y: Tensor) -> dict[str, float]:
-    """``<name>/mae``, ``<name>/r2`` and ``<name>/spearman`` of predictions [M] for numbers [M] that are not all equal."""
+    """``<name>/mae``, ``<name>/r2`` and ``<name>/spearman`` of predictions [M] for numbers [M], not all equal."""
     error, y = predicted - y.double(), y.double()
     return {
         f"{name}/mae": error.abs().mean().item(),

@@ -76,7 +76,7 @@ class LabelKernel:
         """
         if context.label is None:
             raise ValueError(
-                "mixer.partners goes by the labels, but the training set has none: choose mixer=mixup, or data with labels"
+                "mixer.partners goes by labels, but the training set has none: choose mixer=mixup, or data with labels"
             )
         reached = self.probability(context.label).cumsum(dim=1)  # [B, B]
         draw = uniform((len(reached), 1), reached, context.generator)  # [B, 1]

@@ -5,6 +5,8 @@ With mixer=c_mixup this is C-Mixup: Yao et al., C-Mixup: Improving Generalizatio
 same shares.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +16,7 @@ from ssl_framework.mixers.targets import number_targets
 from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Outputs
 
-LOSSES = {"l1": F.l1_loss, "mse": F.mse_loss, "huber": F.huber_loss}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss, "huber": F.huber_loss}
 
 
 class Regression(Objective):

@@ -242,9 +242,7 @@ OBJECTIVES: dict[str, Case] = {
     "groco": Case(lambda: GroCo(1.0, 1, 2, True), student=(0, 1, 2)),
     "groco_all_moved": Case(lambda: GroCo(1.0, 1, None, False), student=(0, 1, 2)),
     "regression": Case(lambda: Regression("mse"), student=(0,), heads=("regressor",), numbers=("regressor",)),
-    "regression_mixed": Case(
-        lambda: Regression("huber"), heads=("regressor",), numbers=("regressor",), mixed=(0,)
-    ),
+    "regression_mixed": Case(lambda: Regression("huber"), heads=("regressor",), numbers=("regressor",), mixed=(0,)),
     "conr": Case(lambda: ConR(0.5, 0.1, 0.2, 4.0), heads=("pooled", "regressor"), numbers=("regressor",)),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
 }
