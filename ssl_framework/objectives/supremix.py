@@ -56,8 +56,10 @@ class SupReMix(Objective):
         head: str = "projector",
     ) -> None:
         super().__init__()
-        if not window > 0 or not min(beta) > 0:
-            raise ValueError(f"objective.window is {window} and objective.beta {list(beta)}: they must be above 0")
+        if not window > 0:
+            raise ValueError(f"objective.window is {window}: it must be above 0")
+        if len(beta) != 2 or not min(beta) > 0:
+            raise ValueError(f"objective.beta is {list(beta)}: give two numbers above 0")
         if min(num_mix_pos, num_mix_neg) < 0:
             raise ValueError(
                 f"objective.num_mix_pos is {num_mix_pos} and num_mix_neg {num_mix_neg}: they must be at least 0"

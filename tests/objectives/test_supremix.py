@@ -139,7 +139,8 @@ def test_draws_are_equally_likely_and_never_out_of_range() -> None:
     ("change", "words"),
     [
         ({"window": 0.0}, r"objective\.window is 0\.0"),
-        ({"beta": (2.0, 0.0)}, r"objective\.beta \[2\.0, 0\.0\]: they must be above 0"),
+        ({"beta": (2.0, 0.0)}, r"objective\.beta is \[2\.0, 0\.0\]: give two numbers above 0"),
+        ({"beta": (2.0,)}, r"objective\.beta is \[2\.0\]"),
         ({"num_mix_pos": -1}, r"objective\.num_mix_pos is -1"),
         ({"num_mix_neg": -1}, r"num_mix_neg -1: they must be at least 0"),
         ({"temperature": 0.0}, r"objective\.temperature is 0\.0"),
