@@ -131,7 +131,12 @@ def about_of(folder: Path, jobs: Sequence[Job]) -> dict[str, Any]:
     }
     names = ("versions", "commit", "device", "cpu", "processes")
     return {
-        "protocol": {**protocol, "images": images, "common": list(grid(jobs).common)},
+        "protocol": {
+            **protocol,
+            "steps": together(r["steps"] for r in results),
+            "images": images,
+            "common": list(grid(jobs).common),
+        },
         **{name: together(result[name] for result in results) for name in names},
     }
 
@@ -172,7 +177,7 @@ def score_references(folder: Path, jobs: Sequence[Job]) -> dict[str, Any]:
 def protocol_line(about: dict[str, Any]) -> str:
     """What the numbers mean, in a paragraph."""
     protocol = about["protocol"]
-    said = ", ".join(f"{name} {said_of(protocol[name])}" for name in PROTOCOL)
+    said = ", ".join(f"{name} {said_of(protocol[name])}" for name in (*PROTOCOL, "steps") if name in protocol)
     images = "; ".join(
         f"{data}: {', '.join(f'{counted(count)} {split}' for split, count in counts.items())} images"
         for data, counts in protocol["images"].items()
