@@ -17,6 +17,7 @@ from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.cacr import CACR
 from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
+from ssl_framework.objectives.core_tuning import CoreTuning
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.groco import GroCo
 from ssl_framework.objectives.instance_discrimination import (
@@ -167,6 +168,13 @@ def simlap(pairing: str = "permuted", fused: bool = True, renormalise: bool = Fa
     return seeded(lambda: SimLAP(0.1, 4, pairing, lambda num: LabelGate(num, 7, 8, DIM, fused), renormalise))
 
 
+def core_tuning() -> CoreTuning:
+    """With heads that turn the features as ``Case.outputs`` does."""
+    objective = CoreTuning(0.2, 0.5, 1.0, 0.8, DIM)
+    objective.heads = lambda x: {"projector": x.roll(1, dims=1), "classifier": x.roll(2, dims=1)}
+    return objective
+
+
 # One line a method: a new objective is added here.
 OBJECTIVES: dict[str, Case] = {
     "simclr": Case(lambda: SimCLR(0.2)),
@@ -230,6 +238,7 @@ OBJECTIVES: dict[str, Case] = {
     "simlap_distinct": Case(lambda: simlap("distinct", fused=False)),
     "reweight_head": Case(lambda: SimCLR(0.5, head="reweight"), heads=("reweight",)),
     "symmetric_relu_head": Case(lambda: SimCLR(0.5)),
+    "core_tuning": Case(core_tuning, student=(0,), heads=("pooled", "projector", "classifier")),
     "groco": Case(lambda: GroCo(1.0, 1, 2, True), student=(0, 1, 2)),
     "groco_all_moved": Case(lambda: GroCo(1.0, 1, None, False), student=(0, 1, 2)),
 }
