@@ -73,7 +73,8 @@ class CoreTuning(Objective):
         share = pairs.share.to(features.dtype)  # [2B, 2]
         made = self.heads((share[..., None] * features[pairs.source]).sum(dim=1))  # of [2B, D]
         logits = torch.cat([clean[self.classifier], made[self.classifier]])  # [3B, num_classes]
-        one_hot = F.one_hot(classes, self.num_classes).to(logits.dtype)  # [W * B, num_classes]
+        every = torch.arange(self.num_classes, device=classes.device)  # [num_classes]; F.one_hot reads numbers back
+        one_hot = (classes[:, None] == every).to(logits.dtype)  # [W * B, num_classes]
         mixed = (share[..., None] * one_hot[pairs.source]).sum(dim=1)  # [2B, num_classes]
         classification = F.cross_entropy(logits, torch.cat([own_rows(one_hot), mixed]))
         z = unit(torch.cat([clean[self.projector], made[self.projector]]))  # [3B, D]
