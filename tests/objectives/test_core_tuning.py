@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssl_framework.build import build_data, build_module
 from ssl_framework.objectives.core_tuning import CoreTuning, Pairs, focal_supcon, hard_positives, label_of
-from ssl_framework.types import Clock
+from ssl_framework.types import Clock, Samples
 from tests.golden import core_view, golden
 from tests.objectives import loops
+from tests.runs import small
 
 LABEL = torch.tensor([2, 0, 2, 1, 2, 1])  # the second sample is alone in its class
 WEIGHTS = {name: loops.random_unit(4, 5, seed) for name, seed in (("projector", 7), ("classifier", 8))}
@@ -129,6 +131,15 @@ def test_clean_and_mixed_rows_train_the_backbone() -> None:
         return built()([through_heads(x)], None, loops.batch(6, LABEL), loops.CLOCK)["loss"]
 
     assert torch.autograd.gradcheck(loss, [pooled], atol=1e-6)
+
+
+def test_micro_batches_reach_both_heads() -> None:
+    cfg = small("core_tuning", "data.micro_batch_size=4")
+    data = build_data(cfg).pretrain
+    module = build_module(cfg, True, data.shape[0])
+    assert data.label is not None
+    module.losses(Samples(data.pixels[:8], torch.arange(8), data.label[:8]), Clock(0, 0, 3))["loss"].backward()
+    assert all(p.grad is not None and p.grad.any() for p in module.student.heads.parameters())
 
 
 @pytest.mark.parametrize(
