@@ -69,7 +69,7 @@ class SSLModule(L.LightningModule):
         self.objective = objective
         self.objective.feature_mixer = feature_mixer
         if "heads" in objective.requires:
-            self.objective.heads = self.student.through_heads
+            self.objective.through_heads = self.student.through_heads
         self.recipe = optimizer
         self.student_views = student_views
         self.teacher_views = teacher_views

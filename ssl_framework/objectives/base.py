@@ -34,7 +34,7 @@ class Objective(nn.Module):
         self.feature_mixer: FeatureMixer | None = None
         self.num_classes: int | None = None
         # Likewise where ``requires`` names "heads": pooled features [N, D] -> the output of every head.
-        self.heads: Callable[[Tensor], Outputs] | None = None
+        self.through_heads: Callable[[Tensor], Outputs] | None = None
 
     def allocate(self, num_samples: int) -> None:
         """Makes the state that has a row for every training sample; by default there is none.

@@ -67,11 +67,11 @@ class CoreTuning(Objective):
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
     ) -> dict[str, Tensor]:
         (clean,) = [view for view in student if view is not None]
-        assert batch.label is not None and self.num_classes is not None and self.heads is not None
+        assert batch.label is not None and self.num_classes is not None and self.through_heads is not None
         features, classes = gather_with_grad(clean["pooled"]), gather(batch.label)  # [W * B, D], [W * B]
         pairs = self.hard_pairs(unit(features.detach()), classes, clock)  # of 2B mixtures
         share = pairs.share.to(features.dtype)  # [2B, 2]
-        made = self.heads((share[..., None] * features[pairs.source]).sum(dim=1))  # of [2B, D]
+        made = self.through_heads((share[..., None] * features[pairs.source]).sum(dim=1))  # of [2B, D]
         logits = torch.cat([clean[self.classifier], made[self.classifier]])  # [3B, num_classes]
         every = torch.arange(self.num_classes, device=classes.device)  # [num_classes]; F.one_hot reads numbers back
         one_hot = (classes[:, None] == every).to(logits.dtype)  # [W * B, num_classes]

@@ -103,7 +103,7 @@ class Metrix(Objective):
     def from_features(self, student: list[Outputs | None], everyone: "Examples", clock: Clock) -> "Examples":
         """One mixture a sample: of it or a positive of its with its most similar negative, through the heads."""
         (view,) = [view for view in student if view is not None]
-        assert self.heads is not None
+        assert self.through_heads is not None
         pooled = gather_with_grad(view["pooled"])  # [G, D']
         z, label = everyone.z.detach(), everyone.label[:, 0]  # [G, D], [G]
         itself = torch.arange(len(label), device=label.device)  # [G]
@@ -114,7 +114,9 @@ class Metrix(Objective):
         hardest = (z @ z.T).masked_fill(~negative, float("-inf")).argmax(dim=1)  # [G]
         source = own_rows(torch.stack([chosen, hardest], dim=1))  # [B, 2]
         share = own_rows(torch.cat([draws.share, 1 - draws.share], dim=1))  # [B, 2]
-        made = unit(self.heads((share[..., None].to(pooled.dtype) * pooled[source]).sum(dim=1))[self.head])  # [B, D]
+        made = unit(
+            self.through_heads((share[..., None].to(pooled.dtype) * pooled[source]).sum(dim=1))[self.head]
+        )  # [B, D]
         return Examples(gather_with_grad(made), gather(label[source]), gather(share))
 
 

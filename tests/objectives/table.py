@@ -174,13 +174,13 @@ def simlap(pairing: str = "permuted", fused: bool = True, renormalise: bool = Fa
 def core_tuning() -> CoreTuning:
     """With heads that turn the features as ``Case.outputs`` does."""
     objective = CoreTuning(0.2, 0.5, 1.0, 0.8, DIM)
-    objective.heads = lambda x: {"projector": x.roll(1, dims=1), "classifier": x.roll(2, dims=1)}
+    objective.through_heads = lambda x: {"projector": x.roll(1, dims=1), "classifier": x.roll(2, dims=1)}
     return objective
 
 
 def metrix(loss: Callable[[], MetricLoss], level: str = "embedding") -> Metrix:
     objective = seeded(lambda: Metrix(loss(), level, 0.4, 2.0, 0.5))
-    objective.heads = lambda x: {"projector": x.roll(1, dims=1)}
+    objective.through_heads = lambda x: {"projector": x.roll(1, dims=1)}
     return objective
 
 

@@ -24,7 +24,7 @@ def through_heads(pooled: Tensor) -> dict[str, Tensor]:
 def built(**options: float) -> CoreTuning:
     plain: dict = {"temperature": 0.2, "weight": 0.7, "alpha": 1.0, "least_share": 0.8, "num_classes": 4}
     objective = CoreTuning(**{**plain, **options})
-    objective.heads = through_heads
+    objective.through_heads = through_heads
     return objective
 
 

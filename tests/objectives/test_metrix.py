@@ -203,7 +203,7 @@ def test_mixtures_of_features_go_through_the_heads(name: str) -> None:
     loss, pooled = build(), loops.random_unit(7, 6, 4)
     objective = Metrix(loss, "feature", 0.4, 2.0, 0.5)
     assert objective.requires == {"label", "heads"}
-    objective.heads = lambda x: {"pooled": x, "projector": x @ WEIGHT.T}
+    objective.through_heads = lambda x: {"pooled": x, "projector": x @ WEIGHT.T}
     draws = objective.draw(Anchors(Z, LABEL, None), 1, Z, loops.CLOCK)
     rows, label, shares = [], [], []
     for i in range(7):
