@@ -68,6 +68,8 @@ class SSLModule(L.LightningModule):
         self.mixer = mixer
         self.objective = objective
         self.objective.feature_mixer = feature_mixer
+        if "heads" in objective.requires:
+            self.objective.through_heads = self.student.through_heads
         self.recipe = optimizer
         self.student_views = student_views
         self.teacher_views = teacher_views
@@ -108,7 +110,7 @@ class SSLModule(L.LightningModule):
         if not self.divides(len(batch.index)):
             return objective(encode(batch.views))
         assert self.micro_batch_size is not None
-        learns = any(p.requires_grad for p in self.objective.parameters())
+        learns = "heads" in self.objective.requires or any(p.requires_grad for p in self.objective.parameters())
         return cached_losses(encode, self.student, batch.views, self.micro_batch_size, objective, learns)
 
     def encode_teacher(self, views: list[Tensor], clock: Clock) -> list[Outputs | None] | None:

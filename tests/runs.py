@@ -41,6 +41,7 @@ SMALL_OF = {
     "nnclr": SMALL_PROJECTOR + SMALL_PREDICTOR + SMALL_QUEUE,
     "adainf": ("generated.source.num_train=40",),
     "g_simclr": ("pseudo_labels.num_clusters=16", "pseudo_labels.widths=[4,8]", "pseudo_labels.epochs=1"),
+    **{f"metrix_{loss}": ("sampler.per_class=2",) for loss in ("contrastive", "multi_similarity", "proxy_anchor")},
     "groco": ("objective.num_negatives=5",),
     "swav": (*SMALL_QUEUE, "objective.num_prototypes=30", "objective.frozen=0"),
     "mcl": ("pseudo_labels.num_clusters=2",),

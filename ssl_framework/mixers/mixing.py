@@ -143,3 +143,10 @@ def uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | N
     """U(0, 1) float32 on the device of ``like``, drawn on that of the generator, if there is one."""
     where = like.device if generator is None else generator.device
     return torch.rand(shape, generator=generator, device=where).to(like.device)
+
+
+def beta(alpha: float, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Beta(alpha, alpha) float32 in [0, 1], likewise; 1 where both gamma draws of a tiny alpha are 0."""
+    where = like.device if generator is None else generator.device
+    first, second = torch._standard_gamma(torch.full((2, *shape), alpha, device=where), generator=generator)
+    return torch.where(first + second > 0, first / (first + second), torch.ones_like(first)).to(like.device)

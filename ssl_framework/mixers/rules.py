@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssl_framework.mixers.mixing import Context, Rule, uniform
+from ssl_framework.mixers.mixing import Context, Rule, beta, uniform
 
 
 class Mixup:
@@ -144,14 +144,10 @@ class Share:
 
     def __call__(self, like: Tensor, context: Context) -> Tensor:
         """[B] float32 in [0, 1], for B images ``like``."""
-        generator = context.draws(self.per_sample)
-        where = like.device if generator is None else generator.device
-        alpha = torch.full((2, len(like) if self.per_sample else 1), self.alpha, device=where)
-        first, second = torch._standard_gamma(alpha, generator=generator)  # 2 x [B] or 2 x [1]
-        # Both may be 0 for a tiny alpha; then the own image stays whole.
-        share = torch.where(first + second > 0, first / (first + second), torch.ones_like(first))
+        # Where both draws of a tiny alpha are 0 the own image stays whole.
+        share = beta(self.alpha, (len(like) if self.per_sample else 1,), like, context.draws(self.per_sample))
         share = torch.maximum(share, 1 - share) if self.dominant else share
-        return share.expand(len(like)).to(like.device)
+        return share.expand(len(like))
 
 
 def partners(x: Tensor, source: Tensor) -> Tensor:

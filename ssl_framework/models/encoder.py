@@ -93,6 +93,13 @@ class Encoder(nn.Module):
                 outputs[v] = {name: x[i] for name, x in parts.items()}
         return outputs
 
+    def through_heads(self, pooled: Tensor) -> Outputs:
+        """Every head's output for pooled features [N, D] that were made elsewhere, by mixing, say."""
+        outputs = {"pooled": pooled}
+        for name, head in self.heads.items():
+            outputs[name] = head(outputs)
+        return outputs
+
     def embed(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, D], what evaluators score: pooled features of the backbones that ``scored`` names."""
         parts = [self.beside[name](x) if name in self.beside else self.backbone(x) for name in self.scored]

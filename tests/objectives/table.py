@@ -18,6 +18,7 @@ from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.cacr import CACR
 from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
 from ssl_framework.objectives.conr import ConR
+from ssl_framework.objectives.core_tuning import CoreTuning
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.groco import GroCo
 from ssl_framework.objectives.instance_discrimination import (
@@ -27,6 +28,9 @@ from ssl_framework.objectives.instance_discrimination import (
     InstanceDiscrimination,
     SimpleContrastive,
 )
+from ssl_framework.objectives.metric import Contrastive as ContrastivePairs
+from ssl_framework.objectives.metric import MetricLoss, MultiSimilarity, ProxyAnchor
+from ssl_framework.objectives.metrix import Metrix
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.objectives.mocov3 import MoCoV3
 from ssl_framework.objectives.multiview import (
@@ -175,6 +179,27 @@ def simlap(pairing: str = "permuted", fused: bool = True, renormalise: bool = Fa
     return seeded(lambda: SimLAP(0.1, 4, pairing, lambda num: LabelGate(num, 7, 8, DIM, fused), renormalise))
 
 
+def core_tuning() -> CoreTuning:
+    """With heads that turn the features as ``Case.outputs`` does."""
+    objective = CoreTuning(0.2, 0.5, 1.0, 0.8, DIM)
+    objective.through_heads = lambda x: {"projector": x.roll(1, dims=1), "classifier": x.roll(2, dims=1)}
+    return objective
+
+
+def metrix(loss: Callable[[], MetricLoss], level: str = "embedding") -> Metrix:
+    objective = seeded(lambda: Metrix(loss(), level, 0.4, 2.0, 0.5))
+    objective.through_heads = lambda x: {"projector": x.roll(1, dims=1)}
+    return objective
+
+
+def similar_pairs() -> MultiSimilarity:
+    return MultiSimilarity(2.0, 20.0, 0.5, 0.1)
+
+
+def proxies() -> ProxyAnchor:
+    return ProxyAnchor(4, DIM, 8.0, 0.1)
+
+
 # One line a method: a new objective is added here.
 OBJECTIVES: dict[str, Case] = {
     "simclr": Case(lambda: SimCLR(0.2)),
@@ -238,6 +263,14 @@ OBJECTIVES: dict[str, Case] = {
     "simlap_distinct": Case(lambda: simlap("distinct", fused=False)),
     "reweight_head": Case(lambda: SimCLR(0.5, head="reweight"), heads=("reweight",)),
     "symmetric_relu_head": Case(lambda: SimCLR(0.5)),
+    "core_tuning": Case(core_tuning, student=(0,), heads=("pooled", "projector", "classifier")),
+    "metrix_contrastive": Case(lambda: metrix(lambda: ContrastivePairs(0.1, 1.2)), student=(0,)),
+    "metrix_multi_similarity": Case(lambda: metrix(similar_pairs), student=(0,)),
+    "metrix_proxy_anchor": Case(lambda: metrix(proxies), student=(0,)),
+    "metrix_features": Case(lambda: metrix(similar_pairs, "feature"), student=(0,), heads=("pooled", "projector")),
+    "metrix_features_of_proxies": Case(lambda: metrix(proxies, "feature"), student=(0,), heads=("pooled", "projector")),
+    "metrix_input": Case(lambda: metrix(similar_pairs, "input"), student=(0, 1), added=(1,)),
+    "metrix_input_of_proxies": Case(lambda: metrix(proxies, "input"), student=(0, 1), added=(1,)),
     "groco": Case(lambda: GroCo(1.0, 1, 2, True), student=(0, 1, 2)),
     "groco_all_moved": Case(lambda: GroCo(1.0, 1, None, False), student=(0, 1, 2)),
     "regression": Case(lambda: Regression("mse"), student=(0,), heads=("regressor",), numbers=("regressor",)),
