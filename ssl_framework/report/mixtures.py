@@ -130,7 +130,7 @@ def framed(image: Tensor, colour: str) -> Tensor:
 
 def draw(axes: Axes, image: Tensor, text: str = "") -> None:
     """One image [3, h, w], pixels as squares, with words below."""
-    axes.imshow(image.permute(1, 2, 0), interpolation="nearest")
+    axes.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     axes.set_xlabel(text, fontsize=8, labelpad=1)
@@ -159,7 +159,7 @@ def show_mixers(mixtures: Sequence[tuple[str, Mixture]], out: Path, samples: Seq
     figure, grid = plt.subplots(
         len(mixtures),
         len(widths),
-        figsize=(0.9 * sum(widths), 1.05 * len(mixtures) + 0.3),
+        figsize=(0.75 * sum(widths), 0.89 * len(mixtures) + 0.3),
         gridspec_kw={"width_ratios": widths},
         squeeze=False,
     )
