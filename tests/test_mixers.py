@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ssl_framework.build import build, build_module
 from ssl_framework.main import CONFIGS
+from ssl_framework.mixers.masks import FMix, GridMix, PatchMix, SmoothMix, TokenMix
 from ssl_framework.mixers.mixing import Context, Mixing, Rule
 from ssl_framework.mixers.partners import Following, Others, Reversed, Shuffle
 from ssl_framework.mixers.rules import CutMix, Mixup, ResizeMix, Share, Switch, shrink_weights
@@ -24,6 +25,16 @@ RULES: dict[str, Rule] = {
     "cutmix_batch": CutMix(1.0, False, True),
     "resizemix": ResizeMix(0.1, 0.8, True),
     "resizemix_batch": ResizeMix(0.1, 0.8, False),
+    "smoothmix": SmoothMix(0.25, 0.5, True),
+    "smoothmix_batch": SmoothMix(0.25, 0.5, False),
+    "gridmix": GridMix(1.0, [2, 6], [0.5, 1.0], [0.5, 2.0], True),
+    "gridmix_batch": GridMix(1.0, [2, 6], [0.5, 1.0], [0.5, 2.0], False),
+    "fmix": FMix(1.0, 3.0, True),
+    "fmix_batch": FMix(1.0, 3.0, False),
+    "tokenmix": TokenMix(1.0, 1, 0, True),
+    "tokenmix_batch": TokenMix(1.0, 1, 3, False),
+    "patchmix": PatchMix(1, True),
+    "patchmix_batch": PatchMix(1, False),
     "switch": Switch([Mixup(1.0, True, False), CutMix(1.0, True, False), ResizeMix(0.1, 0.8, True)], [1, 2, 1], True),
     "switch_batch": Switch([Mixup(1.0, False, False), CutMix(1.0, False, False)], [1, 2], False),
 }
@@ -86,7 +97,7 @@ def test_a_sample_that_is_its_own_partner_is_left_as_it_is(name: str) -> None:
     assert not torch.equal(got[0], x[0])
 
 
-@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+@pytest.mark.parametrize("name", ["mixup", "cutmix", "fmix", "fmix_batch", "tokenmix"])
 def test_shares_of_zero_and_one_are_the_identity(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = torch.rand(4, 3, 10, 10), torch.rand(4, 3, 10, 10)
     for value, expected in ((1.0, x), (0.0, y)):

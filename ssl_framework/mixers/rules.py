@@ -170,9 +170,9 @@ def owned(own: Tensor) -> Tensor:
 
 
 def inside(first: Tensor, last: Tensor, size: int) -> Tensor:
-    """Which pixels lie from round(first) up to but not including round(last): [B] each -> [B, size] bool."""
+    """Which pixels lie from round(first) up to but not including round(last): [...] each -> [..., size] bool."""
     pixel = torch.arange(size, device=first.device)  # [size]
-    return (pixel >= first.round()[:, None]) & (pixel < last.round()[:, None])
+    return (pixel >= first.round()[..., None]) & (pixel < last.round()[..., None])
 
 
 def shrink_weights(first: Tensor, pixels: Tensor, size: int) -> Tensor:
