@@ -10,13 +10,17 @@ from ssl_framework.build import build, build_module
 from ssl_framework.main import CONFIGS
 from ssl_framework.mixers.mixing import Context, Mixing, Rule
 from ssl_framework.mixers.partners import Following, Others, Reversed, Shuffle
+from ssl_framework.mixers.puzzle import PuzzleMix
 from ssl_framework.mixers.rules import CutMix, Mixup, ResizeMix, Share, Switch, shrink_weights
+from ssl_framework.mixers.saliency import AttentiveMix, SaliencyMix
+from ssl_framework.mixers.scores import SpectralResidual
 from ssl_framework.mixers.targets import class_targets, number_targets, overlap, targets
 from ssl_framework.module import clean_views
 from ssl_framework.objectives.base import parted
 from ssl_framework.types import Batch, Clock, Mix, Samples
 from tests.runs import SMALL, config, small
 
+RESIDUAL = SpectralResidual(64, 2.5)
 RULES: dict[str, Rule] = {
     "mixup": Mixup(1.0, True, False),
     "mixup_batch": Mixup(1.0, False, True),
@@ -24,6 +28,12 @@ RULES: dict[str, Rule] = {
     "cutmix_batch": CutMix(1.0, False, True),
     "resizemix": ResizeMix(0.1, 0.8, True),
     "resizemix_batch": ResizeMix(0.1, 0.8, False),
+    "saliencymix": SaliencyMix(RESIDUAL, 1.0, True, False),
+    "saliencymix_batch": SaliencyMix(RESIDUAL, 1.0, False, True),
+    "attentivemix": AttentiveMix(RESIDUAL, 1.0, 8.0, True, 4),
+    "attentivemix_batch": AttentiveMix(RESIDUAL, 2.0, 2.0, False, 3),
+    "puzzlemix": PuzzleMix(RESIDUAL, 1.0, True, 4, 3, 0.2, 0.1, 0.5, None),
+    "puzzlemix_batch": PuzzleMix(RESIDUAL, 1.0, False, 3, 2, 0.2, 0.1, 0.5, None),
     "switch": Switch([Mixup(1.0, True, False), CutMix(1.0, True, False), ResizeMix(0.1, 0.8, True)], [1, 2, 1], True),
     "switch_batch": Switch([Mixup(1.0, False, False), CutMix(1.0, False, False)], [1, 2], False),
 }
