@@ -81,7 +81,7 @@ class Activation:
     def __call__(self, x: Tensor, context: Context) -> Tensor:
         """[B, h', w'], the map's places or the grid of patches."""
         network = student(context, self)
-        with looking(network, x), torch.no_grad():
+        with looking(network), torch.no_grad():
             outputs = network.backbone(x)
         if "map" in outputs:
             return shares(outputs["map"].float().abs().mean(dim=1))
@@ -105,7 +105,7 @@ class Gradient:
     def __call__(self, x: Tensor, context: Context) -> Tensor:
         """[B, h, w]."""
         network = student(context, self)
-        with looking(network, x), torch.enable_grad():
+        with looking(network), torch.enable_grad():
             slopes = torch.cat([self.slope(network, part) for part in x.split(AT_ONCE)])  # [B, C, h, w]
         return shares(smooth(slopes.float().abs().sum(dim=1), self.sigma))
 
@@ -132,7 +132,7 @@ class ClassAttention:
         last, inputs = layers[-1], []  # fused attention keeps its weights to itself: they are computed again
         handle = last.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
         try:
-            with looking(network, x), torch.no_grad():
+            with looking(network), torch.no_grad():
                 network.backbone(x)
                 q, k, _ = last.qkv(inputs[0]).unflatten(2, (3, last.num_heads, -1)).permute(2, 0, 3, 1, 4)
                 q, k = last.q_norm(q), last.k_norm(k)  # [B, heads, N, D] each
@@ -165,18 +165,12 @@ def smooth(score: Tensor, sigma: float) -> Tensor:
 
 
 @contextlib.contextmanager
-def looking(network: Encoder, x: Tensor) -> Iterator[None]:
-    """The network in evaluation mode, each part back in its own mode afterwards.
-
-    Weights cast to half precision without gradient are not kept: the step's own forward pass would find them.
-    """
+def looking(network: Encoder) -> Iterator[None]:
+    """The network in evaluation mode, each part back in its own mode afterwards."""
     modes = [(module, module.training) for module in network.modules()]
-    kind = x.device.type
-    half, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     network.eval()
     try:
-        with torch.autocast(kind, dtype=dtype, enabled=half, cache_enabled=False):
-            yield
+        yield
     finally:
         for module, mode in modes:
             module.training = mode
