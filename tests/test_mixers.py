@@ -32,8 +32,8 @@ RULES: dict[str, Rule] = {
     "saliencymix_batch": SaliencyMix(RESIDUAL, 1.0, False, True),
     "attentivemix": AttentiveMix(RESIDUAL, 1.0, 8.0, True, 4),
     "attentivemix_batch": AttentiveMix(RESIDUAL, 2.0, 2.0, False, 3),
-    "puzzlemix": PuzzleMix(RESIDUAL, 1.0, True, 4, 3, 0.2, 0.1, 0.5, None),
-    "puzzlemix_batch": PuzzleMix(RESIDUAL, 1.0, False, 3, 2, 0.2, 0.1, 0.5, None),
+    "puzzlemix": PuzzleMix(RESIDUAL, 1.0, True, 4, 3, 0.01, 0.1, 0.01, None),
+    "puzzlemix_batch": PuzzleMix(RESIDUAL, 1.0, False, 3, 2, 0.01, 0.1, 0.01, None),
     "switch": Switch([Mixup(1.0, True, False), CutMix(1.0, True, False), ResizeMix(0.1, 0.8, True)], [1, 2, 1], True),
     "switch_batch": Switch([Mixup(1.0, False, False), CutMix(1.0, False, False)], [1, 2], False),
 }

@@ -54,7 +54,8 @@ class ScoreMass:
 def owners(mix: Mix, score: Tensor) -> Tensor:
     """How much of each place of a score map [..., h', w'] is of each source, mean over its pixels: [B, P, h', w']."""
     assert mix.owner is not None, "a mixer on images says whose each pixel is"
-    return F.adaptive_avg_pool2d(mix.owner, score.shape[-2:])
+    h, w = score.shape[-2:]
+    return F.adaptive_avg_pool2d(mix.owner, (h, w))
 
 
 def normalised(mass: Tensor, share: Tensor) -> Tensor:

@@ -213,7 +213,7 @@ def without_attention(network: Encoder, score: Score) -> str:
 def grid(net: VisionTransformer, x: Tensor) -> tuple[int, int]:
     """Rows and columns of patches."""
     h, w = x.shape[2:]
-    return net.patch_embed.dynamic_feat_size((h, w))  # type: ignore[operator]
+    return net.patch_embed.dynamic_feat_size((h, w))
 
 
 def checked(sigma: float) -> float:
