@@ -81,6 +81,24 @@ def test_loss_and_gradient_equal_the_undivided_batch(size: int, learned: bool) -
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-10, atol=1e-10)
 
 
+def test_half_precision() -> None:
+    """The gradient that is taken within the step knows no autocast, as one taken after it."""
+    grads = []
+    for divided in (False, True):
+        net, halves = network().float(), [view.float() for view in views()]
+        with torch.autocast("cpu", torch.bfloat16):
+            encode = encode_with(net)
+            losses = cached_losses(encode, net, halves, 4, plain, False) if divided else plain(encode(halves))
+        losses["loss"].backward()
+        grads.append([losses["loss"].detach(), *(p.grad for p in net.parameters())])
+    torch.testing.assert_close(grads[1], grads[0], rtol=0.02, atol=0.002)
+
+
+def plain(outputs: list[Outputs | None]) -> dict[str, Tensor]:
+    with torch.autocast("cpu", enabled=False):
+        return Loss(False).float()(outputs)
+
+
 def test_both_passes_draw_the_same_dropout() -> None:
     net, objective = network(nn.Dropout(0.5)), Loss(False)
     torch.manual_seed(7)

@@ -1,7 +1,8 @@
 """Mixing of images: who is mixed with whom, when, and the record of it that losses read.
 
 A mixer is a partner rule, a mixing rule and a schedule. The rule says for every pixel how much of it is of which
-sample; the label shares are the means of that, for every rule, so that what is seen and what is said never differ.
+sample; the label shares are the means of that, for every rule, so that what is seen and what is said never differ. Only
+a label law (see ``labels``), where a mixer has one, weighs the pixels otherwise.
 
 B samples of this rank, P sources of a mixture, C channels, h x w pixels.
 """
@@ -55,6 +56,20 @@ class Rule(Protocol):
         ...
 
 
+class LabelLaw(Protocol):
+    """Says how much a mixture counts as each of its sources, where that is not the visible share; see ``labels``."""
+
+    def __call__(self, mixed: Tensor, mix: Mix, context: Context) -> Tensor:
+        """Label shares, [B, P] in [0, 1], rows sum to one.
+
+        Args:
+            mixed: [B, C, h, w] the mixtures.
+            mix: their record, with the visible shares.
+            context: generators, labels, network.
+        """
+        ...
+
+
 class Mixing(nn.Module):
     """Puts mixtures in the place of chosen views, or beside them.
 
@@ -66,6 +81,7 @@ class Mixing(nn.Module):
             name a view several times), instead of taking their place.
         probability: of a sample being mixed; the others stay as they are.
         start, stop: share of the run after which mixing begins and ends (early-stopped mixup), in [0, 1].
+        labels: the law of the label shares; ``None``: they are the visible shares.
 
     Raises:
         ValueError: a number out of its range.
@@ -80,6 +96,7 @@ class Mixing(nn.Module):
         probability: float,
         start: float,
         stop: float,
+        labels: LabelLaw | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("probability", probability), ("start", start), ("stop", stop)):
@@ -96,6 +113,7 @@ class Mixing(nn.Module):
         self.probability = probability
         self.start = start
         self.stop = stop
+        self.labels = labels
 
     @torch.no_grad()
     def forward(
@@ -136,7 +154,9 @@ class Mixing(nn.Module):
             whole = whole | (uniform((len(x), 1, 1, 1), x, context.generator) >= self.probability)
         first = (torch.arange(source.shape[1], device=x.device) == 0)[:, None, None]  # [P, 1, 1]
         owner = torch.where(whole, first.to(owner.dtype), owner)  # [B, P, h, w]
-        return torch.where(whole, x, mixed), Mix(x, source, owner.mean(dim=(2, 3)), owner, view)
+        mixed = torch.where(whole, x, mixed)  # [B, C, h, w]
+        mix = Mix(x, source, owner.mean(dim=(2, 3)), owner, view)
+        return mixed, mix if self.labels is None else mix._replace(share=self.labels(mixed, mix, context))
 
 
 def uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -145,8 +165,9 @@ def uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | N
     return torch.rand(shape, generator=generator, device=where).to(like.device)
 
 
-def beta(alpha: float, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Beta(alpha, alpha) float32 in [0, 1], likewise; 1 where both gamma draws of a tiny alpha are 0."""
+def beta(alpha: float, other: float, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Beta(alpha, other) float32 in [0, 1], likewise; 1 where both gamma draws of tiny parameters are 0."""
     where = like.device if generator is None else generator.device
-    first, second = torch._standard_gamma(torch.full((2, *shape), alpha, device=where), generator=generator)
+    both = torch.stack([torch.full(shape, value, device=where, dtype=torch.float32) for value in (alpha, other)])
+    first, second = torch._standard_gamma(both, generator=generator)
     return torch.where(first + second > 0, first / (first + second), torch.ones_like(first)).to(like.device)

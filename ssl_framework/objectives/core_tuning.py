@@ -99,7 +99,7 @@ class CoreTuning(Objective):
         """
         generator, count = clock.generator(z.device), len(label)
         order = torch.randperm(count, generator=generator, device=z.device)  # [W * B]
-        shares = beta(self.alpha, (2, count), label, generator)  # [2, W * B]
+        shares = beta(self.alpha, self.alpha, (2, count), label, generator)  # [2, W * B]
         towards = shares[0].clamp(min=self.least_share)  # [W * B]
         itself = torch.arange(count, device=z.device)  # [W * B]
         negative = Pairs(torch.stack([itself, order], dim=1), torch.stack([1 - towards, towards], dim=1))

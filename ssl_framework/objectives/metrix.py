@@ -96,7 +96,7 @@ class Metrix(Objective):
         generator = clock.generator(like.device)
         rows = len(anchors.z) * (1 if anchors.own is None else world_size())
         uniform = torch.rand(2, rows, count, generator=generator, device=like.device)  # [2, W * A, M]
-        share = beta(self.alpha, (rows, count), like, generator).to(like.dtype)  # [W * A, M]
+        share = beta(self.alpha, self.alpha, (rows, count), like, generator).to(like.dtype)  # [W * A, M]
         whole = Draws(share, uniform[0] < self.anchor_share, uniform[1])
         return whole if anchors.own is None else Draws(*(own_rows(each) for each in whole))
 
