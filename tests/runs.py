@@ -44,6 +44,7 @@ SMALL_OF = {
     "groco": ("objective.num_negatives=5",),
     "swav": (*SMALL_QUEUE, "objective.num_prototypes=30", "objective.frozen=0"),
     "mcl": ("pseudo_labels.num_clusters=2",),
+    "imix_moco": SMALL_QUEUE,
 }
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
