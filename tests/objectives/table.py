@@ -26,6 +26,7 @@ from ssl_framework.objectives.instance_discrimination import (
     InstanceDiscrimination,
     SimpleContrastive,
 )
+from ssl_framework.objectives.mixco import MixCo
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.objectives.mocov3 import MoCoV3
 from ssl_framework.objectives.multiview import (
@@ -47,6 +48,7 @@ from ssl_framework.objectives.simlap import LabelGate, SimLAP
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
 from ssl_framework.objectives.swav import SwAV
+from ssl_framework.objectives.unmix import UnMix
 from ssl_framework.types import Mix, Outputs
 
 DIM = 6
@@ -147,6 +149,7 @@ def cacr_moco() -> CACRMoCo:
 
 
 HEADS = ("projector_0", "projector_1")
+BYOL_HEADS = ("projector", "predictor")
 
 
 def temperature(dim: int) -> PairTemperature:
@@ -230,5 +233,12 @@ OBJECTIVES: dict[str, Case] = {
     "reweight_head": Case(lambda: SimCLR(0.5, head="reweight"), heads=("reweight",)),
     "symmetric_relu_head": Case(lambda: SimCLR(0.5)),
     "groco": Case(lambda: GroCo(1.0, 1, 2, True), student=(0, 1, 2)),
+    "mixco": Case(lambda: MixCo(moco(), 0.05, 1.0), student=(0, 2), teacher=(1,), added=(2,)),
+    "mixco_simclr": Case(lambda: MixCo(SimCLR(0.5), 0.5, 0.5), student=(0, 1, 2, 3), added=(2, 3)),
+    "unmix": Case(lambda: UnMix(moco(), 1.0), student=(0, 2), teacher=(1,), added=(2,)),
+    "unmix_dclw": Case(lambda: UnMix(moco(weight_sigma=0.5), 1.0), student=(0, 2), teacher=(1,), added=(2,)),
+    "unmix_simclr": Case(lambda: UnMix(SimCLR(0.2), 1.0), student=(0, 1, 2), added=(2,)),
+    "unmix_byol": Case(lambda: UnMix(BYOL(), 1.0), (0, 1, 2, 3), teacher=(0, 1), heads=BYOL_HEADS, added=(2, 3)),
+    "bsim": Case(lambda: UnMix(SimCLR(0.2), 0.5), student=(0, 1, 2, 3), added=(2, 3)),
     "groco_all_moved": Case(lambda: GroCo(1.0, 1, None, False), student=(0, 1, 2)),
 }
