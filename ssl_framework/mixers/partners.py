@@ -15,6 +15,21 @@ class Shuffle:
         return permutation(batch, context)[:, None]
 
 
+class Shuffles:
+    """Several random permutations (InputMix): several partners; a partner may come twice, or be the sample itself.
+
+    Args:
+        num: partners of a sample, P - 1; at least 1.
+    """
+
+    def __init__(self, num: int) -> None:
+        self.num = at_least_one(num)
+
+    def __call__(self, batch: Batch, context: Context) -> Tensor:
+        """[B, P - 1] int64."""
+        return torch.stack([permutation(batch, context) for _ in range(self.num)], dim=1)
+
+
 class Others:
     """A random permutation in one cycle: with two samples or more nobody is its own partner."""
 
@@ -42,15 +57,20 @@ class Following:
     """
 
     def __init__(self, num: int) -> None:
-        if num < 1:
-            raise ValueError(f"mixer.partners.num is {num}: a sample takes at least 1 partner")
-        self.num = num
+        self.num = at_least_one(num)
 
     def __call__(self, batch: Batch, context: Context) -> Tensor:
         """[B, P - 1] int64."""
         count, device = len(batch.index), batch.index.device
         steps = torch.arange(1, self.num + 1, device=device)  # [P - 1]
         return (torch.arange(count, device=device)[:, None] + steps) % count  # [B, P - 1]
+
+
+def at_least_one(num: int) -> int:
+    """``num`` itself, or a ValueError naming its config key."""
+    if num < 1:
+        raise ValueError(f"mixer.partners.num is {num}: a sample takes at least 1 partner")
+    return num
 
 
 def permutation(batch: Batch, context: Context) -> Tensor:

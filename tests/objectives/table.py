@@ -188,6 +188,7 @@ OBJECTIVES: dict[str, Case] = {
     "synco": Case(synco, student=(0,), teacher=(1,)),
     "hallucinator": Case(lambda: hallucinator(moco()), student=(0,), teacher=(1,)),
     "hallucinator_on_simclr": Case(lambda: hallucinator(SimCLR(0.2))),
+    "dacl": Case(lambda: SimCLR(0.2)),
     "imix": Case(lambda: SimCLR(0.2), mixed=(0,)),
     "dcl_mixed": Case(lambda: DCL(0.2, None), mixed=(1,), least=3),
     "imix_moco": Case(moco, student=(0,), teacher=(1,), mixed=(0,)),
