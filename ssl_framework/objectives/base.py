@@ -17,7 +17,8 @@ class Objective(nn.Module):
             (labels of any kind, read as numbers), "geometry", "index", and "heads" (it passes features of its own
             making through the student's heads).
         accepts: what is read when present: "mixer" (mixed views in the place of clean ones), "added mixtures" (mixtures
-            as further views), and of a feature mixer's ``needs`` those that the objective offers.
+            as further views), and of a feature mixer's ``needs`` those that the objective offers. "terms of mixtures":
+            another objective may add them to this one (see ``siamese``).
         num_views: fewest and most views of a sample that each encoder it reads must encode, mixtures that were added
             not counted; ``None`` is no limit.
 

@@ -31,6 +31,7 @@ from ssl_framework.objectives.instance_discrimination import (
 from ssl_framework.objectives.metric import Contrastive as ContrastivePairs
 from ssl_framework.objectives.metric import MetricLoss, MultiSimilarity, ProxyAnchor
 from ssl_framework.objectives.metrix import Metrix
+from ssl_framework.objectives.mixco import MixCo
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.objectives.mocov3 import MoCoV3
 from ssl_framework.objectives.multiview import (
@@ -54,6 +55,7 @@ from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
 from ssl_framework.objectives.supremix import SupReMix
 from ssl_framework.objectives.swav import SwAV
+from ssl_framework.objectives.unmix import UnMix
 from ssl_framework.types import Mix, Outputs
 
 DIM = 6
@@ -160,6 +162,7 @@ def cacr_moco() -> CACRMoCo:
 
 
 HEADS = ("projector_0", "projector_1")
+BYOL_HEADS = ("projector", "predictor")
 
 
 def temperature(dim: int) -> PairTemperature:
@@ -219,11 +222,12 @@ OBJECTIVES: dict[str, Case] = {
     "synco": Case(synco, student=(0,), teacher=(1,)),
     "hallucinator": Case(lambda: hallucinator(moco()), student=(0,), teacher=(1,)),
     "hallucinator_on_simclr": Case(lambda: hallucinator(SimCLR(0.2))),
-    "simclr_mixed": Case(lambda: SimCLR(0.2), mixed=(0,)),
+    "dacl": Case(lambda: SimCLR(0.2)),
+    "imix": Case(lambda: SimCLR(0.2), mixed=(0,)),
     "dcl_mixed": Case(lambda: DCL(0.2, None), mixed=(1,), least=3),
-    "mocov2_mixed": Case(moco, student=(0,), teacher=(1,), mixed=(0,)),
+    "imix_moco": Case(moco, student=(0,), teacher=(1,), mixed=(0,)),
     "mochi_mixed": Case(mochi, student=(0,), teacher=(1,), mixed=(0,)),
-    "byol_mixed": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor"), mixed=(0, 1)),
+    "imix_byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor"), mixed=(0, 1)),
     "byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor")),
     "feature_transform": Case(feature_transform, student=(0,), teacher=(1,)),
     "sepclr": Case(lambda: SepCLR(0.5, [0], 0.3, 0.2, 0.4), heads=("common", "salient")),
@@ -272,6 +276,13 @@ OBJECTIVES: dict[str, Case] = {
     "metrix_input": Case(lambda: metrix(similar_pairs, "input"), student=(0, 1), added=(1,)),
     "metrix_input_of_proxies": Case(lambda: metrix(proxies, "input"), student=(0, 1), added=(1,)),
     "groco": Case(lambda: GroCo(1.0, 1, 2, True), student=(0, 1, 2)),
+    "mixco": Case(lambda: MixCo(moco(), 0.05, 1.0), student=(0, 2), teacher=(1,), added=(2,)),
+    "mixco_simclr": Case(lambda: MixCo(SimCLR(0.5), 0.5, 0.5), student=(0, 1, 2, 3), added=(2, 3)),
+    "unmix": Case(lambda: UnMix(moco(), 1.0), student=(0, 2), teacher=(1,), added=(2,)),
+    "unmix_dclw": Case(lambda: UnMix(moco(weight_sigma=0.5), 1.0), student=(0, 2), teacher=(1,), added=(2,)),
+    "unmix_simclr": Case(lambda: UnMix(SimCLR(0.2), 1.0), student=(0, 1, 2), added=(2,)),
+    "unmix_byol": Case(lambda: UnMix(BYOL(), 1.0), (0, 1, 2, 3), teacher=(0, 1), heads=BYOL_HEADS, added=(2, 3)),
+    "bsim": Case(lambda: UnMix(SimCLR(0.2), 0.5), student=(0, 1, 2, 3), added=(2, 3)),
     "groco_all_moved": Case(lambda: GroCo(1.0, 1, None, False), student=(0, 1, 2)),
     "regression": Case(lambda: Regression("mse"), student=(0,), heads=("regressor",), numbers=("regressor",)),
     "regression_mixed": Case(lambda: Regression("huber"), heads=("regressor",), numbers=("regressor",), mixed=(0,)),
