@@ -12,7 +12,7 @@ from ssl_framework.data.views import Views
 from ssl_framework.distributed import rank, same_on_all_ranks
 from ssl_framework.feature_mixers.base import FeatureMixer
 from ssl_framework.gradient_cache import cached_losses, together
-from ssl_framework.mixers.mixing import Mixing
+from ssl_framework.mixers.mixing import LearnedRule, Mixing
 from ssl_framework.models.encoder import EMATeacher, Encoder
 from ssl_framework.objectives.base import Objective
 from ssl_framework.optim import OptimizerRecipe
@@ -68,7 +68,7 @@ class SSLModule(L.LightningModule):
                     f"data.micro_batch_size is {micro_batch_size}, but {type(mixer.rule).__name__} needs the student's "
                     "one pass over the whole batch: set data.micro_batch_size=null or choose another mixer"
                 )
-            mixer.attach(student, range(views.num_views) if student_views is None else student_views)
+            mixer.attach(student)
         self.views = views
         self.student = student
         self.teacher = teacher(student) if teacher is not None else None
@@ -269,6 +269,17 @@ def check_wiring(
         raise ValueError(
             f"mixer.views is {mixer.views}, but the student encodes {list(encoded)} only, and a teacher sees its "
             "views clean: name views of the student"
+        )
+    if (
+        mixer is not None
+        and isinstance(mixer.rule, LearnedRule)
+        and mixer.rule.needs_clean
+        and not mixer.add
+        and set(encoded) <= set(mixer.views)
+    ):
+        raise ValueError(
+            f"{type(mixer.rule).__name__} compares mixtures with clean views, but the student encodes none: choose a "
+            "method that encodes several views (simclr, byol) or another mixer"
         )
     missing = set() if feature_mixer is None else feature_mixer.needs - objective.accepts
     if missing:

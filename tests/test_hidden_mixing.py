@@ -247,4 +247,4 @@ def test_a_compiled_student_and_further_backbones_are_refused() -> None:
     student = encoder()
     student.beside = nn.ModuleDict({"second": nn.Identity()})
     with pytest.raises(ValueError, match=r"ManifoldMixup mixes inside one backbone, but student\.beside has further"):
-        mixing([1]).attach(student, [0, 1])
+        mixing([1]).attach(student)

@@ -10,6 +10,8 @@ from ssl_framework.build import build_data, build_module
 from ssl_framework.mixers import learned
 from ssl_framework.mixers.learned import AdaMixUp, AutoMixBlock, LearnedMask, SAMixBlock, attention
 from ssl_framework.mixers.mixing import Context, LearnedRule
+from ssl_framework.models.backbone import Backbone
+from ssl_framework.models.encoder import Encoder
 from ssl_framework.module import SSLModule
 from ssl_framework.optim import OptimizerRecipe
 from ssl_framework.types import Batch, Clock, Samples
@@ -213,7 +215,8 @@ def test_making_masks_leaves_the_networks_as_they_are_and_prefers_the_teacher() 
 
 def test_the_share_of_adamixup_lies_in_the_interval_of_its_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    rule = AdaMixUp(3, [4, 8], 1.0, 1.0)
+    rule = AdaMixUp([4, 8], 1.0, 1.0)
+    rule.attach(Encoder(Backbone("ssl_tiny", None, 16, 3), {}))
     x = torch.randn(5, 3, 16, 16)
     source = torch.stack([torch.arange(5), torch.arange(5).roll(1)], dim=1)
     u = torch.rand(5, generator=torch.Generator().manual_seed(3))
@@ -352,7 +355,10 @@ def test_a_rule_is_a_group_with_a_rate_of_its_own(exclude: bool) -> None:
         (("mixer=samix", "data.micro_batch_size=4"), "but LearnedMask needs the student's one pass over the whole"),
         (("mixer=adamixup", "mixer.rule.widths=[]"), "mixer.rule.widths is []"),
         (("mixer=adamixup", "mixer.rule.critic_weight=0"), "mixer.rule.critic_weight is 0"),
-        (("mixer=adamixup", "method=mocov2"), "AdaMixUp tells mixtures from clean views, but the student encodes none"),
+        (
+            ("mixer=adamixup", "method=mocov2"),
+            "AdaMixUp compares mixtures with clean views, but the student encodes none",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(overrides: tuple[str, ...], words: str) -> None:

@@ -76,7 +76,7 @@ class LearnedMask(LearnedRule):
         self.tolerance = tolerance
         self.spread = spread
 
-    def attach(self, student: Encoder, sees_clean: bool) -> None:
+    def attach(self, student: Encoder) -> None:
         block = student.backbone.block(self.layer, "mixer.rule.layer")
         if block is None:
             raise ValueError("mixer.rule.layer names 0, the images, but a mask is made of maps: name a block")
@@ -112,7 +112,7 @@ class LearnedMask(LearnedRule):
         found: list[Tensor] = []
         block = network.backbone.block(self.layer, "mixer.rule.layer")
         kind = x.device.type
-        # Half-precision weights cast here have no gradient: the student's pass must not find them in autocast's cache.
+        # Half-precision weights cast here have no gradient: the student's pass must not meet them in autocast's cache.
         uncached = torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), False)
         with uncached, running_statistics_kept(network.backbone), network.backbone.changed_at(block, found.append):
             network.backbone(x)
@@ -207,30 +207,27 @@ class AdaMixUp(LearnedRule):
     policy keeps mixtures away from images that exist. Label shares have a gradient.
 
     Args:
-        channels: of the images.
         widths: channels behind each convolution of the policy network, each of stride 2.
         critic_weight: of the critic's cross-entropy.
         lr_factor: see ``LearnedRule``.
     """
 
-    def __init__(self, channels: int, widths: Sequence[int], critic_weight: float, lr_factor: float) -> None:
+    needs_clean = True
+
+    def __init__(self, widths: Sequence[int], critic_weight: float, lr_factor: float) -> None:
         super().__init__(lr_factor)
         if not widths:
             raise ValueError("mixer.rule.widths is []: the policy network takes one convolution or more")
         if not critic_weight > 0:
             raise ValueError(f"mixer.rule.critic_weight is {critic_weight}: it must be above 0")
-        layers: list[nn.Module] = []
-        for before, width in zip([channels, *widths], widths, strict=False):
-            layers += [nn.Conv2d(before, width, 3, 2, 1), nn.ReLU()]
-        self.policy = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 3))
+        self.widths = list(widths)
         self.critic_weight = critic_weight
 
-    def attach(self, student: Encoder, sees_clean: bool) -> None:
-        if not sees_clean:
-            raise ValueError(
-                "AdaMixUp tells mixtures from clean views, but the student encodes none: set mixer.add=true, name "
-                "fewer mixer.views, or choose another mixer"
-            )
+    def attach(self, student: Encoder) -> None:
+        layers: list[nn.Module] = []
+        for before, width in zip([student.backbone.channels, *self.widths], self.widths, strict=False):
+            layers += [nn.Conv2d(before, width, 3, 2, 1), nn.ReLU()]
+        self.policy = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(self.widths[-1], 3))
         self.critic = nn.Linear(student.dims["pooled"], 1)
 
     def forward(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ B samples of this rank, P sources of a mixture, C channels, h x w pixels.
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +91,12 @@ class LearnedRule(nn.Module):
 
     Args:
         lr_factor: learning rate of these parameters relative to all others, above 0.
+
+    Class attributes:
+        needs_clean: whether the student must encode a clean view beside the mixtures.
     """
+
+    needs_clean: ClassVar[bool] = False
 
     def __init__(self, lr_factor: float) -> None:
         super().__init__()
@@ -99,16 +104,13 @@ class LearnedRule(nn.Module):
             raise ValueError(f"mixer.rule.lr_factor is {lr_factor}: it must be above 0")
         self.lr_factor = lr_factor
 
-    def attach(self, student: Encoder, sees_clean: bool) -> None:
+    def attach(self, student: Encoder) -> None:
         """Makes what depends on the student's widths.
-
-        Args:
-            student: that the run trains.
-            sees_clean: whether it encodes a clean view beside the mixtures.
 
         Raises:
             ValueError: the rule cannot work with this student.
         """
+        raise NotImplementedError(f"{type(self).__name__} must define attach")
 
     def forward(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """As ``Rule``, with gradient. Without one for the second result the label shares are constants."""
@@ -171,18 +173,14 @@ class Mixing(nn.Module):
         """Whether the rule works ``inside`` the student."""
         return isinstance(self.rule, HiddenRule)
 
-    def attach(self, student: Encoder, encoded: Sequence[int]) -> None:
-        """Fits the rule to the student, once, before training.
-
-        Args:
-            student: that the run trains.
-            encoded: positions of the views that it encodes.
+    def attach(self, student: Encoder) -> None:
+        """Fits the rule to the student that the run trains, once, before training.
 
         Raises:
             ValueError: they do not go together.
         """
         if isinstance(self.rule, LearnedRule):
-            self.rule.attach(student, self.add or not set(encoded) <= set(self.views))
+            self.rule.attach(student)
         if isinstance(self.rule, HiddenRule):
             for layer in self.rule.layers:
                 student.backbone.block(layer, "mixer.rule.layers")

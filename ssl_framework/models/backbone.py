@@ -54,6 +54,7 @@ class Backbone(nn.Module):
         super().__init__()
         if isinstance(channels_last, str) or not set(channels_last) <= {"cpu", "cuda"}:
             raise ValueError(f"backbone.channels_last is {channels_last!r}: give a list of cpu and cuda, or []")
+        self.channels = channels
         self.channels_last = tuple(channels_last)
         self.timm_name = small_name if small_name is not None and image_size <= SMALL_IMAGE else name
         if not timm.is_model(self.timm_name):
