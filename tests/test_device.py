@@ -43,6 +43,8 @@ def test_the_counter_counts() -> None:
 
 
 MIXED = [("simclr", "mixer=resizemix"), ("mocov2", "mixer=mixup_cutmix_switch"), ("byol", "mixer=mixup")]
+MIXED += [("byol", "mixer=manifold_mixup"), ("simclr", "mixer=alignmix")]  # inside the student
+MIXED += [("mocov2", "mixer=automix"), ("byol", "mixer=samix"), ("simclr", "mixer=adamixup")]  # learned
 
 
 @pytest.mark.parametrize(("method", "mixer"), [*((method, None) for method in METHODS), *MIXED])
