@@ -18,6 +18,7 @@ from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.cacr import CACR
 from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
 from ssl_framework.objectives.dcl import DCL
+from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
 from ssl_framework.objectives.groco import GroCo
 from ssl_framework.objectives.instance_discrimination import (
     Contrastive,
@@ -41,11 +42,13 @@ from ssl_framework.objectives.multiview import (
     PairwiseNTXent,
 )
 from ssl_framework.objectives.nnclr import NNCLR
+from ssl_framework.objectives.rankmixup import MNDCG, MRL, RankMixup
 from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.simlap import LabelGate, SimLAP
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
+from ssl_framework.objectives.supervised import Supervised
 from ssl_framework.objectives.swav import SwAV
 from ssl_framework.types import Mix, Outputs
 
@@ -150,6 +153,11 @@ def cacr_moco() -> CACRMoCo:
 HEADS = ("projector_0", "projector_1")
 
 
+def classifier(build: Callable[[], Objective], **seen: Any) -> Case:
+    """An objective on class scores of view 0 unless said otherwise; the embeddings are the scores of six classes."""
+    return Case(build, **{"student": (0,), "heads": ("classifier",), **seen})
+
+
 def temperature(dim: int) -> PairTemperature:
     return PairTemperature(dim, hidden=5, low=0.1, up=2.0, init=0.5)
 
@@ -232,4 +240,11 @@ OBJECTIVES: dict[str, Case] = {
     "symmetric_relu_head": Case(lambda: SimCLR(0.5)),
     "groco": Case(lambda: GroCo(1.0, 1, 2, True), student=(0, 1, 2)),
     "groco_all_moved": Case(lambda: GroCo(1.0, 1, None, False), student=(0, 1, 2)),
+    "supervised": classifier(lambda: Supervised(DIM, 0.1)),
+    "supervised_mixed": classifier(lambda: Supervised(DIM, 0.0), mixed=(0,)),
+    "supervised_added": classifier(lambda: Supervised(DIM, 0.0), student=(0, 1, 2), added=(1, 2)),
+    "decoupled_mixup": classifier(lambda: DecoupledMixup(DIM, 0.1), mixed=(0,)),
+    "decoupled_mixup_added": classifier(lambda: DecoupledMixup(DIM, 0.1), student=(0, 1), added=(1,)),
+    "rankmixup_mrl": classifier(lambda: RankMixup(DIM, MRL(2.0), 0.1), student=(0, 1), added=(1,)),
+    "rankmixup_mndcg": classifier(lambda: RankMixup(DIM, MNDCG(), 0.1), student=(0, 1, 2, 3), added=(1, 2, 3)),
 }
