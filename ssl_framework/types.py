@@ -30,9 +30,7 @@ class Mix(NamedTuple):
     clean: Tensor  # [B, C, h, w] float32: the view before
     source: Tensor  # [B, P] int64: positions in this rank's batch; the first is the sample itself
     share: Tensor  # [B, P] float32 in [0, 1], rows sum to one: the label shares
-    owner: (
-        Tensor | None
-    )  # [B, P, h, w] float32: how much of each pixel is of each source; None: mixed inside the network
+    owner: Tensor | None  # [B, P, h, w] float32: of which source each pixel is; None: mixed in the network
     of: int  # the view that was mixed; where that stayed as it was, the mixture is a further view
 
 

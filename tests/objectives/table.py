@@ -76,9 +76,8 @@ class Case(NamedTuple):
         source = torch.stack([own, (own ^ 1).clamp(max=count - 1)], dim=1)  # [B, 2]
         share = 0.6 + 0.1 * (own % 4)  # [B]
         mix = Mix(torch.empty(0), source, torch.stack([share, 1 - share], dim=1), None, 0)
-        return [
-            mix._replace(of=v) if v in self.mixed else mix if v in self.added else None for v in range(self.num_views)
-        ]
+        done = {**{v: mix._replace(of=v) for v in self.mixed}, **dict.fromkeys(self.added, mix)}
+        return [done.get(v) for v in range(self.num_views)]
 
     @property
     def num_views(self) -> int:
