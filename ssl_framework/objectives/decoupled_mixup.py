@@ -8,7 +8,6 @@ B samples of this rank, C classes, a and b the classes of a mixture.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_framework.objectives.base import Objective
@@ -71,9 +70,10 @@ def decoupled_cross_entropy(logits: Tensor, a: Tensor, b: Tensor, share: Tensor,
         [B].
     """
     share = share.to(logits.dtype)
-    one_hot = F.one_hot(torch.stack([a, b]), logits.shape[1])  # [2, B, C]
+    classes = torch.arange(logits.shape[1], device=logits.device)  # [C]
+    one_hot = torch.stack([a, b])[..., None] == classes  # [2, B, C]
     both = share[:, None] * one_hot[0] + (1 - share)[:, None] * one_hot[1]  # [B, C]
-    left_out = one_hot.flip(0).bool()  # [2, B, C] the other class
+    left_out = one_hot.flip(0)  # [2, B, C] the other class
     own = (logits * one_hot).sum(dim=2)  # [2, B]
     decoupled = logits.masked_fill(left_out, float("-inf")).logsumexp(dim=2) - own  # [2, B]
     weight = eta * torch.stack([share, 1 - share])  # [2, B]
