@@ -151,6 +151,12 @@ def test_equal_class_means_are_left_out_with_one_line() -> None:
             assert probe(split, split) == {}
 
 
+def test_numbers_have_no_classes_that_could_collapse() -> None:
+    split = Frozen(torch.eye(6), torch.arange(6.0))
+    with pytest.warns(UserWarning, match="neural collapse skipped: it needs classes"):
+        assert NeuralCollapse()(split, split) == {}
+
+
 SHORT = ("evaluation=classifier", "evaluation.probes.knn.k=5", "evaluation.probes.linear=null", "trainer.max_epochs=1")
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ssl_framework.evaluation.frozen import Frozen, Readout
+from ssl_framework.evaluation.probes import are_classes
 
 CHUNK = 4096
 """Rows widened to float64 at once."""
@@ -38,9 +39,9 @@ class NeuralCollapse:
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
         """``nc1``; ``nc2_equinorm`` and ``nc2_equiangular``; ``nearest_mean/top1`` in percent.
 
-        Where all class means are equal nothing is defined: no values, with one warning that says so.
+        Where all class means are equal, and for numbers, nothing is defined: no values, with one warning that says so.
         """
-        means = class_means(train)
+        means = class_means(train) if are_classes(train.y, "neural collapse") else None
         if means is None:
             return {}
         equinorm, equiangular = frame_gaps(means.offset)

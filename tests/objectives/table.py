@@ -17,6 +17,7 @@ from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.cacr import CACR
 from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
+from ssl_framework.objectives.conr import ConR
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
 from ssl_framework.objectives.groco import GroCo
@@ -43,12 +44,14 @@ from ssl_framework.objectives.multiview import (
 )
 from ssl_framework.objectives.nnclr import NNCLR
 from ssl_framework.objectives.rankmixup import MNDCG, MRL, RankMixup
+from ssl_framework.objectives.regression import Regression
 from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.simlap import LabelGate, SimLAP
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
 from ssl_framework.objectives.supervised import Supervised
+from ssl_framework.objectives.supremix import SupReMix
 from ssl_framework.objectives.swav import SwAV
 from ssl_framework.types import Mix, Outputs
 
@@ -65,6 +68,7 @@ class Case(NamedTuple):
     heads: tuple[str, ...] = ("projector",)
     mixed: tuple[int, ...] = ()  # views that a mixer has changed
     added: tuple[int, ...] = ()  # views that are mixtures of view 0, beside the clean ones
+    numbers: tuple[str, ...] = ()  # heads that give one number a sample
     least: int = 2  # samples in the smallest global batch it takes
 
     def mixes(self, count: int) -> list[Mix | None] | None:
@@ -86,7 +90,12 @@ class Case(NamedTuple):
     def outputs(self, views: list[Tensor], seen: tuple[int, ...]) -> list[Outputs | None]:
         """What an encoder with those heads would give for embeddings V x [B, D]: each head another rotation of them."""
         return [
-            {head: z.roll(turn, dims=1) for turn, head in enumerate(self.heads)} if v in seen else None
+            {
+                head: z.roll(turn, dims=1)[:, : 1 if head in self.numbers else None]
+                for turn, head in enumerate(self.heads)
+            }
+            if v in seen
+            else None
             for v, z in enumerate(views)
         ]
 
@@ -246,4 +255,8 @@ OBJECTIVES: dict[str, Case] = {
     "decoupled_mixup_added": classifier(lambda: DecoupledMixup(DIM, 0.1), student=(0, 1), added=(1,)),
     "rankmixup_mrl": classifier(lambda: RankMixup(DIM, MRL(2.0), 0.1), student=(0, 1), added=(1,)),
     "rankmixup_mndcg": classifier(lambda: RankMixup(DIM, MNDCG(), 0.1), student=(0, 1, 2, 3), added=(1, 2, 3)),
+    "regression": Case(lambda: Regression("mse"), student=(0,), heads=("regressor",), numbers=("regressor",)),
+    "regression_mixed": Case(lambda: Regression("huber"), heads=("regressor",), numbers=("regressor",), mixed=(0,)),
+    "conr": Case(lambda: ConR(0.5, 0.1, 0.2, 4.0), heads=("pooled", "regressor"), numbers=("regressor",)),
+    "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
 }
