@@ -20,6 +20,7 @@ from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
 from ssl_framework.objectives.conr import ConR
 from ssl_framework.objectives.core_tuning import CoreTuning
 from ssl_framework.objectives.dcl import DCL
+from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
 from ssl_framework.objectives.groco import GroCo
 from ssl_framework.objectives.instance_discrimination import (
     Contrastive,
@@ -47,12 +48,14 @@ from ssl_framework.objectives.multiview import (
     PairwiseNTXent,
 )
 from ssl_framework.objectives.nnclr import NNCLR
+from ssl_framework.objectives.rankmixup import MNDCG, MRL, RankMixup
 from ssl_framework.objectives.regression import Regression
 from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.simlap import LabelGate, SimLAP
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
+from ssl_framework.objectives.supervised import Supervised
 from ssl_framework.objectives.supremix import SupReMix
 from ssl_framework.objectives.swav import SwAV
 from ssl_framework.objectives.unmix import UnMix
@@ -163,6 +166,11 @@ def cacr_moco() -> CACRMoCo:
 
 HEADS = ("projector_0", "projector_1")
 BYOL_HEADS = ("projector", "predictor")
+
+
+def classifier(build: Callable[[], Objective], **seen: Any) -> Case:
+    """An objective on class scores of view 0 unless said otherwise; the embeddings are the scores of six classes."""
+    return Case(build, **{"student": (0,), "heads": ("classifier",), **seen})
 
 
 def temperature(dim: int) -> PairTemperature:
@@ -284,6 +292,13 @@ OBJECTIVES: dict[str, Case] = {
     "unmix_byol": Case(lambda: UnMix(BYOL(), 1.0), (0, 1, 2, 3), teacher=(0, 1), heads=BYOL_HEADS, added=(2, 3)),
     "bsim": Case(lambda: UnMix(SimCLR(0.2), 0.5), student=(0, 1, 2, 3), added=(2, 3)),
     "groco_all_moved": Case(lambda: GroCo(1.0, 1, None, False), student=(0, 1, 2)),
+    "supervised": classifier(lambda: Supervised(DIM, 0.1)),
+    "supervised_mixed": classifier(lambda: Supervised(DIM, 0.0), mixed=(0,)),
+    "supervised_added": classifier(lambda: Supervised(DIM, 0.0), student=(0, 1, 2), added=(1, 2)),
+    "decoupled_mixup": classifier(lambda: DecoupledMixup(DIM, 0.1), mixed=(0,)),
+    "decoupled_mixup_added": classifier(lambda: DecoupledMixup(DIM, 0.1), student=(0, 1), added=(1,)),
+    "rankmixup_mrl": classifier(lambda: RankMixup(DIM, MRL(2.0), 0.1), student=(0, 1), added=(1,)),
+    "rankmixup_mndcg": classifier(lambda: RankMixup(DIM, MNDCG(), 0.1), student=(0, 1, 2, 3), added=(1, 2, 3)),
     "regression": Case(lambda: Regression("mse"), student=(0,), heads=("regressor",), numbers=("regressor",)),
     "regression_mixed": Case(lambda: Regression("huber"), heads=("regressor",), numbers=("regressor",), mixed=(0,)),
     "conr": Case(lambda: ConR(0.5, 0.1, 0.2, 4.0), heads=("pooled", "regressor"), numbers=("regressor",)),
