@@ -114,9 +114,8 @@ class Metrix(Objective):
         hardest = (z @ z.T).masked_fill(~negative, float("-inf")).argmax(dim=1)  # [G]
         source = own_rows(torch.stack([chosen, hardest], dim=1))  # [B, 2]
         share = own_rows(torch.cat([draws.share, 1 - draws.share], dim=1))  # [B, 2]
-        made = unit(
-            self.through_heads((share[..., None].to(pooled.dtype) * pooled[source]).sum(dim=1))[self.head]
-        )  # [B, D]
+        features = (share[..., None].to(pooled.dtype) * pooled[source]).sum(dim=1)  # [B, D']
+        made = unit(self.through_heads(features)[self.head])  # [B, D]
         return Examples(gather_with_grad(made), gather(label[source]), gather(share))
 
 
