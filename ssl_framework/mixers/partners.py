@@ -69,7 +69,7 @@ class Following:
 
 
 class LabelKernel:
-    """A partner whose number is near (C-Mixup, arXiv:2210.05775, eq. 6): j for i with a probability proportional to
+    """A partner whose number is near (C-Mixup, arXiv:2210.05775): j for i with a probability proportional to
     ``exp(-(y_i - y_j)^2 / (2 bandwidth^2))``, i itself included, among the samples of this rank's batch.
 
     Args:
