@@ -53,11 +53,11 @@ class Linear:
     """
 
     def __init__(self, least: float) -> None:
-        self.least = share_of_own(least)
+        self.least = checked_least(least)
 
     def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Mixed images [B, C, h, w], and how much of each pixel is of whom [B, 2, h, w]."""
-        share = own_share(self.least, x, context)  # [B, 1, 1, 1]
+        share = drawn_share(self.least, x, context)  # [B, 1, 1, 1]
         return torch.lerp(partners(x, source), x, share), owned(share.expand(-1, 1, *x.shape[2:]))
 
 
@@ -69,11 +69,11 @@ class Geometric:
     """
 
     def __init__(self, least: float) -> None:
-        self.least = share_of_own(least)
+        self.least = checked_least(least)
 
     def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """As ``Linear``; the shares are those of the logarithms, so it is noise and no mixture with shares to tell."""
-        share = own_share(self.least, x, context)  # [B, 1, 1, 1]
+        share = drawn_share(self.least, x, context)  # [B, 1, 1, 1]
         mixed = x.pow(share) * partners(x, source).pow(1 - share)  # [B, C, h, w]; 0^0 is 1
         return mixed, owned(share.expand(-1, 1, *x.shape[2:]))
 
@@ -86,11 +86,11 @@ class Binary:
     """
 
     def __init__(self, least: float) -> None:
-        self.least = share_of_own(least)
+        self.least = checked_least(least)
 
     def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """As ``Linear``; every pixel is of one image."""
-        share = own_share(self.least, x, context)  # [B, 1, 1, 1]
+        share = drawn_share(self.least, x, context)  # [B, 1, 1, 1]
         own = uniform((len(x), 1, *x.shape[2:]), x, context.generator) < share  # [B, 1, h, w]
         return torch.where(own, x, partners(x, source)), owned(own.float())
 
@@ -110,7 +110,7 @@ class InputMix:
         if not alpha > 0:
             raise ValueError(f"views.noise.rule.alpha is {alpha}: it must be above 0")
         self.alpha = alpha
-        self.least = share_of_own(least)
+        self.least = checked_least(least)
 
     def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Mixed images [B, C, h, w], and how much of each pixel is of whom [B, P, h, w]."""
@@ -125,12 +125,12 @@ class InputMix:
         return mixed, share[..., None, None].expand(-1, -1, *x.shape[2:])
 
 
-def own_share(least: float, like: Tensor, context: Context) -> Tensor:
+def drawn_share(least: float, like: Tensor, context: Context) -> Tensor:
     """U(least, 1) for each of B images ``like``: [B, 1, 1, 1] float32."""
     return least + (1 - least) * uniform((len(like), 1, 1, 1), like, context.generator)
 
 
-def share_of_own(least: float) -> float:
+def checked_least(least: float) -> float:
     """``least`` itself, or a ValueError naming its config key."""
     if not 0 <= least < 1:
         raise ValueError(f"views.noise.rule.least is {least}: it must be at least 0 and below 1")
