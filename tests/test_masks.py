@@ -206,6 +206,15 @@ def test_no_rule_waits_for_the_device(name: str) -> None:
     assert reads.seen == []
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_mixtures_keep_their_precision_in_a_run_with_bf16(name: str) -> None:
+    x = torch.rand(6, 3, 16, 16, generator=seeded())
+    alone = mixed(mixing(RULES[name]), x, 3)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = mixed(mixing(RULES[name]), x, 3)[0]
+    assert found.dtype == torch.float32 and torch.equal(found, alone)
+
+
 @pytest.mark.parametrize("name", ["smoothmix", "gridmix", "fmix", "tokenmix", "patchmix"])
 def test_the_shipped_config_mixes(name: str) -> None:
     mixer = build(config(f"mixer={name}").mixer)

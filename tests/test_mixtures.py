@@ -45,7 +45,7 @@ def test_colours_and_frames() -> None:
 
 
 def test_the_command_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(mixtures, "mixer_names", lambda: ["cutmix", "patchmix"])
+    monkeypatch.setattr(mixtures, "mixer_names", lambda: ["patchmix"])
     for words, name in (
         (["mixer=fmix", *FEW], "fmix_shapes"),
         (["mixers", *FEW], "mixers"),

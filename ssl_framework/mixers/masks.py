@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ssl_framework.mixers.mixing import Context, uniform
-from ssl_framework.mixers.rules import Share, inside, partners
+from ssl_framework.mixers.rules import Share, inside, partners, pasted
 
 BLOCKS = 16  # of TokenMix: two or three reach a mean target, more are drawn for those that overlap
 BISECTIONS = 26  # float32 has 24 bits
@@ -49,7 +49,7 @@ class SmoothMix:
             for axis, size in enumerate(x.shape[2:])
         )  # [n, h], [n, w] distances in sigmas
         bump = torch.exp((rows[:, None, :, None].square() + columns[:, None, None].square()) / -2)  # [n, 1, h, w]
-        return pasted(x, source, bump)
+        return pasted(x, partners(x, source), bump)
 
 
 class GridMix:
@@ -107,7 +107,7 @@ class GridMix:
             )
         )  # [n, h], [n, w]
         shown = (rows[:, :, None] & columns[:, None])[:, None]  # [n, 1, h, w]
-        return pasted(x, source, shown.float())
+        return pasted(x, partners(x, source), shown.float())
 
 
 class FMix:
@@ -132,7 +132,7 @@ class FMix:
         share = self.share(x, context)[:count]  # [n]
         noise = low_frequency(count, h, w, self.decay, x, context.draws(self.per_sample))  # [n, h, w]
         shown = lowest(noise.flatten(1), ((1 - share) * (h * w)).round())  # [n, h * w]
-        return pasted(x, source, shown.view(count, 1, h, w))
+        return pasted(x, partners(x, source), shown.view(count, 1, h, w))
 
 
 class TokenMix:
@@ -180,7 +180,7 @@ class TokenMix:
         # Block after block, row after row: the last block is cut where the number is reached.
         order = earliest * (h * w) + torch.arange(h * w, device=x.device)  # [n, h * w]
         shown = lowest(order, wanted).view(count, 1, h, w)
-        return pasted(x, source, enlarged(shown, self.token))
+        return pasted(x, partners(x, source), enlarged(shown, self.token))
 
 
 class PatchMix:
@@ -220,12 +220,6 @@ class PatchMix:
         for p in range(1, num):
             mixed = torch.lerp(mixed, x[source[:, p]], owner[:, p, None].to(x.dtype))
         return mixed, owner.expand(len(x), -1, -1, -1)
-
-
-def pasted(x: Tensor, source: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
-    """The partner by the weight ``shown`` [n, 1, h, w]: mixed images [B, C, h, w] and owners [B, 2, h, w]."""
-    owner = torch.cat([1 - shown, shown], dim=1).expand(len(x), -1, -1, -1)  # [B, 2, h, w]
-    return torch.lerp(x, partners(x, source), shown.to(x.dtype)), owner  # the CPU takes six times as long for where
 
 
 def placed(draw: Tensor, length: Tensor, size: int) -> tuple[Tensor, Tensor, int]:
