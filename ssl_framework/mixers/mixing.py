@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_framework.models.encoder import Encoder
-from ssl_framework.types import Batch, Clock, Mix
+from ssl_framework.types import Batch, Clock, Mix, step_seed
 
 
 class Context(NamedTuple):
@@ -66,6 +66,7 @@ class Mixing(nn.Module):
             name a view several times), instead of taking their place.
         probability: of a sample being mixed; the others stay as they are.
         start, stop: share of the run after which mixing begins and ends (early-stopped mixup), in [0, 1].
+        alike: a sample has the same partners and the same draws in all ``views``, instead of others in each.
 
     Raises:
         ValueError: a number out of its range.
@@ -80,6 +81,7 @@ class Mixing(nn.Module):
         probability: float,
         start: float,
         stop: float,
+        alike: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (("probability", probability), ("start", start), ("stop", stop)):
@@ -96,6 +98,7 @@ class Mixing(nn.Module):
         self.probability = probability
         self.start = start
         self.stop = stop
+        self.alike = alike
 
     @torch.no_grad()
     def forward(
@@ -108,6 +111,7 @@ class Mixing(nn.Module):
             clock: for the schedule, and for what all ranks draw alike.
             network: the student, for rules that look through it.
             generator: of this rank's draws; with one of the CPU the result does not depend on the device of the views.
+                With ``alike`` only its seed counts.
         """
         if not self.start <= clock.progress < self.stop:
             return batch
@@ -115,7 +119,11 @@ class Mixing(nn.Module):
         context = Context(generator, clock.generator(device), network, batch.label)
         views = list(batch.views)
         mixes: list[Mix | None] = [None] * len(views)
+        seed = step_seed(torch.initial_seed() if generator is None else generator.initial_seed(), clock.step)
         for v in self.views:
+            if self.alike:  # begin again: this view draws what the first has drawn
+                again = torch.Generator(device).manual_seed(seed)
+                context = context._replace(generator=again, shared=clock.generator(device))
             mixture, mix = self.mixed(batch, v, context)
             if self.add:
                 views.append(mixture)

@@ -22,7 +22,7 @@ class SimCLR(Objective):
         head: name of the student's head whose output is compared.
     """
 
-    accepts = frozenset({"mixer", "positive pairs", "negatives"})
+    accepts = frozenset({"mixer", "positive pairs", "negatives", "queries of both views"})
 
     def __init__(self, temperature: float, head: str = "projector") -> None:
         super().__init__()
