@@ -39,7 +39,7 @@ class Samples(NamedTuple):
 
     images: Tensor | list[Tensor]  # [B, C, H, W] uint8, or V x [B, C, h_v, w_v] uint8: one crop for each view
     index: Tensor  # type: ignore[assignment]  # [B] int64: position in the training set
-    label: Tensor | None = None  # [B] int64 class
+    label: Tensor | None = None  # [B] int64 class, or float32 number
     box: list[Tensor] | None = None  # of crops, V x [B, 4] float32: x0, y0, x1, y1, fractions of the source image
 
 
@@ -48,7 +48,7 @@ class Batch(NamedTuple):
 
     views: list[Tensor]  # V x [B, C, h_v, w_v] float32, normalised
     index: Tensor  # type: ignore[assignment]  # [B] int64
-    label: Tensor | None = None  # [B] int64 class
+    label: Tensor | None = None  # [B] int64 class, or float32 number
     geometry: list[Geometry] | None = None  # V entries, when the views were asked for them
     mix: list[Mix | None] | None = None  # as many entries as views, None where a view was left as it was
 

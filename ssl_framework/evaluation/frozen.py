@@ -26,11 +26,12 @@ class Frozen(NamedTuple):
     """Features of one split."""
 
     x: Tensor  # [N, D] float32 or bfloat16, not normalised
-    y: Tensor  # [N] int64
+    y: Tensor  # [N] int64 classes, or float32 numbers
 
 
 class Probe(Protocol):
-    """Fits on the features of train, scores those of test; returns metric name (with its protocol) -> percent."""
+    """Fits on the features of train, scores those of test; returns metric name (with its protocol) -> percent, or
+    for numbers the units of ``regression``."""
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]: ...
 

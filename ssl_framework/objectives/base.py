@@ -13,7 +13,8 @@ class Objective(nn.Module):
 
     Class attributes:
         requires: what the run must provide, of "teacher", "mixer", "added mixtures", "keys of mixtures" (the teacher
-            encodes added mixtures, too), "label", "geometry", "index".
+            encodes added mixtures, too), "label" (classes), "number" (labels of any kind, read as numbers), "geometry",
+            "index".
         accepts: what is read when present: "mixer" (mixed views in the place of clean ones), "added mixtures" (mixtures
             as further views), and of a feature mixer's ``needs`` those that the objective offers.
         num_views: fewest and most views of a sample that each encoder it reads must encode, mixtures that were added

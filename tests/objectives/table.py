@@ -18,6 +18,7 @@ from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.cacr import CACR
 from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
+from ssl_framework.objectives.conr import ConR
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.groco import GroCo
 from ssl_framework.objectives.instance_discrimination import (
@@ -43,12 +44,14 @@ from ssl_framework.objectives.multiview import (
 )
 from ssl_framework.objectives.nnclr import NNCLR
 from ssl_framework.objectives.patchmix import PatchMix
+from ssl_framework.objectives.regression import Regression
 from ssl_framework.objectives.sdmp import SDMP
 from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.simlap import LabelGate, SimLAP
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
+from ssl_framework.objectives.supremix import SupReMix
 from ssl_framework.objectives.swav import SwAV
 from ssl_framework.types import Mix, Outputs
 
@@ -66,6 +69,7 @@ class Case(NamedTuple):
     mixed: tuple[int, ...] = ()  # views that a mixer has changed
     added: tuple[int, ...] = ()  # views that are mixtures of view 0, beside the clean ones
     of: tuple[int, ...] = ()  # the views that the added ones are mixtures of, where that is not view 0
+    numbers: tuple[str, ...] = ()  # heads that give one number a sample
     least: int = 2  # samples in the smallest global batch it takes
 
     def mixes(self, count: int) -> list[Mix | None] | None:
@@ -88,7 +92,12 @@ class Case(NamedTuple):
     def outputs(self, views: list[Tensor], seen: tuple[int, ...]) -> list[Outputs | None]:
         """What an encoder with those heads would give for embeddings V x [B, D]: each head another rotation of them."""
         return [
-            {head: z.roll(turn, dims=1) for turn, head in enumerate(self.heads)} if v in seen else None
+            {
+                head: z.roll(turn, dims=1)[:, : 1 if head in self.numbers else None]
+                for turn, head in enumerate(self.heads)
+            }
+            if v in seen
+            else None
             for v, z in enumerate(views)
         ]
 
@@ -252,4 +261,8 @@ OBJECTIVES: dict[str, Case] = {
     "symmetric_relu_head": Case(lambda: SimCLR(0.5)),
     "groco": Case(lambda: GroCo(1.0, 1, 2, True), student=(0, 1, 2)),
     "groco_all_moved": Case(lambda: GroCo(1.0, 1, None, False), student=(0, 1, 2)),
+    "regression": Case(lambda: Regression("mse"), student=(0,), heads=("regressor",), numbers=("regressor",)),
+    "regression_mixed": Case(lambda: Regression("huber"), heads=("regressor",), numbers=("regressor",), mixed=(0,)),
+    "conr": Case(lambda: ConR(0.5, 0.1, 0.2, 4.0), heads=("pooled", "regressor"), numbers=("regressor",)),
+    "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
 }
