@@ -119,10 +119,10 @@ class Mixing(nn.Module):
         context = Context(generator, clock.generator(device), network, batch.label)
         views = list(batch.views)
         mixes: list[Mix | None] = [None] * len(views)
-        seed = step_seed(torch.initial_seed() if generator is None else generator.initial_seed(), clock.step)
+        seed = torch.initial_seed() if generator is None else generator.initial_seed()
         for v in self.views:
             if self.alike:  # begin again: this view draws what the first has drawn
-                again = torch.Generator(device).manual_seed(seed)
+                again = torch.Generator(device).manual_seed(step_seed(seed, clock.step))
                 context = context._replace(generator=again, shared=clock.generator(device))
             mixture, mix = self.mixed(batch, v, context)
             if self.add:
