@@ -12,7 +12,7 @@ from ssl_framework.data.views import Views
 from ssl_framework.distributed import rank, same_on_all_ranks
 from ssl_framework.feature_mixers.base import FeatureMixer
 from ssl_framework.gradient_cache import cached_losses, together
-from ssl_framework.mixers.mixing import Mixing
+from ssl_framework.mixers.mixing import LearnedRule, Mixing
 from ssl_framework.models.encoder import EMATeacher, Encoder
 from ssl_framework.objectives.base import Objective
 from ssl_framework.optim import OptimizerRecipe
@@ -62,12 +62,21 @@ class SSLModule(L.LightningModule):
         check_wiring(
             objective, teacher is not None, mixer, feature_mixer, views.num_views, student_views, teacher_views
         )
+        if mixer is not None:
+            if micro_batch_size is not None and (mixer.hidden or mixer.learns):
+                raise ValueError(
+                    f"data.micro_batch_size is {micro_batch_size}, but {type(mixer.rule).__name__} needs the student's "
+                    "one pass over the whole batch: set data.micro_batch_size=null or choose another mixer"
+                )
+            mixer.attach(student)
         self.views = views
         self.student = student
         self.teacher = teacher(student) if teacher is not None else None
         self.mixer = mixer
         self.objective = objective
         self.objective.feature_mixer = feature_mixer
+        if "heads" in objective.requires:
+            self.objective.through_heads = self.student.through_heads
         self.recipe = optimizer
         self.student_views = student_views
         self.teacher_views = teacher_views
@@ -84,7 +93,16 @@ class SSLModule(L.LightningModule):
         return Clock(self.global_step, self.current_epoch, self.total_steps, self.seed)
 
     def compile_parts(self) -> None:
-        """Has encoders and views compiled at their first call; the names of weights stay as they are."""
+        """Has encoders and views compiled at their first call; the names of weights stay as they are.
+
+        Raises:
+            ValueError: a mixer changes the student's pass from step to step.
+        """
+        if self.mixer is not None and self.mixer.hidden:
+            raise ValueError(
+                f"trainer.compile is true, but {type(self.mixer.rule).__name__} changes the student's pass from step "
+                "to step: set trainer.compile=false or choose another mixer"
+            )
         self.student.encode = torch.compile(self.student.encode)  # type: ignore[method-assign]
         if self.teacher is not None:
             self.teacher.encoder.encode = torch.compile(self.teacher.encoder.encode)  # type: ignore[method-assign]
@@ -94,23 +112,33 @@ class SSLModule(L.LightningModule):
         """One forward pass of the method: samples -> "loss" and what is logged."""
         batch: Batch = self.views(samples)
         if self.mixer is not None:
-            batch = self.mixer(batch, clock, self.student)
-        seen = clean_views(batch)[: self.views.num_views]
+            batch = self.mixer(batch, clock, self.student, teacher=self.teacher and self.teacher.encoder)
+        shown = clean_views(batch)[: self.views.num_views]
         if "keys of mixtures" in self.objective.requires:
-            seen += batch.views[self.views.num_views :]
-        teacher = self.encode_teacher(seen, clock)
+            shown += batch.views[self.views.num_views :]
+        teacher = self.encode_teacher(shown, clock)
 
         def objective(student: list[Outputs | None]) -> dict[str, Tensor]:
             with torch.autocast(batch.views[0].device.type, enabled=False):  # losses are computed in float32
-                return self.objective(in_float32(student), in_float32(teacher), batch, clock)
+                seen = in_float32(student)
+                assert seen is not None
+                losses = self.objective(seen, in_float32(teacher), batch, clock)
+                if self.mixer is None or not self.mixer.learns:
+                    return losses
+                own = self.mixer.loss(seen, batch)
+                return {**losses, "loss": losses["loss"] + own, "mixer_loss": own}
 
         def encode(views: list[Tensor]) -> list[Outputs | None]:
-            return self.student(views, self.with_mixtures(self.student_views, views))
+            which = self.with_mixtures(self.student_views, views)
+            if self.mixer is None:
+                return self.student(views, which)
+            with self.mixer.inside(self.student, batch, which, clock):
+                return self.student(views, which)
 
         if not self.divides(len(batch.index)):
             return objective(encode(batch.views))
         assert self.micro_batch_size is not None
-        learns = any(p.requires_grad for p in self.objective.parameters())
+        learns = "heads" in self.objective.requires or any(p.requires_grad for p in self.objective.parameters())
         return cached_losses(encode, self.student, batch.views, self.micro_batch_size, objective, learns)
 
     def encode_teacher(self, views: list[Tensor], clock: Clock) -> list[Outputs | None] | None:
@@ -238,6 +266,11 @@ def check_wiring(
             f"{name} reads mixtures {where[mixer.add]}, but mixer.add is {str(mixer.add).lower()}, which puts them "
             f"{where[not mixer.add]}: set mixer.add={str(not mixer.add).lower()}"
         )
+    if mixer is not None and mixer.hidden and "keys of mixtures" in objective.requires:
+        raise ValueError(
+            f"{name} needs keys of mixtures, but {type(mixer.rule).__name__} mixes inside the student, where the "
+            "teacher does not see it: choose another mixer"
+        )
     if mixer is not None and feature_mixer is not None and "positive pairs" in feature_mixer.needs:
         raise ValueError(
             f"{type(feature_mixer).__name__} changes positive pairs, but with {type(mixer.rule).__name__} a positive "
@@ -250,6 +283,17 @@ def check_wiring(
         raise ValueError(
             f"mixer.views is {mixer.views}, but the student encodes {list(encoded)} only, and a teacher sees its "
             "views clean: name views of the student"
+        )
+    if (
+        mixer is not None
+        and isinstance(mixer.rule, LearnedRule)
+        and mixer.rule.needs_clean
+        and not mixer.add
+        and set(encoded) <= set(mixer.views)
+    ):
+        raise ValueError(
+            f"{type(mixer.rule).__name__} compares mixtures with clean views, but the student encodes none: choose a "
+            "method that encodes several views (simclr, byol) or another mixer"
         )
     missing = set() if feature_mixer is None else feature_mixer.needs - objective.accepts
     if missing:

@@ -51,6 +51,7 @@ class Batch(NamedTuple):
     label: Tensor | None = None  # [B] int64 class, or float32 number
     geometry: list[Geometry] | None = None  # V entries, when the views were asked for them
     mix: list[Mix | None] | None = None  # as many entries as views, None where a view was left as it was
+    owed: Tensor | None = None  # scalar: what a learned mixer adds to the loss
 
 
 class Clock(NamedTuple):

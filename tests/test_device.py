@@ -42,12 +42,10 @@ def test_the_counter_counts() -> None:
     assert sorted(reads.seen) == ["aten._local_scalar_dense"] * 2 + ["aten.index"]
 
 
-MIXED = [
-    ("simclr", "mixer=resizemix"),
-    ("mocov2", "mixer=mixup_cutmix_switch"),
-    ("byol", "mixer=mixup"),
-    ("mocov3", "mixer=cutmix"),
-]
+MIXED = [("simclr", "mixer=resizemix"), ("mocov2", "mixer=mixup_cutmix_switch"), ("byol", "mixer=mixup")]
+MIXED += [("mocov3", "mixer=cutmix")]
+MIXED += [("byol", "mixer=manifold_mixup"), ("simclr", "mixer=alignmix")]  # inside the student
+MIXED += [("mocov2", "mixer=automix"), ("byol", "mixer=samix"), ("simclr", "mixer=adamixup")]  # learned
 
 
 @pytest.mark.parametrize(("method", "mixer"), [*((method, None) for method in METHODS), *MIXED])

@@ -189,7 +189,8 @@ class FrozenEvaluation(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, SSLModule)
         self.features_of(pl_module)  # refuses unknown heads before an epoch is spent
-        self.initial = copied(pl_module.student)  # now: a resumed run is given its weights after this hook
+        if self.initial is None:
+            self.initial = copied(pl_module.student)  # now: a resumed run is given its weights after this hook
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]

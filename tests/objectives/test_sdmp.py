@@ -192,8 +192,10 @@ def test_before_the_mixer_begins_both_see_the_clean_views() -> None:
     assert seen_by("sdmp", "mixer.start=0.9") == [[0, 1], [0, 1]]
 
 
-def test_without_a_mixer_it_is_refused() -> None:
+def test_mixers_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="SDMP needs a mixer, but the config has mixer=none"):
         build_module(config("method=sdmp", "mixer=none"), True)
+    with pytest.raises(ValueError, match="SDMP needs keys of mixtures, but ManifoldMixup mixes inside the student"):
+        build_module(config("method=sdmp", "mixer=manifold_mixup"), True)
     with pytest.raises(ValueError, match=r"mixer\.add is false.*set mixer\.add=true"):
         build_module(config("method=sdmp", "mixer.add=false"), True)
