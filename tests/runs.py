@@ -36,6 +36,8 @@ SMALL_OF = {
     "amcl_barlow": tuple(f"student.heads.projector_{c}.{size}" for c in range(3) for size in ("hidden=[32]", "out=16")),
     "barlow_twins": SMALL_PROJECTOR,
     "mocov3": SMALL_PROJECTOR + SMALL_PREDICTOR,
+    "sdmp": SMALL_PROJECTOR + SMALL_PREDICTOR,
+    "patchmix": SMALL_PROJECTOR + SMALL_PREDICTOR,
     "cacr": ("views.groups.0.count=3",),
     "cacr_moco": (*SMALL_QUEUE, "views.groups.0.count=3"),
     "cacr_mocov3": (*SMALL_PROJECTOR, *SMALL_PREDICTOR, "views.groups.0.count=3"),

@@ -43,6 +43,7 @@ def test_the_counter_counts() -> None:
 
 
 MIXED = [("simclr", "mixer=resizemix"), ("mocov2", "mixer=mixup_cutmix_switch"), ("byol", "mixer=mixup")]
+MIXED += [("mocov3", "mixer=cutmix")]
 MIXED += [("byol", "mixer=manifold_mixup"), ("simclr", "mixer=alignmix")]  # inside the student
 MIXED += [("mocov2", "mixer=automix"), ("byol", "mixer=samix"), ("simclr", "mixer=adamixup")]  # learned
 

@@ -29,6 +29,7 @@ RULES: dict[str, Rule] = {
     "cutmix_batch": CutMix(1.0, False, True),
     "resizemix": ResizeMix(0.1, 0.8, True),
     "resizemix_batch": ResizeMix(0.1, 0.8, False),
+    "resizemix_area": ResizeMix(0.3, 0.9, True, by_area=True),
     "smoothmix": SmoothMix(0.25, 0.5, True),
     "smoothmix_batch": SmoothMix(0.25, 0.5, False),
     "gridmix": GridMix(1.0, [2, 6], [0.5, 1.0], [0.5, 2.0], True),
@@ -158,6 +159,17 @@ def test_resizemix_shows_the_whole_partner_smaller() -> None:
     torch.testing.assert_close(weights[0, 3:8].sum(dim=1), torch.ones(5))
 
 
+@pytest.mark.parametrize("by_area", [False, True])
+def test_sides_or_area_of_resizemix_are_uniform(by_area: bool) -> None:
+    x = torch.zeros(4000, 1, 64, 64)
+    _, owner = ResizeMix(0.3, 0.9, True, by_area)(*two(x[:2000], x[2000:]), context(5))
+    drawn = (1 - owner[:, 0].mean(dim=(1, 2))).pow(1 if by_area else 0.5)
+    low, high = (0.09, 0.81) if by_area else (0.3, 0.9)
+    quarters = torch.histc((drawn - low) / (high - low), 4, -0.05, 1.05) / 4000
+    assert drawn.min() > low - 0.02 and drawn.max() < high + 0.02
+    torch.testing.assert_close(quarters, torch.tensor([0.225, 0.275, 0.275, 0.225]), rtol=0, atol=0.03)
+
+
 def test_a_switch_takes_each_rule_as_often_as_its_weight_says() -> None:
     class Constant:
         def __init__(self, value: float) -> None:
@@ -268,7 +280,40 @@ def test_mixtures_beside_the_clean_views() -> None:
     assert len(parted(student[:2], batch, "z")[0]) == 2
 
 
-@pytest.mark.parametrize("method", ["simclr", "dcl", "mocov2", "mochi", "byol"])
+@pytest.mark.parametrize("name", RULES)
+def test_views_are_mixed_alike_or_each_in_its_own_way(name: str) -> None:
+    """Alike: the same partners and owners in both views; again others with another seed, step or rank."""
+    x = torch.rand(6, 3, 16, 16, generator=seeded())
+
+    def of_views(alike: bool, number: int, clock: Clock = HALF_WAY) -> tuple[Mix, Mix]:
+        mixer = mixing(RULES[name], Shuffle(), add=True, views=[0, 1], alike=alike)
+        mixes = mixer(batch_of(x), clock, None, seeded(number)).mix
+        return mixes[2], mixes[3]
+
+    def same(a: Mix, b: Mix) -> bool:
+        return torch.equal(a.source, b.source) and torch.equal(a.owner, b.owner)
+
+    first, second = of_views(True, 7)
+    assert same(first, second) and (first.of, second.of) == (0, 1)
+    assert not same(*of_views(False, 7))
+    assert not same(first, of_views(True, 8)[0])
+    assert not same(first, of_views(True, 7, HALF_WAY._replace(step=51))[0])
+    assert same(first, of_views(True, 7)[1])
+
+
+def test_alike_without_a_generator_follows_the_seed_of_the_step() -> None:
+    x = torch.rand(6, 3, 8, 8, generator=seeded())
+    mixer = mixing(RULES["mixup"], Shuffle(), add=True, views=[0, 1], alike=True)
+    shares = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        first, second = mixer(batch_of(x), HALF_WAY, None).mix[2:]
+        assert torch.equal(first.share, second.share)
+        shares.append(first.share)
+    assert torch.equal(shares[0], shares[1]) and not torch.equal(shares[0], shares[2])
+
+
+@pytest.mark.parametrize("method", ["simclr", "dcl", "mocov2", "mochi", "byol", "mocov3"])
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_every_mixer_composes_with_the_methods_that_read_it(mixer: str, method: str) -> None:
     cfg = small(method, f"mixer={mixer}")

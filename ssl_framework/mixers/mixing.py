@@ -147,6 +147,7 @@ class Mixing(nn.Module):
             name a view several times), instead of taking their place.
         probability: of a sample being mixed; the others stay as they are.
         start, stop: share of the run after which mixing begins and ends (early-stopped mixup), in [0, 1].
+        alike: a sample has the same partners and the same draws in all ``views``, instead of others in each.
         labels: the law of the label shares; ``None``: they are the visible shares.
 
     Raises:
@@ -162,6 +163,7 @@ class Mixing(nn.Module):
         probability: float,
         start: float,
         stop: float,
+        alike: bool = False,
         labels: LabelLaw | None = None,
     ) -> None:
         super().__init__()
@@ -179,6 +181,7 @@ class Mixing(nn.Module):
         self.probability = probability
         self.start = start
         self.stop = stop
+        self.alike = alike
         self.labels = labels
 
     @property
@@ -223,6 +226,7 @@ class Mixing(nn.Module):
             clock: for the schedule, and for what all ranks draw alike.
             network: the student, for rules that look through it.
             generator: of this rank's draws; with one of the CPU the result does not depend on the device of the views.
+                With ``alike`` only its seed counts.
             teacher: likewise, the EMA teacher's encoder.
         """
         if not self.start <= clock.progress < self.stop:
@@ -232,7 +236,11 @@ class Mixing(nn.Module):
         context = Context(generator, clock.generator(device), network, batch.label, teacher, owed)
         views = list(batch.views)
         mixes: list[Mix | None] = [None] * len(views)
+        seed = torch.initial_seed() if generator is None else generator.initial_seed()
         for v in self.views:
+            if self.alike:  # begin again: this view draws what the first has drawn
+                again = torch.Generator(device).manual_seed(step_seed(seed, clock.step))
+                context = context._replace(generator=again, shared=clock.generator(device))
             with torch.set_grad_enabled(self.learns and torch.is_grad_enabled()):
                 mixture, mix = self.mixed(batch, v, context)
             if self.add:

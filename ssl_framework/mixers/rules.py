@@ -61,9 +61,10 @@ class ResizeMix:
     Args:
         smallest, largest: the share of the sides is uniform between them, in (0, 1].
         per_sample: size and place for every sample instead of for the batch.
+        by_area: it is the share of the area, not that of the sides, that is uniform between their squares (SDMP).
     """
 
-    def __init__(self, smallest: float, largest: float, per_sample: bool) -> None:
+    def __init__(self, smallest: float, largest: float, per_sample: bool, by_area: bool = False) -> None:
         if not 0 < smallest <= largest <= 1:
             raise ValueError(
                 f"mixer.rule.smallest is {smallest} and largest {largest}: it takes 0 < smallest <= largest <= 1"
@@ -71,12 +72,14 @@ class ResizeMix:
         self.smallest = smallest
         self.largest = largest
         self.per_sample = per_sample
+        self.power = 2 if by_area else 1
 
     def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """As ``CutMix``."""
         count = len(x) if self.per_sample else 1
         draws = uniform((3, count), x, context.draws(self.per_sample)).expand(3, len(x))  # [3, B]
-        scale = self.smallest + (self.largest - self.smallest) * draws[0]  # [B]
+        low, high = self.smallest**self.power, self.largest**self.power
+        scale = (low + (high - low) * draws[0]) ** (1 / self.power)  # [B]
         small, boxes = partners(x, source), []
         for axis, size in enumerate(x.shape[2:]):
             pixels = (scale * size).round().clamp(min=1)  # [B]

@@ -23,7 +23,7 @@ class SimCLR(Objective):
         head: name of the student's head whose output is compared.
     """
 
-    accepts = frozenset({"mixer", "terms of mixtures", "positive pairs", "negatives"})
+    accepts = frozenset({"mixer", "terms of mixtures", "positive pairs", "negatives", "queries of both views"})
 
     def __init__(self, temperature: float, head: str = "projector") -> None:
         super().__init__()

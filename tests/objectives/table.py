@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ssl_framework.feature_mixers.feature_transform import FeatureTransform
 from ssl_framework.feature_mixers.hallucinator import Hallucinator
+from ssl_framework.feature_mixers.m_mix import MMix
 from ssl_framework.feature_mixers.mochi import MoCHi
 from ssl_framework.feature_mixers.synco import SynCo
 from ssl_framework.memory import Queue
@@ -48,8 +49,10 @@ from ssl_framework.objectives.multiview import (
     PairwiseNTXent,
 )
 from ssl_framework.objectives.nnclr import NNCLR
+from ssl_framework.objectives.patchmix import PatchMix
 from ssl_framework.objectives.rankmixup import MNDCG, MRL, RankMixup
 from ssl_framework.objectives.regression import Regression
+from ssl_framework.objectives.sdmp import SDMP
 from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.simlap import LabelGate, SimLAP
@@ -74,6 +77,7 @@ class Case(NamedTuple):
     heads: tuple[str, ...] = ("projector",)
     mixed: tuple[int, ...] = ()  # views that a mixer has changed
     added: tuple[int, ...] = ()  # views that are mixtures of view 0, beside the clean ones
+    of: tuple[int, ...] = ()  # the views that the added ones are mixtures of, where that is not view 0
     numbers: tuple[str, ...] = ()  # heads that give one number a sample
     least: int = 2  # samples in the smallest global batch it takes
 
@@ -87,6 +91,7 @@ class Case(NamedTuple):
         share = 0.6 + 0.1 * (own % 4)  # [B]
         mix = Mix(torch.empty(0), source, torch.stack([share, 1 - share], dim=1), None, 0)
         done = {**{v: mix._replace(of=v) for v in self.mixed}, **dict.fromkeys(self.added, mix)}
+        done |= {v: mix._replace(of=of) for v, of in zip(self.added, self.of, strict=False)}
         return [done.get(v) for v in range(self.num_views)]
 
     @property
@@ -150,10 +155,20 @@ def on_simclr() -> SimCLR:
     return objective
 
 
+def m_mix(objective: Objective) -> Objective:
+    objective.feature_mixer = MMix(0.2)
+    return objective
+
+
 def feature_transform() -> MoCo:
     objective = moco()
     objective.feature_mixer = FeatureTransform(2.0, 1.6, True, False, False, False, 0.0)
     return objective
+
+
+def mixtures_of_both_views(build: Callable[[], Objective]) -> Case:
+    views = (0, 1, 2, 3)
+    return Case(build, views, views, heads=("projector", "predictor"), added=(2, 3), of=(0, 1))
 
 
 def nnclr(**options: Any) -> NNCLR:
@@ -230,6 +245,8 @@ OBJECTIVES: dict[str, Case] = {
     "synco": Case(synco, student=(0,), teacher=(1,)),
     "hallucinator": Case(lambda: hallucinator(moco()), student=(0,), teacher=(1,)),
     "hallucinator_on_simclr": Case(lambda: hallucinator(SimCLR(0.2))),
+    "m_mix": Case(lambda: m_mix(SimCLR(0.4))),
+    "m_mix_on_dclw": Case(lambda: m_mix(DCL(0.4, 0.5))),
     "dacl": Case(lambda: SimCLR(0.2)),
     "imix": Case(lambda: SimCLR(0.2), mixed=(0,)),
     "dcl_mixed": Case(lambda: DCL(0.2, None), mixed=(1,), least=3),
@@ -257,6 +274,9 @@ OBJECTIVES: dict[str, Case] = {
     "hard_simple_contrastive": bank(lambda: HardSimpleContrastive(1.0, 0.3)),
     "barlow_twins": Case(lambda: BarlowTwins(0.0051, 0.1)),
     "mocov3": Case(lambda: MoCoV3(0.2), teacher=(0, 1), heads=("projector", "predictor")),
+    "mocov3_mixed": Case(lambda: MoCoV3(0.2), teacher=(0, 1), heads=("projector", "predictor"), mixed=(0, 1)),
+    "sdmp": mixtures_of_both_views(lambda: SDMP(0.2)),
+    "patchmix": mixtures_of_both_views(lambda: PatchMix(0.2)),
     "nnclr": Case(nnclr, heads=("projector", "predictor")),
     "nnclr_decoupled": Case(lambda: nnclr(positive_in_denominator=False), heads=("projector", "predictor")),
     "cacr": Case(lambda: CACR(1.0, 1.0, 1.0, 2.0, 0.0, None), student=(0, 1, 2)),
@@ -270,6 +290,7 @@ OBJECTIVES: dict[str, Case] = {
     "amcl_moco_smooth": Case(lambda: amcl_moco(None), student=(0,), teacher=(1,), heads=HEADS),
     "amcl_barlow": Case(lambda: seeded(lambda: AMCLBarlow(HEADS, temperature(1), 0.01, 0.005, 0.1)), heads=HEADS),
     "swav": Case(swav, student=(0, 1, 2)),
+    "swav_mixtures": Case(swav, student=(0, 1, 2), added=(2,)),
     "simlap": Case(simlap),
     "simlap_cosine": Case(lambda: simlap(renormalise=True), student=(0,)),
     "simlap_distinct": Case(lambda: simlap("distinct", fused=False)),
