@@ -13,6 +13,8 @@ from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.mixers.partners import Following, Others
 from ssl_framework.mixers.rules import Share
 from ssl_framework.mixers.targets import targets
+from ssl_framework.models.backbone import Backbone
+from ssl_framework.models.encoder import Encoder
 from tests.runs import config
 from tests.test_device import Reads
 from tests.test_mixers import HALF_WAY, RULES, batch_of, context, mixed, mixing, seeded
@@ -220,7 +222,7 @@ def test_the_shipped_config_mixes(name: str) -> None:
     mixer = build(config(f"mixer={name}").mixer)
     assert isinstance(mixer, Mixing)
     x = torch.rand(6, 3, 32, 32, generator=seeded())
-    out = mixer(batch_of(x), HALF_WAY, None, seeded(1))
+    out = mixer(batch_of(x), HALF_WAY, Encoder(Backbone("ssl_tiny", None, 32, 3), {}), seeded(1))
     assert out.mix is not None and out.mix[0] is not None and out.mix[1] is None
     assert not torch.equal(out.views[0], x) and 0.05 < out.mix[0].share[:, 0].min() < 1
 

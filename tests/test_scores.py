@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_framework.build import build_data, build_module
+from ssl_framework.mixers.hidden import ManifoldMixup
 from ssl_framework.mixers.labels import AttentionShare, ScoreMass
 from ssl_framework.mixers.mixing import Context, Mixing
 from ssl_framework.mixers.partners import Reversed
@@ -350,6 +351,10 @@ def test_transport_brings_to_light_what_the_mask_hides() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (
+            lambda: Mixing(ManifoldMixup([0], 1.0, True), Reversed(), [0], False, 1, 0, 1, ScoreMass(Activation())),
+            "mixer.labels is ScoreMass, which weighs pixels, but ManifoldMixup mixes inside the student: set mixer.labels",
+        ),
         (lambda: SpectralResidual(2, 1.0), "mixer.rule.score.size is 2"),
         (lambda: Gradient(-1.0), "mixer.rule.score.sigma is -1.0"),
         (lambda: AttentiveMix(Activation(), 0.0, 8.0, True, 4), "mixer.rule.alpha is 0.0 and beta 8.0"),
@@ -432,6 +437,7 @@ VIT_TINY = ("backbone=vit_tiny", "backbone.options.depth=1", "+backbone.options.
         ("puzzlemix", True, ()),
         ("puzzlemix", False, ("data.micro_batch_size=3",)),
         ("transmix", True, VIT_TINY),
+        ("tokenmix", False, ()),
     ],
 )
 def test_a_step_with_a_mixer_that_looks(mixer: str, half: bool, overrides: tuple[str, ...]) -> None:

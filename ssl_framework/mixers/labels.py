@@ -28,6 +28,7 @@ class AttentionShare:
     def __init__(self, score: Score) -> None:
         self.score = score
 
+    @torch.no_grad()
     def __call__(self, mixed: Tensor, mix: Mix, context: Context) -> Tensor:
         """[B, P], rows sum to one."""
         score = self.score(mixed, context)  # [B, h', w']
@@ -45,6 +46,7 @@ class ScoreMass:
     def __init__(self, score: Score) -> None:
         self.score = score
 
+    @torch.no_grad()
     def __call__(self, mixed: Tensor, mix: Mix, context: Context) -> Tensor:
         """[B, P], rows sum to one."""
         score = self.score(mix.clean, context)[mix.source]  # [B, P, h', w']

@@ -3,7 +3,7 @@
     SmoothMix  Lee et al., CVPR Workshops 2020: a soft Gaussian bump of the partner
     GridMix    Baek et al., Pattern Recognition 2021: a grid of holes in a random region, as OpenMixup has it
     FMix       Harris et al., 2020 (arXiv:2002.12047): blobs cut out of low-frequency noise
-    TokenMix   Liu et al., ECCV 2022 (arXiv:2207.08409): blocks of tokens; labels by area
+    TokenMix   Liu et al., ECCV 2022 (arXiv:2207.08409): blocks of tokens
     PatchMix   Shen et al., 2023 (arXiv:2306.12243): patches of several images
 
 B samples, n masks (B, or 1 for the whole batch), P sources, C channels, h x w pixels.

@@ -174,6 +174,11 @@ class Mixing(nn.Module):
             raise ValueError(f"mixer.start is {start} and mixer.stop {stop}: mixing must begin before it ends")
         if not views or min(views) < 0 or (not add and len(set(views)) < len(views)):
             raise ValueError(f"mixer.views is {list(views)}: name each view to be mixed once, from 0 on")
+        if labels is not None and isinstance(rule, HiddenRule):
+            raise ValueError(
+                f"mixer.labels is {type(labels).__name__}, which weighs pixels, but {type(rule).__name__} mixes inside the "
+                "student: set mixer.labels=null"
+            )
         self.rule = rule
         self.partners = partners
         self.views = list(views)
