@@ -4,6 +4,7 @@ B samples of this rank, W ranks, P sources of a mixture.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_framework.distributed import rank, world_size
