@@ -92,7 +92,7 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
     """
     student = build(cfg.student)  # first: at a seed, every method begins with the same backbone
     objective = build(cfg.objective)
-    if "label" in objective.requires and not has_labels:
+    if objective.requires & {"label", "number"} and not has_labels:
         raise ValueError(
             f"{type(objective).__name__} needs labels, but data={cfg.data.name} has none for pretraining: "
             "choose another data set or a method without labels"
@@ -120,15 +120,21 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
 
 
 def check_labels(objective: Objective, label: Tensor | None) -> None:
-    """Refuses labels that the objective has no room for, as far as they are known before the run.
+    """Refuses labels that the objective cannot read or has no room for, as far as they are known before the run.
 
     Args:
-        objective: says how many classes it counts.
-        label: [N] int64 of the training set; ``None`` if there are none or they come with the stream.
+        objective: says whether it reads classes, and how many it counts.
+        label: [N] of the training set; ``None`` if there are none or they come with the stream.
 
     Raises:
-        ValueError: a label is out of range.
+        ValueError: the labels are numbers instead of classes, or one is out of range.
     """
+    if label is not None and label.is_floating_point() and "label" in objective.requires:
+        raise ValueError(
+            f"{type(objective).__name__} needs classes, but the labels of the training set are numbers: choose classes "
+            "(data.source.label=shape on data=shapes, data.source.targets=null on a folder), or method=regression, "
+            "conr or supremix"
+        )
     if objective.num_classes is None or label is None:
         return
     highest = int(label.max())

@@ -20,6 +20,7 @@ from rich.progress import Progress as RichProgress
 
 from ssl_framework.distributed import rank, world_size
 from ssl_framework.evaluation.frozen import FrozenEvaluation
+from ssl_framework.report.tables import shown
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -238,5 +239,5 @@ class EvaluationLines(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if rank() == 0 and self.evaluation.evaluated_at > self._seen:
             self._seen = self.evaluation.evaluated_at
-            values = "  ".join(f"{name} {value:.1f}" for name, value in self.evaluation.metrics.items())
+            values = "  ".join(f"{name} {shown(name, value)}" for name, value in self.evaluation.metrics.items())
             self.console.print(f"  evaluation: {values}", highlight=False, markup=False, soft_wrap=True)

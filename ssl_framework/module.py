@@ -12,7 +12,7 @@ from ssl_framework.data.views import Views
 from ssl_framework.distributed import rank, same_on_all_ranks
 from ssl_framework.feature_mixers.base import FeatureMixer
 from ssl_framework.gradient_cache import cached_losses, together
-from ssl_framework.mixers.mixing import Mixing
+from ssl_framework.mixers.mixing import LearnedRule, Mixing
 from ssl_framework.models.encoder import EMATeacher, Encoder
 from ssl_framework.objectives.base import Objective
 from ssl_framework.optim import OptimizerRecipe
@@ -62,12 +62,21 @@ class SSLModule(L.LightningModule):
         check_wiring(
             objective, teacher is not None, mixer, feature_mixer, views.num_views, student_views, teacher_views
         )
+        if mixer is not None:
+            if micro_batch_size is not None and (mixer.hidden or mixer.learns):
+                raise ValueError(
+                    f"data.micro_batch_size is {micro_batch_size}, but {type(mixer.rule).__name__} needs the student's "
+                    "one pass over the whole batch: set data.micro_batch_size=null or choose another mixer"
+                )
+            mixer.attach(student)
         self.views = views
         self.student = student
         self.teacher = teacher(student) if teacher is not None else None
         self.mixer = mixer
         self.objective = objective
         self.objective.feature_mixer = feature_mixer
+        if "heads" in objective.requires:
+            self.objective.through_heads = self.student.through_heads
         self.recipe = optimizer
         self.student_views = student_views
         self.teacher_views = teacher_views
@@ -84,7 +93,16 @@ class SSLModule(L.LightningModule):
         return Clock(self.global_step, self.current_epoch, self.total_steps, self.seed)
 
     def compile_parts(self) -> None:
-        """Has encoders and views compiled at their first call; the names of weights stay as they are."""
+        """Has encoders and views compiled at their first call; the names of weights stay as they are.
+
+        Raises:
+            ValueError: a mixer changes the student's pass from step to step.
+        """
+        if self.mixer is not None and self.mixer.hidden:
+            raise ValueError(
+                f"trainer.compile is true, but {type(self.mixer.rule).__name__} changes the student's pass from step "
+                "to step: set trainer.compile=false or choose another mixer"
+            )
         self.student.encode = torch.compile(self.student.encode)  # type: ignore[method-assign]
         if self.teacher is not None:
             self.teacher.encoder.encode = torch.compile(self.teacher.encoder.encode)  # type: ignore[method-assign]
@@ -94,21 +112,31 @@ class SSLModule(L.LightningModule):
         """One forward pass of the method: samples -> "loss" and what is logged."""
         batch: Batch = self.views(samples)
         if self.mixer is not None:
-            batch = self.mixer(batch, clock, self.student)
+            batch = self.mixer(batch, clock, self.student, teacher=self.teacher and self.teacher.encoder)
         teacher = self.encode_teacher(clean_views(batch)[: self.views.num_views], clock)
 
         def objective(student: list[Outputs | None]) -> dict[str, Tensor]:
             with torch.autocast(batch.views[0].device.type, enabled=False):  # losses are computed in float32
-                return self.objective(in_float32(student), in_float32(teacher), batch, clock)
+                seen = in_float32(student)
+                assert seen is not None
+                losses = self.objective(seen, in_float32(teacher), batch, clock)
+                if self.mixer is None or not self.mixer.learns:
+                    return losses
+                own = self.mixer.loss(seen, batch)
+                return {**losses, "loss": losses["loss"] + own, "mixer_loss": own}
 
         def encode(views: list[Tensor]) -> list[Outputs | None]:
             which = self.student_views  # and the mixtures beside the clean views
-            return self.student(views, which and [*which, *range(self.views.num_views, len(views))])
+            which = which and [*which, *range(self.views.num_views, len(views))]
+            if self.mixer is None:
+                return self.student(views, which)
+            with self.mixer.inside(self.student, batch, which, clock):
+                return self.student(views, which)
 
         if not self.divides(len(batch.index)):
             return objective(encode(batch.views))
         assert self.micro_batch_size is not None
-        learns = any(p.requires_grad for p in self.objective.parameters())
+        learns = "heads" in self.objective.requires or any(p.requires_grad for p in self.objective.parameters())
         return cached_losses(encode, self.student, batch.views, self.micro_batch_size, objective, learns)
 
     def encode_teacher(self, views: list[Tensor], clock: Clock) -> list[Outputs | None] | None:
@@ -243,6 +271,17 @@ def check_wiring(
         raise ValueError(
             f"mixer.views is {mixer.views}, but the student encodes {list(encoded)} only, and a teacher sees its "
             "views clean: name views of the student"
+        )
+    if (
+        mixer is not None
+        and isinstance(mixer.rule, LearnedRule)
+        and mixer.rule.needs_clean
+        and not mixer.add
+        and set(encoded) <= set(mixer.views)
+    ):
+        raise ValueError(
+            f"{type(mixer.rule).__name__} compares mixtures with clean views, but the student encodes none: choose a "
+            "method that encodes several views (simclr, byol) or another mixer"
         )
     missing = set() if feature_mixer is None else feature_mixer.needs - objective.accepts
     if missing:

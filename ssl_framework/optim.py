@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ssl_framework.mixers.mixing import LearnedRule
+
 
 class LARS(Optimizer):
     """Layer-wise adaptive rate scaling with momentum (You et al., arXiv:1708.03888), as SimCLR and BYOL use it.
@@ -89,9 +91,18 @@ class OptimizerRecipe:
         self.warmup = warmup
 
     def build(self, module: nn.Module, global_batch: int, total_steps: int) -> tuple[Optimizer, LambdaLR]:
-        """The optimizer over the module's trainable parameters, and its schedule in steps."""
+        """The optimizer over the module's trainable parameters, and its schedule in steps.
+
+        Learned mixing rules are groups of their own, behind all others, with a learning rate of their own.
+        """
         lr = self.lr_per_256 * global_batch / 256
         groups = parameter_groups(module, self.weight_decay, self.exclude_bias_and_norm)
+        rules = [m for m in module.modules() if isinstance(m, LearnedRule)]
+        theirs = {id(p) for rule in rules for p in rule.parameters()}
+        groups = [{**group, "params": [p for p in group["params"] if id(p) not in theirs]} for group in groups]
+        for rule in rules:
+            own = parameter_groups(rule, self.weight_decay, self.exclude_bias_and_norm)
+            groups += [{**group, "lr": lr * rule.lr_factor} for group in own]
         optimizer = self.algorithm(groups, lr=lr, weight_decay=self.weight_decay)
         return optimizer, LambdaLR(optimizer, lambda step: warmup_cosine(step, total_steps, self.warmup))
 

@@ -30,9 +30,7 @@ class Mix(NamedTuple):
     clean: Tensor  # [B, C, h, w] float32: the view before
     source: Tensor  # [B, P] int64: positions in this rank's batch; the first is the sample itself
     share: Tensor  # [B, P] float32 in [0, 1], rows sum to one: the label shares
-    owner: (
-        Tensor | None
-    )  # [B, P, h, w] float32: how much of each pixel is of each source; None: mixed inside the network
+    owner: Tensor | None  # [B, P, h, w] float32: of which source each pixel is; None: mixed in the network
     of: int  # the view that was mixed; where that stayed as it was, the mixture is a further view
 
 
@@ -41,7 +39,7 @@ class Samples(NamedTuple):
 
     images: Tensor | list[Tensor]  # [B, C, H, W] uint8, or V x [B, C, h_v, w_v] uint8: one crop for each view
     index: Tensor  # type: ignore[assignment]  # [B] int64: position in the training set
-    label: Tensor | None = None  # [B] int64 class
+    label: Tensor | None = None  # [B] int64 class, or float32 number
     box: list[Tensor] | None = None  # of crops, V x [B, 4] float32: x0, y0, x1, y1, fractions of the source image
 
 
@@ -50,9 +48,10 @@ class Batch(NamedTuple):
 
     views: list[Tensor]  # V x [B, C, h_v, w_v] float32, normalised
     index: Tensor  # type: ignore[assignment]  # [B] int64
-    label: Tensor | None = None  # [B] int64 class
+    label: Tensor | None = None  # [B] int64 class, or float32 number
     geometry: list[Geometry] | None = None  # V entries, when the views were asked for them
     mix: list[Mix | None] | None = None  # as many entries as views, None where a view was left as it was
+    owed: Tensor | None = None  # scalar: what a learned mixer adds to the loss
 
 
 class Clock(NamedTuple):

@@ -11,13 +11,17 @@ from ssl_framework.main import CONFIGS
 from ssl_framework.mixers.masks import FMix, GridMix, PatchMix, SmoothMix, TokenMix
 from ssl_framework.mixers.mixing import Context, Mixing, Rule
 from ssl_framework.mixers.partners import Following, Others, Reversed, Shuffle
+from ssl_framework.mixers.puzzle import PuzzleMix
 from ssl_framework.mixers.rules import CutMix, Mixup, ResizeMix, Share, Switch, shrink_weights
+from ssl_framework.mixers.saliency import AttentiveMix, SaliencyMix
+from ssl_framework.mixers.scores import SpectralResidual
 from ssl_framework.mixers.targets import class_targets, number_targets, overlap, targets
 from ssl_framework.module import clean_views
 from ssl_framework.objectives.base import parted
 from ssl_framework.types import Batch, Clock, Mix, Samples
 from tests.runs import SMALL, config, small
 
+RESIDUAL = SpectralResidual(64, 2.5)
 RULES: dict[str, Rule] = {
     "mixup": Mixup(1.0, True, False),
     "mixup_batch": Mixup(1.0, False, True),
@@ -35,6 +39,12 @@ RULES: dict[str, Rule] = {
     "tokenmix_batch": TokenMix(1.0, 1, 3, False),
     "patchmix": PatchMix(1, True),
     "patchmix_batch": PatchMix(1, False),
+    "saliencymix": SaliencyMix(RESIDUAL, 1.0, True, False),
+    "saliencymix_batch": SaliencyMix(RESIDUAL, 1.0, False, True),
+    "attentivemix": AttentiveMix(RESIDUAL, 1.0, 8.0, True, 4),
+    "attentivemix_batch": AttentiveMix(RESIDUAL, 2.0, 2.0, False, 3),
+    "puzzlemix": PuzzleMix(RESIDUAL, 1.0, True, 4, 3, 0.01, 0.1, 0.01, None),
+    "puzzlemix_batch": PuzzleMix(RESIDUAL, 1.0, False, 3, 2, 0.01, 0.1, 0.01, None),
     "switch": Switch([Mixup(1.0, True, False), CutMix(1.0, True, False), ResizeMix(0.1, 0.8, True)], [1, 2, 1], True),
     "switch_batch": Switch([Mixup(1.0, False, False), CutMix(1.0, False, False)], [1, 2], False),
 }
@@ -262,7 +272,7 @@ def test_mixtures_beside_the_clean_views() -> None:
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_every_mixer_composes_with_the_methods_that_read_it(mixer: str, method: str) -> None:
     cfg = small(method, f"mixer={mixer}")
-    assert build_module(cfg, has_labels=True).mixer is not None if mixer == MIXERS[0] else build(cfg.mixer) is not None
+    assert build_module(cfg, has_labels=True).mixer is not None if mixer == "mixup" else build(cfg.mixer) is not None
 
 
 @pytest.mark.parametrize(

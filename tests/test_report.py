@@ -99,13 +99,30 @@ def test_a_record_holds_every_job_and_gives_back_the_same_table(tmp_path: Path) 
     assert table == comparison.markdown(record)
 
 
-def test_what_cannot_be_compared_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         comparison.main([str(tmp_path)])
     assert "holds no finished job" in capsys.readouterr().err
-    for seed, overrides in ((0, ["a=1", "seed=0"]), (1, ["a=2", "seed=1"])):
-        folder = synthetic_job(tmp_path, "a", "x", seed, 10.0)
+
+
+def test_settings_are_rows_of_their_own_and_what_belongs_to_the_data_is_none(tmp_path: Path) -> None:
+    """Jobs on x differ in a mixer; those on y were all given fewer images, which is no setting of theirs."""
+    for data, mixer, seed, value in (
+        ("x", "none", 0, 10.0), ("x", "none", 1, 14.0), ("x", "cutmix", 0, 20.0), ("x", "cutmix", 1, 24.0),
+        ("y", "none", 0, 30.0),
+    ):  # fmt: skip
+        folder = synthetic_job(tmp_path, "a", data, seed, value, config_hash=data + mixer)
         about = json.loads((folder / "run.json").read_text())
-        (folder / "run.json").write_text(json.dumps({**about, "overrides": overrides}))
-    with pytest.raises(ValueError, match=r"differ in more than method, data and seed \('a=1', 'a=2'\)"):
-        condense(tmp_path, tmp_path, with_references=False)
+        about["overrides"] += [f"mixer={mixer}"] if data == "x" else ["data.num=9"]
+        target = folder.with_name(f"{data}-{mixer}-{seed}")
+        folder.rename(target)
+        (target / "run.json").write_text(json.dumps(about))
+    (tmp_path / "command.txt").write_text("python train.py -m\n")
+    record = condense(tmp_path, tmp_path, with_references=False)
+    assert record.settings == [("a", ""), ("a", "mixer=cutmix"), ("a", "mixer=none")]
+    table = comparison.table_of(record).splitlines()
+    assert table[2:] == [
+        "| a | not run | 30.0 (1, 1 missing) |",
+        "| a mixer=cutmix | 22.0 ± 2.8 (2) | not run |",
+        "| a mixer=none | 12.0 ± 2.8 (2) | not run |",
+    ]

@@ -257,6 +257,7 @@ class FilesSource:
         image_size: S, side that evaluators see the images with, pixels.
         test_fraction, seed, test_folder: as in ``layout.Layout``.
         num_workers: decoding processes of each rank; None for the rank's share of the cores, 0 for none.
+        targets: as in ``layout.Layout``.
 
     Raises:
         ValueError: an argument outside its range.
@@ -271,22 +272,23 @@ class FilesSource:
         seed: int,
         test_folder: str | None = None,
         num_workers: int | None = None,
+        targets: str | None = None,
     ) -> None:
         check_channels(channels)
         if num_workers is not None and (not isinstance(num_workers, int) or num_workers < 0):
             raise ValueError(f"data.num_workers is {num_workers}: it must be a whole number, at least 0, or null")
-        self.layout = Layout(root, test_fraction, seed, test_folder)
+        self.layout = Layout(root, test_fraction, seed, test_folder, targets)
         self.channels = channels
         self.image_size = image_size
         self.num_workers = num_workers
         self.loaded: dict[str, Images] = {}
 
     def load(self, split: str) -> Images:
-        """``Files``; label None throughout for a flat folder; pretrain and train are the same.
+        """``Files``; label None throughout for a flat folder without targets; pretrain and train are the same.
 
         Raises:
-            FileNotFoundError: the root is not there.
-            ValueError: a layout that is not known, or a split without images.
+            FileNotFoundError: the root is not there, or the targets are not.
+            ValueError: a layout that is not known, targets that do not fit the files, or a split without images.
         """
         check_split(split)
         name = "test" if split == "test" else "train"

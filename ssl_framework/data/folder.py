@@ -183,6 +183,7 @@ class FolderSource:
         num_threads: files decoded at once.
         resident_share: of the free memory that the decoded images may take, in [0, 1]; 0: always a store.
         store: folder of the store; None for ``STORES`` below the root.
+        targets: as in ``Layout``.
 
     Raises:
         ValueError: an argument outside its range.
@@ -201,6 +202,7 @@ class FolderSource:
         num_threads: int = 4,
         resident_share: float = 1.0,
         store: str | None = None,
+        targets: str | None = None,
     ) -> None:
         check_channels(channels)
         if stored_size < image_size:
@@ -210,7 +212,7 @@ class FolderSource:
             )
         if on_error not in ON_ERROR:
             raise ValueError(f"data.on_error={on_error} is not known: choose one of {', '.join(ON_ERROR)}.")
-        self.layout = Layout(root, test_fraction, seed, test_folder)
+        self.layout = Layout(root, test_fraction, seed, test_folder, targets)
         self.channels = channels
         self.stored_size = stored_size
         self.on_error = on_error
@@ -220,15 +222,17 @@ class FolderSource:
         self.loaded: dict[str, Images] = {}
 
     def load(self, split: str) -> Images:
-        """[N, C, S, S] uint8 images; label None throughout for a flat folder; pretrain and train are the same images.
+        """[N, C, S, S] uint8 images; label None throughout for a flat folder without targets; pretrain and train are
+        the same images.
 
         Warns:
             with ``on_error="skip"``, how many files were left out of the split, and which come first; and when the
             images go to or come from a store.
 
         Raises:
-            FileNotFoundError: the root is not there.
-            ValueError: a layout that is not one of the module's, unreadable files, or too little disk for a store.
+            FileNotFoundError: the root is not there, or the targets are not.
+            ValueError: a layout that is not one of the module's, targets that do not fit the files, unreadable files,
+                or too little disk for a store.
         """
         check_split(split)
         name = "test" if split == "test" else "train"
@@ -283,11 +287,14 @@ class FolderSource:
         return {name: store.read_split(folder, name, description) for name in description["count"]}
 
     def fingerprint(self) -> tuple[str, str]:
-        """Two short hashes: of the settings, and of the files (split, path, size in bytes, time of change)."""
+        """Two short hashes: of the settings, and of the files (split, path, size in bytes, time of change; targets)."""
         layout = self.layout
         settings = [store.VERSION, self.stored_size, self.channels, self.on_error]
         settings += [str(layout.root.resolve()), layout.test_fraction, layout.seed, layout.test_folder]
         files = hashlib.sha256()
+        if layout.targets is not None:
+            settings.append(str(layout.targets.resolve()))
+            files.update(layout.targets.read_bytes())
         for name, listing in layout.splits().items():
             for path in listing.paths:
                 status = path.stat()

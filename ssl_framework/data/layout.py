@@ -5,10 +5,14 @@ Three layouts, told apart by the sub-folders (hidden files and folders, and file
     root/*.png                                  unlabelled; a share is held out for scoring
     root/<class>/**/*.png                       labelled by the sub-folder; a share of every class is held out
     root/train/..., root/val/... or test/...    the splits as given, each in one of the two layouts above
+
+A CSV file may give every image a number, which then is its label instead of the sub-folder's class.
 """
 
+import csv
+import math
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import torch
@@ -24,8 +28,8 @@ class Listing(NamedTuple):
     """The files of one split."""
 
     paths: list[Path]
-    label: Tensor | None  # [N] int64
-    classes: tuple[str, ...]
+    label: Tensor | None  # [N] int64 classes or float32 numbers
+    classes: tuple[str, ...]  # empty for numbers
 
 
 def visible(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -85,12 +89,21 @@ class Layout:
         test_fraction: share held out for scoring where the folder has no test split, in [0, 1); 0 holds out nothing.
         seed: of that split; part of the data set, not of the run.
         test_folder: "val" or "test", which of them is scored on when the folder has both; None when it has one.
+        targets: CSV file with the columns path (below the root) and target: the number that is the label of that
+            image; None: the sub-folders are the classes.
 
     Raises:
         ValueError: an argument outside its range.
     """
 
-    def __init__(self, root: str | Path, test_fraction: float, seed: int, test_folder: str | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        test_fraction: float,
+        seed: int,
+        test_folder: str | None = None,
+        targets: str | Path | None = None,
+    ) -> None:
         if not 0 <= test_fraction < 1:
             raise ValueError(f"data.test_fraction={test_fraction} is not a share: set it to at least 0 and below 1.")
         if test_folder not in (None, "val", "test"):
@@ -99,12 +112,15 @@ class Layout:
         self.test_fraction = test_fraction
         self.seed = seed
         self.test_folder = test_folder
+        self.targets = None if targets is None else Path(targets).expanduser()
         self.listed: dict[str, Listing] = {}
 
     def splits(self) -> dict[str, Listing]:
-        """The files of "train" and "test", looked up once; the latter may be empty. Raises as ``list_splits``."""
+        """The files of "train" and "test", looked up once; the latter may be empty. Raises as ``list_splits`` and
+        ``with_numbers``."""
         if not self.listed:
-            self.listed = self.list_splits()
+            splits = self.list_splits()
+            self.listed = splits if self.targets is None else with_numbers(splits, self.root, self.targets)
         return self.listed
 
     def split(self, name: str) -> Listing:
@@ -173,3 +189,67 @@ class Layout:
             chosen = [path for path, member in zip(paths, members.tolist(), strict=True) if member]
             splits[name] = Listing(chosen, None if label is None else label[members], classes)
         return splits
+
+
+def with_numbers(splits: dict[str, Listing], root: Path, targets: Path) -> dict[str, Listing]:
+    """The same files with the numbers of a CSV file as labels, [N] float32.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_targets``, and an image without a number or a number without an image.
+    """
+    numbers = read_targets(targets)
+    names = {split: [path.relative_to(root).as_posix() for path in listing.paths] for split, listing in splits.items()}
+    everyone = [name for each in names.values() for name in each]
+    if missing := [name for name in everyone if name not in numbers]:
+        raise ValueError(
+            f"{targets} has no target for {len(missing)} of {len(everyone)} images in {root}, such as {missing[0]}: "
+            "add a line for each of them, or set data.source.targets=null."
+        )
+    if unknown := [name for name in numbers if not (root / name).is_file()]:
+        raise ValueError(
+            f"{targets} has {len(unknown)} paths that are not in {root}, such as {unknown[0]}: remove these lines, or "
+            "give the paths as seen from data.root."
+        )
+    return {
+        split: Listing(listing.paths, torch.tensor([numbers[name] for name in names[split]], dtype=torch.float32), ())
+        for split, listing in splits.items()
+    }
+
+
+def read_targets(targets: Path) -> dict[str, float]:
+    """Path -> number, of a CSV file whose first line names the columns ``path`` and ``target``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no such table, holds a path twice, or something that is no finite number.
+    """
+    if not targets.is_file():
+        raise FileNotFoundError(f"data.source.targets={targets} does not exist: name a CSV file with path and target.")
+    numbers: dict[str, float] = {}
+    try:
+        with targets.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if not {"path", "target"} <= set(rows.fieldnames or ()):
+                raise ValueError(
+                    f"{targets} has the columns {', '.join(rows.fieldnames or ())}: its first line must name path and "
+                    "target (data.source.targets)."
+                )
+            for row in rows:
+                name, where = PurePosixPath(row["path"] or "").as_posix(), f"{targets}, line {rows.line_num}"
+                if name in numbers:
+                    raise ValueError(f"{where}: {name} has a target already: keep one of the two lines.")
+                numbers[name] = number(row["target"], f"{where}: the target of {name}")
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"data.source.targets={targets} cannot be read as CSV ({error}): write it again.") from error
+    return numbers
+
+
+def number(text: str | None, what: str) -> float:
+    """A number that float32 holds, or a ValueError that begins with ``what``."""
+    try:
+        value = torch.tensor(float(text or ""), dtype=torch.float32).item()
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{what} is {text!r}, not a finite number: correct it, or leave the image and its line out.")
+    return value

@@ -34,11 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="held out for scoring where ROOT has no val or test folder (0.2)",
     )  # fmt: skip
     parser.add_argument("--test-folder", choices=("val", "test"), help="which to score on, when ROOT has both")
+    parser.add_argument(
+        "--targets", type=Path, metavar="CSV", help="numbers as labels: columns path (below ROOT), target"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the held-out share (0)")
     given = parser.parse_args(arguments)
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"note: {message}\n"
     try:
-        layout = Layout(given.root, given.test_fraction, given.seed, given.test_folder)
+        layout = Layout(given.root, given.test_fraction, given.seed, given.test_folder, given.targets)
         print(prepare(layout, given.out, given.short_side, given.channels, given.workers, given.on_error))
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         sys.exit(f"error: {error}")
@@ -71,8 +74,9 @@ def prepare(layout: Layout, out: Path, short_side: int, channels: int, workers: 
     description = read_description(out)
     counts = " and ".join(f"{number:,} {name}" for name, number in description["count"].items())
     size = sum(path.stat().st_size for path in out.iterdir())
-    classes = f", {len(description['classes'])} classes" if description["labelled"] else ", no labels"
-    return f"{out}: {counts} images {short_side}x{short_side}x{channels}{classes}, {size / 1e9:.2f} GB"
+    classes = f"{len(description['classes'])} classes" if description["classes"] else "numbers as labels"
+    labels = classes if description["labelled"] else "no labels"
+    return f"{out}: {counts} images {short_side}x{short_side}x{channels}, {labels}, {size / 1e9:.2f} GB"
 
 
 def shown(paths: Sequence[Path], name: str) -> Iterable[Path]:

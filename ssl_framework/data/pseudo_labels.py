@@ -32,11 +32,16 @@ class Classes:
     """The data set's own labels."""
 
     def __call__(self, images: Images, seed: int, device: torch.device) -> Tensor:
-        """Raises ValueError for a set without labels."""
+        """Raises ValueError for a set without labels, or with numbers instead of classes."""
         if images.label is None:
             raise ValueError(
                 "pseudo_labels=classes takes the labels of the data set, but this one has none for pretraining: choose "
                 "pseudo_labels=denoising_clusters or file"
+            )
+        if images.label.is_floating_point():
+            raise ValueError(
+                "pseudo_labels=classes takes classes, but the labels of this data set are numbers: choose "
+                "pseudo_labels=denoising_clusters or file, or labels that are classes (data.source.label or targets)"
             )
         return images.label.cpu()
 

@@ -107,6 +107,7 @@ FACTORS: dict[str, tuple[str, ...]] = {  # what can be the label, and its classe
         f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "centre", "right")
     ),
 }
+NUMBERS = ("scale_value", "rotation_value")  # what can be the label as a number: diameter as share of the side, degrees
 
 
 def quantise(value: Tensor, low: float, high: float, num: int) -> Tensor:
@@ -161,7 +162,8 @@ class Shapes:
         num_test: images of the test split, drawn from another random stream.
         image_size: side, pixels.
         seed: of the drawing; part of the data set, not of the run.
-        label: which factor is the class: shape, colour, background, scale, rotation or position.
+        label: which factor is the class: shape, colour, background, scale, rotation or position; or the number:
+            scale_value or rotation_value.
         scale: least and greatest diameter of the shape, as a share of the image's side, in (0, 1].
         position: greatest distance of its centre from the image's centre along each axis, as a share of the side.
         rotation: greatest turn either way, degrees in [0, 180].
@@ -205,9 +207,9 @@ class Shapes:
         ):
             if not low <= value <= high:
                 raise ValueError(f"data.source.{key} has {value}: it must lie between {low} and {high}.")
-        if label not in FACTORS:
+        if label not in (*FACTORS, *NUMBERS):
             raise ValueError(
-                f"data.source.label={label} is not a factor of shapes: choose one of {', '.join(FACTORS)}."
+                f"data.source.label={label} is not a factor of shapes: choose one of {', '.join((*FACTORS, *NUMBERS))}."
             )
         self.count = {"train": num_train, "test": num_test}
         self.image_size = image_size
@@ -223,15 +225,17 @@ class Shapes:
         self.drawn: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
 
     def load(self, split: str) -> Images:
-        """[N, 3, S, S] uint8 images with the factor ``label`` as class; raises ValueError for an unknown split."""
+        """[N, 3, S, S] uint8 images with the factor ``label`` as class or number; ValueError for an unknown split."""
         pixels, factors = self.draw(split)
-        return Images(pixels, factors[self.label], FACTORS[self.label])
+        return Images(pixels, factors[self.label], FACTORS.get(self.label, ()))
 
     def factors(self, split: str) -> dict[str, Tensor]:
-        """Every factor of every image of ``split`` as a class, [N] int64 by the names of ``FACTORS``.
+        """Every factor of every image of ``split`` as a class, [N] int64 by the names of ``FACTORS``, and as a number,
+        [N] float32 by the names of ``NUMBERS``.
 
         ``rotation`` is the turn the shape was drawn with, in degrees counter-clockwise, visible only up to the shape's
-        symmetry; ``scale`` and ``position`` are in equal bins over their configured ranges.
+        symmetry; ``scale`` and ``position`` are in equal bins over their configured ranges. ``scale_value`` is the
+        diameter as a share of the image's side, ``rotation_value`` lies in [-180, 180] degrees.
         """
         return self.draw(split)[1]
 
@@ -245,12 +249,12 @@ class Shapes:
             shape = torch.randperm(num, generator=generator) % len(SHAPES)  # [N], classes equal to within one image
             chunks = [self.draw_chunk(part, generator) for part in shape.split(CHUNK)]
             pixels = torch.cat([chunk[0] for chunk in chunks])  # [N, 3, S, S]
-            factors = {key: torch.cat([chunk[1][key] for chunk in chunks]) for key in FACTORS}
+            factors = {key: torch.cat([chunk[1][key] for chunk in chunks]) for key in (*FACTORS, *NUMBERS)}
             self.drawn[name] = (pixels, factors)
         return self.drawn[name]
 
     def draw_chunk(self, shape: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """One image for each entry of ``shape`` [N]: pixels [N, 3, S, S] uint8 and factors [N] int64."""
+        """One image for each entry of ``shape`` [N]: pixels [N, 3, S, S] uint8, factors [N] int64 and float32."""
         num, pixel = len(shape), 2 / self.image_size
         steps = (torch.arange(self.image_size) + 0.5) * pixel - 1
         y, x = torch.meshgrid(steps, steps, indexing="ij")  # [S, S]
@@ -284,6 +288,8 @@ class Shapes:
             "rotation": quantise(rotation, -turn, turn, 8),
             "position": 3 * quantise(shift_y, -self.position, self.position, 3)
             + quantise(shift_x, -self.position, self.position, 3),
+            "scale_value": scale,
+            "rotation_value": rotation.rad2deg(),
         }
         return (canvas * 255).round().clamp(0, 255).to(torch.uint8), factors
 

@@ -58,7 +58,7 @@ class Images(NamedTuple):
     """One split of a data set."""
 
     pixels: Pixels  # [N, C, H, W] uint8, all of one size
-    label: Tensor | None = None  # [N] int64 in 0..num_classes-1, or None when the split has no labels
+    label: Tensor | None = None  # [N] int64 in 0..num_classes-1; or float32 numbers; None: the split has no labels
     classes: tuple[str, ...] = ()  # names of the classes in label order; may be empty
     real: int | None = None  # the first so many are real and the others generated; None: nothing is generated
 

@@ -2,7 +2,7 @@
 
     store.json                what the store holds; written last, so a folder without it is no store
     train.npy, test.npy       uint8 [N, C, S, S]
-    train_label.npy, ...      int64 [N], when the images have labels
+    train_label.npy, ...      int64 [N] classes or float32 [N] numbers, when the images have labels
 
 ``scripts/prepare_data.py`` makes one of a folder of image files; ``data=store`` trains from it.
 
@@ -180,7 +180,8 @@ def read_split(folder: Path, name: str, description: dict[str, Any]) -> Images:
     except OSError as error:
         raise ValueError(f"{folder} is not the store its {DESCRIPTION} describes ({error}): make it again.") from error
     expected = (count, channels, side, side)
-    if pixels.shape != expected or (label is not None and (label.dtype != torch.int64 or label.shape != (count,))):
+    known = label is None or (label.dtype in (torch.int64, torch.float32) and label.shape == (count,))
+    if pixels.shape != expected or not known:
         raise ValueError(
             f"{folder}: {name} has images {list(pixels.shape)}, but {DESCRIPTION} says {list(expected)} with one label "
             "an image: make the store again."

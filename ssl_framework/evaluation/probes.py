@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -34,32 +34,59 @@ class KNN:
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
         """Top-1 accuracy in percent for each k, named ``knn[k=20,T=0.1]/top1``.
 
-        A k larger than the bank is left out, with one warning that says so.
+        A k larger than the bank is left out, with one warning that says so; so is everything for numbers.
         """
-        ks = [k for k in self.ks if k <= len(train.x)]
-        if ks != self.ks:
-            left_out = sorted(set(self.ks) - set(ks))
-            warnings.warn(f"k-NN with k={left_out} skipped: the train split has only {len(train.x)} samples")
-        if not ks:
+        ks = within(self.ks, len(train.x))
+        if not ks or not are_classes(train.y, "k-NN"):
             return {}
         classes = int(torch.cat([train.y, test.y]).max()) + 1
-        bank = F.normalize(train.x.float(), dim=1)  # [N, D]
         hits = dict.fromkeys(ks, 0)
-        # Used for every chunk anew, with the bank along the rows: the matrix product is a tenth faster that way round.
-        similarities = torch.empty(len(bank), min(self.chunk, len(test.x)))  # [N, chunk]
-        for rows, y in zip(test.x.split(self.chunk), test.y.split(self.chunk), strict=True):
-            queries = F.normalize(rows.float(), dim=1)  # [m, D]
-            if len(rows) < similarities.shape[1]:
-                similarities = similarities.new_empty(len(bank), len(rows))  # [N, m]
-            torch.mm(bank, queries.T, out=similarities)
-            similarity, neighbour = largest(similarities, max(ks))  # [m, k]
+        near = neighbours(train.x, test.x, max(ks), self.chunk)
+        for (similarity, neighbour), y in zip(near, test.y.split(self.chunk), strict=True):
             # Subtracting the largest changes no vote and keeps the exponential in range for small T.
             weight = ((similarity - similarity[:, :1]) / self.temperature).exp()  # [m, k]
             for k in ks:
-                votes = torch.zeros(len(rows), classes)  # [m, classes]
+                votes = torch.zeros(len(y), classes)  # [m, classes]
                 votes.scatter_add_(1, train.y[neighbour[:, :k]], weight[:, :k])
                 hits[k] += int((votes.argmax(dim=1) == y).sum())
         return {f"knn[k={k},T={self.temperature:g}]/top1": 100 * n / len(test.y) for k, n in hits.items()}
+
+
+def are_classes(y: Tensor, name: str) -> bool:
+    """Whether labels [N] are classes; where they are numbers, warns in one line that the probe ``name`` is skipped."""
+    if y.is_floating_point():
+        warnings.warn(f"{name} skipped: it needs classes, but the labels are numbers: choose evaluation=regression")
+    return not y.is_floating_point()
+
+
+def within(ks: Sequence[int], count: int) -> list[int]:
+    """Those numbers of neighbours that ``count`` samples have; warns in one line of the others."""
+    if left_out := sorted({k for k in ks if k > count}):
+        warnings.warn(f"k-NN with k={left_out} skipped: the train split has only {count} samples")
+    return [k for k in ks if k <= count]
+
+
+def neighbours(bank: Tensor, x: Tensor, k: int, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The k nearest rows of a bank by cosine similarity, for m = ``chunk`` rows at a time.
+
+    Args:
+        bank: [N, D] features of any length.
+        x: [M, D] rows whose neighbours are wanted.
+        k: at most N.
+        chunk: rows compared with the bank at once.
+
+    Yields:
+        [m, k] similarities, largest first, and [m, k] int64 rows of the bank.
+    """
+    bank = F.normalize(bank.float(), dim=1)  # [N, D]
+    # Used for every chunk anew, with the bank along the rows: the matrix product is a tenth faster that way round.
+    similarities = torch.empty(len(bank), min(chunk, len(x)))  # [N, chunk]
+    for rows in x.split(chunk):
+        queries = F.normalize(rows.float(), dim=1)  # [m, D]
+        if len(rows) < similarities.shape[1]:
+            similarities = similarities.new_empty(len(bank), len(rows))  # [N, m]
+        torch.mm(bank, queries.T, out=similarities)
+        yield largest(similarities, k)
 
 
 def largest(values: Tensor, k: int, groups: int = 16) -> tuple[Tensor, Tensor]:
@@ -109,7 +136,9 @@ class LinearProbe:
         self.max_iter = max_iter
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
-        """Top-1 accuracy in percent, named ``linear/top1``."""
+        """Top-1 accuracy in percent, named ``linear/top1``; nothing, with a warning, for numbers."""
+        if not are_classes(train.y, "the linear probe"):
+            return {}
         x = train.x.float()
         mean, std = x.mean(dim=0), x.std(dim=0)
         std = torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, torch.ones_like(std))  # dead features stay dead
@@ -184,7 +213,10 @@ class LinearSGD:
         self.seed = seed
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
-        """Top-1 accuracy in percent, named ``linear_sgd[epochs=...]/top1``, and the rate that was chosen."""
+        """Top-1 accuracy in percent, named ``linear_sgd[epochs=...]/top1``, and the rate that was chosen; nothing,
+        with a warning, for numbers."""
+        if not are_classes(train.y, "the linear probe"):
+            return {}
         order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(self.seed))  # [N]
         cut = max(1, round(self.held_out * len(order)))
         held, kept = order[:cut], order[cut:]
@@ -232,3 +264,47 @@ def accuracies(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Share of right answers of L classifiers: [L, classes, D], [L, classes], [M, D], [M] -> [L]."""
     predicted = torch.einsum("md,lcd->mlc", x, weight).add_(bias).argmax(dim=2)  # [M, L]
     return (predicted == y[:, None]).float().mean(dim=0)
+
+
+class Retrieval:
+    """Every test image asks for the other test images of its class, by the cosine of the features; nothing is fitted.
+
+    Metric learning's protocol. mAP@R is that of Musgrave et al., A Metric Learning Reality Check, ECCV 2020
+    (arXiv:2003.08505), section 3.1: with R other images of its class, the mean over the first R ranks of the precision
+    at a rank where the image there is of the class, and 0 where it is not. Of equally similar images the one that
+    comes first in the split stands first. An image that is alone in its class does not ask.
+
+    Args:
+        k: recall@k is the share of queries with an image of their class among the k most similar ones.
+        chunk: queries whose similarities exist at once.
+    """
+
+    def __init__(self, k: Sequence[int], chunk: int = 512) -> None:
+        if not k or min(k) < 1:
+            raise ValueError(f"evaluation.probes.retrieval.k is {list(k)}: give one or more numbers, at least 1")
+        self.ks = list(k)
+        self.chunk = chunk
+
+    def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
+        """Percent, named ``retrieval[test,cosine]/recall@1`` ... and ``retrieval[test,cosine]/map@r``."""
+        count = torch.bincount(test.y)[test.y] - 1  # [M]: R of each
+        asks = (count > 0).nonzero()[:, 0]  # [Q]
+        if not len(asks):
+            warnings.warn("retrieval skipped: no class has two images in the test split")
+            return {}
+        z = F.normalize(test.x.float(), dim=1)  # [M, D]
+        deepest = min(len(z) - 1, max([*self.ks, int(count.max())]))
+        rank = torch.arange(1, deepest + 1)  # [deepest]
+        hits, precision = dict.fromkeys(self.ks, 0), 0.0
+        for query in asks.split(self.chunk):
+            similarity = (z[query] @ z.T).scatter_(1, query[:, None], float("-inf"))  # [q, M]
+            found = similarity.argsort(dim=1, descending=True, stable=True)[:, :deepest]  # [q, deepest]
+            right = test.y[found] == test.y[query, None]  # [q, deepest]
+            wanted = count[query, None]  # [q, 1]
+            for k in self.ks:
+                hits[k] += int(right[:, :k].any(dim=1).sum())
+            at_rank = right.cumsum(dim=1) / rank * (right & (rank <= wanted))  # [q, deepest]
+            precision += (at_rank.sum(dim=1) / wanted[:, 0]).double().sum().item()
+        name = "retrieval[test,cosine]"
+        scores = {f"{name}/recall@{k}": 100 * n / len(asks) for k, n in hits.items()}
+        return scores | {f"{name}/map@r": 100 * precision / len(asks)}

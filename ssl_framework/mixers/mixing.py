@@ -1,19 +1,22 @@
 """Mixing of images: who is mixed with whom, when, and the record of it that losses read.
 
 A mixer is a partner rule, a mixing rule and a schedule. The rule says for every pixel how much of it is of which
-sample; the label shares are the means of that, for every rule, so that what is seen and what is said never differ.
+sample; the label shares are the means of that, for every rule, so that what is seen and what is said never differ. Only
+a label law (see ``labels``), where a mixer has one, weighs the pixels otherwise. Hidden rules mix maps inside the
+student, with the same shares everywhere. Learned rules have parameters.
 
 B samples of this rank, P sources of a mixture, C channels, h x w pixels.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ssl_framework.models.encoder import Encoder
-from ssl_framework.types import Batch, Clock, Mix
+from ssl_framework.types import Batch, Clock, Mix, Outputs, step_seed
 
 
 class Context(NamedTuple):
@@ -23,6 +26,8 @@ class Context(NamedTuple):
     shared: torch.Generator | None  # for one draw for the whole batch, alike on all ranks
     network: Encoder | None  # the student as it is now
     label: Tensor | None  # [B] of the samples
+    teacher: Encoder | None = None  # its encoder, if the run has one
+    owed: list[Tensor] | None = None  # scalars that a learned rule puts in, to be added to the loss
 
     def draws(self, per_sample: bool) -> torch.Generator | None:
         """The generator for a draw a sample or a draw a batch."""
@@ -55,6 +60,82 @@ class Rule(Protocol):
         ...
 
 
+class LabelLaw(Protocol):
+    """Says how much a mixture counts as each of its sources, where that is not the visible share; see ``labels``."""
+
+    def __call__(self, mixed: Tensor, mix: Mix, context: Context) -> Tensor:
+        """Label shares, [B, P] in [0, 1], rows sum to one.
+
+        Args:
+            mixed: [B, C, h, w] the mixtures.
+            mix: their record, with the visible shares.
+            context: generators, labels, network.
+        """
+        ...
+
+
+class HiddenRule:
+    """Base of rules that mix inside the student and leave the images as they are; see ``hidden``.
+
+    Attributes:
+        layers: blocks of the backbone to choose from at every step; 0 is the images, -1 the last block.
+    """
+
+    layers: Sequence[int]
+
+    def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """The images [B, C, h, w] as they are, and the shares [B, P, 1, 1]."""
+        raise NotImplementedError(f"{type(self).__name__} must define __call__")
+
+    def mix(self, maps: Tensor, mix: Mix, draw: int) -> Tensor:
+        """The mixed maps.
+
+        Args:
+            maps: [B, ...] of one view behind the chosen block.
+            mix: the record of that view.
+            draw: a number of 63 bits that is alike on all ranks and another at every step.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define mix")
+
+
+class LearnedRule(nn.Module):
+    """Base of rules with parameters; see ``learned``.
+
+    They learn by the run's own loss: its one backward pass goes through the student into the mixtures. The gradient of
+    the student is the same as if the mixtures were constants.
+
+    Args:
+        lr_factor: learning rate of these parameters relative to all others, above 0.
+
+    Class attributes:
+        needs_clean: whether the student must encode a clean view beside the mixtures.
+    """
+
+    needs_clean: ClassVar[bool] = False
+
+    def __init__(self, lr_factor: float) -> None:
+        super().__init__()
+        if not lr_factor > 0:
+            raise ValueError(f"mixer.rule.lr_factor is {lr_factor}: it must be above 0")
+        self.lr_factor = lr_factor
+
+    def attach(self, student: Encoder) -> None:
+        """Makes what depends on the student's widths.
+
+        Raises:
+            ValueError: the rule cannot work with this student.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define attach")
+
+    def forward(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """As ``Rule``, with gradient. Without one for the second result the label shares are constants."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+    def loss(self, student: list[Outputs | None], batch: Batch) -> Tensor | None:
+        """Scalar to be added to the loss of a batch with mixtures, from what the student made of it; mostly none."""
+        return None
+
+
 class Mixing(nn.Module):
     """Puts mixtures in the place of chosen views, or beside them.
 
@@ -66,6 +147,7 @@ class Mixing(nn.Module):
             name a view several times), instead of taking their place.
         probability: of a sample being mixed; the others stay as they are.
         start, stop: share of the run after which mixing begins and ends (early-stopped mixup), in [0, 1].
+        labels: the law of the label shares; ``None``: they are the visible shares.
 
     Raises:
         ValueError: a number out of its range.
@@ -80,6 +162,7 @@ class Mixing(nn.Module):
         probability: float,
         start: float,
         stop: float,
+        labels: LabelLaw | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("probability", probability), ("start", start), ("stop", stop)):
@@ -96,10 +179,42 @@ class Mixing(nn.Module):
         self.probability = probability
         self.start = start
         self.stop = stop
+        self.labels = labels
 
-    @torch.no_grad()
+    @property
+    def learns(self) -> bool:
+        """Whether the rule has parameters and adds ``loss`` to the objective's."""
+        return isinstance(self.rule, LearnedRule)
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the rule works ``inside`` the student."""
+        return isinstance(self.rule, HiddenRule)
+
+    def attach(self, student: Encoder) -> None:
+        """Fits the rule to the student that the run trains, once, before training.
+
+        Raises:
+            ValueError: they do not go together.
+        """
+        if isinstance(self.rule, LearnedRule):
+            self.rule.attach(student)
+        if isinstance(self.rule, HiddenRule):
+            for layer in self.rule.layers:
+                student.backbone.block(layer, "mixer.rule.layers")
+            if student.beside:
+                raise ValueError(
+                    f"{type(self.rule).__name__} mixes inside one backbone, but student.beside has further ones: "
+                    "choose a mixer of images"
+                )
+
     def forward(
-        self, batch: Batch, clock: Clock, network: Encoder | None, generator: torch.Generator | None = None
+        self,
+        batch: Batch,
+        clock: Clock,
+        network: Encoder | None,
+        generator: torch.Generator | None = None,
+        teacher: Encoder | None = None,
     ) -> Batch:
         """The batch with its mixtures and, for each of them, the record; unchanged outside the schedule.
 
@@ -108,21 +223,24 @@ class Mixing(nn.Module):
             clock: for the schedule, and for what all ranks draw alike.
             network: the student, for rules that look through it.
             generator: of this rank's draws; with one of the CPU the result does not depend on the device of the views.
+            teacher: likewise, the EMA teacher's encoder.
         """
         if not self.start <= clock.progress < self.stop:
             return batch
         device = batch.views[0].device if generator is None else generator.device
-        context = Context(generator, clock.generator(device), network, batch.label)
+        owed: list[Tensor] = []
+        context = Context(generator, clock.generator(device), network, batch.label, teacher, owed)
         views = list(batch.views)
         mixes: list[Mix | None] = [None] * len(views)
         for v in self.views:
-            mixture, mix = self.mixed(batch, v, context)
+            with torch.set_grad_enabled(self.learns and torch.is_grad_enabled()):
+                mixture, mix = self.mixed(batch, v, context)
             if self.add:
                 views.append(mixture)
                 mixes.append(mix)
             else:
                 views[v], mixes[v] = mixture, mix
-        return batch._replace(views=views, mix=mixes)
+        return batch._replace(views=views, mix=mixes, owed=torch.stack(owed).mean() if owed else None)
 
     def mixed(self, batch: Batch, view: int, context: Context) -> tuple[Tensor, Mix]:
         """One view [B, C, h, w], mixed, and what was done."""
@@ -136,10 +254,62 @@ class Mixing(nn.Module):
             whole = whole | (uniform((len(x), 1, 1, 1), x, context.generator) >= self.probability)
         first = (torch.arange(source.shape[1], device=x.device) == 0)[:, None, None]  # [P, 1, 1]
         owner = torch.where(whole, first.to(owner.dtype), owner)  # [B, P, h, w]
-        return torch.where(whole, x, mixed), Mix(x, source, owner.mean(dim=(2, 3)), owner, view)
+        record = Mix(x, source, owner.mean(dim=(2, 3)), None if self.hidden else owner, view)
+        mixed = torch.where(whole, x, mixed)  # [B, C, h, w]
+        return mixed, record if self.labels is None else record._replace(share=self.labels(mixed, record, context))
+
+    @contextlib.contextmanager
+    def inside(self, student: Encoder, batch: Batch, which: Sequence[int] | None, clock: Clock) -> Iterator[None]:
+        """Meanwhile the student's one pass over the batch mixes maps, if the rule is a hidden one.
+
+        Args:
+            student: about to encode ``batch.views``.
+            batch: with the records.
+            which: positions of the views that it encodes; ``None`` is all.
+            clock: decides behind which block.
+        """
+        rule, mixes = self.rule, batch.mix
+        if not isinstance(rule, HiddenRule) or mixes is None:
+            yield
+            return
+        draw = step_seed(clock.seed, clock.step, -2)  # not a generator's: the host must know it without waiting
+        groups = iter(student.groups(batch.views, which))
+
+        def change(maps: Tensor) -> Tensor:
+            group = next(groups)
+            parts = list(maps.chunk(len(group)))  # G x [B, ...]
+            for i, v in enumerate(group):
+                each = mixes[v]
+                parts[i] = parts[i] if each is None else rule.mix(parts[i], each, draw // len(rule.layers))
+            return torch.cat(parts)  # [G * B, ...]
+
+        block = student.backbone.block(rule.layers[draw % len(rule.layers)], "mixer.rule.layers")
+        with student.backbone.changed_at(block, change):
+            yield
+
+    def loss(self, student: list[Outputs | None], batch: Batch) -> Tensor:
+        """Scalar that a learned rule adds to the loss; 0 outside the schedule.
+
+        Args:
+            student: outputs of every view.
+            batch: as ``forward`` returned it.
+        """
+        assert isinstance(self.rule, LearnedRule)
+        # Every parameter has a gradient at every step, as DDP demands.
+        nothing = torch.stack([p.sum() for p in self.rule.parameters()]).sum() * 0
+        own = None if batch.mix is None else self.rule.loss(student, batch)
+        return torch.stack([x for x in (nothing, batch.owed, own) if x is not None]).sum()
 
 
 def uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
     """U(0, 1) float32 on the device of ``like``, drawn on that of the generator, if there is one."""
     where = like.device if generator is None else generator.device
     return torch.rand(shape, generator=generator, device=where).to(like.device)
+
+
+def beta(alpha: float, other: float, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Beta(alpha, other) float32 in [0, 1], likewise; 1 where both gamma draws of tiny parameters are 0."""
+    where = like.device if generator is None else generator.device
+    both = torch.stack([torch.full(shape, value, device=where, dtype=torch.float32) for value in (alpha, other)])
+    first, second = torch._standard_gamma(both, generator=generator)
+    return torch.where(first + second > 0, first / (first + second), torch.ones_like(first)).to(like.device)

@@ -1,9 +1,11 @@
-"""Who is mixed with whom: every rule gives each sample its partners and takes each sample equally often."""
+"""Who is mixed with whom: every rule gives each sample its partners. All but ``LabelKernel`` take each sample equally
+often."""
 
 import torch
 from torch import Tensor
 
-from ssl_framework.mixers.mixing import Context
+from ssl_framework.functional import full_precision
+from ssl_framework.mixers.mixing import Context, uniform
 from ssl_framework.types import Batch
 
 
@@ -13,6 +15,21 @@ class Shuffle:
     def __call__(self, batch: Batch, context: Context) -> Tensor:
         """[B, 1] int64."""
         return permutation(batch, context)[:, None]
+
+
+class Shuffles:
+    """Several random permutations (InputMix): several partners; a partner may come twice, or be the sample itself.
+
+    Args:
+        num: partners of a sample, P - 1; at least 1.
+    """
+
+    def __init__(self, num: int) -> None:
+        self.num = at_least_one(num)
+
+    def __call__(self, batch: Batch, context: Context) -> Tensor:
+        """[B, P - 1] int64."""
+        return torch.stack([permutation(batch, context) for _ in range(self.num)], dim=1)
 
 
 class Others:
@@ -42,15 +59,54 @@ class Following:
     """
 
     def __init__(self, num: int) -> None:
-        if num < 1:
-            raise ValueError(f"mixer.partners.num is {num}: a sample takes at least 1 partner")
-        self.num = num
+        self.num = at_least_one(num)
 
     def __call__(self, batch: Batch, context: Context) -> Tensor:
         """[B, P - 1] int64."""
         count, device = len(batch.index), batch.index.device
         steps = torch.arange(1, self.num + 1, device=device)  # [P - 1]
         return (torch.arange(count, device=device)[:, None] + steps) % count  # [B, P - 1]
+
+
+class LabelKernel:
+    """A partner whose number is near (C-Mixup, arXiv:2210.05775): j for i with a probability proportional to
+    ``exp(-(y_i - y_j)^2 / (2 bandwidth^2))``, i itself included, among the samples of this rank's batch.
+
+    Args:
+        bandwidth: sigma, in units of the label; above 0.
+    """
+
+    def __init__(self, bandwidth: float) -> None:
+        if not bandwidth > 0:
+            raise ValueError(f"mixer.partners.bandwidth is {bandwidth}: it must be above 0")
+        self.bandwidth = bandwidth
+
+    def __call__(self, batch: Batch, context: Context) -> Tensor:
+        """[B, 1] int64.
+
+        Raises:
+            ValueError: the samples have no labels.
+        """
+        if context.label is None:
+            raise ValueError(
+                "mixer.partners goes by labels, but the training set has none: choose mixer=mixup, or data with labels"
+            )
+        reached = self.probability(context.label).cumsum(dim=1)  # [B, B]
+        draw = uniform((len(reached), 1), reached, context.generator)  # [B, 1]
+        # The first partner whose running sum lies beyond the draw; rounding may leave the last sum just below one.
+        return (reached <= draw).sum(dim=1, keepdim=True).clamp(max=len(reached) - 1)  # [B, 1]
+
+    def probability(self, label: Tensor) -> Tensor:
+        """Numbers or ordered classes [B] -> [B, B], rows sum to one: how likely each partner is."""
+        number = full_precision(label)  # [B]
+        return (-(number[:, None] - number).square() / (2 * self.bandwidth**2)).softmax(dim=1)  # [B, B]
+
+
+def at_least_one(num: int) -> int:
+    """``num`` itself, or a ValueError naming its config key."""
+    if num < 1:
+        raise ValueError(f"mixer.partners.num is {num}: a sample takes at least 1 partner")
+    return num
 
 
 def permutation(batch: Batch, context: Context) -> Tensor:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssl_framework.mixers.mixing import Context, Rule, uniform
+from ssl_framework.mixers.mixing import Context, Rule, beta, uniform
 
 
 class Mixup:
@@ -52,12 +52,8 @@ class CutMix:
         side = (1 - self.share(x, context)).sqrt()  # [B] of the box, as a share of the image's
         draws = context.draws(self.per_sample)
         centre = uniform((2, len(x) if self.per_sample else 1), x, draws).expand(2, len(x))  # [2, B]
-        rows, columns = (
-            inside(centre[axis] * size - side * size / 2, centre[axis] * size + side * size / 2, size)
-            for axis, size in enumerate(x.shape[2:])
-        )  # [B, h], [B, w]
-        box = (rows[:, :, None] & columns[:, None])[:, None]  # [B, 1, h, w]
-        return pasted(x, partners(x, source), box.float())
+        where = box(centre, side, x.shape[2:])  # [B, 1, h, w]
+        return pasted(x, partners(x, source), where.float())
 
 
 class ResizeMix:
@@ -142,14 +138,17 @@ class Share:
 
     def __call__(self, like: Tensor, context: Context) -> Tensor:
         """[B] float32 in [0, 1], for B images ``like``."""
-        generator = context.draws(self.per_sample)
-        where = like.device if generator is None else generator.device
-        alpha = torch.full((2, len(like) if self.per_sample else 1), self.alpha, device=where)
-        first, second = torch._standard_gamma(alpha, generator=generator)  # 2 x [B] or 2 x [1]
-        # Both may be 0 for a tiny alpha; then the own image stays whole.
-        share = torch.where(first + second > 0, first / (first + second), torch.ones_like(first))
-        share = torch.maximum(share, 1 - share) if self.dominant else share
-        return share.expand(len(like)).to(like.device)
+        share = beta_share(self.alpha, self.alpha, like, self.per_sample, context)
+        return torch.maximum(share, 1 - share) if self.dominant else share
+
+
+def beta_share(alpha: float, other: float, like: Tensor, per_sample: bool, context: Context) -> Tensor:
+    """Draws of Beta(alpha, other), [B] float32 in [0, 1] for B images ``like``: one each, or one for all of them.
+
+    Where both gamma draws of tiny parameters are 0 the own image stays whole.
+    """
+    shape = (len(like) if per_sample else 1,)
+    return beta(alpha, other, shape, like, context.draws(per_sample)).expand(len(like))
 
 
 def partners(x: Tensor, source: Tensor) -> Tensor:
@@ -183,6 +182,21 @@ def pasted(x: Tensor, other: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
 def owned(own: Tensor) -> Tensor:
     """From how much of each pixel is the sample's own [B, 1, h, w] to how much is of whom [B, 2, h, w]."""
     return torch.cat([own, 1 - own], dim=1)
+
+
+def box(centre: Tensor, side: Tensor, size: Sequence[int]) -> Tensor:
+    """A box of the image's shape for every sample, cut off at the border: [B, 1, h, w] bool.
+
+    Args:
+        centre: [2, B] row and column, as shares of the image's sides.
+        side: [B], as a share of the image's sides.
+        size: h and w.
+    """
+    rows, columns = (
+        inside(middle * pixels - side * pixels / 2, middle * pixels + side * pixels / 2, pixels)
+        for middle, pixels in zip(centre, size, strict=True)
+    )  # [B, h], [B, w]
+    return (rows[:, :, None] & columns[:, None])[:, None]  # [B, 1, h, w]
 
 
 def inside(first: Tensor, last: Tensor, size: int) -> Tensor:

@@ -4,7 +4,6 @@ B samples of this rank, W ranks, P sources of a mixture.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_framework.distributed import rank, world_size
@@ -39,7 +38,8 @@ def class_targets(mix: Mix | None, label: Tensor, num_classes: int) -> Tensor:
         label: [B] int64 in 0..num_classes-1.
         num_classes: of the classifier.
     """
-    classes = F.one_hot(label, num_classes).float()  # [B, num_classes]
+    # Not F.one_hot, which reads the labels back to check them.
+    classes = (label[:, None] == torch.arange(num_classes, device=label.device)).float()  # [B, num_classes]
     return classes if mix is None else (mix.share.to(classes.dtype)[..., None] * classes[mix.source]).sum(dim=1)
 
 

@@ -4,8 +4,9 @@ The small ones are registered with timm, so that exported weights load through `
 ``ssl_framework.models.backbone`` has been imported.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import timm
 import torch
@@ -15,6 +16,13 @@ from torch import Tensor, nn
 
 SMALL_IMAGE = 64
 """Up to this side in pixels the first convolution is 3x3 with stride 1 and there is no max-pooling."""
+
+
+class Block(NamedTuple):
+    """A stage of a convolutional net, or a block of a transformer."""
+
+    module: nn.Module
+    channels: int  # of the map behind it
 
 
 class Backbone(nn.Module):
@@ -29,6 +37,7 @@ class Backbone(nn.Module):
         options: passed to ``timm.create_model`` (``{img_size: 64}`` for a ViT, ``{drop_path_rate: 0.1}`` ...).
         channels_last: device types ("cpu", "cuda") on which images and weights lie with the channels innermost: the
             same numbers, faster for some nets on some devices.
+        weights: run folder or .safetensors file that a new run begins with (see ``weights``); ``None``: random ones.
 
     Raises:
         ValueError: timm has no such model, or it cannot take these images.
@@ -42,11 +51,14 @@ class Backbone(nn.Module):
         channels: int,
         options: dict[str, Any] | None = None,
         channels_last: Sequence[str] = (),
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         if isinstance(channels_last, str) or not set(channels_last) <= {"cpu", "cuda"}:
             raise ValueError(f"backbone.channels_last is {channels_last!r}: give a list of cpu and cuda, or []")
+        self.channels = channels
         self.channels_last = tuple(channels_last)
+        self.weights = weights
         self.timm_name = small_name if small_name is not None and image_size <= SMALL_IMAGE else name
         if not timm.is_model(self.timm_name):
             near = ", ".join(timm.list_models(f"*{self.timm_name[:8]}*")[:6]) or "see timm.list_models()"
@@ -88,6 +100,57 @@ class Backbone(nn.Module):
         name = "map" if features.ndim == 4 else "tokens"
         return {name: features, "pooled": self.net.forward_head(features, pre_logits=True)}
 
+    @property
+    def blocks(self) -> list[Block]:
+        """Stages of a convolutional net or blocks of a transformer, first to last, as timm's ``feature_info`` has them.
+
+        Raises:
+            ValueError: timm does not say for this model.
+        """
+        try:
+            found = [Block(self.net.get_submodule(s["module"]), s["num_chs"]) for s in self.net.feature_info]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"backbone.name is {self.timm_name}, and timm does not say what its blocks are, which the mixer has to "
+                "know: choose another backbone or mixer"
+            ) from error
+        return found[1:] if isinstance(self.net, ResNet) else found  # a ResNet's first entry is its stem
+
+    def block(self, layer: int, key: str) -> Block | None:
+        """The block that a config names by its position: 1 is the first, -1 the last, 0 the images themselves.
+
+        Args:
+            layer: the position.
+            key: where the config names it.
+
+        Raises:
+            ValueError: there is no such block.
+        """
+        blocks = self.blocks
+        if not -len(blocks) <= layer <= len(blocks):
+            raise ValueError(
+                f"{key} names {layer}, but {self.timm_name} has the blocks 1 to {len(blocks)} (0: the images, -1: the "
+                "last block)"
+            )
+        return [None, *blocks][layer] if layer >= 0 else blocks[layer]
+
+    @contextlib.contextmanager
+    def changed_at(self, block: Block | None, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+        """Meanwhile every pass goes on with what ``change`` makes of the map behind a block.
+
+        Args:
+            block: one of ``blocks``; ``None``: the images before the first.
+            change: the map [B, ...] -> one of the same shape, or ``None`` to leave it.
+        """
+        if block is None:
+            handle = self.register_forward_pre_hook(lambda module, inputs: change(inputs[0]))
+        else:
+            handle = block.module.register_forward_hook(lambda module, inputs, output: change(output))
+        try:
+            yield
+        finally:
+            handle.remove()
+
 
 class Tiny(nn.Module):
     """Four 3x3 convolutions, 0.31 million parameters, 6 million multiply-adds at 32 px: trains on a laptop's CPU.
@@ -99,6 +162,7 @@ class Tiny(nn.Module):
 
     widths = (32, 64, 128, 192)
     strides = (2, 2, 2, 1)
+    feature_info: ClassVar = [{"module": f"features.{3 * i + 2}", "num_chs": w} for i, w in enumerate(widths)]
 
     def __init__(self, num_classes: int = 0, in_chans: int = 3) -> None:
         super().__init__()

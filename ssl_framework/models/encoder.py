@@ -81,17 +81,31 @@ class Encoder(nn.Module):
         Returns:
             One entry per view, ``None`` where it was not encoded.
         """
-        chosen = range(len(views)) if which is None else which
-        if not self.join_views:
-            return [self.encode(view) if v in chosen else None for v, view in enumerate(views)]
         outputs: list[Outputs | None] = [None] * len(views)
-        for shape in dict.fromkeys(views[v].shape for v in chosen):
-            group = [v for v in chosen if views[v].shape == shape]
+        for group in self.groups(views, which):
+            if len(group) == 1:
+                outputs[group[0]] = self.encode(views[group[0]])
+                continue
             joint = self.encode(torch.cat([views[v] for v in group]))  # [G * B, ...]
             parts = {name: x.chunk(len(group)) for name, x in joint.items()}
             for i, v in enumerate(group):
                 outputs[v] = {name: x[i] for name, x in parts.items()}
         return outputs
+
+    def through_heads(self, pooled: Tensor) -> Outputs:
+        """Every head's output for pooled features [N, D] that were made elsewhere, by mixing, say."""
+        outputs = {"pooled": pooled}
+        for name, head in self.heads.items():
+            outputs[name] = head(outputs)
+        return outputs
+
+    def groups(self, views: Sequence[Tensor], which: Sequence[int] | None) -> list[list[int]]:
+        """Positions of the views that go through the network as one batch, group after group, as ``forward`` does."""
+        chosen = range(len(views)) if which is None else which
+        if not self.join_views:
+            return [[v] for v in range(len(views)) if v in chosen]
+        shapes = dict.fromkeys(views[v].shape for v in chosen)
+        return [[v for v in chosen if views[v].shape == shape] for shape in shapes]
 
     def embed(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, D], what evaluators score: pooled features of the backbones that ``scored`` names."""

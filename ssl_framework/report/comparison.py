@@ -1,6 +1,7 @@
 """A multirun condensed into a record: ``python scripts/report.py FOLDER [OUT]``.
 
-results.csv  one row a job: what it was, its metrics or why it has none, seconds, hash of its config
+results.csv  one row a job: what it was, its metrics or why it has none, seconds, hash of its config; "overrides" are
+             those that set it apart from other jobs on the same data
 about.json   protocol, references, versions, hardware and commits, read from the jobs' folders
 table.md     mean and standard deviation over seeds
 command.txt  what was typed
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 
 from ssl_framework.main import write
-from ssl_framework.report.tables import Job, cell, grid, mean_and_spread, read_jobs, short
+from ssl_framework.report.tables import Job, cell, grid, mean_and_spread, natural, read_jobs, short
 
 FILES = ("results.csv", "about.json", "table.md", "command.txt")
 COLUMNS = ("method", "data", "seed", "overrides", "state", "seconds", "images_per_second", "steps", "config_hash")
@@ -54,9 +55,15 @@ class Record(NamedTuple):
         """Names of the metrics, in the order of the probes."""
         return list(dict.fromkeys(name for job in self.jobs if job.result for name in job.result["metrics"]))
 
-    def shown(self, method: str, data: str, metric: str) -> str:
+    @property
+    def settings(self) -> list[tuple[str, str]]:
+        """Method, and the overrides that set it apart from other jobs on the same data ("" for none), in order."""
+        return sorted({(job.about["method"], setting_of(job)) for job in self.jobs}, key=lambda s: natural(" ".join(s)))
+
+    def shown(self, method: str, data: str, metric: str, setting: str = "") -> str:
         """``52.1 ± 0.4 (3)`` with the number of seeds, or what became of the jobs."""
-        runs = [job for job in self.jobs if (job.about["method"], job.about["data"]) == (method, data)]
+        wanted = (method, data, setting)
+        runs = [job for job in self.jobs if (job.about["method"], job.about["data"], setting_of(job)) == wanted]
         if not runs:
             return "not run"
         found = cell(runs, {job.seed for job in self.jobs})
@@ -68,6 +75,11 @@ class Record(NamedTuple):
         """Of raw pixels or of the untrained backbone; a dash where it was not scored."""
         values = [scores[metric] for scores in self.about["references"].get(data, {}).get(name, {}).values()]
         return f"{mean_and_spread(values)} ({len(values)})" if values else "-"
+
+
+def setting_of(job: Job) -> str:
+    """The overrides of a record's job beside method, data and seed."""
+    return " ".join(item for item in job.overrides if item.split("=")[0] not in ("method", "data", "seed"))
 
 
 def read_record(folder: Path) -> Record | None:
@@ -90,12 +102,15 @@ def job_of(row: dict[str, str]) -> Job:
 
 def rows_of(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     """Rows of results.csv; seconds only of what ran in one go."""
-    common = set(grid(jobs).common)
+    by_data: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_data.setdefault(job.about["data"], []).append(job)
+    common = {data: set(grid(members).common) for data, members in by_data.items()}
     rows = []
     for job in jobs:
         result = job.result or {}
         named = {"method": job.about["method"], "data": job.about["data"], "seed": job.seed.removeprefix("seed=") or 0}
-        rest = [i for i in job.overrides if i not in common and i.split("=")[0] not in named]
+        rest = [i for i in job.overrides if i not in common[named["data"]] and i.split("=")[0] not in named]
         seconds = result.get("wall_seconds") if not result.get("resumed_at") else None
         row = {**named, "overrides": " ".join(rest), "state": job.state, "seconds": seconds}
         row |= {name: result.get(name) for name in ("images_per_second", "steps", "config_hash")}
@@ -116,7 +131,12 @@ def about_of(folder: Path, jobs: Sequence[Job]) -> dict[str, Any]:
     }
     names = ("versions", "commit", "device", "cpu", "processes")
     return {
-        "protocol": {**protocol, "images": images, "common": list(grid(jobs).common)},
+        "protocol": {
+            **protocol,
+            "steps": together(r["steps"] for r in results),
+            "images": images,
+            "common": list(grid(jobs).common),
+        },
         **{name: together(result[name] for result in results) for name in names},
     }
 
@@ -157,7 +177,7 @@ def score_references(folder: Path, jobs: Sequence[Job]) -> dict[str, Any]:
 def protocol_line(about: dict[str, Any]) -> str:
     """What the numbers mean, in a paragraph."""
     protocol = about["protocol"]
-    said = ", ".join(f"{name} {said_of(protocol[name])}" for name in PROTOCOL)
+    said = ", ".join(f"{name} {said_of(protocol[name])}" for name in (*PROTOCOL, "steps") if name in protocol)
     images = "; ".join(
         f"{data}: {', '.join(f'{counted(count)} {split}' for split, count in counts.items())} images"
         for data, counts in protocol["images"].items()
@@ -176,15 +196,8 @@ def said_of(value: Any) -> str:
 
 def markdown(record: Record) -> str:
     """The record as a page: protocol, one row a method, one column a data set and metric, and what failed."""
-    columns = [(data, metric) for data in record.data for metric in record.metrics]
     lines = [protocol_line(record.about), ""]
-    lines += ["| method | " + " | ".join(f"{data} {short(metric)}" for data, metric in columns) + " |"]
-    lines += ["| --- |" + " --- |" * len(columns)]
-    for method in sorted({job.about["method"] for job in record.jobs}):
-        lines.append(f"| {method} | " + " | ".join(record.shown(method, *column) for column in columns) + " |")
-    if record.about["references"]:
-        for name, words in REFERENCES.items():
-            lines.append(f"| *{words}* | " + " | ".join(record.reference(name, *c) for c in columns) + " |")
+    lines += [table_of(record)]
     failed = [job for job in record.jobs if job.state == "failed"]
     if failed:
         lines += ["", "Failed:", "", *(f"- `{' '.join(job.overrides)}`: {job.error}" for job in failed)]
@@ -192,6 +205,19 @@ def markdown(record: Record) -> str:
     versions = record.about["versions"]
     shown = [", ".join(f"{k} {v[k]}" for k in ("torch", "lightning", "timm")) for v in as_list(versions)]
     return "\n".join([*lines, "", f"{hardware}; {said_of(shown)}; commit {said_of(record.about['commit'])}.", ""])
+
+
+def table_of(record: Record) -> str:
+    """One row a method and setting, one column a data set and metric, then the references."""
+    columns = [(data, metric) for data in record.data for metric in record.metrics]
+    lines = ["| method | " + " | ".join(f"{data} {short(metric)}" for data, metric in columns) + " |"]
+    lines += ["| --- |" + " --- |" * len(columns)]
+    for method, setting in record.settings:
+        cells = " | ".join(record.shown(method, *column, setting) for column in columns)
+        lines.append(f"| {f'{method} {setting}'.strip()} | {cells} |")
+    for name, words in REFERENCES.items() if record.about["references"] else ():
+        lines.append(f"| *{words}* | " + " | ".join(record.reference(name, *c) for c in columns) + " |")
+    return "\n".join(lines)
 
 
 def as_list(value: Any) -> list[Any]:
@@ -202,18 +228,12 @@ def condense(folder: Path, out: Path, with_references: bool) -> Record:
     """Writes the record of a multirun's folder into ``out``.
 
     Raises:
-        ValueError: there is no finished job, or jobs differ in more than method, data set and seed.
+        ValueError: there is no finished job.
     """
     jobs = read_jobs(folder)
     if not any(job.result for job in jobs):
         raise ValueError(f"{folder} holds no finished job of a multirun")
     rows = rows_of(jobs)
-    other = sorted({row["overrides"] for row in rows})
-    if len(other) > 1:
-        raise ValueError(
-            f"the jobs of {folder} differ in more than method, data and seed ({', '.join(map(repr, other[:3]))}): "
-            "a record compares methods; run them into folders of their own"
-        )
     about = about_of(folder, jobs)
     about["references"] = score_references(folder, jobs) if with_references else {}
     out.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ SHOWN = ("shapes", "knn[k=20,T=0.1]/top1")
 
 NEEDED = {
     "label": "labels",
+    "number": "numbers as labels",
     "index": "a state of every training image",
     "geometry": "where each view was cut",
     "mixer": "a mixer",
@@ -73,7 +74,7 @@ class Method(NamedTuple):
     def group(self) -> str:
         """Which of ``GROUPS`` it belongs to, by what it needs."""
         teacher = "a teacher" in self.needs
-        if NEEDED["label"] in self.needs:
+        if NEEDED["label"] in self.needs or NEEDED["number"] in self.needs:
             return GROUPS[5]
         if self.memory or NEEDED["index"] in self.needs:
             return GROUPS[4] if teacher else GROUPS[2]

@@ -8,6 +8,7 @@ import yaml
 
 from ssl_framework.benchmark.command import meaning, number
 from ssl_framework.report.methods import method_tables, methods_page
+from ssl_framework.report.mixing import mixing_page
 
 BLOCK = re.compile(r"(<!-- (?P<name>[\w./-]+: [^\n]*?) -->\n).*?(<!-- end -->)", re.S)
 
@@ -64,8 +65,9 @@ def speed_table(root: Path) -> str:
 
 
 def main() -> None:
-    """Writes README.md and docs/methods.md of this source tree anew."""
+    """Writes README.md, docs/methods.md and docs/mixing.md of this source tree anew."""
     root = Path(__file__).resolve().parents[2]
+    (root / "docs" / "mixing.md").write_text(mixing_page(root))
     (root / "docs" / "methods.md").write_text(methods_page(root))
     path = root / "README.md"
     path.write_text(filled(path.read_text(), root))

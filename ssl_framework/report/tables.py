@@ -3,7 +3,7 @@
 import json
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,18 +14,18 @@ from ssl_framework.sweep import ERROR
 
 
 def run_table(result: dict[str, Any]) -> Table:
-    """One run beside its two references, in percent."""
+    """One run beside its two references."""
     baselines = result["baselines"]
     table = Table(title=f"{result['method']} on {result['data']}, seed {result['seed']}", caption=cost_of(result))
     columns = {"trained": result["metrics"], "untrained": baselines.get("untrained")}
     columns |= {"raw pixels": baselines.get("raw_pixels")}
-    table.add_column("top-1, percent")
+    table.add_column(unit_of(result["metrics"]))
     for name in columns:
         table.add_column(name, justify="right")
     for metric in result["metrics"]:
         table.add_row(
             metric.replace("[", r"\["),
-            *(f"{values[metric]:.1f}" if values and metric in values else "-" for values in columns.values()),
+            *(shown(metric, values[metric]) if values and metric in values else "-" for values in columns.values()),
         )
     return table
 
@@ -101,7 +101,7 @@ class Cell(NamedTuple):
 
     def mean(self, metric: str) -> str:
         """``52.1 ± 0.4``; a dash where there is nothing that may be averaged."""
-        return mean_and_spread(self.values.get(metric, []) if self.configs <= 1 else [])
+        return mean_and_spread(self.values.get(metric, []) if self.configs <= 1 else [], metric)
 
 
 class Grid(NamedTuple):
@@ -159,7 +159,7 @@ def sweep_table(folder: Path) -> Table:
     """
     found = grid(read_jobs(folder))
     table = Table(
-        title="top-1, percent, mean ± standard deviation over n seeds, final epoch",
+        title=f"{unit_of(found.metrics)}, mean ± standard deviation over n seeds, final epoch",
         caption=" ".join(found.common),
         box=box.SIMPLE,
         pad_edge=False,
@@ -178,9 +178,19 @@ def sweep_table(folder: Path) -> Table:
     return table
 
 
-def mean_and_spread(values: list[float]) -> str:
+def mean_and_spread(values: list[float], metric: str = "/top1") -> str:
     """``52.1 ± 0.4``; without the spread for a single value, a dash for none."""
     if not values:
         return "-"
-    mean = f"{statistics.mean(values):.1f}"
-    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+    mean = shown(metric, statistics.mean(values))
+    return f"{mean} ± {shown(metric, statistics.stdev(values))}" if len(values) > 1 else mean
+
+
+def shown(metric: str, value: float) -> str:
+    """A metric's value as it is printed: percent with one decimal, errors and correlations with three digits."""
+    return f"{value:.1f}" if metric.endswith("/top1") else f"{value:.3g}"
+
+
+def unit_of(metrics: Iterable[str]) -> str:
+    """What a table of these metrics shows."""
+    return "top-1, percent" if any(name.endswith("/top1") for name in metrics) else "metric"

@@ -17,7 +17,10 @@ from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.cacr import CACR
 from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
+from ssl_framework.objectives.conr import ConR
+from ssl_framework.objectives.core_tuning import CoreTuning
 from ssl_framework.objectives.dcl import DCL
+from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
 from ssl_framework.objectives.groco import GroCo
 from ssl_framework.objectives.instance_discrimination import (
     Contrastive,
@@ -26,6 +29,10 @@ from ssl_framework.objectives.instance_discrimination import (
     InstanceDiscrimination,
     SimpleContrastive,
 )
+from ssl_framework.objectives.metric import Contrastive as ContrastivePairs
+from ssl_framework.objectives.metric import MetricLoss, MultiSimilarity, ProxyAnchor
+from ssl_framework.objectives.metrix import Metrix
+from ssl_framework.objectives.mixco import MixCo
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.objectives.mocov3 import MoCoV3
 from ssl_framework.objectives.multiview import (
@@ -41,12 +48,17 @@ from ssl_framework.objectives.multiview import (
     PairwiseNTXent,
 )
 from ssl_framework.objectives.nnclr import NNCLR
+from ssl_framework.objectives.rankmixup import MNDCG, MRL, RankMixup
+from ssl_framework.objectives.regression import Regression
 from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.simlap import LabelGate, SimLAP
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
+from ssl_framework.objectives.supervised import Supervised
+from ssl_framework.objectives.supremix import SupReMix
 from ssl_framework.objectives.swav import SwAV
+from ssl_framework.objectives.unmix import UnMix
 from ssl_framework.types import Mix, Outputs
 
 DIM = 6
@@ -62,6 +74,7 @@ class Case(NamedTuple):
     heads: tuple[str, ...] = ("projector",)
     mixed: tuple[int, ...] = ()  # views that a mixer has changed
     added: tuple[int, ...] = ()  # views that are mixtures of view 0, beside the clean ones
+    numbers: tuple[str, ...] = ()  # heads that give one number a sample
     least: int = 2  # samples in the smallest global batch it takes
 
     def mixes(self, count: int) -> list[Mix | None] | None:
@@ -83,7 +96,12 @@ class Case(NamedTuple):
     def outputs(self, views: list[Tensor], seen: tuple[int, ...]) -> list[Outputs | None]:
         """What an encoder with those heads would give for embeddings V x [B, D]: each head another rotation of them."""
         return [
-            {head: z.roll(turn, dims=1) for turn, head in enumerate(self.heads)} if v in seen else None
+            {
+                head: z.roll(turn, dims=1)[:, : 1 if head in self.numbers else None]
+                for turn, head in enumerate(self.heads)
+            }
+            if v in seen
+            else None
             for v, z in enumerate(views)
         ]
 
@@ -147,6 +165,12 @@ def cacr_moco() -> CACRMoCo:
 
 
 HEADS = ("projector_0", "projector_1")
+BYOL_HEADS = ("projector", "predictor")
+
+
+def classifier(build: Callable[[], Objective], **seen: Any) -> Case:
+    """An objective on class scores of view 0 unless said otherwise; the embeddings are the scores of six classes."""
+    return Case(build, **{"student": (0,), "heads": ("classifier",), **seen})
 
 
 def temperature(dim: int) -> PairTemperature:
@@ -164,6 +188,27 @@ def swav() -> SwAV:
 
 def simlap(pairing: str = "permuted", fused: bool = True, renormalise: bool = False) -> SimLAP:
     return seeded(lambda: SimLAP(0.1, 4, pairing, lambda num: LabelGate(num, 7, 8, DIM, fused), renormalise))
+
+
+def core_tuning() -> CoreTuning:
+    """With heads that turn the features as ``Case.outputs`` does."""
+    objective = CoreTuning(0.2, 0.5, 1.0, 0.8, DIM)
+    objective.through_heads = lambda x: {"projector": x.roll(1, dims=1), "classifier": x.roll(2, dims=1)}
+    return objective
+
+
+def metrix(loss: Callable[[], MetricLoss], level: str = "embedding") -> Metrix:
+    objective = seeded(lambda: Metrix(loss(), level, 0.4, 2.0, 0.5))
+    objective.through_heads = lambda x: {"projector": x.roll(1, dims=1)}
+    return objective
+
+
+def similar_pairs() -> MultiSimilarity:
+    return MultiSimilarity(2.0, 20.0, 0.5, 0.1)
+
+
+def proxies() -> ProxyAnchor:
+    return ProxyAnchor(4, DIM, 8.0, 0.1)
 
 
 # One line a method: a new objective is added here.
@@ -185,11 +230,12 @@ OBJECTIVES: dict[str, Case] = {
     "synco": Case(synco, student=(0,), teacher=(1,)),
     "hallucinator": Case(lambda: hallucinator(moco()), student=(0,), teacher=(1,)),
     "hallucinator_on_simclr": Case(lambda: hallucinator(SimCLR(0.2))),
-    "simclr_mixed": Case(lambda: SimCLR(0.2), mixed=(0,)),
+    "dacl": Case(lambda: SimCLR(0.2)),
+    "imix": Case(lambda: SimCLR(0.2), mixed=(0,)),
     "dcl_mixed": Case(lambda: DCL(0.2, None), mixed=(1,), least=3),
-    "mocov2_mixed": Case(moco, student=(0,), teacher=(1,), mixed=(0,)),
+    "imix_moco": Case(moco, student=(0,), teacher=(1,), mixed=(0,)),
     "mochi_mixed": Case(mochi, student=(0,), teacher=(1,), mixed=(0,)),
-    "byol_mixed": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor"), mixed=(0, 1)),
+    "imix_byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor"), mixed=(0, 1)),
     "byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor")),
     "feature_transform": Case(feature_transform, student=(0,), teacher=(1,)),
     "sepclr": Case(lambda: SepCLR(0.5, [0], 0.3, 0.2, 0.4), heads=("common", "salient")),
@@ -229,6 +275,32 @@ OBJECTIVES: dict[str, Case] = {
     "simlap_distinct": Case(lambda: simlap("distinct", fused=False)),
     "reweight_head": Case(lambda: SimCLR(0.5, head="reweight"), heads=("reweight",)),
     "symmetric_relu_head": Case(lambda: SimCLR(0.5)),
+    "core_tuning": Case(core_tuning, student=(0,), heads=("pooled", "projector", "classifier")),
+    "metrix_contrastive": Case(lambda: metrix(lambda: ContrastivePairs(0.1, 1.2)), student=(0,)),
+    "metrix_multi_similarity": Case(lambda: metrix(similar_pairs), student=(0,)),
+    "metrix_proxy_anchor": Case(lambda: metrix(proxies), student=(0,)),
+    "metrix_features": Case(lambda: metrix(similar_pairs, "feature"), student=(0,), heads=("pooled", "projector")),
+    "metrix_features_of_proxies": Case(lambda: metrix(proxies, "feature"), student=(0,), heads=("pooled", "projector")),
+    "metrix_input": Case(lambda: metrix(similar_pairs, "input"), student=(0, 1), added=(1,)),
+    "metrix_input_of_proxies": Case(lambda: metrix(proxies, "input"), student=(0, 1), added=(1,)),
     "groco": Case(lambda: GroCo(1.0, 1, 2, True), student=(0, 1, 2)),
+    "mixco": Case(lambda: MixCo(moco(), 0.05, 1.0), student=(0, 2), teacher=(1,), added=(2,)),
+    "mixco_simclr": Case(lambda: MixCo(SimCLR(0.5), 0.5, 0.5), student=(0, 1, 2, 3), added=(2, 3)),
+    "unmix": Case(lambda: UnMix(moco(), 1.0), student=(0, 2), teacher=(1,), added=(2,)),
+    "unmix_dclw": Case(lambda: UnMix(moco(weight_sigma=0.5), 1.0), student=(0, 2), teacher=(1,), added=(2,)),
+    "unmix_simclr": Case(lambda: UnMix(SimCLR(0.2), 1.0), student=(0, 1, 2), added=(2,)),
+    "unmix_byol": Case(lambda: UnMix(BYOL(), 1.0), (0, 1, 2, 3), teacher=(0, 1), heads=BYOL_HEADS, added=(2, 3)),
+    "bsim": Case(lambda: UnMix(SimCLR(0.2), 0.5), student=(0, 1, 2, 3), added=(2, 3)),
     "groco_all_moved": Case(lambda: GroCo(1.0, 1, None, False), student=(0, 1, 2)),
+    "supervised": classifier(lambda: Supervised(DIM, 0.1)),
+    "supervised_mixed": classifier(lambda: Supervised(DIM, 0.0), mixed=(0,)),
+    "supervised_added": classifier(lambda: Supervised(DIM, 0.0), student=(0, 1, 2), added=(1, 2)),
+    "decoupled_mixup": classifier(lambda: DecoupledMixup(DIM, 0.1), mixed=(0,)),
+    "decoupled_mixup_added": classifier(lambda: DecoupledMixup(DIM, 0.1), student=(0, 1), added=(1,)),
+    "rankmixup_mrl": classifier(lambda: RankMixup(DIM, MRL(2.0), 0.1), student=(0, 1), added=(1,)),
+    "rankmixup_mndcg": classifier(lambda: RankMixup(DIM, MNDCG(), 0.1), student=(0, 1, 2, 3), added=(1, 2, 3)),
+    "regression": Case(lambda: Regression("mse"), student=(0,), heads=("regressor",), numbers=("regressor",)),
+    "regression_mixed": Case(lambda: Regression("huber"), heads=("regressor",), numbers=("regressor",), mixed=(0,)),
+    "conr": Case(lambda: ConR(0.5, 0.1, 0.2, 4.0), heads=("pooled", "regressor"), numbers=("regressor",)),
+    "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
 }

@@ -1,0 +1,118 @@
+"""docs/mixing.md: the mixers, and which method takes which; every verdict is that of the code that builds a run."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from ssl_framework.build import build
+from ssl_framework.main import CONFIGS
+from ssl_framework.module import check_wiring
+from ssl_framework.report.comparison import protocol_line, read_record, table_of
+from ssl_framework.report.methods import comment
+
+RECORDS = ("mixing", "mixing_supervised")
+"""Folders of results whose tables the page shows."""
+
+
+class MixerFile(NamedTuple):
+    """One file of configs/mixer."""
+
+    name: str
+    title: str  # what it is, and its paper
+    notes: str  # the rest of the comment at its top
+    node: DictConfig
+
+
+def read_mixers(root: Path) -> list[MixerFile]:
+    """All mixers of a source tree, by name."""
+    found = []
+    for path in sorted((root / "configs" / "mixer").glob("*.yaml")):
+        whole = " ".join(line.strip() for line in comment(path))
+        cited = re.match(r".*?\(arXiv:\d{4}\.\d{5}\)", whole)
+        title = cited[0] if cited else whole.partition(". ")[0]
+        notes = whole.removeprefix(title).lstrip(" .;,:")
+        node = OmegaConf.load(path)
+        assert isinstance(node, DictConfig)
+        if node:
+            found.append(MixerFile(path.stem, title, notes, node))
+    return found
+
+
+def verdicts(root: Path, methods: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Method -> mixer -> why it is refused, "" where it is accepted, for the methods' own settings.
+
+    A method's file may set keys of the mixer, which is composed before it.
+    """
+    mixers = read_mixers(root)
+    found: dict[str, dict[str, str]] = {}
+    for method in methods:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            cfg = compose("train", [f"method={method}", "mixer=none"])
+        objective, views, feature_mixer = build(cfg.objective), build(cfg.views), build(cfg.feature_mixer)
+        found[method] = {}
+        for mixer in mixers:
+            built = build(OmegaConf.merge(mixer.node, cfg.mixer or {}))
+            seen = (views.num_views, cfg.student_views, cfg.teacher_views)
+            try:
+                check_wiring(objective, cfg.teacher is not None, built, feature_mixer, *seen)
+                found[method][mixer.name] = ""
+            except ValueError as error:
+                found[method][mixer.name] = str(error)
+    return found
+
+
+def mixing_page(root: Path) -> str:
+    """docs/mixing.md."""
+    methods = sorted(path.stem for path in (root / "configs" / "method").glob("*.yaml"))
+    mixers = read_mixers(root)
+    lines = [
+        "# Mixing",
+        "",
+        "Made by `python -m ssl_framework.report.readme` from the configs, the code that builds a run and the records; "
+        "a test compares.",
+        "",
+        "`mixer=<name>` mixes views, `feature_mixer=<name>` embeddings ([methods.md](methods.md) says which method "
+        "takes which of those). A mixer says of every pixel how much of it is of which sample; labels are the means of "
+        "that unless the table says otherwise. `mixer.views` chooses the views, `mixer.probability` how many samples, "
+        "`mixer.start` and `mixer.stop` the part of the run: `mixer.stop=0.5` is early-stopped mixup.",
+        "",
+        "![every mixer on the embedded data set](pictures/mixers.png)",
+        "",
+        "## Mixers",
+        "",
+        "| `mixer=` | | |",
+        "| --- | --- | --- |",
+    ]
+    lines += [f"| [`{m.name}`](../configs/mixer/{m.name}.yaml) | {m.title} | {m.notes} |" for m in mixers]
+    lines += ["", "## Which method takes which mixer", ""]
+    found = verdicts(root, methods)
+    columns = alike({m.name: tuple(found[method][m.name] == "" for method in methods) for m in mixers})
+    # The first word of a refusal is the part that refuses.
+    rows = alike({method: tuple(found[method][c[0]].partition(" ")[2] for c in columns) for method in methods})
+    reasons = list(dict.fromkeys(r for row in rows for column in columns if (r := found[row[0]][column[0]])))
+    lines += ["| method | " + " | ".join(", ".join(f"`{name}`" for name in column) for column in columns) + " |"]
+    lines += ["| --- |" + " --- |" * len(columns)]
+    for row in rows:
+        marks = [found[row[0]][column[0]] for column in columns]
+        cells = ["yes" if not mark else f"no [{reasons.index(mark) + 1}]" for mark in marks]
+        lines.append(f"| {', '.join(f'`{name}`' for name in row)} | {' | '.join(cells)} |")
+    lines += ["", "Why, for the first method and mixer of each group:", ""]
+    lines += [f"{number}. {reason}" for number, reason in enumerate(reasons, start=1)]
+    for name in RECORDS:
+        record = read_record(root / "results" / name)
+        if record is not None:
+            lines += ["", f"## Results: {name}", "", protocol_line(record.about), "", table_of(record), ""]
+            lines += [f"[Record](../results/{name}), [command](../results/{name}/command.txt)"]
+    return "\n".join(lines) + "\n"
+
+
+def alike(patterns: dict[str, tuple[Any, ...]]) -> list[list[str]]:
+    """Names of equal patterns together, in the order of their first."""
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for name, pattern in patterns.items():
+        groups.setdefault(pattern, []).append(name)
+    return list(groups.values())

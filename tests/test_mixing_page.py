@@ -1,0 +1,37 @@
+"""The page of mixers says what the code that builds a run says."""
+
+from pathlib import Path
+
+import pytest
+
+from ssl_framework.build import build_module
+from ssl_framework.report.mixing import alike, mixing_page, read_mixers, verdicts
+from tests.runs import small
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_page_of_mixers_is_up_to_date() -> None:
+    """To mend it: python -m ssl_framework.report.readme"""
+    assert (ROOT / "docs" / "mixing.md").read_text() == mixing_page(ROOT)
+
+
+@pytest.mark.parametrize(
+    ("method", "mixer", "accepted"),
+    [("mochi", "cutmix", True), ("hallucinator", "cutmix", False), ("amcl", "mixup", False)],
+)
+def test_a_verdict_is_that_of_building_the_run(method: str, mixer: str, accepted: bool) -> None:
+    reason = verdicts(ROOT, [method])[method][mixer]
+    if accepted:
+        assert reason == "" and build_module(small(method, f"mixer={mixer}"), has_labels=True).mixer is not None
+        return
+    with pytest.raises(ValueError) as error:
+        build_module(small(method, f"mixer={mixer}"), has_labels=True)
+    assert reason and reason == str(error.value)
+
+
+def test_every_mixer_is_described() -> None:
+    mixers = read_mixers(ROOT)
+    assert {m.name for m in mixers} == {p.stem for p in (ROOT / "configs" / "mixer").glob("*.yaml")} - {"none"}
+    assert all("arXiv:" in m.title for m in mixers)
+    assert alike({"a": (1, 2), "b": (1, 3), "c": (1, 2)}) == [["a", "c"], ["b"]]
