@@ -33,10 +33,14 @@ def run(quick: bool) -> dict[str, Figure]:
 
 
 def mixing(name: str, product: Product, steps: int) -> Callable[[], None]:
-    """As many mixtures of a batch as a round has steps, with an untrained student for mixers that look through it."""
+    """As many mixtures of a batch as a round has steps, with an untrained network for mixers that look through it.
+
+    Mixers that work inside the network cost next to nothing here, where only their shares are drawn.
+    """
     cfg = composed(["data=cifar10", "backbone=tiny", f"mixer={name}"])[0]
     mixer: Mixing = build(cfg.mixer)
     student: Encoder = build(cfg.student)
+    mixer.attach(student)
     mixer.to(product.device), student.to(product.device)
     views = [torch.randn(product.batch, 3, SIZE, SIZE, device=product.device) for _ in range(2)]  # 2 x [B, 3, h, w]
     index = torch.arange(product.batch, device=product.device)
@@ -44,6 +48,6 @@ def mixing(name: str, product: Product, steps: int) -> Callable[[], None]:
 
     def loop() -> None:
         for _ in range(steps):
-            mixer(batch, clock, student)
+            mixer(batch, clock, student, teacher=student)
 
     return loop

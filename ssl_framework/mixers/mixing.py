@@ -176,8 +176,8 @@ class Mixing(nn.Module):
             raise ValueError(f"mixer.views is {list(views)}: name each view to be mixed once, from 0 on")
         if labels is not None and isinstance(rule, HiddenRule):
             raise ValueError(
-                f"mixer.labels is {type(labels).__name__}, which weighs pixels, but {type(rule).__name__} mixes inside the "
-                "student: set mixer.labels=null"
+                f"mixer.labels is {type(labels).__name__}, which weighs pixels, but {type(rule).__name__} mixes inside "
+                "the student: set mixer.labels=null"
             )
         self.rule = rule
         self.partners = partners

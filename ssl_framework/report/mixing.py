@@ -93,15 +93,20 @@ def mixing_page(root: Path) -> str:
     columns = alike({m.name: tuple(found[method][m.name] == "" for method in methods) for m in mixers})
     # The first word of a refusal is the part that refuses.
     rows = alike({method: tuple(found[method][c[0]].partition(" ")[2] for c in columns) for method in methods})
-    reasons = list(dict.fromkeys(r for row in rows for column in columns if (r := found[row[0]][column[0]])))
+    reasons: dict[str, str] = {}  # without the mixer's name -> the first with it
     lines += ["| method | " + " | ".join(", ".join(f"`{name}`" for name in column) for column in columns) + " |"]
     lines += ["| --- |" + " --- |" * len(columns)]
+    rules = {m.name: m.node.rule._target_.rpartition(".")[2] for m in mixers}
     for row in rows:
-        marks = [found[row[0]][column[0]] for column in columns]
-        cells = ["yes" if not mark else f"no [{reasons.index(mark) + 1}]" for mark in marks]
+        cells = []
+        for column in columns:
+            reason = found[row[0]][column[0]]
+            key = reason.replace(rules[column[0]], "it")
+            reasons.setdefault(key, reason)
+            cells.append(f"no [{[*filter(None, reasons)].index(key) + 1}]" if reason else "yes")
         lines.append(f"| {', '.join(f'`{name}`' for name in row)} | {' | '.join(cells)} |")
     lines += ["", "Why, for the first method and mixer of each group:", ""]
-    lines += [f"{number}. {reason}" for number, reason in enumerate(reasons, start=1)]
+    lines += [f"{number}. {reason}" for number, reason in enumerate(filter(None, reasons.values()), start=1)]
     for name in RECORDS:
         record = read_record(root / "results" / name)
         if record is not None:

@@ -71,10 +71,12 @@ def mix_images(cfg: DictConfig, data: Images, name: str, count: int = ROWS, seed
         raise ValueError("the config has mixer=none, which leaves images as they are: choose one with mixer=<name>")
     torch.manual_seed(seed)
     mixer, student, views = build(cfg.mixer), build(cfg.student), build(cfg.views)
+    mixer.attach(student)
     index = first_of_each_class(data, count)
     images = views.clean(data.pixels[index])  # [B, C, h, w]
     clean = Batch([images] * views.num_views, index, None if data.label is None else data.label[index])
-    batch = mixer(clean, while_mixing(mixer), student, torch.Generator().manual_seed(seed))
+    with torch.no_grad():  # a teacher begins as a copy of the student
+        batch = mixer(clean, while_mixing(mixer), student, torch.Generator().manual_seed(seed), teacher=student)
     mixes = [(view, mix) for view, mix in zip(batch.views, batch.mix or [], strict=False) if mix is not None]
     if not mixes or mixes[0][1].owner is None:
         raise ValueError(f"mixer={name} mixes inside the network: it makes no images to draw")
@@ -233,6 +235,8 @@ def show_all(overrides: list[str], folder: Path) -> Path:
             drawn.append((name, mix_images(cfg, images, name)))
         except ValueError as error:
             print(f"left out {name}: {error}")
+    if not drawn:
+        raise ValueError("none of the mixers could be drawn: see above")
     show_mixers(drawn, folder / "mixers.png")
     return folder / "mixers.png"
 
