@@ -150,7 +150,7 @@ class Mixing(nn.Module):
         labels: the law of the label shares; ``None``: they are the visible shares.
 
     Raises:
-        ValueError: a number out of its range.
+        ValueError: a number out of its range, or a label law for a rule that mixes inside the student.
     """
 
     def __init__(
@@ -174,8 +174,8 @@ class Mixing(nn.Module):
             raise ValueError(f"mixer.views is {list(views)}: name each view to be mixed once, from 0 on")
         if labels is not None and isinstance(rule, HiddenRule):
             raise ValueError(
-                f"mixer.labels is {type(labels).__name__}, which weighs pixels, but {type(rule).__name__} mixes inside the "
-                "student: set mixer.labels=null"
+                f"mixer.labels is {type(labels).__name__}, which weighs pixels, but {type(rule).__name__} mixes inside "
+                "the student: set mixer.labels=null"
             )
         self.rule = rule
         self.partners = partners
