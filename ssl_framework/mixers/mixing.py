@@ -151,7 +151,7 @@ class Mixing(nn.Module):
         labels: the law of the label shares; ``None``: they are the visible shares.
 
     Raises:
-        ValueError: a number out of its range.
+        ValueError: a number out of its range, or a label law for a rule that mixes inside the student.
     """
 
     def __init__(
