@@ -1,4 +1,4 @@
-"""Speed as ratios: ``python scripts/benchmark.py {views,step,loss,knn,load,startup} [--json FILE]``."""
+"""Speed as ratios: ``python scripts/benchmark.py {views,step,loss,knn,load,startup,mixers} [--json FILE]``."""
 
 from ssl_framework.benchmark.command import main
 

@@ -53,9 +53,10 @@ def cached_losses(
     leaves = [x.requires_grad_() for view in outputs if view is not None for x in view.values()]  # each [B, D]
     torch.manual_seed(step_seed(seed, len(parts)))
     losses = objective(outputs)
-    grads = torch.autograd.grad(
-        losses["loss"], leaves, retain_graph=objective_has_parameters, allow_unused=True
-    )  # each [B, D] or None
+    with full_precision_backward(views[0]):
+        grads = torch.autograd.grad(
+            losses["loss"], leaves, retain_graph=objective_has_parameters, allow_unused=True
+        )  # each [B, D] or None
     portions = zip(*(split_or_none(grad, size, len(parts)) for grad in grads), strict=True)
     surrogate = losses["loss"].new_zeros(())
     for number, portion in enumerate(portions):
@@ -63,10 +64,16 @@ def cached_losses(
         used = [(x, grad) for x, grad in zip(replayed, portion, strict=True) if grad is not None]
         surrogate = torch.stack([(full_precision(x) * grad).sum() for x, grad in used]).sum()
         if number < len(parts) - 1:
-            surrogate.backward()
+            with full_precision_backward(views[0]):
+                surrogate.backward()
     # The value of the loss, the gradient of the last micro-batch (and of the objective's own parameters).
     loss = losses["loss"] if objective_has_parameters else losses["loss"].detach()
     return {**losses, "loss": loss + (surrogate - surrogate.detach())}
+
+
+def full_precision_backward(like: Tensor) -> torch.autocast:
+    """A backward pass takes the precision of its forward pass, as outside autocast, where Lightning has its own."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def rows_only(view: Outputs | None) -> Outputs | None:

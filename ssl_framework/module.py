@@ -29,7 +29,7 @@ class SSLModule(L.LightningModule):
         optimizer: recipe of the update.
         teacher: builds the EMA teacher from the student, or ``None``.
         mixer: input-level mixing of views; the student sees mixtures in their place or beside them, the teacher sees
-            them clean. ``None``: no mixing.
+            them clean, and mixtures beside them only if the objective requires keys of mixtures. ``None``: no mixing.
         feature_mixer: embedding-level mixing, handed to the objective, or ``None``.
         student_views, teacher_views: positions of the views each encodes; ``None`` is all.
         micro_batch_size: samples that go through the encoders at once, on each rank; the loss is still that of the
@@ -75,6 +75,8 @@ class SSLModule(L.LightningModule):
         self.mixer = mixer
         self.objective = objective
         self.objective.feature_mixer = feature_mixer
+        if "heads" in objective.requires:
+            self.objective.through_heads = self.student.through_heads
         self.recipe = optimizer
         self.student_views = student_views
         self.teacher_views = teacher_views
@@ -111,7 +113,10 @@ class SSLModule(L.LightningModule):
         batch: Batch = self.views(samples)
         if self.mixer is not None:
             batch = self.mixer(batch, clock, self.student, teacher=self.teacher and self.teacher.encoder)
-        teacher = self.encode_teacher(clean_views(batch)[: self.views.num_views], clock)
+        shown = clean_views(batch)[: self.views.num_views]
+        if "keys of mixtures" in self.objective.requires:
+            shown += batch.views[self.views.num_views :]
+        teacher = self.encode_teacher(shown, clock)
 
         def objective(student: list[Outputs | None]) -> dict[str, Tensor]:
             with torch.autocast(batch.views[0].device.type, enabled=False):  # losses are computed in float32
@@ -124,8 +129,7 @@ class SSLModule(L.LightningModule):
                 return {**losses, "loss": losses["loss"] + own, "mixer_loss": own}
 
         def encode(views: list[Tensor]) -> list[Outputs | None]:
-            which = self.student_views  # and the mixtures beside the clean views
-            which = which and [*which, *range(self.views.num_views, len(views))]
+            which = self.with_mixtures(self.student_views, views)
             if self.mixer is None:
                 return self.student(views, which)
             with self.mixer.inside(self.student, batch, which, clock):
@@ -134,18 +138,23 @@ class SSLModule(L.LightningModule):
         if not self.divides(len(batch.index)):
             return objective(encode(batch.views))
         assert self.micro_batch_size is not None
-        learns = any(p.requires_grad for p in self.objective.parameters())
+        learns = "heads" in self.objective.requires or any(p.requires_grad for p in self.objective.parameters())
         return cached_losses(encode, self.student, batch.views, self.micro_batch_size, objective, learns)
 
     def encode_teacher(self, views: list[Tensor], clock: Clock) -> list[Outputs | None] | None:
         """The teacher's outputs, micro-batch after micro-batch; a shuffled teacher has groups of its own."""
         if self.teacher is None:
             return None
+        which = self.with_mixtures(self.teacher_views, views)
         if self.teacher.shuffle_bn is not None or not self.divides(len(views[0])):
-            return self.teacher(views, self.teacher_views, clock)
+            return self.teacher(views, which, clock)
         assert self.micro_batch_size is not None
         parts = zip(*(view.split(self.micro_batch_size) for view in views), strict=True)
-        return together([self.teacher(part, self.teacher_views, clock) for part in parts])
+        return together([self.teacher(part, which, clock) for part in parts])
+
+    def with_mixtures(self, which: Sequence[int] | None, views: list[Tensor]) -> Sequence[int] | None:
+        """The positions of clean views that an encoder sees, and those of the mixtures among ``views`` beside them."""
+        return which and [*which, *range(self.views.num_views, len(views))]
 
     def divides(self, count: int) -> bool:
         """Whether a batch of so many samples is encoded in several parts."""
@@ -257,6 +266,11 @@ def check_wiring(
             f"{name} reads mixtures {where[mixer.add]}, but mixer.add is {str(mixer.add).lower()}, which puts them "
             f"{where[not mixer.add]}: set mixer.add={str(not mixer.add).lower()}"
         )
+    if mixer is not None and mixer.hidden and "keys of mixtures" in objective.requires:
+        raise ValueError(
+            f"{name} needs keys of mixtures, but {type(mixer.rule).__name__} mixes inside the student, where the "
+            "teacher does not see it: choose another mixer"
+        )
     if mixer is not None and feature_mixer is not None and "positive pairs" in feature_mixer.needs:
         raise ValueError(
             f"{type(feature_mixer).__name__} changes positive pairs, but with {type(mixer.rule).__name__} a positive "
@@ -283,9 +297,10 @@ def check_wiring(
         )
     missing = set() if feature_mixer is None else feature_mixer.needs - objective.accepts
     if missing:
+        other = "simclr" if "queries of both views" in missing else "mocov2"
         raise ValueError(
             f"{type(feature_mixer).__name__} needs {' and '.join(sorted(missing))}, but {name} has none: "
-            "choose method=mocov2 or feature_mixer=none"
+            f"choose method={other} or feature_mixer=none"
         )
     for key, chosen in (("student_views", student_views), ("teacher_views", teacher_views)):
         if chosen is not None and (not chosen or not all(0 <= v < num_views for v in chosen)):

@@ -38,9 +38,10 @@ from ssl_framework.callbacks import (
 from ssl_framework.data.loader import DataModule
 from ssl_framework.data.sources import SPLITS, Images
 from ssl_framework.device import cpu_has_bf16, cpu_name, faster_precision, keep_freed_memory, use_threads
-from ssl_framework.evaluation.frozen import FrozenEvaluation, count_parameters
+from ssl_framework.evaluation.frozen import FrozenEvaluation, copied, count_parameters
 from ssl_framework.main import STOPPED, local_processes, write
 from ssl_framework.metrics_log import MetricsCSV
+from ssl_framework.models.weights import begin_with_weights
 from ssl_framework.module import SSLModule
 from ssl_framework.report.tables import cost_of, run_table
 
@@ -79,6 +80,9 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
         module.compile_parts()
     csv = MetricsCSV(folder)
     evaluation: FrozenEvaluation = build(cfg.evaluation)
+    if not resume:
+        evaluation.initial = copied(module.student)  # the untrained backbone is one without weights from elsewhere
+        begin_with_weights(module)
     progress = Progress(console)
     signals = StopSignals()
     checkpoints = Checkpoints(folder / "checkpoints", cfg.trainer.checkpoint_every_n_epochs, signals)

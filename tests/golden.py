@@ -33,11 +33,13 @@ def core_queue() -> Tensor:
     return torch.cat([core_view(2), core_view(3)])
 
 
-def mix_rows(s: int, n: int = 6, d: int = 8) -> Tensor:
-    """The fixture of the mixing methods, A, B, C, D for s = 0 .. 3: [n, d] float64 unit rows.
-
-    Before normalisation: ``((37 k^2 + (11 + s) k + 17 s) mod 101) / 50 - 1`` with ``k = i d + j + 1``.
-    """
+def mix_raw(s: int, n: int = 6, d: int = 8) -> Tensor:
+    """``((37 k^2 + (11 + s) k + 17 s) mod 101) / 50 - 1`` with ``k = i d + j + 1``: [n, d] float64."""
     k = torch.arange(1, n * d + 1)
-    x = (((37 * k * k + (11 + s) * k + 17 * s) % 101).double() / 50 - 1).view(n, d)
+    return (((37 * k * k + (11 + s) * k + 17 * s) % 101).double() / 50 - 1).view(n, d)
+
+
+def mix_rows(s: int, n: int = 6, d: int = 8) -> Tensor:
+    """The fixture of the mixing methods, A, B, C, D for s = 0 .. 3: [n, d] float64 unit rows of ``mix_raw``."""
+    x = mix_raw(s, n, d)
     return x / x.norm(dim=1, keepdim=True)

@@ -22,6 +22,7 @@ SMALL = (
 """Two epochs of six steps on the embedded data set."""
 
 SMALL_QUEUE = ("objective.queue.size=24",)
+SMALL_HOST_QUEUE = ("objective.host.queue.size=24",)
 SMALL_MIXER = ("feature_mixer.num_hard=8", "feature_mixer.num_pair=6", "feature_mixer.num_query=4")
 SMALL_PROJECTOR = ("student.heads.projector.hidden=[32]", "student.heads.projector.out=16")
 SMALL_PREDICTOR = ("student.heads.predictor.hidden=[32]", "student.heads.predictor.out=16")
@@ -35,15 +36,21 @@ SMALL_OF = {
     "amcl_barlow": tuple(f"student.heads.projector_{c}.{size}" for c in range(3) for size in ("hidden=[32]", "out=16")),
     "barlow_twins": SMALL_PROJECTOR,
     "mocov3": SMALL_PROJECTOR + SMALL_PREDICTOR,
+    "sdmp": SMALL_PROJECTOR + SMALL_PREDICTOR,
+    "patchmix": SMALL_PROJECTOR + SMALL_PREDICTOR,
     "cacr": ("views.groups.0.count=3",),
     "cacr_moco": (*SMALL_QUEUE, "views.groups.0.count=3"),
     "cacr_mocov3": (*SMALL_PROJECTOR, *SMALL_PREDICTOR, "views.groups.0.count=3"),
     "nnclr": SMALL_PROJECTOR + SMALL_PREDICTOR + SMALL_QUEUE,
     "adainf": ("generated.source.num_train=40",),
     "g_simclr": ("pseudo_labels.num_clusters=16", "pseudo_labels.widths=[4,8]", "pseudo_labels.epochs=1"),
+    **{f"metrix_{loss}": ("sampler.per_class=2",) for loss in ("contrastive", "multi_similarity", "proxy_anchor")},
     "groco": ("objective.num_negatives=5",),
     "swav": (*SMALL_QUEUE, "objective.num_prototypes=30", "objective.frozen=0"),
     "mcl": ("pseudo_labels.num_clusters=2",),
+    "imix_moco": SMALL_QUEUE,
+    "mixco": SMALL_HOST_QUEUE,
+    "unmix": SMALL_HOST_QUEUE,
 }
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))

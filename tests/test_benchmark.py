@@ -8,11 +8,13 @@ from types import ModuleType
 import pytest
 import torch
 
-from ssl_framework.benchmark import command, timing
+from ssl_framework.benchmark import command, mixers, timing
 from ssl_framework.benchmark.loss import dense, rows, step, tiled
 from ssl_framework.benchmark.peers import need, random_images
 from ssl_framework.benchmark.step import Product, bare_loop
 from ssl_framework.device import keep_freed_memory
+from ssl_framework.main import CONFIGS
+from ssl_framework.report.mixtures import mixer_names
 
 
 def test_competitors_take_turns_and_the_first_round_does_not_count() -> None:
@@ -65,6 +67,16 @@ def test_the_command_prints_and_writes_the_figures(
 def test_a_missing_competitor_is_said_with_the_way_to_install_it() -> None:
     with pytest.raises(ValueError, match=r"no_such_peer is not installed.*pip install -e \.\[bench\]"):
         need("no_such_peer")
+
+
+def test_every_mixer_is_measured_beside_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = mixer_names()
+    assert set(names) == {path.stem for path in (CONFIGS / "mixer").iterdir()} - {"none"}
+    monkeypatch.setattr(mixers, "mixer_names", lambda: ["cutmix", "patchmix"])
+    found = mixers.run(quick=True)
+    assert list(found) == [f"{m}/{key}" for m in ("cutmix", "patchmix") for key in ("over_step", "milliseconds")]
+    assert all(0 < figure["min"] <= figure["median"] <= figure["max"] for figure in found.values())
+    assert all(command.meaning("mixers", name) for name in found)
 
 
 def test_every_figure_of_the_record_has_a_meaning() -> None:

@@ -23,7 +23,7 @@ from ssl_framework.evaluation.frozen import (
     extract_layers,
     raw_pixels,
 )
-from ssl_framework.evaluation.probes import KNN, LinearProbe, LinearSGD, largest
+from ssl_framework.evaluation.probes import KNN, LinearProbe, LinearSGD, Retrieval, largest
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.heads import Head
@@ -112,6 +112,8 @@ def test_a_dead_feature_does_not_break_the_linear_probe() -> None:
         (lambda: KNN(0, 0.1), r"knn\.k is 0"),
         (lambda: KNN(5, 0.0), r"knn\.temperature is 0"),
         (lambda: LinearProbe(-1.0, 5), r"weight_decay=-1"),
+        (lambda: Retrieval([1, 0]), r"retrieval\.k is \[1, 0\]"),
+        (lambda: Retrieval([]), r"retrieval\.k is \[\]"),
     ],
 )
 def test_bad_settings_are_refused(build, words: str) -> None:  # type: ignore[no-untyped-def]
@@ -327,3 +329,52 @@ def test_a_head_of_maps_is_refused() -> None:
 def test_the_default_evaluation_scores_the_backbone_alone() -> None:
     for choice in ("frozen", "sgd"):
         assert build(config(f"evaluation={choice}").evaluation).head_layers == ()
+
+
+def retrieved(test: Frozen, ks: list[int]) -> dict[str, float]:
+    """Recall@k and mAP@R by loops; equally similar images in the order of the split."""
+    z = [row / row.norm().clamp(min=1e-12) for row in test.x.double()]
+    found, precision = {k: [] for k in ks}, []
+    for i, own in enumerate(test.y.tolist()):
+        others = sorted((j for j in range(len(z)) if j != i), key=lambda j: (-round(float(z[i] @ z[j]), 6), j))
+        right = [test.y[j].item() == own for j in others]
+        if wanted := sum(right):
+            for k in ks:
+                found[k].append(any(right[:k]))
+            precision.append(sum(sum(right[: r + 1]) / (r + 1) for r in range(wanted) if right[r]) / wanted)
+    share = {f"recall@{k}": 100 * sum(hits) / len(hits) for k, hits in found.items()}
+    return {f"retrieval[test,cosine]/{k}": v for k, v in share.items()} | {
+        "retrieval[test,cosine]/map@r": 100 * sum(precision) / len(precision)
+    }
+
+
+def test_retrieval_equals_the_loop_over_chunks_of_queries() -> None:
+    """Classes of unequal size, one of a single image, which does not ask; the train split is not read."""
+    test = clusters(60, 7, 1.5, 1)
+    test = test._replace(y=torch.cat([test.y[:59], torch.tensor([50])]))
+    got = Retrieval([1, 2, 4, 8], chunk=7)(clusters(10, 5, 1.0, 0), test)
+    expected = {name: pytest.approx(value, abs=1e-4) for name, value in retrieved(test, [1, 2, 4, 8]).items()}
+    assert got == expected
+    assert 5 < got["retrieval[test,cosine]/map@r"] < got["retrieval[test,cosine]/recall@1"] < 95
+    longer = test._replace(x=test.x * torch.linspace(1, 50, 60)[:, None])  # cosines do not see it
+    assert Retrieval([1, 2, 4, 8])(test, longer) == expected
+
+
+def test_retrieval_of_separated_classes_is_perfect_and_a_rank_beyond_the_split_counts_all() -> None:
+    got = Retrieval([1, 500])(clusters(10, 5, 0.05, 0), clusters(20, 5, 0.05, 1))
+    assert got == dict.fromkeys([f"retrieval[test,cosine]/{name}" for name in ("recall@1", "recall@500", "map@r")], 100)
+
+
+def test_equally_similar_images_come_in_the_order_of_the_split() -> None:
+    """A collapsed representation: everyone's neighbours are the first images of the split."""
+    test = Frozen(torch.ones(4, 3), torch.tensor([0, 1, 1, 0]))
+    got = Retrieval([1, 2])(test, test)
+    # The first neighbours of 0, 1, 2, 3 are 1, 0, 0, 0; the second 2, 2, 1, 1.
+    assert got["retrieval[test,cosine]/recall@1"] == 25.0 and got["retrieval[test,cosine]/recall@2"] == 75.0
+    assert got == {name: pytest.approx(value) for name, value in retrieved(test, [1, 2]).items()}
+
+
+def test_retrieval_without_two_of_a_class_is_skipped_with_one_line() -> None:
+    test = Frozen(torch.randn(4, 3), torch.arange(4))
+    with pytest.warns(UserWarning, match="retrieval skipped: no class has two images in the test split"):
+        assert Retrieval([1])(test, test) == {}

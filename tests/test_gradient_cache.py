@@ -43,6 +43,28 @@ def encode_with(net: nn.Module):  # type: ignore[no-untyped-def]
     return lambda parts: [{"z": net(parts[0]), "map": parts[0][..., None]}, None, {"z": net(parts[2])}]
 
 
+def test_an_objective_may_use_the_heads_of_the_network_itself() -> None:
+    """What it passes through them adds to their gradient, as in the undivided batch."""
+    grads = []
+    for size in (None, 4):
+        net = network()
+
+        def encode(parts: list[Tensor], net: nn.Sequential = net) -> list[Outputs | None]:
+            features = net[:-1](parts[0])
+            return [{"pooled": features, "z": net[-1](features)}]
+
+        def objective(outputs: list[Outputs | None], net: nn.Sequential = net) -> dict[str, Tensor]:
+            (view,) = [view for view in outputs if view is not None]
+            mixed = net[-1]((view["pooled"] + view["pooled"].roll(1, dims=0)) / 2)
+            return {"loss": nce(unit(view["z"]), unit(mixed), torch.arange(B), 0.3).mean()}
+
+        given = views()[:1]
+        losses = objective(encode(given)) if size is None else cached_losses(encode, net, given, size, objective, True)
+        losses["loss"].backward()
+        grads.append([losses["loss"].detach(), *(p.grad for p in net.parameters())])
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("learned", [True, False])
 @pytest.mark.parametrize("size", [1, 4, 10])
 def test_loss_and_gradient_equal_the_undivided_batch(size: int, learned: bool) -> None:
@@ -57,6 +79,24 @@ def test_loss_and_gradient_equal_the_undivided_batch(size: int, learned: bool) -
         everything = [losses["loss"].detach(), losses["logged"], *(p.grad for p in net.parameters())]
         grads.append([*everything, objective.temperature.grad] if learned else everything)
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-10, atol=1e-10)
+
+
+def test_half_precision() -> None:
+    """The gradient that is taken within the step knows no autocast, as one taken after it."""
+    grads = []
+    for divided in (False, True):
+        net, halves = network().float(), [view.float() for view in views()]
+        with torch.autocast("cpu", torch.bfloat16):
+            encode = encode_with(net)
+            losses = cached_losses(encode, net, halves, 4, plain, False) if divided else plain(encode(halves))
+        losses["loss"].backward()
+        grads.append([losses["loss"].detach(), *(p.grad for p in net.parameters())])
+    torch.testing.assert_close(grads[1], grads[0], rtol=0.02, atol=0.002)
+
+
+def plain(outputs: list[Outputs | None]) -> dict[str, Tensor]:
+    with torch.autocast("cpu", enabled=False):
+        return Loss(False).float()(outputs)
 
 
 def test_both_passes_draw_the_same_dropout() -> None:

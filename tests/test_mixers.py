@@ -8,15 +8,20 @@ from torch import Tensor
 
 from ssl_framework.build import build, build_module
 from ssl_framework.main import CONFIGS
+from ssl_framework.mixers.masks import FMix, GridMix, PatchMix, SmoothMix, TokenMix
 from ssl_framework.mixers.mixing import Context, Mixing, Rule
 from ssl_framework.mixers.partners import Following, Others, Reversed, Shuffle
+from ssl_framework.mixers.puzzle import PuzzleMix
 from ssl_framework.mixers.rules import CutMix, Mixup, ResizeMix, Share, Switch, shrink_weights
+from ssl_framework.mixers.saliency import AttentiveMix, SaliencyMix
+from ssl_framework.mixers.scores import SpectralResidual
 from ssl_framework.mixers.targets import class_targets, number_targets, overlap, targets
 from ssl_framework.module import clean_views
 from ssl_framework.objectives.base import parted
 from ssl_framework.types import Batch, Clock, Mix, Samples
 from tests.runs import SMALL, config, small
 
+RESIDUAL = SpectralResidual(64, 2.5)
 RULES: dict[str, Rule] = {
     "mixup": Mixup(1.0, True, False),
     "mixup_batch": Mixup(1.0, False, True),
@@ -24,6 +29,23 @@ RULES: dict[str, Rule] = {
     "cutmix_batch": CutMix(1.0, False, True),
     "resizemix": ResizeMix(0.1, 0.8, True),
     "resizemix_batch": ResizeMix(0.1, 0.8, False),
+    "resizemix_area": ResizeMix(0.3, 0.9, True, by_area=True),
+    "smoothmix": SmoothMix(0.25, 0.5, True),
+    "smoothmix_batch": SmoothMix(0.25, 0.5, False),
+    "gridmix": GridMix(1.0, [2, 6], [0.5, 1.0], [0.5, 2.0], True),
+    "gridmix_batch": GridMix(1.0, [2, 6], [0.5, 1.0], [0.5, 2.0], False),
+    "fmix": FMix(1.0, 3.0, True),
+    "fmix_batch": FMix(1.0, 3.0, False),
+    "tokenmix": TokenMix(1.0, 1, 0, True),
+    "tokenmix_batch": TokenMix(1.0, 1, 3, False),
+    "patchmix": PatchMix(1, True),
+    "patchmix_batch": PatchMix(1, False),
+    "saliencymix": SaliencyMix(RESIDUAL, 1.0, True, False),
+    "saliencymix_batch": SaliencyMix(RESIDUAL, 1.0, False, True),
+    "attentivemix": AttentiveMix(RESIDUAL, 1.0, 8.0, True, 4),
+    "attentivemix_batch": AttentiveMix(RESIDUAL, 2.0, 2.0, False, 3),
+    "puzzlemix": PuzzleMix(RESIDUAL, 1.0, True, 4, 3, 0.01, 0.1, 0.01, None),
+    "puzzlemix_batch": PuzzleMix(RESIDUAL, 1.0, False, 3, 2, 0.01, 0.1, 0.01, None),
     "switch": Switch([Mixup(1.0, True, False), CutMix(1.0, True, False), ResizeMix(0.1, 0.8, True)], [1, 2, 1], True),
     "switch_batch": Switch([Mixup(1.0, False, False), CutMix(1.0, False, False)], [1, 2], False),
 }
@@ -86,7 +108,7 @@ def test_a_sample_that_is_its_own_partner_is_left_as_it_is(name: str) -> None:
     assert not torch.equal(got[0], x[0])
 
 
-@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+@pytest.mark.parametrize("name", ["mixup", "cutmix", "fmix", "fmix_batch", "tokenmix"])
 def test_shares_of_zero_and_one_are_the_identity(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = torch.rand(4, 3, 10, 10), torch.rand(4, 3, 10, 10)
     for value, expected in ((1.0, x), (0.0, y)):
@@ -135,6 +157,17 @@ def test_resizemix_shows_the_whole_partner_smaller() -> None:
     weights = shrink_weights(torch.tensor([3.0]), torch.tensor([5.0]), 16)
     assert weights[0, :3].abs().sum() == 0 and weights[0, 8:].abs().sum() == 0
     torch.testing.assert_close(weights[0, 3:8].sum(dim=1), torch.ones(5))
+
+
+@pytest.mark.parametrize("by_area", [False, True])
+def test_sides_or_area_of_resizemix_are_uniform(by_area: bool) -> None:
+    x = torch.zeros(4000, 1, 64, 64)
+    _, owner = ResizeMix(0.3, 0.9, True, by_area)(*two(x[:2000], x[2000:]), context(5))
+    drawn = (1 - owner[:, 0].mean(dim=(1, 2))).pow(1 if by_area else 0.5)
+    low, high = (0.09, 0.81) if by_area else (0.3, 0.9)
+    quarters = torch.histc((drawn - low) / (high - low), 4, -0.05, 1.05) / 4000
+    assert drawn.min() > low - 0.02 and drawn.max() < high + 0.02
+    torch.testing.assert_close(quarters, torch.tensor([0.225, 0.275, 0.275, 0.225]), rtol=0, atol=0.03)
 
 
 def test_a_switch_takes_each_rule_as_often_as_its_weight_says() -> None:
@@ -247,7 +280,40 @@ def test_mixtures_beside_the_clean_views() -> None:
     assert len(parted(student[:2], batch, "z")[0]) == 2
 
 
-@pytest.mark.parametrize("method", ["simclr", "dcl", "mocov2", "mochi", "byol"])
+@pytest.mark.parametrize("name", RULES)
+def test_views_are_mixed_alike_or_each_in_its_own_way(name: str) -> None:
+    """Alike: the same partners and owners in both views; again others with another seed, step or rank."""
+    x = torch.rand(6, 3, 16, 16, generator=seeded())
+
+    def of_views(alike: bool, number: int, clock: Clock = HALF_WAY) -> tuple[Mix, Mix]:
+        mixer = mixing(RULES[name], Shuffle(), add=True, views=[0, 1], alike=alike)
+        mixes = mixer(batch_of(x), clock, None, seeded(number)).mix
+        return mixes[2], mixes[3]
+
+    def same(a: Mix, b: Mix) -> bool:
+        return torch.equal(a.source, b.source) and torch.equal(a.owner, b.owner)
+
+    first, second = of_views(True, 7)
+    assert same(first, second) and (first.of, second.of) == (0, 1)
+    assert not same(*of_views(False, 7))
+    assert not same(first, of_views(True, 8)[0])
+    assert not same(first, of_views(True, 7, HALF_WAY._replace(step=51))[0])
+    assert same(first, of_views(True, 7)[1])
+
+
+def test_alike_without_a_generator_follows_the_seed_of_the_step() -> None:
+    x = torch.rand(6, 3, 8, 8, generator=seeded())
+    mixer = mixing(RULES["mixup"], Shuffle(), add=True, views=[0, 1], alike=True)
+    shares = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        first, second = mixer(batch_of(x), HALF_WAY, None).mix[2:]
+        assert torch.equal(first.share, second.share)
+        shares.append(first.share)
+    assert torch.equal(shares[0], shares[1]) and not torch.equal(shares[0], shares[2])
+
+
+@pytest.mark.parametrize("method", ["simclr", "dcl", "mocov2", "mochi", "byol", "mocov3"])
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_every_mixer_composes_with_the_methods_that_read_it(mixer: str, method: str) -> None:
     cfg = small(method, f"mixer={mixer}")

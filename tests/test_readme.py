@@ -70,7 +70,7 @@ def test_methods_are_described_by_config_and_tests_alone(tree: Path) -> None:
     assert mochi.golden == {"formula": 1} and mochi.shows == "formula only" and mochi.group == "Teacher and memory"
     assert (mochi.memory, mochi.needs, mochi.feature_mixer) == (["Queue of 4,096"], ["a teacher"], "mochi")
     assert mochi.feature_mixers == ["feature_transform", "hallucinator", "mochi", "synco"]
-    assert plain.feature_mixers == ["hallucinator", "mochi", "synco"]
+    assert plain.feature_mixers == ["hallucinator", "m_mix", "mochi", "synco"]
     assert mochi.files == ["ssl_framework/objectives/moco.py", "ssl_framework/feature_mixers/mochi.py"]
     page, tables = methods_page(tree), method_tables(tree)
     assert "- Differs: one thing and why." in page and "| loss of `simclr`; unverified detail; differs |" in tables

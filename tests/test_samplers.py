@@ -8,7 +8,7 @@ import torch
 
 from ssl_framework.data import loader as loader_module
 from ssl_framework.data.loader import DataModule, Loader, ResidentLoader
-from ssl_framework.data.samplers import Distinct, Inflated, Population, Same, Sampler, Uniform
+from ssl_framework.data.samplers import ClassBalanced, Distinct, Inflated, Population, Same, Sampler, Uniform
 from ssl_framework.data.sources import Images
 from ssl_framework.types import step_seed
 
@@ -18,6 +18,7 @@ POPULATIONS = {
     "inflated": (Inflated(3), Population(20, real=12)),
     "distinct": (Distinct(), Population(len(GROUP), None, GROUP)),
     "same": (Same(), Population(len(GROUP), None, GROUP)),
+    "class_balanced": (ClassBalanced(2), Population(len(GROUP), None, GROUP)),
 }
 
 
@@ -78,6 +79,22 @@ def test_same_fills_whole_batches_from_one_group(size: int) -> None:
     assert first != sorted(first)  # groups in turn, not one after another
 
 
+@pytest.mark.parametrize(("per_class", "size"), [(2, 4), (2, 6), (3, 6), (4, 8), (3, 3)])
+def test_class_balanced_takes_equally_many_of_each_of_some_groups(per_class: int, size: int) -> None:
+    sampler = ClassBalanced(per_class)
+    sets = [n // per_class for n in Counter(GROUP.tolist()).values()]
+    seen_at_all = set()
+    for epoch in range(30):
+        batches = sampler.batches(Population(len(GROUP), None, GROUP), size, 0, epoch).tolist()
+        assert len(batches) == most_batches(sets, size // per_class)
+        for batch in batches:
+            assert Counter(Counter(int(GROUP[i]) for i in batch).values()) == {per_class: size // per_class}
+        seen = [i for batch in batches for i in batch]
+        assert len(set(seen)) == len(seen)
+        seen_at_all |= set(seen)
+    assert seen_at_all == {i for i in range(len(GROUP)) if (GROUP[i] == GROUP).sum() >= per_class}
+
+
 def test_inflated_takes_every_replica_once_a_round_and_as_many_steps_as_the_real_images_alone() -> None:
     sampler, population = Inflated(replicas=3), Population(count=20, real=12)
     round_length = 3 * 12 + 8
@@ -99,10 +116,10 @@ def test_inflated_with_fewer_copies_than_an_epoch_needs() -> None:
 @pytest.mark.parametrize("name", POPULATIONS)
 def test_the_order_is_a_function_of_seed_and_epoch(name: str) -> None:
     state = torch.get_rng_state()
-    assert drawn(name, 3, 1, 2) == drawn(name, 3, 1, 2)
-    assert drawn(name, 3, 1, 2) != drawn(name, 3, 1, 3) and drawn(name, 3, 1, 2) != drawn(name, 3, 2, 2)
+    assert drawn(name, 4, 1, 2) == drawn(name, 4, 1, 2)
+    assert drawn(name, 4, 1, 2) != drawn(name, 4, 1, 3) and drawn(name, 4, 1, 2) != drawn(name, 4, 2, 2)
     assert torch.equal(torch.get_rng_state(), state)
-    assert len({len(drawn(name, 3, seed, epoch)) for seed in range(3) for epoch in range(3)}) == 1
+    assert len({len(drawn(name, 4, seed, epoch)) for seed in range(3) for epoch in range(3)}) == 1
 
 
 def loader(name: str, served: int = 0) -> Loader:
@@ -147,6 +164,12 @@ def test_what_cannot_be_is_refused() -> None:
     assert "data.batch_size is 7 and there are only 6 pseudo-labels" in refused(Distinct(), population, 7)
     assert "data.batch_size is 12 and the most frequent of 6 has 11 samples" in refused(Same(), population, 12)
     assert "there are none: choose generated=folder" in refused(Inflated(2), Population(9), 3)
+    assert "data.batch_size is 7, but sampler.per_class is 2: make it" in refused(ClassBalanced(2), population, 7)
+    assert "4 samples of each of 4 pseudo-labels into a batch of 16, but only 3 have so many" in refused(
+        ClassBalanced(4), population, 16
+    )
+    with pytest.raises(ValueError, match=r"sampler\.per_class is 1"):
+        ClassBalanced(1)
     with pytest.raises(ValueError, match=r"sampler\.replicas is 0"):
         Inflated(0)
 
@@ -161,6 +184,7 @@ class OneSet:
     [
         (Distinct(), None, "sampler=distinct needs pseudo-labels, but the config has pseudo_labels=none"),
         (Same(), None, "sampler=same needs pseudo-labels"),
+        (ClassBalanced(2), None, "sampler=class_balanced needs pseudo-labels"),
         (Uniform(), object(), "sampler=uniform reads no pseudo-labels: choose pseudo_labels=none"),
     ],
 )

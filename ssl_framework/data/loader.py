@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ssl_framework.data.pseudo_labels import PseudoLabels, read_pseudo_labels
 from ssl_framework.data.residence import free_memory, note
-from ssl_framework.data.samplers import Draw, Population, Sampler, Uniform
+from ssl_framework.data.samplers import Draw, Population, Sampler, Uniform, choice
 from ssl_framework.data.sources import Images, Pixels, Source, chosen
 from ssl_framework.data.views import Group, Views
 from ssl_framework.distributed import rank, world_size
@@ -334,7 +334,7 @@ class DataModule(L.LightningDataModule):
 
     def check_sampler(self) -> None:
         """Refuses a sampler that lacks what it goes by, in one sentence that names the key to change."""
-        name = type(self.sampler).__name__.lower()
+        name = choice(self.sampler)
         if self.sampler.reads_pseudo_labels and self.pseudo_labels is None:
             raise ValueError(
                 f"sampler={name} needs pseudo-labels, but the config has pseudo_labels=none: choose classes, file or "
@@ -342,7 +342,8 @@ class DataModule(L.LightningDataModule):
             )
         if not self.sampler.reads_pseudo_labels and self.pseudo_labels is not None:
             raise ValueError(
-                f"sampler={name} reads no pseudo-labels: choose pseudo_labels=none, or sampler=distinct or same"
+                f"sampler={name} reads no pseudo-labels: choose pseudo_labels=none, or sampler=distinct, same or "
+                "class_balanced"
             )
         if not isinstance(self.pretrain, Images) and not isinstance(self.sampler, Uniform):
             raise ValueError(
@@ -425,7 +426,7 @@ class DataModule(L.LightningDataModule):
             self.loader = HostLoader(self.pretrain, device, *rest, draw)
         used, count = len(self.loader) * self.batch_size, len(pixels)
         if self.sampler.reads_pseudo_labels and count - used >= self.batch_size:
-            name = type(self.sampler).__name__.lower()
+            name = choice(self.sampler)
             note(f"an epoch of sampler={name} has {used:,} of the {count:,} images, others each time")
         return self.loader
 

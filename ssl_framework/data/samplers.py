@@ -4,6 +4,7 @@
     Inflated  real and generated images in random batches, the real ones several times (AdaInf)
     Distinct  no two samples of one pseudo-label in a batch (G-SimCLR)
     Same      whole batches of one pseudo-label (MCL)
+    ClassBalanced  the same number of samples of each of some pseudo-labels (metric learning)
 
 A batch here is that of all ranks together, so what a sampler promises holds on any number of ranks. The number of
 batches is the same in every epoch.
@@ -11,6 +12,7 @@ batches is the same in every epoch.
 N samples, B samples a rank, W ranks, T batches an epoch, K pseudo-labels.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple, TypeAlias
@@ -159,6 +161,51 @@ class Same(Sampler):
         samples, place = within_groups(group, sizes, generator)  # [N] each
         whole = samples[place < (sizes // size * size)[group[samples]]].view(-1, size)  # [T, W * B]
         return whole[torch.randperm(len(whole), generator=generator)]
+
+
+class ClassBalanced(Sampler):
+    """``per_class`` samples of each of W B / per_class pseudo-labels in a batch; no sample twice an epoch.
+
+    An epoch has as many batches as there can be, as in ``Distinct``, which here deals out whole sets of ``per_class``
+    samples. What is over is left out of this epoch, drawn anew in each; a group smaller than a set is never seen.
+
+    Args:
+        per_class: samples of one pseudo-label in a batch, at least 2.
+    """
+
+    reads_pseudo_labels = True
+
+    def __init__(self, per_class: int) -> None:
+        if per_class < 2:
+            raise ValueError(f"sampler.per_class is {per_class}: it must be a whole number, at least 2")
+        self.per_class = per_class
+
+    def batches(self, population: Population, size: int, seed: int, epoch: int) -> Tensor:
+        """As in ``Sampler``; refuses a batch that is no multiple of ``per_class``, and too few large pseudo-labels."""
+        assert population.group is not None
+        group, sizes = numbered(population.group)  # [N], [K]
+        whole, (count, over) = sizes // self.per_class, divmod(size, self.per_class)  # [K] sets of each
+        if over or count == 0:
+            raise ValueError(
+                f"data.batch_size is {size}, but sampler.per_class is {self.per_class}: make it a multiple of that"
+            )
+        if int((whole > 0).sum()) < count:
+            raise ValueError(
+                f"sampler=class_balanced takes {self.per_class} samples of each of {count} pseudo-labels into a batch "
+                f"of {size}, but only {int((whole > 0).sum())} have so many: lower data.batch_size or raise "
+                "sampler.per_class"
+            )
+        generator = generator_of(seed, epoch)
+        samples, place = within_groups(group, sizes, generator)  # [N] each
+        sets = samples[place < (whole * self.per_class)[group[samples]]].view(-1, self.per_class)  # [S, per_class]
+        dealt = Distinct().batches(Population(len(sets), None, group[sets[:, 0]]), count, seed, epoch)  # [T, count]
+        shuffled = torch.rand(len(dealt), size, generator=generator).argsort(dim=1)  # or a rank would see few groups
+        return sets[dealt].flatten(1).gather(1, shuffled)  # [T, W * B]
+
+
+def choice(sampler: Sampler) -> str:
+    """Its name in the config: ClassBalanced is class_balanced."""
+    return re.sub("(?<=.)(?=[A-Z])", "_", type(sampler).__name__).lower()
 
 
 def generator_of(seed: int, epoch: int) -> torch.Generator:

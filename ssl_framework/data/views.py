@@ -7,7 +7,7 @@ All parameters of a group of views are drawn for the whole batch before any pixe
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -92,6 +92,7 @@ class Views(nn.Module):
             image and would be cut away.
         hue: replaces the hue strength of every group that jitters, for data sets whose colours mean nothing.
         geometry: True reports box and flip of every view.
+        noise: changes all views together, as pixels in [0, 1] (see ``mixers.noise``); ``None``: no noise.
 
     Raises:
         ValueError: for an entry that is unknown, out of range or without effect.
@@ -111,6 +112,7 @@ class Views(nn.Module):
         min_crop: float = 0.0,
         hue: float | None = None,
         geometry: bool = False,
+        noise: Callable[[Batch, torch.Generator | None], Batch] | None = None,
     ):
         super().__init__()
         self.image_size = read_integer(image_size, "views.image_size", least=2)
@@ -144,6 +146,7 @@ class Views(nn.Module):
             self.register_buffer(f"taps_{size}", taps, persistent=False)
         self.num_views = sum(group.num_views for group in self.groups)
         self.geometry = geometry
+        self.noise = noise
         self.make = make_view  # a compiled run replaces it
 
     @torch.no_grad()
@@ -176,7 +179,19 @@ class Views(nn.Module):
                 box, flip = as_geometry(drawn, height, width)
                 boxes = box.chunk(group.num_views) if samples.box is None else samples.box[own]  # G x [B, 4]
                 geometry += map(Geometry, boxes, flip.chunk(group.num_views))
-        return Batch(views, samples.index, samples.label, geometry if self.geometry else None)
+        batch = Batch(views, samples.index, samples.label, geometry if self.geometry else None)
+        return batch if self.noise is None else self._noisy(batch, self.noise, generator)
+
+    def _noisy(
+        self,
+        batch: Batch,
+        noise: Callable[[Batch, torch.Generator | None], Batch],
+        generator: torch.Generator | None,
+    ) -> Batch:
+        with torch.autocast(self.mean.device.type, enabled=False):  # pixels keep their precision
+            pixels = [view.mul(self.std).add_(self.mean).clamp_(0, 1) for view in batch.views]  # V x [B, C, size, size]
+            noisy = noise(batch._replace(views=pixels), generator)
+            return noisy._replace(views=[(view - self.mean) / self.std for view in noisy.views])
 
     @torch.no_grad()
     def clean(self, images: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
     device = torch.device("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
     module.to(device)
     evaluation: FrozenEvaluation = build(cfg.evaluation)
-    metrics = evaluation.score(evaluation.features_of(module), data)
+    metrics = evaluation.score(evaluation.features_of(module), data, module.student)
     write_json(folder / "evaluation.json", {"metrics": metrics, "overrides": overrides, "device": device_name(device)})
     return metrics
 
@@ -80,7 +80,8 @@ def references(folder: Path, names: Iterable[str]) -> dict[str, dict[str, float]
         "raw_pixels": lambda images: {"": raw_pixels(images)},
         "untrained": evaluation.features_of(module),
     }
-    return {name: evaluation.score(features[name], data) for name in names}
+    students = {"untrained": module.student}
+    return {name: evaluation.score(features[name], data, students.get(name)) for name in names}
 
 
 def main(arguments: list[str] | None = None) -> None:

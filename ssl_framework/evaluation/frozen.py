@@ -7,12 +7,15 @@ from typing import Any, NamedTuple, Protocol
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_framework.data.loader import DataModule, ahead, chosen
 from ssl_framework.data.residence import free_memory
 from ssl_framework.data.sources import Images
 from ssl_framework.distributed import gather, rank, world_size
+from ssl_framework.models.encoder import Encoder
+from ssl_framework.models.heads import Classifier
 from ssl_framework.module import SSLModule
 
 CHUNK_PIXELS = 512 * 64 * 64
@@ -34,6 +37,23 @@ class Probe(Protocol):
     for numbers the units of ``regression``."""
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]: ...
+
+
+class Readout(NamedTuple):
+    """A linear classifier that was trained with the features."""
+
+    weight: Tensor  # [classes, D] float32
+    bias: Tensor  # [classes] float32
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Class scores of features [M, D]: [M, classes] float32."""
+        return F.linear(x.float(), self.weight, self.bias)
+
+
+class HeadProbe(Protocol):
+    """Judges a classifier that the student has trained itself; returns metric name -> value."""
+
+    def __call__(self, train: Frozen, test: Frozen, readout: Readout) -> dict[str, float]: ...
 
 
 @torch.no_grad()
@@ -113,6 +133,7 @@ class FrozenEvaluation(L.Callback):
             float32.
         head_layers: names of heads of the student each of whose layers is scored as well, with the same probes, in
             metrics ``<head>.<number of the layer>/<metric>``.
+        head_probes: name of a classifier of the student -> name -> probe of it, in metrics ``<head>/<metric>``.
 
     Logs ``eval/<metric>``. ``metrics`` holds the latest values, ``baselines`` the two references.
     """
@@ -124,6 +145,7 @@ class FrozenEvaluation(L.Callback):
         baselines: bool = True,
         features: str = "float32",
         head_layers: Sequence[str] = (),
+        head_probes: Mapping[str, Mapping[str, HeadProbe]] | None = None,
     ) -> None:
         if features not in DTYPES:
             raise ValueError(f"evaluation.features is {features}: choose one of {', '.join(DTYPES)}")
@@ -136,10 +158,20 @@ class FrozenEvaluation(L.Callback):
         self.with_baselines = baselines
         self.dtype = DTYPES[features]
         self.head_layers = tuple(head_layers)
+        self.head_probes = {
+            head: present
+            for head, probes in (head_probes or {}).items()
+            if (present := {name: probe for name, probe in probes.items() if probe is not None})
+        }
         self.metrics: dict[str, float] = {}
         self.baselines: dict[str, dict[str, float]] = {}
         self.evaluated_at = -1
         self.initial: dict[str, Tensor] | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to score with."""
+        return bool(self.probes or self.head_probes)
 
     def state_dict(self) -> dict[str, Any]:
         return {"metrics": self.metrics, "baselines": self.baselines, "evaluated_at": self.evaluated_at}
@@ -151,8 +183,9 @@ class FrozenEvaluation(L.Callback):
         """What ``score`` reads of a module's student: images -> name of the layer ("" is the backbone) -> [N, D].
 
         Raises:
-            ValueError: the student lacks a head of ``head_layers``.
+            ValueError: the student lacks a head of ``head_layers`` or of ``head_probes``.
         """
+        self.readouts_of(module.student)
         unknown = [name for name in self.head_layers if name not in module.student.heads]
         if unknown:
             raise ValueError(
@@ -162,12 +195,41 @@ class FrozenEvaluation(L.Callback):
             return lambda images: {"": extract_frozen(module, images, self.dtype)}
         return lambda images: extract_layers(module, images, self.head_layers, self.dtype)
 
-    def score(self, features: Callable[[Images], dict[str, Tensor]], data: DataModule) -> dict[str, float]:
+    def readouts_of(self, student: Encoder) -> dict[str, Readout]:
+        """The classifiers that ``head_probes`` names, as they are now, on the CPU.
+
+        Raises:
+            ValueError: the student has no such classifier, or evaluators do not read the features that it reads.
+        """
+        found = {}
+        for name in self.head_probes:
+            head = dict(student.heads).get(name)
+            if not isinstance(head, Classifier) or head.source != "pooled":
+                raise ValueError(
+                    f"evaluation.head_probes names {name}, but the student has no classifier of that name on its "
+                    "pooled features: set evaluation=frozen, or choose a method that trains one (supervised)"
+                )
+            if student.scored != ("pooled",) or student.earlier:
+                raise ValueError(
+                    f"evaluation.head_probes names {name}, which reads pooled features, but evaluators read those of "
+                    "student.scored and student.earlier: set evaluation=frozen"
+                )
+            weights = head.linear.weight, head.linear.bias
+            found[name] = Readout(*(weight.detach().float().cpu() for weight in weights))
+        return found
+
+    def score(
+        self,
+        features: Callable[[Images], dict[str, Tensor]],
+        data: DataModule,
+        student: Encoder | None = None,
+    ) -> dict[str, float]:
         """All probes on one or several kinds of features; computed on rank 0, the same result on every rank.
 
         Args:
             features: images -> name -> [N, D]; every rank takes part. A name that is not "" stands before its metrics.
             data: gives the labelled train and test split.
+            student: whose features they are and whose classifiers are judged; ``None``: no student's.
         """
         train_x, test_x = features(data.train), features(data.test)
         result: list[Any] = [None]
@@ -181,6 +243,11 @@ class FrozenEvaluation(L.Callback):
                 for probe in self.probes.values():
                     found = probe(train, test)
                     scores |= {f"{layer}/{name}" if layer else name: value for name, value in found.items()}
+                readouts = {} if layer or student is None else self.readouts_of(student)
+                for head, readout in readouts.items():
+                    for head_probe in self.head_probes[head].values():
+                        found = head_probe(train, test, readout)
+                        scores |= {f"{head}/{name}": value for name, value in found.items()}
             result = [scores]
         if world_size() > 1:
             torch.distributed.broadcast_object_list(result, src=0)
@@ -189,25 +256,26 @@ class FrozenEvaluation(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, SSLModule)
         self.features_of(pl_module)  # refuses unknown heads before an epoch is spent
-        self.initial = copied(pl_module.student)  # now: a resumed run is given its weights after this hook
+        if self.initial is None:
+            self.initial = copied(pl_module.student)  # now: a resumed run is given its weights after this hook
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        if self.probes and not data.has_labels:
+        if self.wanted and not data.has_labels:
             if rank() == 0:
                 warnings.warn(
-                    f"evaluation skipped: {', '.join(self.probes)} need labels and a test split, "
+                    f"evaluation skipped: {', '.join([*self.probes, *self.head_probes])} need labels and a test split, "
                     "which this data set lacks"
                 )
-            self.probes = {}
-        if not self.probes or not self.with_baselines or self.baselines:
+            self.probes, self.head_probes = {}, {}
+        if not self.wanted or not self.with_baselines or self.baselines:
             self.initial = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         done = trainer.current_epoch + 1
         last = done == trainer.max_epochs or trainer.global_step == trainer.max_steps
         if (
-            self.probes
+            self.wanted
             and not trainer.should_stop
             and (last or (self.every_n_epochs and done % self.every_n_epochs == 0))
         ):
@@ -216,7 +284,7 @@ class FrozenEvaluation(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # A run bounded by max_steps may end inside an epoch.
         ended = trainer.global_step >= trainer.estimated_stepping_batches
-        if self.probes and ended and self.evaluated_at != trainer.global_step:
+        if self.wanted and ended and self.evaluated_at != trainer.global_step:
             self.evaluate(trainer, pl_module)
 
     def evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -228,11 +296,11 @@ class FrozenEvaluation(L.Callback):
             pl_module.student.load_state_dict(self.initial)
             self.baselines = {
                 "raw_pixels": self.score(lambda images: {"": raw_pixels(images)}, data),
-                "untrained": self.score(self.features_of(pl_module), data),
+                "untrained": self.score(self.features_of(pl_module), data, pl_module.student),
             }
             pl_module.student.load_state_dict(trained)
             self.initial = None
-        self.metrics = self.score(self.features_of(pl_module), data)
+        self.metrics = self.score(self.features_of(pl_module), data, pl_module.student)
         self.evaluated_at = trainer.global_step
         logged = {f"eval/{name}": value for name, value in self.metrics.items()}
         for logger in trainer.loggers:

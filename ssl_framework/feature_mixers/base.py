@@ -30,8 +30,9 @@ class MixedFeatures(NamedTuple):
 class FeatureMixer(nn.Module):
     """Base of all feature mixers.
 
-    ``needs`` says what an objective must accept: of "positive pairs", "negatives" and "negatives shared by all
-    queries" (none of them left out for a query).
+    ``needs`` says what an objective must accept: of "positive pairs", "negatives", "negatives shared by all queries"
+    (none of them left out for a query) and "queries of both views" (those of the two views take turns, and are the
+    negatives).
     """
 
     needs: frozenset[str]

@@ -1,8 +1,9 @@
 """Mixing of images: who is mixed with whom, when, and the record of it that losses read.
 
 A mixer is a partner rule, a mixing rule and a schedule. The rule says for every pixel how much of it is of which
-sample; the label shares are the means of that, for every rule, so that what is seen and what is said never differ.
-Hidden rules mix maps inside the student, with the same shares everywhere. Learned rules have parameters.
+sample; the label shares are the means of that, for every rule, so that what is seen and what is said never differ. Only
+a label law (see ``labels``), where a mixer has one, weighs the pixels otherwise. Hidden rules mix maps inside the
+student, with the same shares everywhere. Learned rules have parameters.
 
 B samples of this rank, P sources of a mixture, C channels, h x w pixels.
 """
@@ -55,6 +56,20 @@ class Rule(Protocol):
         Returns:
             The mixed images [B, C, h, w]; and [B, P, h, w] in [0, 1] how much of each pixel is of each source, which
             sums to one over the sources.
+        """
+        ...
+
+
+class LabelLaw(Protocol):
+    """Says how much a mixture counts as each of its sources, where that is not the visible share; see ``labels``."""
+
+    def __call__(self, mixed: Tensor, mix: Mix, context: Context) -> Tensor:
+        """Label shares, [B, P] in [0, 1], rows sum to one.
+
+        Args:
+            mixed: [B, C, h, w] the mixtures.
+            mix: their record, with the visible shares.
+            context: generators, labels, network.
         """
         ...
 
@@ -132,6 +147,8 @@ class Mixing(nn.Module):
             name a view several times), instead of taking their place.
         probability: of a sample being mixed; the others stay as they are.
         start, stop: share of the run after which mixing begins and ends (early-stopped mixup), in [0, 1].
+        alike: a sample has the same partners and the same draws in all ``views``, instead of others in each.
+        labels: the law of the label shares; ``None``: they are the visible shares.
 
     Raises:
         ValueError: a number out of its range.
@@ -146,6 +163,8 @@ class Mixing(nn.Module):
         probability: float,
         start: float,
         stop: float,
+        alike: bool = False,
+        labels: LabelLaw | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("probability", probability), ("start", start), ("stop", stop)):
@@ -155,6 +174,11 @@ class Mixing(nn.Module):
             raise ValueError(f"mixer.start is {start} and mixer.stop {stop}: mixing must begin before it ends")
         if not views or min(views) < 0 or (not add and len(set(views)) < len(views)):
             raise ValueError(f"mixer.views is {list(views)}: name each view to be mixed once, from 0 on")
+        if labels is not None and isinstance(rule, HiddenRule):
+            raise ValueError(
+                f"mixer.labels is {type(labels).__name__}, which weighs pixels, but {type(rule).__name__} mixes inside "
+                "the student: set mixer.labels=null"
+            )
         self.rule = rule
         self.partners = partners
         self.views = list(views)
@@ -162,6 +186,8 @@ class Mixing(nn.Module):
         self.probability = probability
         self.start = start
         self.stop = stop
+        self.alike = alike
+        self.labels = labels
 
     @property
     def learns(self) -> bool:
@@ -205,6 +231,7 @@ class Mixing(nn.Module):
             clock: for the schedule, and for what all ranks draw alike.
             network: the student, for rules that look through it.
             generator: of this rank's draws; with one of the CPU the result does not depend on the device of the views.
+                With ``alike`` only its seed counts.
             teacher: likewise, the EMA teacher's encoder.
         """
         if not self.start <= clock.progress < self.stop:
@@ -214,7 +241,11 @@ class Mixing(nn.Module):
         context = Context(generator, clock.generator(device), network, batch.label, teacher, owed)
         views = list(batch.views)
         mixes: list[Mix | None] = [None] * len(views)
+        seed = torch.initial_seed() if generator is None else generator.initial_seed()
         for v in self.views:
+            if self.alike:  # begin again: this view draws what the first has drawn
+                again = torch.Generator(device).manual_seed(step_seed(seed, clock.step))
+                context = context._replace(generator=again, shared=clock.generator(device))
             with torch.set_grad_enabled(self.learns and torch.is_grad_enabled()):
                 mixture, mix = self.mixed(batch, v, context)
             if self.add:
@@ -237,7 +268,8 @@ class Mixing(nn.Module):
         first = (torch.arange(source.shape[1], device=x.device) == 0)[:, None, None]  # [P, 1, 1]
         owner = torch.where(whole, first.to(owner.dtype), owner)  # [B, P, h, w]
         record = Mix(x, source, owner.mean(dim=(2, 3)), None if self.hidden else owner, view)
-        return torch.where(whole, x, mixed), record
+        mixed = torch.where(whole, x, mixed)  # [B, C, h, w]
+        return mixed, record if self.labels is None else record._replace(share=self.labels(mixed, record, context))
 
     @contextlib.contextmanager
     def inside(self, student: Encoder, batch: Batch, which: Sequence[int] | None, clock: Clock) -> Iterator[None]:
@@ -287,3 +319,11 @@ def uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | N
     """U(0, 1) float32 on the device of ``like``, drawn on that of the generator, if there is one."""
     where = like.device if generator is None else generator.device
     return torch.rand(shape, generator=generator, device=where).to(like.device)
+
+
+def beta(alpha: float, other: float, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Beta(alpha, other) float32 in [0, 1], likewise; 1 where both gamma draws of tiny parameters are 0."""
+    where = like.device if generator is None else generator.device
+    both = torch.stack([torch.full(shape, value, device=where, dtype=torch.float32) for value in (alpha, other)])
+    first, second = torch._standard_gamma(both, generator=generator)
+    return torch.where(first + second > 0, first / (first + second), torch.ones_like(first)).to(like.device)

@@ -17,6 +17,21 @@ class Shuffle:
         return permutation(batch, context)[:, None]
 
 
+class Shuffles:
+    """Several random permutations (InputMix): several partners; a partner may come twice, or be the sample itself.
+
+    Args:
+        num: partners of a sample, P - 1; at least 1.
+    """
+
+    def __init__(self, num: int) -> None:
+        self.num = at_least_one(num)
+
+    def __call__(self, batch: Batch, context: Context) -> Tensor:
+        """[B, P - 1] int64."""
+        return torch.stack([permutation(batch, context) for _ in range(self.num)], dim=1)
+
+
 class Others:
     """A random permutation in one cycle: with two samples or more nobody is its own partner."""
 
@@ -44,9 +59,7 @@ class Following:
     """
 
     def __init__(self, num: int) -> None:
-        if num < 1:
-            raise ValueError(f"mixer.partners.num is {num}: a sample takes at least 1 partner")
-        self.num = num
+        self.num = at_least_one(num)
 
     def __call__(self, batch: Batch, context: Context) -> Tensor:
         """[B, P - 1] int64."""
@@ -56,7 +69,7 @@ class Following:
 
 
 class LabelKernel:
-    """A partner whose number is near (C-Mixup, arXiv:2210.05775, eq. 6): j for i with a probability proportional to
+    """A partner whose number is near (C-Mixup, arXiv:2210.05775): j for i with a probability proportional to
     ``exp(-(y_i - y_j)^2 / (2 bandwidth^2))``, i itself included, among the samples of this rank's batch.
 
     Args:
@@ -87,6 +100,13 @@ class LabelKernel:
         """Numbers or ordered classes [B] -> [B, B], rows sum to one: how likely each partner is."""
         number = full_precision(label)  # [B]
         return (-(number[:, None] - number).square() / (2 * self.bandwidth**2)).softmax(dim=1)  # [B, B]
+
+
+def at_least_one(num: int) -> int:
+    """``num`` itself, or a ValueError naming its config key."""
+    if num < 1:
+        raise ValueError(f"mixer.partners.num is {num}: a sample takes at least 1 partner")
+    return num
 
 
 def permutation(batch: Batch, context: Context) -> Tensor:

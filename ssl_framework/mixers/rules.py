@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssl_framework.mixers.mixing import Context, HiddenRule, LearnedRule, Rule, uniform
+from ssl_framework.mixers.mixing import Context, HiddenRule, LearnedRule, Rule, beta, uniform
 
 
 class Mixup:
@@ -52,12 +52,7 @@ class CutMix:
         side = (1 - self.share(x, context)).sqrt()  # [B] of the box, as a share of the image's
         draws = context.draws(self.per_sample)
         centre = uniform((2, len(x) if self.per_sample else 1), x, draws).expand(2, len(x))  # [2, B]
-        rows, columns = (
-            inside(centre[axis] * size - side * size / 2, centre[axis] * size + side * size / 2, size)
-            for axis, size in enumerate(x.shape[2:])
-        )  # [B, h], [B, w]
-        box = (rows[:, :, None] & columns[:, None])[:, None]  # [B, 1, h, w]
-        return torch.where(box, partners(x, source), x), owned((~box).float())
+        return pasted(x, partners(x, source), box(centre, side, x.shape[2:]).float())
 
 
 class ResizeMix:
@@ -66,9 +61,10 @@ class ResizeMix:
     Args:
         smallest, largest: the share of the sides is uniform between them, in (0, 1].
         per_sample: size and place for every sample instead of for the batch.
+        by_area: it is the share of the area, not that of the sides, that is uniform between their squares (SDMP).
     """
 
-    def __init__(self, smallest: float, largest: float, per_sample: bool) -> None:
+    def __init__(self, smallest: float, largest: float, per_sample: bool, by_area: bool = False) -> None:
         if not 0 < smallest <= largest <= 1:
             raise ValueError(
                 f"mixer.rule.smallest is {smallest} and largest {largest}: it takes 0 < smallest <= largest <= 1"
@@ -76,24 +72,24 @@ class ResizeMix:
         self.smallest = smallest
         self.largest = largest
         self.per_sample = per_sample
+        self.power = 2 if by_area else 1
 
     def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """As ``CutMix``."""
         count = len(x) if self.per_sample else 1
         draws = uniform((3, count), x, context.draws(self.per_sample)).expand(3, len(x))  # [3, B]
-        scale = self.smallest + (self.largest - self.smallest) * draws[0]  # [B]
+        low, high = self.smallest**self.power, self.largest**self.power
+        scale = (low + (high - low) * draws[0]) ** (1 / self.power)  # [B]
         small, boxes = partners(x, source), []
         for axis, size in enumerate(x.shape[2:]):
             pixels = (scale * size).round().clamp(min=1)  # [B]
             first = (draws[1 + axis] * (size - pixels + 1)).floor().clamp(max=size - 1)  # [B]
             weights = shrink_weights(first, pixels, size).to(x.dtype)  # [B, size, size]
-            if axis == 0:
-                small = torch.einsum("bij,bcjw->bciw", weights, small)  # [B, C, h, w]
-            else:
-                small = torch.einsum("bij,bchj->bchi", weights, small)  # [B, C, h, w]
+            with torch.autocast(x.device.type, enabled=False):  # half precision would round the pixels
+                small = torch.einsum(("bij,bcjw->bciw", "bij,bchj->bchi")[axis], weights, small)  # [B, C, h, w]
             boxes.append(inside(first, first + pixels, size))  # [B, size]
         box = (boxes[0][:, :, None] & boxes[1][:, None])[:, None]  # [B, 1, h, w]
-        return torch.where(box, small, x), owned((~box).float())
+        return pasted(x, small, box.float())
 
 
 class Switch:
@@ -149,14 +145,17 @@ class Share:
 
     def __call__(self, like: Tensor, context: Context) -> Tensor:
         """[B] float32 in [0, 1], for B images ``like``."""
-        generator = context.draws(self.per_sample)
-        where = like.device if generator is None else generator.device
-        alpha = torch.full((2, len(like) if self.per_sample else 1), self.alpha, device=where)
-        first, second = torch._standard_gamma(alpha, generator=generator)  # 2 x [B] or 2 x [1]
-        # Both may be 0 for a tiny alpha; then the own image stays whole.
-        share = torch.where(first + second > 0, first / (first + second), torch.ones_like(first))
-        share = torch.maximum(share, 1 - share) if self.dominant else share
-        return share.expand(len(like)).to(like.device)
+        share = beta_share(self.alpha, self.alpha, like, self.per_sample, context)
+        return torch.maximum(share, 1 - share) if self.dominant else share
+
+
+def beta_share(alpha: float, other: float, like: Tensor, per_sample: bool, context: Context) -> Tensor:
+    """Draws of Beta(alpha, other), [B] float32 in [0, 1] for B images ``like``: one each, or one for all of them.
+
+    Where both gamma draws of tiny parameters are 0 the own image stays whole.
+    """
+    shape = (len(like) if per_sample else 1,)
+    return beta(alpha, other, shape, like, context.draws(per_sample)).expand(len(like))
 
 
 def partners(x: Tensor, source: Tensor) -> Tensor:
@@ -173,15 +172,44 @@ def partners(x: Tensor, source: Tensor) -> Tensor:
     return x[source[:, 1]]
 
 
+def pasted(x: Tensor, other: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+    """Another image in the place of one's own, by weights; where they are 0 or 1, each pixel is exactly of one image.
+
+    Args:
+        x, other: [B, C, h, w].
+        shown: [n, 1, h, w] float32 in [0, 1], how much of the other; n is B, or 1 for the whole batch.
+
+    Returns:
+        Mixed images [B, C, h, w], and how much of each pixel is of whom [B, 2, h, w].
+    """
+    owner = torch.cat([1 - shown, shown], dim=1).expand(len(x), -1, -1, -1)  # [B, 2, h, w]
+    return torch.lerp(x, other, shown.to(x.dtype)), owner  # the CPU takes six times as long for torch.where
+
+
 def owned(own: Tensor) -> Tensor:
     """From how much of each pixel is the sample's own [B, 1, h, w] to how much is of whom [B, 2, h, w]."""
     return torch.cat([own, 1 - own], dim=1)
 
 
+def box(centre: Tensor, side: Tensor, size: Sequence[int]) -> Tensor:
+    """A box of the image's shape for every sample, cut off at the border: [B, 1, h, w] bool.
+
+    Args:
+        centre: [2, B] row and column, as shares of the image's sides.
+        side: [B], as a share of the image's sides.
+        size: h and w.
+    """
+    rows, columns = (
+        inside(middle * pixels - side * pixels / 2, middle * pixels + side * pixels / 2, pixels)
+        for middle, pixels in zip(centre, size, strict=True)
+    )  # [B, h], [B, w]
+    return (rows[:, :, None] & columns[:, None])[:, None]  # [B, 1, h, w]
+
+
 def inside(first: Tensor, last: Tensor, size: int) -> Tensor:
-    """Which pixels lie from round(first) up to but not including round(last): [B] each -> [B, size] bool."""
+    """Which pixels lie from round(first) up to but not including round(last): [...] each -> [..., size] bool."""
     pixel = torch.arange(size, device=first.device)  # [size]
-    return (pixel >= first.round()[:, None]) & (pixel < last.round()[:, None])
+    return (pixel >= first.round()[..., None]) & (pixel < last.round()[..., None])
 
 
 def shrink_weights(first: Tensor, pixels: Tensor, size: int) -> Tensor:

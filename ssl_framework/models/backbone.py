@@ -37,6 +37,7 @@ class Backbone(nn.Module):
         options: passed to ``timm.create_model`` (``{img_size: 64}`` for a ViT, ``{drop_path_rate: 0.1}`` ...).
         channels_last: device types ("cpu", "cuda") on which images and weights lie with the channels innermost: the
             same numbers, faster for some nets on some devices.
+        weights: run folder or .safetensors file that a new run begins with (see ``weights``); ``None``: random ones.
 
     Raises:
         ValueError: timm has no such model, or it cannot take these images.
@@ -50,12 +51,14 @@ class Backbone(nn.Module):
         channels: int,
         options: dict[str, Any] | None = None,
         channels_last: Sequence[str] = (),
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         if isinstance(channels_last, str) or not set(channels_last) <= {"cpu", "cuda"}:
             raise ValueError(f"backbone.channels_last is {channels_last!r}: give a list of cpu and cuda, or []")
         self.channels = channels
         self.channels_last = tuple(channels_last)
+        self.weights = weights
         self.timm_name = small_name if small_name is not None and image_size <= SMALL_IMAGE else name
         if not timm.is_model(self.timm_name):
             near = ", ".join(timm.list_models(f"*{self.timm_name[:8]}*")[:6]) or "see timm.list_models()"

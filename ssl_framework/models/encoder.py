@@ -92,6 +92,13 @@ class Encoder(nn.Module):
                 outputs[v] = {name: x[i] for name, x in parts.items()}
         return outputs
 
+    def through_heads(self, pooled: Tensor) -> Outputs:
+        """Every head's output for pooled features [N, D] that were made elsewhere, by mixing, say."""
+        outputs = {"pooled": pooled}
+        for name, head in self.heads.items():
+            outputs[name] = head(outputs)
+        return outputs
+
     def groups(self, views: Sequence[Tensor], which: Sequence[int] | None) -> list[list[int]]:
         """Positions of the views that go through the network as one batch, group after group, as ``forward`` does."""
         chosen = range(len(views)) if which is None else which

@@ -60,6 +60,30 @@ class MLPHead(Head):
         return linear_by_linear(self.layers, outputs[self.source])
 
 
+class Classifier(Head):
+    """Class scores, linear in the features: [B, in] -> [B, num_classes].
+
+    Args:
+        dims: widths of the features known so far, filled in by the encoder.
+        source: which of them it reads.
+        num_classes: at least 2.
+    """
+
+    def __init__(self, dims: Mapping[str, int], source: str, num_classes: int) -> None:
+        super().__init__()
+        if num_classes is None or num_classes < 2:
+            raise ValueError(
+                f"a classifier has num_classes={num_classes}: set data.num_classes to the number of classes, at least 2"
+            )
+        self.out = num_classes
+        self.source = source
+        self.linear = nn.Linear(width_of(dims, source), num_classes)
+
+    def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Reads ``outputs[source]`` [B, in] -> [B, num_classes]"""
+        return self.linear(outputs[self.source])
+
+
 class LayerNormHead(Head):
     """Layer normalisation with learned scale and shift: [B, in] -> [B, in].
 

@@ -1,5 +1,6 @@
 """What every objective is: a module that turns the encoders' outputs into a loss and owns the state it needs."""
 
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -12,10 +13,12 @@ class Objective(nn.Module):
     """Base of all objectives.
 
     Class attributes:
-        requires: what the run must provide, of "teacher", "mixer", "added mixtures", "label" (classes), "number"
-            (labels of any kind, read as numbers), "geometry", "index".
+        requires: what the run must provide, of "teacher", "mixer", "added mixtures", "keys of mixtures" (the teacher
+            encodes added mixtures, too), "label" (classes), "number" (labels of any kind, read as numbers), "geometry",
+            "index", and "heads" (it passes features of its own making through the student's heads).
         accepts: what is read when present: "mixer" (mixed views in the place of clean ones), "added mixtures" (mixtures
-            as further views), and of a feature mixer's ``needs`` those that the objective offers.
+            as further views), and of a feature mixer's ``needs`` those that the objective offers. "terms of mixtures":
+            another objective may add them to this one (see ``siamese``).
         num_views: fewest and most views of a sample that each encoder it reads must encode, mixtures that were added
             not counted; ``None`` is no limit.
 
@@ -32,6 +35,8 @@ class Objective(nn.Module):
         # Set by SSLModule where ``accepts`` offers what it needs. Not a class attribute: that would hide the module.
         self.feature_mixer: FeatureMixer | None = None
         self.num_classes: int | None = None
+        # Likewise where ``requires`` names "heads": pooled features [N, D] -> the output of every head.
+        self.through_heads: Callable[[Tensor], Outputs] | None = None
 
     def allocate(self, num_samples: int) -> None:
         """Makes the state that has a row for every training sample; by default there is none.

@@ -9,6 +9,7 @@ from torch import Tensor
 from ssl_framework.functional import unit
 from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.objectives.infonce import mean_of_sources
+from ssl_framework.objectives.siamese import Siamese, unit_rows
 from ssl_framework.types import Batch, Clock, Mix, Outputs
 
 
@@ -21,7 +22,7 @@ class BYOL(Objective):
     """
 
     requires = frozenset({"teacher"})
-    accepts = frozenset({"mixer"})
+    accepts = frozenset({"mixer", "terms of mixtures"})
 
     def __init__(self, student_head: str = "predictor", teacher_head: str = "projector") -> None:
         super().__init__()
@@ -34,10 +35,14 @@ class BYOL(Objective):
         p0, p1 = map(unit, outputs_of(student, self.student_head))  # [B, D] each
         k0, k1 = map(unit, outputs_of(teacher, self.teacher_head))  # [B, D] each
         mix = batch.mix or [None, None]
-        loss = regression(p0, target(k1, mix[0])) + regression(p1, target(k0, mix[1]))
+        loss = distance(p0, target(k1, mix[0])).mean() + distance(p1, target(k0, mix[1])).mean()
         # Near zero means collapse: all projections of the batch have become the same vector.
         spread = torch.stack([k0, k1]).std(dim=1).mean()
         return {"loss": loss, "target_std": spread}
+
+    def siamese(self, student: list[Outputs | None], teacher: list[Outputs | None] | None) -> Siamese:
+        """The teacher answers; a pair costs its squared distance."""
+        return Siamese(self.student_head, unit_rows(teacher, self.teacher_head), None, distance)
 
 
 def target(k: Tensor, mix: Mix | None) -> Tensor:
@@ -45,6 +50,6 @@ def target(k: Tensor, mix: Mix | None) -> Tensor:
     return k if mix is None else mean_of_sources(k, mix)
 
 
-def regression(p: Tensor, k: Tensor) -> Tensor:
-    """``2 - 2 cos``, the mean over the batch; two [B, D] of unit rows -> scalar in [0, 4]."""
-    return (2 - 2 * (p * k).sum(dim=1)).mean()
+def distance(p: Tensor, k: Tensor) -> Tensor:
+    """``2 - 2 cos`` of each pair, in [0, 4] for unit rows: two [B, D] -> [B]."""
+    return 2 - 2 * (p * k).sum(dim=1)

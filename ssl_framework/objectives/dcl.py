@@ -24,7 +24,7 @@ class DCL(Objective):
     Logs the mean factor by which the positive in the denominator would have scaled each gradient (NPC multiplier).
     """
 
-    accepts = frozenset({"mixer", "positive pairs", "negatives"})
+    accepts = frozenset({"mixer", "positive pairs", "negatives", "queries of both views"})
 
     def __init__(self, temperature: float, weight_sigma: float | None, head: str = "projector") -> None:
         super().__init__()

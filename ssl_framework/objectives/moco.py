@@ -16,6 +16,7 @@ from ssl_framework.memory import Queue
 from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
 from ssl_framework.objectives.dcl import dclw_weight, positive_sigma
 from ssl_framework.objectives.infonce import contrast, mixed_queries
+from ssl_framework.objectives.siamese import Siamese, unit_rows
 from ssl_framework.types import Batch, Clock, Outputs
 
 
@@ -36,7 +37,9 @@ class MoCo(Objective):
     """
 
     requires = frozenset({"teacher"})
-    accepts = frozenset({"mixer", "positive pairs", "negatives", "negatives shared by all queries"})
+    accepts = frozenset(
+        {"mixer", "terms of mixtures", "positive pairs", "negatives", "negatives shared by all queries"}
+    )
     num_views = (1, 1)  # queries; and as many keys
 
     classes: Tensor  # [K] int64 class of each row of the queue, -1 before it is filled
@@ -59,7 +62,7 @@ class MoCo(Objective):
         self.class_oracle = class_oracle
         if class_oracle:
             self.requires = self.requires | {"label"}
-            self.accepts = self.accepts - {"negatives shared by all queries", "mixer"}
+            self.accepts = self.accepts - {"negatives shared by all queries", "mixer", "terms of mixtures"}
             self.register_buffer("classes", torch.full((queue.size,), -1))
 
     def forward(
@@ -85,6 +88,17 @@ class MoCo(Objective):
             assert batch.label is not None
             self.classes[written] = gather(batch.label)
         return {"loss": loss.mean(), "proxy_accuracy": first.mean(), "npc_multiplier": multiplier.mean(), **out}
+
+    def siamese(self, student: list[Outputs | None], teacher: list[Outputs | None] | None) -> Siamese:
+        """The teacher answers; a pair's negatives are the queue."""
+        negatives = self.queue.read()  # [K, D]
+
+        def cost(q: Tensor, k: Tensor) -> Tensor:
+            weight = dclw_weight(q, k, self.weight_sigma)
+            features = MixedFeatures(q, k, negatives)
+            return contrast(features, self.temperature, self.positive_in_denominator, weight).loss  # [B]
+
+        return Siamese(self.head, unit_rows(teacher, self.head), negatives, cost)
 
 
 def score_statistics(q: Tensor, k: Tensor, negatives: Tensor) -> dict[str, Tensor]:

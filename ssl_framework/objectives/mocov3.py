@@ -2,7 +2,8 @@
 (arXiv:2104.02057), algorithm 1.
 
 The student's prediction of one view has to find the teacher's key of the other view among the keys of the global
-batch, in both directions; no queue.
+batch, in both directions; no queue. A mixed view has to find the keys of all its sources, by their shares (i-Mix,
+arXiv:2010.08887).
 """
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from ssl_framework.distributed import gather, rank
 from ssl_framework.functional import nce, unit
+from ssl_framework.mixers.targets import targets
 from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
-from ssl_framework.types import Batch, Clock, Outputs
+from ssl_framework.types import Batch, Clock, Mix, Outputs
 
 
 class MoCoV3(Objective):
@@ -24,6 +26,7 @@ class MoCoV3(Objective):
     """
 
     requires = frozenset({"teacher"})
+    accepts = frozenset({"mixer"})
 
     def __init__(self, temperature: float, student_head: str = "predictor", teacher_head: str = "projector") -> None:
         super().__init__()
@@ -36,15 +39,17 @@ class MoCoV3(Objective):
     ) -> dict[str, Tensor]:
         q0, q1 = map(unit, outputs_of(student, self.student_head))  # [B, D] each
         k0, k1 = map(unit, outputs_of(teacher, self.teacher_head))  # [B, D] each
-        both = find_key(q0, k1, self.temperature) + find_key(q1, k0, self.temperature)  # [B]
+        mixes = batch.mix or [None] * len(student)
+        mix0, mix1 = (mix for view, mix in zip(student, mixes, strict=True) if view is not None)
+        both = find_key(q0, k1, self.temperature, mix0) + find_key(q1, k0, self.temperature, mix1)  # [B]
         # Times tau, so that the gradient's size does not depend on the temperature.
         return {"loss": 2 * self.temperature * both.mean()}
 
 
-def find_key(q: Tensor, k: Tensor, temperature: float) -> Tensor:
+def find_key(q: Tensor, k: Tensor, temperature: float, mix: Mix | None = None) -> Tensor:
     """Cross-entropy of finding each query's own key among those of all ranks: two [B, D] of unit rows -> [B].
 
-    No gradient reaches the keys.
+    A mixture has the keys of its sources. No gradient reaches the keys.
     """
     own = rank() * len(k) + torch.arange(len(k), device=k.device)  # [B]
-    return nce(q, gather(k), own, temperature)  # [B]
+    return nce(q, gather(k), own if mix is None else targets(mix), temperature)  # [B]

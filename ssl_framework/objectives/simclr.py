@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ssl_framework.functional import unit
 from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
-from ssl_framework.objectives.infonce import contrast, pairs
+from ssl_framework.objectives.infonce import contrast, in_batch, pairs
+from ssl_framework.objectives.siamese import Siamese, unit_rows
 from ssl_framework.types import Batch, Clock, Outputs
 
 
@@ -22,7 +23,7 @@ class SimCLR(Objective):
         head: name of the student's head whose output is compared.
     """
 
-    accepts = frozenset({"mixer", "positive pairs", "negatives"})
+    accepts = frozenset({"mixer", "terms of mixtures", "positive pairs", "negatives", "queries of both views"})
 
     def __init__(self, temperature: float, head: str = "projector") -> None:
         super().__init__()
@@ -36,3 +37,12 @@ class SimCLR(Objective):
         features = self.mixed(pairs(z0, z1, batch.mix), clock)
         loss, multiplier, first = contrast(features, self.temperature, positive_in_denominator=True)
         return {"loss": loss.mean(), "npc_multiplier": multiplier.mean(), "proxy_accuracy": first.mean()}
+
+    def siamese(self, student: list[Outputs | None], teacher: list[Outputs | None] | None) -> Siamese:
+        """The other view answers; a pair costs the mean of both directions."""
+        return Siamese(self.head, unit_rows(student, self.head), None, self.pair)
+
+    def pair(self, z0: Tensor, z1: Tensor) -> Tensor:
+        """NT-Xent of each pair of the global batch, the mean of its two anchors: two [B, D] of unit rows -> [B]."""
+        loss = contrast(in_batch(z0, z1), self.temperature, positive_in_denominator=True).loss  # [2B], sample by sample
+        return loss.view(-1, 2).mean(dim=1)  # [B]

@@ -2,7 +2,9 @@
 (arXiv:2006.09882), eq. 1 to 5.
 
 Every view predicts to which prototypes another view of its sample was assigned. Assignments are balanced over the
-global batch by Sinkhorn-Knopp, so that not all samples choose the same prototype; there are no negatives.
+global batch by Sinkhorn-Knopp, so that not all samples choose the same prototype; there are no negatives. A mixture
+beside the views is one more view, which predicts the assignments of its sources, by their shares (Un-Mix,
+arXiv:2003.05438).
 """
 
 from collections.abc import Callable
@@ -13,7 +15,8 @@ from torch import Tensor, nn
 from ssl_framework.distributed import gather, own_rows
 from ssl_framework.functional import sinkhorn, unit
 from ssl_framework.memory import Queue
-from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.objectives.base import Objective, parted, positive_temperature
+from ssl_framework.objectives.infonce import mean_of_sources
 from ssl_framework.types import Batch, Clock, Outputs
 
 
@@ -35,6 +38,7 @@ class SwAV(Objective):
         head: name of the student's head whose output is compared.
     """
 
+    accepts = frozenset({"added mixtures"})
     num_views = (2, None)
 
     def __init__(
@@ -75,15 +79,24 @@ class SwAV(Objective):
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
     ) -> dict[str, Tensor]:
-        z = [unit(x) for x in outputs_of(student, self.head)]  # V x [B, D]
+        clean, mixtures = parted(student, batch, self.head)
+        z = [unit(x) for x in clean]  # V x [B, D]
         if len(z) < self.num_assign:
             raise ValueError(f"objective.num_assign is {self.num_assign}, but the student encodes only {len(z)} views")
         with torch.no_grad():
             self.prototypes.copy_(unit(self.prototypes))
-        log_p = [(x @ self.prototypes.T / self.temperature).log_softmax(dim=1) for x in z]  # V x [B, K]
+        log_p = [self.predict(x) for x in z]  # V x [B, K]
         codes = [self.assign(view, z[view], clock) for view in range(self.num_assign)]  # A x [B, K]
         pairs = [(code, log_p[v]) for a, code in enumerate(codes) for v in range(len(z)) if v != a]
+        seen = [v for v, view in enumerate(student) if view is not None]
+        for z_mixed, mix in mixtures:
+            log_p_mixed = self.predict(unit(z_mixed))  # [B, K]
+            pairs += [(mean_of_sources(code, mix), log_p_mixed) for a, code in enumerate(codes) if seen[a] != mix.of]
         return {"loss": torch.stack([-(code * p).sum(dim=1).mean() for code, p in pairs]).mean()}
+
+    def predict(self, z: Tensor) -> Tensor:
+        """Logarithm of the predicted distribution over prototypes: [B, D] unit rows -> [B, K]."""
+        return (z @ self.prototypes.T / self.temperature).log_softmax(dim=1)
 
     @torch.no_grad()
     def assign(self, view: int, z: Tensor, clock: Clock) -> Tensor:

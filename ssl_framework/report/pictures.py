@@ -38,7 +38,7 @@ def show_views(data: Images, views: Views, out: Path, columns: int = 20, seed: i
     shown = [view * views.std + views.mean for view in batch.views[:2]]
     picture = tile(torch.cat([data.pixels[index].float() / 255, *shown]), columns)
     figure, axes = plt.subplots(figsize=(12, 12 * picture.shape[0] / picture.shape[1]))
-    axes.imshow(picture, interpolation="nearest")
+    axes.imshow(picture, interpolation="nearest", cmap="gray")  # the colour map is for one channel only
     axes.axis("off")
     save(figure, out)
 
@@ -93,9 +93,9 @@ def show_speed(record: Path, out: Path) -> None:
     save(figure, out)
 
 
-def save(figure: plt.Figure, out: Path) -> None:
-    """Writes a PNG and closes the figure."""
+def save(figure: plt.Figure, out: Path, pad: float = 1.08) -> None:
+    """Writes a PNG and closes the figure; ``pad`` is the space around axes, in letters."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout()
+    figure.tight_layout(pad=pad)
     figure.savefig(out, dpi=110, bbox_inches="tight", pad_inches=0.05, metadata={"Software": None})
     plt.close(figure)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ssl_framework.feature_mixers.feature_transform import FeatureTransform
 from ssl_framework.feature_mixers.hallucinator import Hallucinator
+from ssl_framework.feature_mixers.m_mix import MMix
 from ssl_framework.feature_mixers.mochi import MoCHi
 from ssl_framework.feature_mixers.synco import SynCo
 from ssl_framework.memory import Queue
@@ -18,7 +19,9 @@ from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.cacr import CACR
 from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
 from ssl_framework.objectives.conr import ConR
+from ssl_framework.objectives.core_tuning import CoreTuning
 from ssl_framework.objectives.dcl import DCL
+from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
 from ssl_framework.objectives.groco import GroCo
 from ssl_framework.objectives.instance_discrimination import (
     Contrastive,
@@ -27,6 +30,10 @@ from ssl_framework.objectives.instance_discrimination import (
     InstanceDiscrimination,
     SimpleContrastive,
 )
+from ssl_framework.objectives.metric import Contrastive as ContrastivePairs
+from ssl_framework.objectives.metric import MetricLoss, MultiSimilarity, ProxyAnchor
+from ssl_framework.objectives.metrix import Metrix
+from ssl_framework.objectives.mixco import MixCo
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.objectives.mocov3 import MoCoV3
 from ssl_framework.objectives.multiview import (
@@ -42,14 +49,19 @@ from ssl_framework.objectives.multiview import (
     PairwiseNTXent,
 )
 from ssl_framework.objectives.nnclr import NNCLR
+from ssl_framework.objectives.patchmix import PatchMix
+from ssl_framework.objectives.rankmixup import MNDCG, MRL, RankMixup
 from ssl_framework.objectives.regression import Regression
+from ssl_framework.objectives.sdmp import SDMP
 from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.simlap import LabelGate, SimLAP
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
+from ssl_framework.objectives.supervised import Supervised
 from ssl_framework.objectives.supremix import SupReMix
 from ssl_framework.objectives.swav import SwAV
+from ssl_framework.objectives.unmix import UnMix
 from ssl_framework.types import Mix, Outputs
 
 DIM = 6
@@ -65,6 +77,7 @@ class Case(NamedTuple):
     heads: tuple[str, ...] = ("projector",)
     mixed: tuple[int, ...] = ()  # views that a mixer has changed
     added: tuple[int, ...] = ()  # views that are mixtures of view 0, beside the clean ones
+    of: tuple[int, ...] = ()  # the views that the added ones are mixtures of, where that is not view 0
     numbers: tuple[str, ...] = ()  # heads that give one number a sample
     least: int = 2  # samples in the smallest global batch it takes
 
@@ -78,6 +91,7 @@ class Case(NamedTuple):
         share = 0.6 + 0.1 * (own % 4)  # [B]
         mix = Mix(torch.empty(0), source, torch.stack([share, 1 - share], dim=1), None, 0)
         done = {**{v: mix._replace(of=v) for v in self.mixed}, **dict.fromkeys(self.added, mix)}
+        done |= {v: mix._replace(of=of) for v, of in zip(self.added, self.of, strict=False)}
         return [done.get(v) for v in range(self.num_views)]
 
     @property
@@ -141,10 +155,20 @@ def on_simclr() -> SimCLR:
     return objective
 
 
+def m_mix(objective: Objective) -> Objective:
+    objective.feature_mixer = MMix(0.2)
+    return objective
+
+
 def feature_transform() -> MoCo:
     objective = moco()
     objective.feature_mixer = FeatureTransform(2.0, 1.6, True, False, False, False, 0.0)
     return objective
+
+
+def mixtures_of_both_views(build: Callable[[], Objective]) -> Case:
+    views = (0, 1, 2, 3)
+    return Case(build, views, views, heads=("projector", "predictor"), added=(2, 3), of=(0, 1))
 
 
 def nnclr(**options: Any) -> NNCLR:
@@ -156,6 +180,12 @@ def cacr_moco() -> CACRMoCo:
 
 
 HEADS = ("projector_0", "projector_1")
+BYOL_HEADS = ("projector", "predictor")
+
+
+def classifier(build: Callable[[], Objective], **seen: Any) -> Case:
+    """An objective on class scores of view 0 unless said otherwise; the embeddings are the scores of six classes."""
+    return Case(build, **{"student": (0,), "heads": ("classifier",), **seen})
 
 
 def temperature(dim: int) -> PairTemperature:
@@ -173,6 +203,27 @@ def swav() -> SwAV:
 
 def simlap(pairing: str = "permuted", fused: bool = True, renormalise: bool = False) -> SimLAP:
     return seeded(lambda: SimLAP(0.1, 4, pairing, lambda num: LabelGate(num, 7, 8, DIM, fused), renormalise))
+
+
+def core_tuning() -> CoreTuning:
+    """With heads that turn the features as ``Case.outputs`` does."""
+    objective = CoreTuning(0.2, 0.5, 1.0, 0.8, DIM)
+    objective.through_heads = lambda x: {"projector": x.roll(1, dims=1), "classifier": x.roll(2, dims=1)}
+    return objective
+
+
+def metrix(loss: Callable[[], MetricLoss], level: str = "embedding") -> Metrix:
+    objective = seeded(lambda: Metrix(loss(), level, 0.4, 2.0, 0.5))
+    objective.through_heads = lambda x: {"projector": x.roll(1, dims=1)}
+    return objective
+
+
+def similar_pairs() -> MultiSimilarity:
+    return MultiSimilarity(2.0, 20.0, 0.5, 0.1)
+
+
+def proxies() -> ProxyAnchor:
+    return ProxyAnchor(4, DIM, 8.0, 0.1)
 
 
 # One line a method: a new objective is added here.
@@ -194,11 +245,14 @@ OBJECTIVES: dict[str, Case] = {
     "synco": Case(synco, student=(0,), teacher=(1,)),
     "hallucinator": Case(lambda: hallucinator(moco()), student=(0,), teacher=(1,)),
     "hallucinator_on_simclr": Case(lambda: hallucinator(SimCLR(0.2))),
-    "simclr_mixed": Case(lambda: SimCLR(0.2), mixed=(0,)),
+    "m_mix": Case(lambda: m_mix(SimCLR(0.4))),
+    "m_mix_on_dclw": Case(lambda: m_mix(DCL(0.4, 0.5))),
+    "dacl": Case(lambda: SimCLR(0.2)),
+    "imix": Case(lambda: SimCLR(0.2), mixed=(0,)),
     "dcl_mixed": Case(lambda: DCL(0.2, None), mixed=(1,), least=3),
-    "mocov2_mixed": Case(moco, student=(0,), teacher=(1,), mixed=(0,)),
+    "imix_moco": Case(moco, student=(0,), teacher=(1,), mixed=(0,)),
     "mochi_mixed": Case(mochi, student=(0,), teacher=(1,), mixed=(0,)),
-    "byol_mixed": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor"), mixed=(0, 1)),
+    "imix_byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor"), mixed=(0, 1)),
     "byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor")),
     "feature_transform": Case(feature_transform, student=(0,), teacher=(1,)),
     "sepclr": Case(lambda: SepCLR(0.5, [0], 0.3, 0.2, 0.4), heads=("common", "salient")),
@@ -220,6 +274,9 @@ OBJECTIVES: dict[str, Case] = {
     "hard_simple_contrastive": bank(lambda: HardSimpleContrastive(1.0, 0.3)),
     "barlow_twins": Case(lambda: BarlowTwins(0.0051, 0.1)),
     "mocov3": Case(lambda: MoCoV3(0.2), teacher=(0, 1), heads=("projector", "predictor")),
+    "mocov3_mixed": Case(lambda: MoCoV3(0.2), teacher=(0, 1), heads=("projector", "predictor"), mixed=(0, 1)),
+    "sdmp": mixtures_of_both_views(lambda: SDMP(0.2)),
+    "patchmix": mixtures_of_both_views(lambda: PatchMix(0.2)),
     "nnclr": Case(nnclr, heads=("projector", "predictor")),
     "nnclr_decoupled": Case(lambda: nnclr(positive_in_denominator=False), heads=("projector", "predictor")),
     "cacr": Case(lambda: CACR(1.0, 1.0, 1.0, 2.0, 0.0, None), student=(0, 1, 2)),
@@ -233,13 +290,36 @@ OBJECTIVES: dict[str, Case] = {
     "amcl_moco_smooth": Case(lambda: amcl_moco(None), student=(0,), teacher=(1,), heads=HEADS),
     "amcl_barlow": Case(lambda: seeded(lambda: AMCLBarlow(HEADS, temperature(1), 0.01, 0.005, 0.1)), heads=HEADS),
     "swav": Case(swav, student=(0, 1, 2)),
+    "swav_mixtures": Case(swav, student=(0, 1, 2), added=(2,)),
     "simlap": Case(simlap),
     "simlap_cosine": Case(lambda: simlap(renormalise=True), student=(0,)),
     "simlap_distinct": Case(lambda: simlap("distinct", fused=False)),
     "reweight_head": Case(lambda: SimCLR(0.5, head="reweight"), heads=("reweight",)),
     "symmetric_relu_head": Case(lambda: SimCLR(0.5)),
+    "core_tuning": Case(core_tuning, student=(0,), heads=("pooled", "projector", "classifier")),
+    "metrix_contrastive": Case(lambda: metrix(lambda: ContrastivePairs(0.1, 1.2)), student=(0,)),
+    "metrix_multi_similarity": Case(lambda: metrix(similar_pairs), student=(0,)),
+    "metrix_proxy_anchor": Case(lambda: metrix(proxies), student=(0,)),
+    "metrix_features": Case(lambda: metrix(similar_pairs, "feature"), student=(0,), heads=("pooled", "projector")),
+    "metrix_features_of_proxies": Case(lambda: metrix(proxies, "feature"), student=(0,), heads=("pooled", "projector")),
+    "metrix_input": Case(lambda: metrix(similar_pairs, "input"), student=(0, 1), added=(1,)),
+    "metrix_input_of_proxies": Case(lambda: metrix(proxies, "input"), student=(0, 1), added=(1,)),
     "groco": Case(lambda: GroCo(1.0, 1, 2, True), student=(0, 1, 2)),
+    "mixco": Case(lambda: MixCo(moco(), 0.05, 1.0), student=(0, 2), teacher=(1,), added=(2,)),
+    "mixco_simclr": Case(lambda: MixCo(SimCLR(0.5), 0.5, 0.5), student=(0, 1, 2, 3), added=(2, 3)),
+    "unmix": Case(lambda: UnMix(moco(), 1.0), student=(0, 2), teacher=(1,), added=(2,)),
+    "unmix_dclw": Case(lambda: UnMix(moco(weight_sigma=0.5), 1.0), student=(0, 2), teacher=(1,), added=(2,)),
+    "unmix_simclr": Case(lambda: UnMix(SimCLR(0.2), 1.0), student=(0, 1, 2), added=(2,)),
+    "unmix_byol": Case(lambda: UnMix(BYOL(), 1.0), (0, 1, 2, 3), teacher=(0, 1), heads=BYOL_HEADS, added=(2, 3)),
+    "bsim": Case(lambda: UnMix(SimCLR(0.2), 0.5), student=(0, 1, 2, 3), added=(2, 3)),
     "groco_all_moved": Case(lambda: GroCo(1.0, 1, None, False), student=(0, 1, 2)),
+    "supervised": classifier(lambda: Supervised(DIM, 0.1)),
+    "supervised_mixed": classifier(lambda: Supervised(DIM, 0.0), mixed=(0,)),
+    "supervised_added": classifier(lambda: Supervised(DIM, 0.0), student=(0, 1, 2), added=(1, 2)),
+    "decoupled_mixup": classifier(lambda: DecoupledMixup(DIM, 0.1), mixed=(0,)),
+    "decoupled_mixup_added": classifier(lambda: DecoupledMixup(DIM, 0.1), student=(0, 1), added=(1,)),
+    "rankmixup_mrl": classifier(lambda: RankMixup(DIM, MRL(2.0), 0.1), student=(0, 1), added=(1,)),
+    "rankmixup_mndcg": classifier(lambda: RankMixup(DIM, MNDCG(), 0.1), student=(0, 1, 2, 3), added=(1, 2, 3)),
     "regression": Case(lambda: Regression("mse"), student=(0,), heads=("regressor",), numbers=("regressor",)),
     "regression_mixed": Case(lambda: Regression("huber"), heads=("regressor",), numbers=("regressor",), mixed=(0,)),
     "conr": Case(lambda: ConR(0.5, 0.1, 0.2, 4.0), heads=("pooled", "regressor"), numbers=("regressor",)),

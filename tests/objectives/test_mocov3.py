@@ -5,8 +5,12 @@ import torch
 from torch import Tensor
 
 from ssl_framework.objectives.mocov3 import MoCoV3, find_key
-from tests.golden import core_view, golden
+from ssl_framework.types import Outputs
+from tests.golden import core_view, golden, mix_rows
 from tests.objectives import loops
+from tests.objectives.test_imix import batch as imix_batch
+from tests.objectives.test_imix import mix as imix
+from tests.objectives.test_imix import soft_cross_entropy
 
 
 def loss(q: tuple[Tensor, Tensor], k: tuple[Tensor, Tensor], tau: float) -> Tensor:
@@ -56,3 +60,21 @@ def test_invariances() -> None:
 def test_refused_settings() -> None:
     with pytest.raises(ValueError, match=r"objective\.temperature is 0"):
         MoCoV3(0)
+
+
+def test_a_mixed_view_has_to_find_the_keys_of_its_sources() -> None:
+    """i-Mix: -lam log p_i - (1 - lam) log p_partner, of each view that is mixed."""
+    q, k = [loops.random_unit(6, 5, seed) for seed in (0, 1)], [loops.random_unit(6, 5, seed) for seed in (2, 3)]
+    student: list[Outputs | None] = [{"predictor": x} for x in q]
+    for mixes in ([imix(), None], [None, imix()], [imix(), imix()]):
+        got = MoCoV3(0.2)(student, loops.outputs(*k), imix_batch(*mixes), loops.CLOCK)["loss"].item()
+        both = [
+            one_way(q[v], k[1 - v], 0.2) if mix is None else soft_cross_entropy(q[v], k[1 - v], 0.2)
+            for v, mix in enumerate(mixes)
+        ]
+        assert got == pytest.approx(2 * 0.2 * sum(both), abs=1e-10)
+
+
+def test_golden_of_a_mixed_view() -> None:
+    value = find_key(mix_rows(0), mix_rows(1), 0.2, imix()).mean().item()
+    assert value == pytest.approx(golden("imix: one side, logits A B^T/tau"), abs=1e-7)

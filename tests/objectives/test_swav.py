@@ -5,13 +5,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssl_framework.build import build_module
 from ssl_framework.functional import sinkhorn, unit
 from ssl_framework.memory import Queue
 from ssl_framework.objectives.swav import SwAV
 from ssl_framework.optim import LARS
-from ssl_framework.types import Clock
+from ssl_framework.types import Clock, Samples
 from tests.golden import core_view, golden
 from tests.objectives import loops
+from tests.objectives.test_imix import LAM, PARTNER
+from tests.objectives.test_imix import batch as imix_batch
+from tests.objectives.test_imix import mix as imix
+from tests.runs import small
 
 PROTOTYPES = torch.cos(0.4 * torch.arange(4.0).double()[None] + 1.3 * torch.arange(3.0).double()[:, None])  # [3, 4]
 SETTINGS: dict[str, Any] = {
@@ -94,6 +99,42 @@ def test_equals_the_loop(num_views: int, num_assign: int) -> None:
     views = [loops.random_unit(5, 4, v) for v in range(num_views)]
     value = loss(objective(num_assign=num_assign), *views).item()
     assert value == pytest.approx(loss_by_loop(views, PROTOTYPES, num_assign), abs=1e-10)
+
+
+@pytest.mark.parametrize("num_assign", [1, 2])
+def test_a_mixture_predicts_the_assignments_of_its_sources_in_the_other_views(num_assign: int) -> None:
+    """Two clean views, a mixture of each."""
+    views = [loops.random_unit(6, 4, v) for v in range(4)]
+    mixes = [None, None, imix(), imix()._replace(of=1)]
+    swav = objective(num_assign=num_assign)
+    got = swav(loops.outputs(*views), None, imix_batch(*mixes), loops.CLOCK)["loss"].item()
+    prototypes = [p / p.norm() for p in PROTOTYPES]
+    scores = [[[loops.dot(x, p) for p in prototypes] for x in view] for view in views]
+    costs = []
+    for a in range(num_assign):
+        codes = codes_by_loop(scores[a], 0.05, 3)
+        for v in range(4):
+            if v % 2 == a:
+                continue
+            for i in range(6):
+                lam, other = (LAM[i], PARTNER[i]) if v > 1 else (1.0, i)
+                target = [lam * mine + (1 - lam) * its for mine, its in zip(codes[i], codes[other], strict=True)]
+                logits = [s / 0.1 for s in scores[v][i]]
+                costs.append(-sum(c * (x - loops.log_sum_exp(logits)) for c, x in zip(target, logits, strict=True)))
+    assert got == pytest.approx(sum(costs) / len(costs), abs=1e-10)
+
+
+def test_a_mixer_may_stand_beside_the_views_but_not_in_their_place() -> None:
+    beside = ("mixer=mixup", "mixer.add=true", "mixer.views=[0,1]")
+    data = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
+    losses = []
+    for overrides in ((), beside):
+        torch.manual_seed(0)
+        module = build_module(small("swav", *overrides), has_labels=True)
+        losses.append(module.losses(Samples(data, torch.arange(8)), Clock(0, 0, 10))["loss"])
+    assert losses[0] != losses[1] and all(torch.isfinite(x) for x in losses)
+    with pytest.raises(ValueError, match=r"SwAV reads mixtures beside the clean views.*set mixer\.add=true"):
+        build_module(small("swav", "mixer=mixup"), has_labels=True)
 
 
 def test_a_full_queue_of_each_view_is_assigned_together_with_the_batch() -> None:

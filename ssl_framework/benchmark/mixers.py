@@ -1,0 +1,49 @@
+"""What each mixer costs beside a training step of the tiny net: SimCLR, two views of 128 images of 32 px, one mixed."""
+
+from collections.abc import Callable
+
+import torch
+
+from ssl_framework.benchmark.peers import random_images
+from ssl_framework.benchmark.step import SIZE, Product
+from ssl_framework.benchmark.timing import Figure, figure, ratio
+from ssl_framework.build import build
+from ssl_framework.mixers.mixing import Mixing
+from ssl_framework.models.encoder import Encoder
+from ssl_framework.report.mixtures import composed, mixer_names, while_mixing
+from ssl_framework.types import Batch
+
+BATCH = 128
+
+
+def run(quick: bool) -> dict[str, Figure]:
+    """For every file of configs/mixer, as it is shipped.
+
+    ``<mixer>/over_step``: seconds of mixing one view, over those of a step without a mixer, in the same round.
+    ``<mixer>/milliseconds``: of mixing one view.
+    """
+    batch, steps, rounds = (16, 1, 1) if quick else (BATCH, 10, 9)
+    product = Product("tiny", batch, random_images(batch, SIZE), precision="32-true")
+    seconds = product.against({name: mixing(name, product, steps) for name in mixer_names()}, steps, rounds)
+    result: dict[str, Figure] = {}
+    for name in mixer_names():
+        result[f"{name}/over_step"] = ratio(seconds[name], seconds["ours"])
+        result[f"{name}/milliseconds"] = figure([1000 * taken / steps for taken in seconds[name]])
+    return result
+
+
+def mixing(name: str, product: Product, steps: int) -> Callable[[], None]:
+    """As many mixtures of a batch as a round has steps, with an untrained student for mixers that look through it."""
+    cfg = composed(["data=cifar10", "backbone=tiny", f"mixer={name}"])[0]
+    mixer: Mixing = build(cfg.mixer)
+    student: Encoder = build(cfg.student)
+    mixer.to(product.device), student.to(product.device)
+    views = [torch.randn(product.batch, 3, SIZE, SIZE, device=product.device) for _ in range(2)]  # 2 x [B, 3, h, w]
+    index = torch.arange(product.batch, device=product.device)
+    batch, clock = Batch(views, index, index % 10), while_mixing(mixer)
+
+    def loop() -> None:
+        for _ in range(steps):
+            mixer(batch, clock, student)
+
+    return loop

@@ -1,0 +1,91 @@
+"""Boxes and cells of the partner, taken where it has something to show.
+
+    SaliencyMix    Uddin et al., ICLR 2021 (arXiv:2006.01791): a box around the partner's highest score
+    AttentiveMix   Walawalkar et al., ICASSP 2020 (arXiv:2003.13048): the partner's cells with the highest scores
+
+B samples, C channels, h x w pixels, g cells along a side.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_framework.mixers.mixing import Context
+from ssl_framework.mixers.rules import Share, beta_share, box, owned, partners
+from ssl_framework.mixers.scores import Score
+
+
+class SaliencyMix:
+    """A box with area 1 - l, l ~ Beta(alpha, alpha), around the highest score of the partner, at the same place.
+
+    Args:
+        score: where the partner has something to show.
+        alpha: of the Beta distribution.
+        per_sample: an area for every sample instead of one for the batch; the place is always the sample's own.
+        dominant: l becomes max(l, 1 - l), so that the own image keeps at least about half.
+    """
+
+    def __init__(self, score: Score, alpha: float, per_sample: bool, dominant: bool) -> None:
+        self.score = score
+        self.share = Share(alpha, per_sample, dominant)
+
+    def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Mixed images [B, C, h, w], and of whom each pixel is [B, 2, h, w]."""
+        other = partners(x, source)  # [B, C, h, w]
+        score = self.score(x, context)  # [B, h', w']
+        rows, columns = score.shape[1:]
+        highest = score.flatten(1).argmax(dim=1)[source[:, 1]]  # [B]
+        centre = torch.stack([(highest // columns + 0.5) / rows, (highest % columns + 0.5) / columns])  # [2, B]
+        where = box(centre, (1 - self.share(x, context)).sqrt(), x.shape[2:])  # [B, 1, h, w]
+        return torch.where(where, other, x), owned((~where).float())
+
+
+class AttentiveMix:
+    """The partner's cells with the highest scores: a share l ~ Beta(alpha, beta) of all cells, at least one.
+
+    Args:
+        score: where the partner has something to show.
+        alpha, beta: of the Beta distribution.
+        per_sample: a number of cells for every sample instead of one for the batch.
+        grid: cells along a side, at most the pixels.
+    """
+
+    def __init__(self, score: Score, alpha: float, beta: float, per_sample: bool, grid: int) -> None:
+        if not alpha > 0 or not beta > 0:
+            raise ValueError(f"mixer.rule.alpha is {alpha} and beta {beta}: both must be above 0")
+        if grid < 2:
+            raise ValueError(f"mixer.rule.grid is {grid}: an image takes at least 2 cells along a side")
+        self.score = score
+        self.alpha = alpha
+        self.beta = beta
+        self.per_sample = per_sample
+        self.grid = grid
+
+    def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """As ``SaliencyMix``."""
+        other = partners(x, source)  # [B, C, h, w]
+        score = F.adaptive_avg_pool2d(self.score(x, context), self.grid).flatten(1)[source[:, 1]]  # [B, g * g]
+        share = beta_share(self.alpha, self.beta, x, self.per_sample, context)  # [B]
+        count = (share * self.grid**2).floor().clamp(min=1)  # [B]
+        rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # [B, g * g], 0 is the highest
+        chosen = (rank < count[:, None]).unflatten(1, (self.grid, self.grid))  # [B, g, g]
+        where = by_cell(chosen, x.shape[2], x.shape[3], "mixer.rule.grid")[:, None]  # [B, 1, h, w]
+        return torch.where(where, other, x), owned((~where).float())
+
+
+def by_cell(value: Tensor, h: int, w: int, key: str) -> Tensor:
+    """What every pixel's cell has: [B, g, g] -> [B, h, w]; cells differ by a pixel where g does not divide the side.
+
+    Args:
+        value: of the cells.
+        h, w: pixels.
+        key: that sets g, for the error.
+
+    Raises:
+        ValueError: there are more cells than pixels.
+    """
+    cells = value.shape[1]
+    if cells > min(h, w):
+        raise ValueError(f"{key} is {cells}, but the views have {h} x {w} pixels: lower it")
+    row, column = (torch.arange(side, device=value.device) * cells // side for side in (h, w))  # [h], [w]
+    return value[:, row[:, None], column]  # [B, h, w]

@@ -1,0 +1,74 @@
+"""Weights that a new run begins with (``backbone.weights``): those of another run, or an exported backbone.
+
+A resumed run has its own in its checkpoint and reads no others.
+"""
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ssl_framework.callbacks import load_checkpoint
+from ssl_framework.models.backbone import Backbone
+from ssl_framework.module import SSLModule
+
+PREFIX = "student.backbone.net."
+"""Of the backbone's names in a checkpoint."""
+
+
+def begin_with_weights(module: SSLModule) -> None:
+    """Gives every backbone of student and teacher the weights that its config names.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file.
+        ValueError: it cannot be read safely, or does not fit.
+    """
+    encoders = [module.student] if module.teacher is None else [module.student, module.teacher.encoder]
+    for encoder in encoders:
+        for backbone in (encoder.backbone, *encoder.beside.values()):
+            assert isinstance(backbone, Backbone)
+            if backbone.weights is not None:
+                load_into(backbone, read_weights(Path(backbone.weights).expanduser()))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """timm's names and tensors: of the student's backbone in a run folder, or of a file that ``export`` wrote."""
+    if path.is_dir():
+        state = load_checkpoint(path / "checkpoints" / "last.ckpt")["state_dict"]
+        return {name.removeprefix(PREFIX): x for name, x in state.items() if name.startswith(PREFIX)}
+    if not path.is_file():
+        raise FileNotFoundError(f"backbone.weights is {path}, which does not exist")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"backbone.weights is {path}, which is no .safetensors file ({error}): give a run folder or a file that "
+            "scripts/export.py wrote"
+        ) from error
+
+
+def load_into(backbone: Backbone, state: dict[str, Tensor]) -> None:
+    """Replaces all weights and buffers of a backbone.
+
+    Raises:
+        ValueError: a name is missing or left over, or a shape differs.
+    """
+    own = backbone.net.state_dict()
+    found = [f"{name} is missing there" for name in own if name not in state]
+    found += [f"{name} is unknown here" for name in state if name not in own]
+    for name in own.keys() & state.keys():
+        if own[name].shape != state[name].shape:
+            found.append(f"{name} is {by(state[name])} there and {by(own[name])} here")
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise ValueError(
+            f"backbone.weights={backbone.weights} does not fit {backbone.timm_name}: {min(found)}{more}: choose the "
+            "backbone, the image size and the channels that these weights were trained with"
+        )
+    backbone.net.load_state_dict(state)
+
+
+def by(x: Tensor) -> str:
+    """A shape as a person writes it: 64 x 3 x 7 x 7."""
+    return " x ".join(map(str, x.shape)) or "a number"
