@@ -73,7 +73,7 @@ class Clock(NamedTuple):
 
 
 def step_seed(seed: int, step: int, rank: int = -1) -> int:
-    """A 63-bit seed that differs for every (seed, step, rank); ``rank=-1`` stands for "all ranks alike"."""
+    """A 63-bit seed that differs for every (seed, step, rank); -1 and -2 stand for "all ranks alike"."""
     mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + (rank + 2) * 0x94D049BB133111EB) % 2**64
     mixed ^= mixed >> 31  # one round of the splitmix64 finaliser: neighbouring steps get unrelated seeds
     mixed = mixed * 0xBF58476D1CE4E5B9 % 2**64

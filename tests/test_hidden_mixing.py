@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from ssl_framework.build import build_data, build_module
 from ssl_framework.mixers.hidden import AlignMix, ManifoldMixup, transport
-from ssl_framework.mixers.mixing import Mixing
+from ssl_framework.mixers.learned import AdaMixUp
+from ssl_framework.mixers.mixing import Mixing, Rule
 from ssl_framework.mixers.partners import Others
+from ssl_framework.mixers.rules import Mixup, Switch
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.module import SSLModule
@@ -238,6 +240,12 @@ def test_what_does_not_fit_is_refused(overrides: tuple[str, ...], words: str) ->
     with pytest.raises(ValueError) as error:
         build_module(config("method=simclr", "mixer=manifold_mixup", *overrides), has_labels=True)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("rule", [ManifoldMixup(1.0, True, [1]), AdaMixUp([4], 1.0, 1.0)])
+def test_only_rules_of_images_can_be_switched(rule: Rule) -> None:
+    with pytest.raises(ValueError, match=rf"mixer\.rule\.rules has {type(rule).__name__}, which works inside"):
+        Switch([Mixup(1.0, True, False), rule], [1, 1], True)
 
 
 def test_a_compiled_student_and_further_backbones_are_refused() -> None:

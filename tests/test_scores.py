@@ -352,8 +352,11 @@ def test_transport_brings_to_light_what_the_mask_hides() -> None:
     ("make", "words"),
     [
         (
-            lambda: Mixing(ManifoldMixup(1.0, True, [0]), Reversed(), [0], False, 1, 0, 1, ScoreMass(Activation())),
-            "mixer.labels is ScoreMass, which weighs pixels, but ManifoldMixup mixes inside the student: set",
+            lambda: Mixing(
+                ManifoldMixup(1.0, True, [0]), Reversed(), [0], False, 1, 0, 1, labels=ScoreMass(Activation())
+            ),
+            "mixer.labels is ScoreMass, which weighs pixels, but ManifoldMixup mixes inside the student: "
+            "set mixer.labels",
         ),
         (lambda: SpectralResidual(2, 1.0), "mixer.rule.score.size is 2"),
         (lambda: Gradient(-1.0), "mixer.rule.score.sigma is -1.0"),

@@ -32,6 +32,7 @@ class ManifoldMixup(HiddenRule):
         self.layers = at_least_one(layers)
 
     def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """See ``HiddenRule``."""
         return x, owned(self.share(x, context)[:, None, None, None])  # [B, 2, 1, 1]
 
     def mix(self, maps: Tensor, mix: Mix, draw: int) -> Tensor:
@@ -63,6 +64,7 @@ class AlignMix(HiddenRule):
         self.iterations = iterations
 
     def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """See ``HiddenRule``."""
         return x, owned(self.share(x, context)[:, None, None, None])  # [B, 2, 1, 1]
 
     def mix(self, maps: Tensor, mix: Mix, draw: int) -> Tensor:

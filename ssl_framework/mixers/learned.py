@@ -77,6 +77,7 @@ class LearnedMask(LearnedRule):
         self.spread = spread
 
     def attach(self, student: Encoder) -> None:
+        """See ``LearnedRule``."""
         block = student.backbone.block(self.layer, "mixer.rule.layer")
         if block is None:
             raise ValueError("mixer.rule.layer names 0, the images, but a mask is made of maps: name a block")
@@ -224,6 +225,7 @@ class AdaMixUp(LearnedRule):
         self.critic_weight = critic_weight
 
     def attach(self, student: Encoder) -> None:
+        """See ``LearnedRule``."""
         layers: list[nn.Module] = []
         for before, width in zip([student.backbone.channels, *self.widths], self.widths, strict=False):
             layers += [nn.Conv2d(before, width, 3, 2, 1), nn.ReLU()]

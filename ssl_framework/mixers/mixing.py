@@ -285,7 +285,8 @@ class Mixing(nn.Module):
         if not isinstance(rule, HiddenRule) or mixes is None:
             yield
             return
-        draw = step_seed(clock.seed, clock.step, -2)  # not a generator's: the host must know it without waiting
+        # Alike on all ranks, and not a generator's: the host must know it without waiting for a device.
+        draw = step_seed(clock.seed, clock.step, -2)
         groups = iter(student.groups(batch.views, which))
 
         def change(maps: Tensor) -> Tensor:

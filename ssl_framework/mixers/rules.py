@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssl_framework.mixers.mixing import Context, Rule, beta, uniform
+from ssl_framework.mixers.mixing import Context, HiddenRule, LearnedRule, Rule, beta, uniform
 
 
 class Mixup:
@@ -106,6 +106,11 @@ class Switch:
             raise ValueError(
                 f"mixer.rule.weights is {list(weights)} for {len(rules)} rules: give each one a weight, at least 0 and "
                 "not all 0"
+            )
+        if other := next((type(rule).__name__ for rule in rules if isinstance(rule, (HiddenRule, LearnedRule))), None):
+            raise ValueError(
+                f"mixer.rule.rules has {other}, which works inside the student or learns, but only rules of images can "
+                "be switched: take it as mixer.rule itself"
             )
         self.rules = list(rules)
         self.per_sample = per_sample
