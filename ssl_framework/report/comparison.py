@@ -73,8 +73,9 @@ class Record(NamedTuple):
 
     def reference(self, name: str, data: str, metric: str) -> str:
         """Of raw pixels or of the untrained backbone; a dash where it was not scored."""
-        values = [scores[metric] for scores in self.about["references"].get(data, {}).get(name, {}).values()]
-        return f"{mean_and_spread(values)} ({len(values)})" if values else "-"
+        runs = self.about["references"].get(data, {}).get(name, {}).values()
+        values = [scores[metric] for scores in runs if metric in scores]
+        return f"{mean_and_spread(values, metric)} ({len(values)})" if values else "-"
 
 
 def setting_of(job: Job) -> str:
@@ -207,9 +208,9 @@ def markdown(record: Record) -> str:
     return "\n".join([*lines, "", f"{hardware}; {said_of(shown)}; commit {said_of(record.about['commit'])}.", ""])
 
 
-def table_of(record: Record) -> str:
-    """One row a method and setting, one column a data set and metric, then the references."""
-    columns = [(data, metric) for data in record.data for metric in record.metrics]
+def table_of(record: Record, metrics: Sequence[str] | None = None) -> str:
+    """One row a method and setting, one column a data set and metric (of all, or of some), then the references."""
+    columns = [(data, metric) for data in record.data for metric in metrics or record.metrics]
     lines = ["| method | " + " | ".join(f"{data} {short(metric)}" for data, metric in columns) + " |"]
     lines += ["| --- |" + " --- |" * len(columns)]
     for method, setting in record.settings:
