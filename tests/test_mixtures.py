@@ -49,6 +49,7 @@ def test_the_command_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     for words, name in (
         (["mixer=fmix", *FEW], "fmix_shapes"),
         (["mixers", *FEW], "mixers"),
+        (["gallery", *FEW], "mixer_gallery"),
         (["views", *FEW], "views_shapes"),
     ):
         main([*words, "--out", str(tmp_path)])
@@ -61,7 +62,7 @@ def test_the_command_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     [
         (["method=simclr", *FEW], "mixer=none, which leaves images as they are: choose one with mixer=<name>"),
         (["mixer=cutmax"], "there is no mixer=cutmax"),
-        (["pictures"], "'pictures' is neither mixers nor views nor key=value"),
+        (["pictures"], "'pictures' is neither mixers nor gallery nor views nor key=value"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(words: list[str], said: str, capsys: pytest.CaptureFixture) -> None:

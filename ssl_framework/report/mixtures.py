@@ -187,6 +187,29 @@ def show_mixers(mixtures: Sequence[tuple[str, Mixture]], out: Path, samples: Seq
     save(figure, out, pad=0.3)
 
 
+def show_gallery(mixtures: Sequence[tuple[str, Mixture]], out: Path, sample: int = 0) -> None:
+    """One sample and its partner, and side by side what each mixer makes of these two, of whom each pixel is below.
+
+    Left out are mixers that took other partners, and all but the first of those that weigh every pixel alike.
+    """
+    pair = mixtures[0][1].sources[sample]
+    shown, flat = [], False
+    for name, mixture in mixtures:
+        even = mixture.owner[sample].flatten(1).std(dim=1).max() < 0.01
+        if mixture.sources[sample].equal(pair) and not (even and flat):
+            shown.append((name, mixture))
+            flat = flat or bool(even)
+    figure, grid = plt.subplots(2, len(shown) + 1, figsize=(1.05 * (len(shown) + 1), 2.5), squeeze=False)
+    for row, (image, name) in enumerate(zip(pair, ("own image", "partner"), strict=True)):
+        draw(grid[row][0], framed(image, colour(row)), name)
+    for column, (name, mixture) in zip(grid.T[1:], shown, strict=True):
+        draw(column[0], framed(mixture.mixed[sample], "white"))
+        column[0].set_title(name.replace("_", "\n"), fontsize=9)
+        shares = " / ".join(percent(share) for share in mixture.share[sample])
+        draw(column[1], framed(ownership(mixture.owner[sample]), "white"), shares)
+    save(figure, out, pad=0.3)
+
+
 def composed(overrides: Sequence[str]) -> tuple[DictConfig, str, str]:
     """A config, and the names of its mixer and its data."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -201,17 +224,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "words",
         nargs="+",
-        metavar="[mixers | views] key=value",
-        help="mixer=cutmix data=cifar10: that mixer; mixers: one row for each; views: two views of some images",
+        metavar="[mixers | gallery | views] key=value",
+        help="mixer=cutmix data=cifar10: that mixer; mixers: one row for each; gallery: one column for each, of two "
+        "images; views: two views of some images",
     )
     parser.add_argument("--out", type=Path, default=Path("outputs") / "show", help="folder of the picture")
     given = parser.parse_args(arguments)
     what = [word for word in given.words if "=" not in word]
     overrides = [word for word in given.words if "=" in word]
-    if what not in ([], ["mixers"], ["views"]):
-        parser.error(f"{' '.join(what)!r} is neither mixers nor views nor key=value")
+    drawers = {"": show_one, "mixers": show_all, "gallery": show_side_by_side, "views": show_both_views}
+    if len(what) > 1 or "".join(what) not in drawers:
+        parser.error(f"{' '.join(what)!r} is neither mixers nor gallery nor views nor key=value")
     try:
-        print({"": show_one, "mixers": show_all, "views": show_both_views}["".join(what)](overrides, given.out))
+        print(drawers["".join(what)](overrides, given.out))
     except (ValueError, FileNotFoundError, HydraException, OmegaConfBaseException) as error:
         parser.exit(1, f"error: {explain(error)}\n")
 
@@ -226,8 +251,25 @@ def show_one(overrides: list[str], folder: Path) -> Path:
 
 def show_all(overrides: list[str], folder: Path) -> Path:
     """One picture of all mixers on the same images; says which have none."""
+    show_mixers(mix_by_all(overrides, mixer_names()), folder / "mixers.png")
+    return folder / "mixers.png"
+
+
+def show_side_by_side(overrides: list[str], folder: Path) -> Path:
+    """One picture of what the mixers make of the same two images; mixup's partner is that of all."""
+    names = ["mixup", *(name for name in mixer_names() if name != "mixup")]
+    show_gallery(mix_by_all(overrides, names), folder / "mixer_gallery.png")
+    return folder / "mixer_gallery.png"
+
+
+def mix_by_all(overrides: list[str], names: Sequence[str]) -> list[tuple[str, Mixture]]:
+    """What each mixer makes of the same images; prints which have none.
+
+    Raises:
+        ValueError: none can be drawn.
+    """
     images, drawn = None, []
-    for name in mixer_names():
+    for name in names:
         cfg, _, _ = composed([*overrides, f"mixer={name}"])
         if images is None:
             images = build(cfg.data.source).load("train")
@@ -237,8 +279,7 @@ def show_all(overrides: list[str], folder: Path) -> Path:
             print(f"left out {name}: {error}")
     if not drawn:
         raise ValueError("none of the mixers could be drawn: see above")
-    show_mixers(drawn, folder / "mixers.png")
-    return folder / "mixers.png"
+    return drawn
 
 
 def show_both_views(overrides: list[str], folder: Path) -> Path:
