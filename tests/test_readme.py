@@ -27,7 +27,7 @@ def test_the_page_of_methods_is_up_to_date() -> None:
     assert (ROOT / "docs" / "methods.md").read_text() == methods_page(ROOT)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/methods.md", "docs/mixing.md"])
 def test_every_file_and_picture_it_points_to_exists(page: str) -> None:
     text = (ROOT / page).read_text()
     links = re.findall(r"\]\((?!http|#)([^)]+)\)", text)
@@ -70,6 +70,7 @@ def test_methods_are_described_by_config_and_tests_alone(tree: Path) -> None:
     assert mochi.golden == {"formula": 1} and mochi.shows == "formula only" and mochi.group == "Teacher and memory"
     assert (mochi.memory, mochi.needs, mochi.feature_mixer) == (["Queue of 4,096"], ["a teacher"], "mochi")
     assert mochi.feature_mixers == ["feature_transform", "hallucinator", "mochi", "synco"]
+    assert plain.mixtures == mochi.mixtures == ["in the place of clean views"]
     assert plain.feature_mixers == ["hallucinator", "m_mix", "mochi", "synco"]
     assert mochi.files == ["ssl_framework/objectives/moco.py", "ssl_framework/feature_mixers/mochi.py"]
     page, tables = methods_page(tree), method_tables(tree)

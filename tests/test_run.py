@@ -265,7 +265,7 @@ def test_the_sweep_table_groups_by_setting(tmp_path: Path) -> None:
         (tmp_path / str(job)).mkdir()
         (tmp_path / str(job) / "run.json").write_text(json.dumps({"overrides": overrides.split()}))
         if value is not None:
-            (tmp_path / str(job) / "result.json").write_text(json.dumps({"metrics": {"m": value}}))
+            (tmp_path / str(job) / "result.json").write_text(json.dumps({"metrics": {"m/top1": value}}))
     (tmp_path / "3" / "error.txt").write_text("ValueError: no")
     table = sweep_table(tmp_path)
     cells = [list(column.cells) for column in table.columns]

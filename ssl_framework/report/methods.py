@@ -26,7 +26,9 @@ NEEDED = {
     "index": "a state of every training image",
     "geometry": "where each view was cut",
     "mixer": "a mixer",
+    "added mixtures": "a mixer",
 }
+MIXTURES = {"mixer": "in the place of clean views", "added mixtures": "beside the clean views"}
 KINDS = {"reference code": "golden value", "formula": "formula only"}
 """``kind`` of an entry of tests/golden.json -> what its test shows, the strongest first."""
 
@@ -58,7 +60,7 @@ class Method(NamedTuple):
     needs: list[str]  # beside views and memory
     feature_mixer: str  # its own; "" for none
     feature_mixers: list[str]  # that it accepts
-    mixers: list[str]  # likewise, of its input
+    mixtures: list[str]  # where it reads mixtures of images, of ``MIXTURES``
     files: list[str]
     tests: list[str]  # below tests/, that of the loss first
     loss_of: str  # the method whose test that is, where it is another with the same objective
@@ -182,11 +184,7 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
             *(words for key, words in NEEDED.items() if key in objective.requires),
         ],
         "feature_mixer": own,
-        "mixers": sorted(
-            path.stem
-            for path in (root / "configs" / "mixer").glob("*.yaml")
-            if path.stem != "none" and "mixer" in objective.accepts | objective.requires
-        ),
+        "mixtures": [words for key, words in MIXTURES.items() if key in objective.accepts | objective.requires],
         "feature_mixers": [name for name, mixer in mixers.items() if mixer.needs <= objective.accepts],
         "files": [
             f"{module.replace('.', '/')}.py" for module in dict.fromkeys(modules) if module != "ssl_framework.memory"
@@ -345,7 +343,8 @@ def section(method: Method, record: Record | None) -> list[str]:
         f"- `{method.command}`",
         f"- Files: {', '.join(f'[{Path(name).name}](../{name})' for name in files)}",
         f"- Needs: {needs_of(method)}",
-        f"- Mixers: {', '.join(method.mixers) or 'none'}; feature mixers: {', '.join(accepted) or 'none'}",
+        f"- Mixtures: {' or '.join(method.mixtures) or 'none'}{' ([which](mixing.md))' * bool(method.mixtures)}; "
+        f"feature mixers: {', '.join(accepted) or 'none'}",
         f"- Tests: {kinds or method.shows}, {tests}",
     ]
     if record is not None:

@@ -108,7 +108,7 @@ def mixing_page(root: Path) -> str:
         "",
         "Made by `python scripts/show.py mixers --out docs/pictures`; one mixer alone by `python scripts/show.py "
         "mixer=fmix data=cifar10`. The network is untrained here, so masks that a network draws are still nearly flat. "
-        "Left out are mixers inside the network, and TransMix, which needs a ViT.",
+        "Left out are mixers inside the network.",
         "",
         "## Mixers",
         "",

@@ -200,8 +200,9 @@ def show_gallery(mixtures: Sequence[tuple[str, Mixture]], out: Path, sample: int
             shown.append((name, mixture))
             flat = flat or bool(even)
     figure, grid = plt.subplots(2, len(shown) + 1, figsize=(1.05 * (len(shown) + 1), 2.5), squeeze=False)
-    for row, (image, name) in enumerate(zip(pair, ("own image", "partner"), strict=True)):
-        draw(grid[row][0], framed(image, colour(row)), name)
+    for row, image in enumerate(pair):
+        draw(grid[row][0], framed(image, colour(row)), ("", "partner")[row])
+    grid[0][0].set_title("own image", fontsize=9)
     for column, (name, mixture) in zip(grid.T[1:], shown, strict=True):
         draw(column[0], framed(mixture.mixed[sample], "white"))
         column[0].set_title(name.replace("_", "\n"), fontsize=9)
@@ -265,18 +266,24 @@ def show_side_by_side(overrides: list[str], folder: Path) -> Path:
 def mix_by_all(overrides: list[str], names: Sequence[str]) -> list[tuple[str, Mixture]]:
     """What each mixer makes of the same images; prints which have none.
 
+    A mixer that refuses the backbone is shown one that it may look through, a ViT.
+
     Raises:
         ValueError: none can be drawn.
     """
     images, drawn = None, []
     for name in names:
-        cfg, _, _ = composed([*overrides, f"mixer={name}"])
-        if images is None:
-            images = build(cfg.data.source).load("train")
-        try:
-            drawn.append((name, mix_images(cfg, images, name)))
-        except ValueError as error:
-            print(f"left out {name}: {error}")
+        refused = ""
+        for backbone in ([], ["backbone=vit_tiny"]):
+            cfg, _, _ = composed([*overrides, *backbone, f"mixer={name}"])
+            images = build(cfg.data.source).load("train") if images is None else images
+            try:
+                drawn.append((name, mix_images(cfg, images, name)))
+                break
+            except ValueError as error:
+                refused = refused or str(error)
+        else:
+            print(f"left out {name}: {refused}")
     if not drawn:
         raise ValueError("none of the mixers could be drawn: see above")
     return drawn
