@@ -1,5 +1,6 @@
 """The page of mixers says what the code that builds a run says."""
 
+import json
 import re
 from pathlib import Path
 
@@ -36,3 +37,11 @@ def test_every_mixer_is_described() -> None:
     assert {m.name for m in mixers} == {p.stem for p in (ROOT / "configs" / "mixer").glob("*.yaml")} - {"none"}
     assert all(re.search(r" et al\., .*\b20\d\d\b", m.title) for m in mixers)
     assert alike({"a": (1, 2), "b": (1, 3), "c": (1, 2)}) == [["a", "c"], ["b"]]
+
+
+def test_a_mixer_without_a_network_costs_at_most_a_twentieth_of_a_step() -> None:
+    """By the record, on the tiny backbone; what else there is states its cost on the page."""
+    figures = json.loads((ROOT / "results" / "speed_mixers" / "benchmark.json").read_text())["mixers"]
+    modules = {m.name: m.node.rule._target_.split(".")[-2] for m in read_mixers(ROOT) if not m.node.get("labels")}
+    plain = [name for name, module in modules.items() if module in ("rules", "masks")]
+    assert len(plain) >= 12 and all(figures[f"{name}/over_step"]["median"] <= 0.05 for name in plain)
