@@ -69,6 +69,9 @@ class SSLModule(L.LightningModule):
                     "one pass over the whole batch: set data.micro_batch_size=null or choose another mixer"
                 )
             mixer.attach(student)
+            mixer.rehearse(
+                student, [group.size for group in views.groups for _ in range(group.num_views)], views.channels
+            )
         self.views = views
         self.student = student
         self.teacher = teacher(student) if teacher is not None else None

@@ -334,6 +334,11 @@ def test_every_mixer_composes_with_the_methods_that_read_it(mixer: str, method: 
             ("method=hallucinator", "mixer=mixup"),
             "Hallucinator changes positive pairs, but with Mixup a positive is a mix",
         ),
+        (("method=simclr", "mixer=patchmix", "mixer.rule.patch=5"), "mixer.rule.patch is 5, but a view has 32 x 32"),
+        (
+            ("method=byol", "mixer=transmix"),
+            "ClassAttention reads a timm ViT with standard attention, but backbone.name",
+        ),
         (("method=mocov2", "mixer=mixup", "objective.class_oracle=true"), "MoCo does not read what Mixup produces"),
         (
             ("method=mocov2", "mixer=mixup", "mixer.add=true"),
@@ -346,6 +351,21 @@ def test_what_does_not_fit_is_refused(overrides: tuple[str, ...], words: str) ->
     with pytest.raises(ValueError) as error:
         build_module(config(*SMALL, *overrides), has_labels=True)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("mixer", ["puzzlemix", "automix", "tokenmix"])
+def test_the_rehearsal_before_the_run_changes_nothing(mixer: str) -> None:
+    cfg = small("simclr", f"mixer={mixer}")
+    torch.manual_seed(0)
+    module = build_module(cfg, has_labels=True)
+    state, drawn = {name: x.clone() for name, x in module.state_dict().items()}, torch.rand(3)
+    assert module.mixer is not None
+    torch.manual_seed(1)
+    module.mixer.rehearse(module.student, [32, 32], 3)
+    assert module.student.training and all(torch.equal(x, state[name]) for name, x in module.state_dict().items())
+    after = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(after, torch.rand(3)) and not torch.equal(after, drawn)
 
 
 def test_two_mixed_views_leave_simclr_without_answers() -> None:

@@ -25,7 +25,7 @@ def run(quick: bool) -> dict[str, Figure]:
     batch, steps, rounds = (16, 1, 1) if quick else (BATCH, 10, 9)
     product = Product("tiny", batch, random_images(batch, SIZE), precision="32-true")
     loops = {name: mixing(name, product, steps) for name in mixer_names()}
-    measured = {name: loop for name, loop in loops.items() if loop is not None}
+    measured: dict[str, Callable[[], object]] = {name: loop for name, loop in loops.items() if loop is not None}
     seconds = product.against(measured, steps, rounds)
     result: dict[str, Figure] = {}
     for name in measured:
