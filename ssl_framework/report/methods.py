@@ -17,8 +17,8 @@ from ssl_framework.report.comparison import REFERENCES, Record, protocol_line, r
 from ssl_framework.report.tables import short
 
 RECORD = Path("results") / "comparison"
-SHOWN = ("shapes", "knn[k=20,T=0.1]/top1")
-"""Data set and metric of the README's column."""
+SHOWN = "knn[k=20,T=0.1]/top1"
+"""Metric of the README's columns, one for each data set of the record."""
 
 NEEDED = {
     "label": "labels",
@@ -371,10 +371,10 @@ def reference_lines(record: Record) -> list[str]:
 def method_tables(root: Path) -> str:
     """The README's: one short table a group; with a record, k-NN on ``SHOWN`` and what it means below."""
     methods, record = read_methods(root), read_record(root / RECORD)
-    data, metric = SHOWN
-    if record is not None and not (data in record.data and metric in record.metrics):
+    if record is not None and SHOWN not in record.metrics:
         record = None
-    head = ["method", "paper", "equal to", "test", *([f"{data} k-NN"] if record else [])]
+    data_sets = sorted(record.data, reverse=True) if record else []
+    head = ["method", "paper", "equal to", "test", *(f"{data} k-NN" for data in data_sets)]
     lines = []
     for group in GROUPS:
         members = [method for method in methods if method.group == group]
@@ -390,10 +390,10 @@ def method_tables(root: Path) -> str:
             ]
             tests = ", ".join(f"[{Path(name).stem[5:]}](tests/{name})" for name in method.tests) or "none"
             row = [f"[`{method.name}`](docs/methods.md#{method.name})", paper, "; ".join([method.shows, *notes]), tests]
-            row += [record.shown(method.name, data, metric)] if record else []
+            row += [record.shown(method.name, data, SHOWN) for data in data_sets] if record else []
             lines.append(f"| {' | '.join(row)} |")
         lines.append("")
     if record is not None:
-        lines += [f"{data} k-NN is {short(metric)}. {protocol_line(record.about)} [Record]({RECORD})", ""]
+        lines += [f"k-NN is {short(SHOWN)}. {protocol_line(record.about)} [Record]({RECORD})", ""]
         lines += reference_lines(record)
     return "\n".join(lines[:-1]) + "\n"
