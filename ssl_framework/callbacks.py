@@ -194,7 +194,7 @@ class Progress(L.Callback):
         assert trainer.train_dataloader is not None
         self._counted += trainer.train_dataloader.global_batch_size
         every = trainer.log_every_n_steps * trainer.train_dataloader.global_batch_size  # type: ignore[attr-defined]
-        if trainer.is_last_batch or self._counted % every == 0:
+        if trainer.is_last_batch or trainer.global_step == trainer.max_steps or self._counted % every == 0:
             self._loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # waits for the device: now and then
             if self._bar is not None and self._task is not None:
                 elapsed = time.perf_counter() - self._since
