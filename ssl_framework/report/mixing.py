@@ -16,8 +16,8 @@ from ssl_framework.report.comparison import protocol_line, read_record, table_of
 from ssl_framework.report.methods import comment
 
 BUDGET = (
-    "It shows that they train together; papers see the gain of mixing after hundreds of epochs, and a budget of minutes "
-    "can neither show nor refute it."
+    "It shows that they train together; papers see the gain of mixing after hundreds of epochs, and a budget of "
+    "minutes can neither show nor refute it."
 )
 RECORDS = {
     "mixing": ("In self-supervision", ("knn[k=20,T=0.1]/top1", "linear/top1"), BUDGET),
