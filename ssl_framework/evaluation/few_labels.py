@@ -159,6 +159,6 @@ def rows_by_class(y: Tensor) -> list[Tensor]:
 
 
 def drawn_by_class(y: Tensor, seed: int) -> list[Tensor]:
-    """As ``rows_by_class``, each class in an order drawn with ``seed``: the first n are a sample, part of that of n+1."""
+    """As ``rows_by_class``, each class in an order drawn with ``seed``: its first n rows are a sample of n."""
     generator = torch.Generator().manual_seed(seed)
     return [rows[torch.randperm(len(rows), generator=generator)] for rows in rows_by_class(y)]

@@ -43,20 +43,20 @@ class LeaveOneOut:
         count = len(train.x)
         if left_out := [k for k in self.ks if k >= count]:
             warnings.warn(f"k-NN with k={left_out} skipped: a sample of the train split has only {count - 1} others")
-        right = self.right({k: 0 for k in self.ks if k < count}, train)
-        if not right:
+        ks = [k for k in self.ks if k < count]
+        if not ks:
             return {}
+        right = self.right(ks, train)
         chosen = max(right, key=lambda k: (right[k], -k))
         (top1,) = KNN(chosen, self.temperature, self.chunk)(train, test).values()
         name = f"knn[k=loo,T={self.temperature:g}]"
         return {f"{name}/top1": top1, f"{name}/k": float(chosen)}
 
-    def right(self, hits: dict[int, int], train: Frozen) -> dict[int, int]:
-        """Adds to ``hits``, for each of its k, how many samples of the train split the others classify right."""
-        if not hits:
-            return hits
+    def right(self, ks: Sequence[int], train: Frozen) -> dict[int, int]:
+        """For each k, below N: how many samples of the train split the others classify right."""
+        hits = dict.fromkeys(ks, 0)
         classes, start = int(train.y.max()) + 1, 0
-        for similarity, row in neighbours(train.x, train.x, max(hits) + 1, self.chunk):
+        for similarity, row in neighbours(train.x, train.x, max(ks) + 1, self.chunk):
             y = train.y[start : start + len(row)]  # [m]
             own = torch.arange(start, start + len(row))[:, None]  # [m, 1]
             start += len(row)
@@ -64,7 +64,7 @@ class LeaveOneOut:
             order = (row == own).int().argsort(dim=1, stable=True)[:, :-1]  # [m, k]
             similarity, row = similarity.gather(1, order), row.gather(1, order)  # [m, k] each
             weight = ((similarity - similarity[:, :1]) / self.temperature).exp()  # [m, k]
-            for k in hits:
+            for k in ks:
                 votes = torch.zeros(len(y), classes)  # [m, classes]
                 votes.scatter_add_(1, train.y[row[:, :k]], weight[:, :k])
                 hits[k] += int((votes.argmax(dim=1) == y).sum())

@@ -22,8 +22,8 @@ from ssl_framework.evaluation.probes import LinearProbe, are_classes
 class NaiveBayes:
     """Gaussian naive Bayes and logistic regression, fitted on the same n rows of every class of the train split.
 
-    A smaller n is a part of the larger ones; each is drawn once. Cost: naive Bayes N D + M C D, logistic regression that
-    of the linear probe, for each n.
+    A smaller n is a part of the larger ones; each is drawn once. Cost for each n: naive Bayes N D + M C D, logistic
+    regression that of the linear probe.
 
     Args:
         sizes: n, samples a class.
@@ -82,7 +82,7 @@ def naive_bayes(train: Frozen, at: Tensor, floor: float, chunk: int = 4096) -> t
         chunk: rows scored at once.
 
     Returns:
-        [C] the classes that occur; [M, C] float64 ``log share of c - sum over d of (x_d - mean_cd)^2 / (2 variance_d)``.
+        [C] the classes that occur; [M, C] float64 ``log(share of c) - sum over d of (x_d - mean_cd)^2 / (2 var_d)``.
     """
     classes, index, count = train.y.unique(return_inverse=True, return_counts=True)  # [C], [N], [C]
     centre = train.x.double().mean(dim=0)  # [D]
