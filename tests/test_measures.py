@@ -4,17 +4,14 @@ import itertools
 import math
 import warnings
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from ssl_framework import functional
 from ssl_framework.build import build
 from ssl_framework.evaluation import spectrum
-from ssl_framework.evaluation.alarm import CollapseAlarm
 from ssl_framework.evaluation.frozen import Frozen
 from ssl_framework.evaluation.measures import (
     Measures,
@@ -298,73 +295,3 @@ def test_the_config_has_the_probes_of_frozen_and_the_measures() -> None:
     probes = build(config("evaluation=measures").evaluation).probes
     assert list(probes) == ["knn", "linear", "measures"]
     assert isinstance(probes["measures"], Measures) and probes["measures"].num_samples == 2000
-
-
-# --- the alarm
-
-
-class Toy(L.LightningModule):
-    """Features whose differences shrink by a factor an epoch."""
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.student = nn.Module()
-        self.student.backbone = Shrinking()
-        self.factor = factor
-
-    def training_step(self, x: Tensor, batch_idx: int) -> Tensor:
-        assert isinstance(self.student.backbone, Shrinking)
-        self.student.backbone.scale = self.factor**self.current_epoch
-        loss = self.student.backbone(x)["pooled"].sum()
-        self.student.eval()
-        self.student.backbone(torch.zeros(4, 6))  # as an evaluator would; all features equal
-        self.student.train()
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.0)
-
-    def train_dataloader(self) -> DataLoader:
-        return DataLoader(features(32, 6).float().repeat(2, 1), batch_size=32)  # type: ignore[arg-type]
-
-
-class Shrinking(nn.Module):
-    scale = 1.0
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mean = nn.Parameter(torch.ones(6))
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {"pooled": self.mean + self.scale * x}
-
-
-def alarms(toy: Toy, alarm: CollapseAlarm) -> list[str]:
-    """What the alarm says in four epochs."""
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        L.Trainer(max_epochs=4, accelerator="cpu", callbacks=[alarm], enable_model_summary=False, **quiet).fit(toy)  # type: ignore[arg-type]
-    assert not toy.student.backbone._forward_hooks
-    return [str(w.message) for w in caught if "collapsing" in str(w.message)]
-
-
-def test_the_alarm_warns_once_of_features_that_collapse() -> None:
-    toy, alarm = Toy(0.1), CollapseAlarm(0.05)
-    (message,) = alarms(toy, alarm)
-    found = feature_std(1 + 0.01 * features(32, 6).float())
-    assert feature_std(1 + 0.1 * features(32, 6).float()) > 0.05 > found
-    assert f"after epoch 3 their standard deviation is {found:.2g} " in message and "below 0.05" in message
-    resumed = CollapseAlarm(0.05)
-    resumed.load_state_dict(alarm.state_dict())
-    assert alarms(toy, resumed) == []
-
-
-def test_the_alarm_is_silent_about_features_that_stay() -> None:
-    assert alarms(Toy(1.0), CollapseAlarm(0.05)) == []
-
-
-@pytest.mark.parametrize("threshold", [0.0, 1.0])
-def test_the_alarm_refuses_a_threshold_that_says_nothing(threshold: float) -> None:
-    with pytest.raises(ValueError, match="the collapse alarm's threshold is"):
-        CollapseAlarm(threshold)
