@@ -118,9 +118,13 @@ def test_settings_are_rows_of_their_own_and_what_belongs_to_the_data_is_none(tmp
         folder.rename(target)
         (target / "run.json").write_text(json.dumps(about))
     (tmp_path / "command.txt").write_text("python train.py -m\n")
+    path = tmp_path / "y-none-0" / "result.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps({**result, "metrics": {**result["metrics"], "nc1": 0.25}}))  # a name without a slash
     record = condense(tmp_path, tmp_path, with_references=False)
+    assert record.shown("a", "y", "nc1") == "0.25 (1, 1 missing)"
     assert record.settings == [("a", ""), ("a", "mixer=cutmix"), ("a", "mixer=none")]
-    table = comparison.table_of(record).splitlines()
+    table = comparison.table_of(record, [KNN]).splitlines()
     assert table[2:] == [
         "| a | not run | 30.0 (1, 1 missing) |",
         "| a mixer=cutmix | 22.0 ± 2.8 (2) | not run |",

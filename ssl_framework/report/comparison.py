@@ -94,7 +94,7 @@ def read_record(folder: Path) -> Record | None:
 
 def job_of(row: dict[str, str]) -> Job:
     """A row of results.csv as the job it came from."""
-    metrics = {name: float(value) for name, value in row.items() if "/" in name and value}
+    metrics = {name: float(value) for name, value in row.items() if name not in (*COLUMNS, "error") and value}
     result = {"metrics": metrics, "config_hash": row["config_hash"]} if row["state"] == "done" else None
     overrides = (*row["overrides"].split(), *(f"{key}={row[key]}" for key in ("data", "method", "seed")))
     error = row["error"] if row["state"] == "failed" else None
@@ -238,7 +238,7 @@ def condense(folder: Path, out: Path, with_references: bool) -> Record:
     about = about_of(folder, jobs)
     about["references"] = score_references(folder, jobs) if with_references else {}
     out.mkdir(parents=True, exist_ok=True)
-    metrics = list(dict.fromkeys(name for row in rows for name in row if "/" in name))
+    metrics = list(dict.fromkeys(name for row in rows for name in row if name not in (*COLUMNS, "error")))
     with (out / "results.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, [*COLUMNS, *metrics, "error"], lineterminator="\n")
         writer.writeheader()
