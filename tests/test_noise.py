@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_framework.build import build, build_module
 from ssl_framework.mixers.mixing import Context, Rule
 from ssl_framework.mixers.noise import Binary, Geometric, InputMix, Linear, Noise
 from ssl_framework.mixers.partners import Others, Reversed, Shuffles
 from ssl_framework.mixers.rules import Switch
+from ssl_framework.models.backbone import MLP
 from ssl_framework.types import Batch, Clock, Samples
 from tests.runs import config, small
 
@@ -152,3 +153,22 @@ def test_dacl_plus_takes_each_kind_of_noise() -> None:
 def test_what_does_not_fit_is_refused(make, words: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_dacl_learns_from_vectors() -> None:
+    """With the MLP nothing depends on where in the image a number stands."""
+    cfg = config("method=dacl", "data=digits", "backbone=mlp")
+    module = build_module(cfg, has_labels=True)
+    net = module.student.backbone.net
+    assert isinstance(net, MLP) and module.student.backbone.dim == 512
+    module.eval()
+    x, order = torch.rand(5, 1, 8, 8), torch.randperm(64)
+    before = module.student.embed(x)
+    linear = net.features[1]
+    assert isinstance(linear, nn.Linear) and linear.in_features == 64
+    hidden = net.features[2](x.flatten(1) @ linear.weight.T).relu()
+    expected = net.features[5](hidden @ net.features[4].weight.T).relu()
+    torch.testing.assert_close(before, expected)
+    with torch.no_grad():
+        linear.weight.copy_(linear.weight[:, order])
+    torch.testing.assert_close(module.student.embed(x.flatten(1)[:, order].view(5, 1, 8, 8)), before)

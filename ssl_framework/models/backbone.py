@@ -198,6 +198,45 @@ def ssl_tiny(pretrained: bool = False, num_classes: int = 0, in_chans: int = 3, 
     return Tiny(num_classes, in_chans)
 
 
+class MLP(nn.Module):
+    """Two hidden layers over all pixels as one vector: for rows of numbers, which have no neighbourhood.
+
+    Args:
+        num_classes: 0 for features only, as timm's models.
+        in_chans: C, channels of the images.
+        img_size: S, side of the images, pixels; a vector of S * S * C numbers.
+        width: of both layers.
+    """
+
+    def __init__(self, num_classes: int, in_chans: int, img_size: int, width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before in (in_chans * img_size**2, width):
+            layers += [nn.Linear(before, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+        self.features = nn.Sequential(*layers)
+        self.num_features = width
+        self.fc = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """[B, C, S, S] -> [B, width, 1, 1], a map of one position"""
+        return self.features(x)[..., None, None]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """[B, width, 1, 1] -> [B, width], or [B, num_classes]"""
+        return x.flatten(1) if pre_logits else self.fc(x.flatten(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+@register_model
+def ssl_mlp(
+    pretrained: bool = False, num_classes: int = 0, in_chans: int = 3, img_size: int = 32, width: int = 512, **_: Any
+) -> MLP:
+    """The MLP, under timm's calling convention."""
+    return MLP(num_classes, in_chans, img_size, width)
+
+
 def small_stem(model: Any) -> ResNet:
     """Replaces the 7x7 stride-2 convolution and the max-pooling of a ResNet, as nearly all CIFAR recipes do."""
     old = model.conv1
