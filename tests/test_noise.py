@@ -127,7 +127,12 @@ def test_a_mixer_may_come_after_the_noise(views: str) -> None:
     samples = Samples(torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8), torch.arange(6))
     batch = module.views(samples)
     assert batch.mix is None and len(batch.views) == 2 and not torch.equal(*batch.views)
-    assert torch.isfinite(module.losses(samples, Clock(0, 0, 2))["loss"])
+    assert module.mixer is not None
+    out = module.mixer(batch, Clock(0, 0, 2), module.student, seeded())
+    mix = out.mix[0] if out.mix is not None else None
+    assert mix is not None and torch.equal(mix.clean, batch.views[0])
+    own, other = (mix.share[:, p, None, None, None] * batch.views[0][mix.source[:, p]] for p in (0, 1))
+    torch.testing.assert_close(out.views[0], own + other)
 
 
 def test_dacl_plus_takes_each_kind_of_noise() -> None:

@@ -28,14 +28,7 @@ from ssl_framework.evaluation.out_of_distribution import OutOfDistribution
 from ssl_framework.evaluation.probes import KNN, LinearProbe
 from ssl_framework.main import CONFIGS
 from tests.golden import core_view
-
-
-def clusters(n: int, classes: int, spread: float, seed: int) -> Frozen:
-    """Gaussian clusters around fixed directions in 16 dimensions."""
-    generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(classes, 16, generator=torch.Generator().manual_seed(99))
-    y = torch.arange(n) % classes
-    return Frozen(centres[y] + spread * torch.randn(n, 16, generator=generator), y)
+from tests.test_evaluation import clusters
 
 
 def shuffled(part: Frozen, seed: int = 5) -> Frozen:

@@ -177,7 +177,20 @@ def test_any_mixer_may_make_the_mixtures() -> None:
     module = build_module(small("mixco_simclr", "mixer=resizemix"), has_labels=True)
     assert module.mixer is not None and module.mixer.add and module.mixer.views == [0, 1]
     samples = Samples(torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8), torch.arange(6))
-    assert torch.isfinite(module.losses(samples, Clock(0, 0, 10))["loss"])
+    torch.manual_seed(1)
+    out = module.losses(samples, Clock(0, 0, 10))
+    torch.manual_seed(1)
+    batch = module.mixer(module.views(samples), Clock(0, 0, 10), module.student)
+    z = [view["projector"] / view["projector"].norm(dim=1, keepdim=True) for view in module.student(batch.views)]
+    z = [each.detach() for each in z]
+    expected, tau = 0.0, module.objective.temperature
+    for number, of in ((2, 0), (3, 1)):
+        mix = batch.mix[number]
+        for i in range(6):
+            s = [loops.dot(z[number][i], k) / tau for k in z[1 - of]]
+            weighed = sum(float(mix.share[i, p]) * s[int(mix.source[i, p])] for p in range(2))
+            expected += module.objective.weight * (loops.log_sum_exp(s) - weighed) / 6
+    assert (out["loss"] - out["clean_loss"]).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_partners_of_a_mixture_are_its_sources_only() -> None:
