@@ -22,7 +22,7 @@ from ssl_framework.evaluation.few_labels import (
     nearest_mean,
     rows_by_class,
 )
-from ssl_framework.evaluation.frozen import Frozen
+from ssl_framework.evaluation.frozen import Accuracy, Frozen
 from ssl_framework.evaluation.leave_one_out import LeaveOneOut
 from ssl_framework.evaluation.linear_auto import LinearAuto
 from ssl_framework.evaluation.long_tail import LongTail
@@ -438,6 +438,15 @@ def test_probes_read_bfloat16_repeat_and_give_finite_numbers_of_collapsed_featur
     assert probe(*half) == probe(*half) != {}
     values = probe(*(Frozen(torch.zeros_like(part.x), part.y) for part in EASY)).values()
     assert all(math.isfinite(value) for value in values)
+
+
+@pytest.mark.parametrize("name", ["semi_supervised", "naive_bayes", "knn_loo", "linear_auto", "long_tail"])
+def test_where_each_test_sample_is_scored_once_the_accuracy_has_its_interval(name: str) -> None:
+    """Not so for episodes, which draw samples again, and for k-means, whose clusters are named by the labels scored."""
+    values = [value for metric, value in PROBES[name]()(*HARD).items() if metric.endswith("top1")]
+    assert values
+    for value in values:
+        assert isinstance(value, Accuracy) and 0 < value.count <= 200 and value.interval[0] < value < value.interval[1]
 
 
 @pytest.mark.parametrize("name", PROBES)

@@ -1,6 +1,6 @@
 """The linear probe with a penalty that is chosen on a part of the train split.
 
-N samples of the train split, M of the test split, D features, C classes, L penalties.
+N samples of the train split, of which H are held out, M of the test split, D features, C classes, L penalties.
 """
 
 import warnings
@@ -59,11 +59,11 @@ class LinearAuto:
             warnings.warn(f"the linear probe with l2=auto skipped: the train split has {why}")
             return {}
         mean, std = moments(train.x[~held])
-        x = (train.x.float() - mean) / std  # [N, D]
+        rest, part = ((train.x[rows].float() - mean) / std for rows in (~held, held))  # [N - H, D], [H, D]
         found, start = [], None
         for penalty in self.penalties:
-            start = LinearProbe(penalty, self.max_iter).fit(x[~held], train.y[~held], start, TOLERANCE)
-            found.append((right(F.linear(x[held], *start).argmax(dim=1), train.y[held]), penalty, start))
+            start = LinearProbe(penalty, self.max_iter).fit(rest, train.y[~held], start, TOLERANCE)
+            found.append((right(F.linear(part, *start).argmax(dim=1), train.y[held]), penalty, start))
         _, chosen, start = max(found, key=lambda one: one[:2])
         mean, std = moments(train.x)
         weight, bias = LinearProbe(chosen, self.max_iter).fit((train.x.float() - mean) / std, train.y, start, TOLERANCE)
