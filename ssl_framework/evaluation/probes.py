@@ -148,8 +148,11 @@ class LinearProbe:
 
     @torch.enable_grad()
     def fit(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights [classes, D] and bias [classes] for standardised features x [N, D]."""
-        classes = int(y.max()) + 1
+        """Weights [classes, D] and bias [classes] for standardised features x [N, D].
+
+        ``y``: [N] int64 classes, or [N, classes] float32 shares of them.
+        """
+        classes = int(y.max()) + 1 if y.ndim == 1 else y.shape[1]
         weight = torch.zeros(classes, x.shape[1], requires_grad=True)  # this layout is 4 times as fast as its transpose
         bias = torch.zeros(classes, requires_grad=True)
         solver = torch.optim.LBFGS(

@@ -5,6 +5,7 @@ The small ones are registered with timm, so that exported weights load through `
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -99,6 +100,26 @@ class Backbone(nn.Module):
         features = self.net.forward_features(x.contiguous(memory_format=self._layout(x.device)))
         name = "map" if features.ndim == 4 else "tokens"
         return {name: features, "pooled": self.net.forward_head(features, pre_logits=True)}
+
+    def spatial(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, D', h, w]: the last map before pooling, or a transformer's patch tokens on their grid.
+
+        Raises:
+            ValueError: the patches make no square.
+        """
+        outputs = self(x)
+        if "map" in outputs:
+            found, dim = outputs["map"], self.net.num_features
+            channels_last = found.shape[1] != dim and found.shape[3] == dim  # as Swin has them
+            return found.permute(0, 3, 1, 2) if channels_last else found  # [B, D', h, w]
+        tokens = outputs["tokens"][:, self.net.num_prefix_tokens :]  # [B, h * w, D']
+        side = math.isqrt(tokens.shape[1])
+        if side**2 != tokens.shape[1]:
+            raise ValueError(
+                f"backbone.name is {self.timm_name}, which gives {tokens.shape[1]} tokens that make no square map: "
+                "choose another backbone, or an evaluation other than dense"
+            )
+        return tokens.transpose(1, 2).unflatten(2, (side, side))  # [B, D', h, w]
 
     @property
     def blocks(self) -> list[Block]:
