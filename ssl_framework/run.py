@@ -39,6 +39,7 @@ from ssl_framework.data.loader import DataModule
 from ssl_framework.data.sources import SPLITS, Images
 from ssl_framework.device import cpu_has_bf16, cpu_name, faster_precision, keep_freed_memory, use_threads
 from ssl_framework.evaluation.frozen import FrozenEvaluation, copied, count_parameters
+from ssl_framework.evaluation.protocol import protocol_of
 from ssl_framework.main import STOPPED, local_processes, write
 from ssl_framework.metrics_log import MetricsCSV
 from ssl_framework.models.weights import begin_with_weights
@@ -104,7 +105,9 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
         before = {} if cfg.previous is None else read_json(Path(cfg.previous) / "result.json")
         result = {
             "metrics": evaluation.metrics,
+            "intervals": evaluation.intervals,
             "baselines": before.get("baselines", evaluation.baselines),  # only the first stage begins untrained
+            "protocol": protocol_of(cfg.evaluation, about["overrides"]),
             "method": about["method"],
             "data": about["data"],
             "seed": cfg.seed,

@@ -95,15 +95,15 @@ def test_linear_probe_is_near_scikit_learn_and_repeats() -> None:
     theirs = LogisticRegression(C=1 / (1e-4 * 1000), max_iter=1000)
     theirs.fit(scaler.transform(train.x.numpy()), train.y.numpy())
     expected = 100 * theirs.score(scaler.transform(test.x.numpy()), test.y.numpy())
-    got = LinearProbe(1e-4, 300)(train, test)["linear/top1"]
+    got = LinearProbe(1e-4, 300)(train, test)["linear[l2=0.0001]/top1"]
     assert got == pytest.approx(expected, abs=0.3)
-    assert got == LinearProbe(1e-4, 300)(train, test)["linear/top1"]
+    assert got == LinearProbe(1e-4, 300)(train, test)["linear[l2=0.0001]/top1"]
 
 
 def test_a_dead_feature_does_not_break_the_linear_probe() -> None:
     train, test = clusters(300, 5, 0.05, 0), clusters(200, 5, 0.05, 1)
     dead = [x._replace(x=torch.cat([x.x, torch.full((len(x.x), 1), 3.0)], dim=1)) for x in (train, test)]
-    assert LinearProbe(1e-4, 100)(*dead) == {"linear/top1": 100.0}
+    assert LinearProbe(1e-4, 100)(*dead) == {"linear[l2=0.0001]/top1": 100.0}
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_each_layer_is_scored_by_the_same_probes_and_again_later(tmp_path: Path)
     run_in(tmp_path, small("simclr", *overrides, "trainer.max_epochs=1"))
     result = read_json(tmp_path / "result.json")
     names = [f"{layer}{probe}" for layer in ("", "projector.1/", "projector.2/")
-             for probe in ("knn[k=5,T=0.1]/top1", "linear/top1")]  # fmt: skip
+             for probe in ("knn[k=5,T=0.1]/top1", "linear[l2=0.0001]/top1")]  # fmt: skip
     assert list(result["metrics"]) == list(result["baselines"]["untrained"]) == names
     assert list(result["baselines"]["raw_pixels"]) == names[:2]
     assert evaluate(tmp_path, []) == result["metrics"]

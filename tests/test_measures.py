@@ -210,7 +210,7 @@ def test_the_probe_reports_each_measure_of_the_train_features() -> None:
     train = frozen(x)
     eigenvalue = spectrum.covariance_eigenvalues(x)
     prefix = "measures[n=40]/"
-    assert MEASURES(train, frozen(features(5, 8))) == {
+    assert MEASURES(train) == {
         f"{prefix}uniformity[t=2]": uniformity(x, 2.0),
         f"{prefix}feature_std": feature_std(x),
         f"{prefix}rankme": spectrum.rankme(spectrum.singular_values(x), 1e-7),
@@ -221,28 +221,35 @@ def test_the_probe_reports_each_measure_of_the_train_features() -> None:
         f"{prefix}tolerance[pairs=same_class]": tolerance_within(x, train.y),
     }
     half = train._replace(x=x.bfloat16())
-    assert MEASURES(half, half) == MEASURES(half._replace(x=half.x.float()), half)
+    assert MEASURES(half) == MEASURES(half._replace(x=half.x.float()))
 
 
 def test_the_probe_takes_a_fixed_sample_and_no_label_chooses_it() -> None:
     train = frozen(features(90, 8), torch.arange(90) // 30)  # sorted by class
     few = Measures(num_samples=30, seed=0, t=2.0, epsilon=1e-7, alpha_ranks=[2, 6])
-    first, again = few(train, train), few(train, train)
+    first, again = few(train), few(train)
     assert first == again and all(name.startswith("measures[n=30]/") for name in first)
     assert first["measures[n=30]/tolerance[pairs=all]"] < 0.9 / 2  # not of one class
-    shuffled = few(train._replace(y=train.y.flip(0) * 2 + 1), train)
+    shuffled = few(train._replace(y=train.y.flip(0) * 2 + 1))
     assert {k: v for k, v in shuffled.items() if "tolerance" not in k} == {
         k: v for k, v in first.items() if "tolerance" not in k
     }
     changed = train.x.clone()
     changed[torch.randperm(90, generator=torch.Generator().manual_seed(0))[30:]] = 100.0
-    assert few(train._replace(x=changed), train) == first
+    assert few(train._replace(x=changed)) == first
+
+
+def test_without_labels_there_is_every_measure_but_tolerance() -> None:
+    train = frozen(features(40, 8))
+    found = MEASURES(train._replace(y=None))
+    assert found == {name: value for name, value in MEASURES(train).items() if "tolerance" not in name}
+    assert len(found) == 6
 
 
 def test_numbers_as_labels_give_every_measure_but_tolerance() -> None:
     train = frozen(features(40, 8), torch.rand(40))
     with pytest.warns(UserWarning, match="tolerance skipped: it needs classes"):
-        found = MEASURES(train, train)
+        found = MEASURES(train)
     assert len(found) == 6 and not any("tolerance" in name for name in found)
 
 
@@ -255,7 +262,7 @@ def test_numbers_as_labels_give_every_measure_but_tolerance() -> None:
 )
 def test_what_cannot_be_measured_is_skipped_with_one_line(x: Tensor, words: str) -> None:
     with pytest.warns(UserWarning, match=words) as caught:
-        assert MEASURES(frozen(x), frozen(x)) == {}
+        assert MEASURES(frozen(x)) == {}
     assert len(caught) == 1
 
 
@@ -264,7 +271,7 @@ def test_collapsed_features_have_no_rank_left(value: float) -> None:
     train = frozen(torch.full((6, 8), value), torch.arange(6))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = {name.partition("/")[2]: v for name, v in MEASURES(train, train).items()}
+        found = {name.partition("/")[2]: v for name, v in MEASURES(train).items()}
     assert [str(w.message).partition(":")[0] for w in caught] == [
         "alpha-ReQ skipped",
         "tolerance within classes skipped",
@@ -277,12 +284,12 @@ def test_collapsed_features_have_no_rank_left(value: float) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"num_samples": 1}, r"evaluation\.probes\.measures\.num_samples is 1"),
-        ({"t": 0.0}, r"measures\.t is 0"),
-        ({"epsilon": -1.0}, r"measures\.epsilon is -1"),
-        ({"alpha_ranks": [0, 9]}, r"measures\.alpha_ranks is \[0, 9\]"),
-        ({"alpha_ranks": [5, 6]}, r"measures\.alpha_ranks is \[5, 6\]"),
-        ({"alpha_ranks": [5]}, r"measures\.alpha_ranks is \[5\]"),
+        ({"num_samples": 1}, r"evaluation\.measures\.features\.num_samples is 1"),
+        ({"t": 0.0}, r"features\.t is 0"),
+        ({"epsilon": -1.0}, r"features\.epsilon is -1"),
+        ({"alpha_ranks": [0, 9]}, r"features\.alpha_ranks is \[0, 9\]"),
+        ({"alpha_ranks": [5, 6]}, r"features\.alpha_ranks is \[5, 6\]"),
+        ({"alpha_ranks": [5]}, r"features\.alpha_ranks is \[5\]"),
     ],
 )
 def test_bad_settings_are_refused(change: dict, words: str) -> None:
@@ -292,6 +299,6 @@ def test_bad_settings_are_refused(change: dict, words: str) -> None:
 
 
 def test_the_config_has_the_probes_of_frozen_and_the_measures() -> None:
-    probes = build(config("evaluation=measures").evaluation).probes
-    assert list(probes) == ["knn", "linear", "measures"]
-    assert isinstance(probes["measures"], Measures) and probes["measures"].num_samples == 2000
+    evaluation = build(config("evaluation=measures").evaluation)
+    assert list(evaluation.probes) == ["knn", "linear"] and list(evaluation.measures) == ["features"]
+    assert isinstance(evaluation.measures["features"], Measures)

@@ -297,6 +297,6 @@ def test_bad_settings_are_refused(build, words: str) -> None:  # type: ignore[no
 
 
 def test_errors_are_printed_with_the_digits_that_count() -> None:
-    assert shown("knn[k=20]/mae", 0.012345) == "0.0123" and shown("linear/top1", 51.26) == "51.3"
+    assert shown("knn[k=20]/mae", 0.012345) == "0.0123" and shown("linear[l2=0.0001]/top1", 51.26) == "51.3"
     assert mean_and_spread([0.011, 0.013], "ridge[penalty=auto]/mae") == "0.012 ± 0.00141"
     assert unit_of(["a/mae"]) == "metric" and unit_of(["a/top1", "a/learning_rate"]) == "top-1, percent"

@@ -154,7 +154,7 @@ LINEAR = LinearProbe(1e-4, 20)
 
 
 def test_few_labels_of_separable_classes_are_enough_and_of_shuffled_ones_chance() -> None:
-    names = ["linear[labels=1%]/top1", "linear[labels=10%]/top1"]
+    names = ["linear[labels=1%,l2=0.0001]/top1", "linear[labels=10%,l2=0.0001]/top1"]
     assert FewLabels([0.01, 0.1], LINEAR, 0)(*EASY) == dict.fromkeys(names, 100.0)
     train, test = clusters(2000, 5, 0.05, 0), clusters(2000, 5, 0.05, 1)
     values = FewLabels([0.1], LINEAR, 0)(shuffled(train), shuffled(test, 6)).values()
@@ -179,7 +179,7 @@ def test_few_labels_are_the_linear_probe_on_the_same_share_of_every_class() -> N
     ]
     rows = [{tuple(row) for row in part.x.tolist()} for part in seen]
     assert rows[0] < rows[1] < rows[2] and len(rows[2]) == 300
-    assert list(got.values()) == [LINEAR(part, HARD[1])["linear/top1"] for part in seen]
+    assert list(got.values()) == [LINEAR(part, HARD[1])["linear[l2=0.0001]/top1"] for part in seen]
 
 
 def test_the_labels_kept_are_drawn_with_the_seed() -> None:
@@ -197,7 +197,9 @@ def bayes(sizes: list[int], floor: float = 1e-3) -> NaiveBayes:
 
 
 def test_naive_bayes_and_logistic_regression_of_separable_classes_and_of_shuffled_ones() -> None:
-    names = [f"{name}[n={n}]/top1" for n in (1, 4, 16) for name in ("naive_bayes", "logistic")]
+    names = [
+        f"{name}[n={n}{l2}]/top1" for n in (1, 4, 16) for name, l2 in (("naive_bayes", ""), ("logistic", ",l2=0.0001"))
+    ]
     assert bayes([1, 4, 16])(*EASY) == dict.fromkeys(names, 100.0)
     train, test = clusters(2000, 5, 0.05, 0), clusters(2000, 5, 0.05, 1)
     assert list(bayes([64])(shuffled(train), shuffled(test, 6)).values()) == [pytest.approx(20, abs=4)] * 2
@@ -230,7 +232,7 @@ def test_with_one_sample_a_class_naive_bayes_is_the_nearest_sample_and_a_dead_fe
 
 def test_larger_sizes_than_the_smallest_class_are_left_out_with_one_line() -> None:
     with pytest.warns(UserWarning, match=r"naive Bayes with n=\[61, 99\] skipped: the smallest class has only 60 sa"):
-        assert list(bayes([60, 61, 99])(*EASY)) == ["naive_bayes[n=60]/top1", "logistic[n=60]/top1"]
+        assert list(bayes([60, 61, 99])(*EASY)) == ["naive_bayes[n=60]/top1", "logistic[n=60,l2=0.0001]/top1"]
 
 
 @pytest.mark.parametrize("probe", [bayes([1]), FewLabels([0.1], LINEAR, 0)])

@@ -116,7 +116,7 @@ def test_killed_between_checkpoints_and_resumed(tmp_path: Path, monkeypatch: pyt
     for key in ("state_dict", "optimizer_states", "callbacks"):
         assert_identical(last(tmp_path / "whole")[key], last(tmp_path / "parts")[key], key)
     whole, parts = (read_metrics(tmp_path / name / "metrics.csv") for name in ("whole", "parts"))
-    assert whole == parts and len(whole["train/loss"]) == 12 and len(whole["eval/linear/top1"]) == 2
+    assert whole == parts and len(whole["train/loss"]) == 12 and len(whole["eval/linear[l2=0.0001]/top1"]) == 2
 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,10 +73,10 @@ def test_the_output_shows_progress_and_the_table(finished: Any) -> None:
 
 def test_result_json_has_what_scripts_rely_on(finished: Any) -> None:
     result = json.loads((finished[0] / "outputs" / "latest" / "result.json").read_text())
-    assert set(result["metrics"]) == {KNN, "linear/top1"}
+    assert set(result["metrics"]) == {KNN, "linear[l2=0.0001]/top1"}
     assert set(result["baselines"]) == {"raw_pixels", "untrained"}
     for values in (result["metrics"], *result["baselines"].values()):
-        assert set(values) == {KNN, "linear/top1"} and all(0 <= v <= 100 for v in values.values())
+        assert set(values) == {KNN, "linear[l2=0.0001]/top1"} and all(0 <= v <= 100 for v in values.values())
     assert (result["method"], result["data"], result["seed"], result["steps"]) == ("mochi", "shapes", 0, 12)
     assert result["versions"]["torch"] == importlib.metadata.version("torch")
     assert result["versions"]["python"] == platform.python_version()
@@ -105,7 +105,7 @@ def test_evaluating_again_gives_the_identical_numbers(finished: Any, capsys: pyt
     evaluate_main([f"run={folder}"])
     assert json.loads((folder / "evaluation.json").read_text())["metrics"] == result["metrics"]
     assert str(folder / "evaluation.json") == capsys.readouterr().out.splitlines()[-1]
-    assert set(evaluate(folder, ["evaluation.probes.knn.k=5"])) == {"knn[k=5,T=0.1]/top1", "linear/top1"}
+    assert set(evaluate(folder, ["evaluation.probes.knn.k=5"])) == {"knn[k=5,T=0.1]/top1", "linear[l2=0.0001]/top1"}
     (folder / "evaluation.json").unlink()
 
 
@@ -206,7 +206,7 @@ def test_a_sweep_over_two_ranks_goes_on_after_a_job_that_a_rank_refuses(tmp_path
     assert not (refused / "result.json").exists() and "0 (1 failed)" in done.stdout
     result = json.loads((trained / "result.json").read_text())
     assert (result["processes"], result["steps"], result["seed"]) == (2, 6, 0)
-    for metric in ("linear/top1", KNN):
+    for metric in ("linear[l2=0.0001]/top1", KNN):
         assert mean_and_spread([result["metrics"][metric]]) in done.stdout
     assert done.stdout.count("M trainable parameters") == 2  # one line a job, not one a rank
     assert not list(tmp_path.glob("outputs/simclr"))

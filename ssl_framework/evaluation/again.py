@@ -14,7 +14,8 @@ from ssl_framework.build import build, build_data, build_module, load_run_config
 from ssl_framework.callbacks import load_checkpoint
 from ssl_framework.data.sources import Images
 from ssl_framework.device import use_threads
-from ssl_framework.evaluation.frozen import FrozenEvaluation, raw_pixels
+from ssl_framework.evaluation.frozen import FrozenEvaluation, intervals, plain, raw_pixels
+from ssl_framework.evaluation.protocol import protocol_of
 from ssl_framework.module import SSLModule
 from ssl_framework.report.tables import run_table
 from ssl_framework.run import device_name, quiet, read_json, write_json
@@ -53,13 +54,21 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
     """Scores the last checkpoint with the run's own probes, after the overrides; writes ``evaluation.json``."""
     cfg, module = load_run(folder, overrides)
     data = build_data(cfg)
-    if not data.has_labels:
-        raise ValueError(f"{folder} was trained on data without labels or without a test split: nothing can be scored")
     device = torch.device("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
     module.to(device)
     evaluation: FrozenEvaluation = build(cfg.evaluation)
-    metrics = evaluation.score(evaluation.features_of(module), data, module.student)
-    write_json(folder / "evaluation.json", {"metrics": metrics, "overrides": overrides, "device": device_name(device)})
+    if not data.has_labels:
+        evaluation.probes, evaluation.head_probes = {}, {}
+        if not evaluation.measures:
+            raise ValueError(
+                f"{folder} was trained on data without labels or without a test split: nothing can be scored but "
+                "measures, and its evaluation has none"
+            )
+    scores = evaluation.score(evaluation.features_of(module), data, module.student)
+    metrics = plain(scores)
+    record = {"metrics": metrics, "intervals": intervals(scores)}
+    record |= {"protocol": protocol_of(cfg.evaluation, overrides), "overrides": overrides}
+    write_json(folder / "evaluation.json", {**record, "device": device_name(device)})
     return metrics
 
 
@@ -81,7 +90,7 @@ def references(folder: Path, names: Iterable[str]) -> dict[str, dict[str, float]
         "untrained": evaluation.features_of(module),
     }
     students = {"untrained": module.student}
-    return {name: evaluation.score(features[name], data, students.get(name)) for name in names}
+    return {name: plain(evaluation.score(features[name], data, students.get(name))) for name in names}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -95,7 +104,12 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     result = read_json(folder / "result.json") if (folder / "result.json").is_file() else {}
     shown = {"method": "run", "data": folder, "seed": "?", "baselines": {}, "images_per_second": 0, "wall_seconds": 0}
-    shown |= {"device": "", **result, "metrics": metrics}
+    shown |= {
+        "device": "",
+        **result,
+        "metrics": metrics,
+        "intervals": read_json(folder / "evaluation.json")["intervals"],
+    }
     Console().print(run_table(shown))
     print(folder / "evaluation.json")
 

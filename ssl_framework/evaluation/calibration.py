@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_framework.evaluation.frozen import Frozen, Readout
+from ssl_framework.evaluation.frozen import Accuracy, Frozen, Readout
 
 
 class Calibration:
@@ -30,7 +30,7 @@ class Calibration:
         highest, answer = log_p.max(dim=1)  # [M], [M]
         confidence, correct = highest.exp(), answer == test.y  # [M], [M]
         return {
-            "top1": 100 * correct.double().mean().item(),
+            "top1": Accuracy(int(correct.sum()), len(correct)),
             "nll": F.nll_loss(log_p, test.y).item(),
             f"ece[bins={self.num_bins}]": 100 * ece(confidence, correct, self.num_bins),
             f"aece[bins={self.num_bins}]": 100 * aece(confidence, correct, self.num_bins),

@@ -110,7 +110,7 @@ class FewLabels:
         self.seed = seed
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
-        """Top-1 accuracy in percent for each share, named ``linear[labels=1%]/top1``."""
+        """Top-1 accuracy in percent for each share, named ``linear[labels=1%,l2=0.0001]/top1``."""
         if not are_classes(train.y, "the linear probe on few labels"):
             return {}
         classes = drawn_by_class(train.y, self.seed)
@@ -120,8 +120,8 @@ class FewLabels:
         found = {}
         for share in self.shares:
             kept = torch.cat([rows[: max(1, round(share * len(rows)))] for rows in classes])  # [n]
-            top1 = self.linear(Frozen(train.x[kept], train.y[kept]), test)["linear/top1"]
-            found[f"linear[labels={100 * share:g}%]/top1"] = top1
+            (top1,) = self.linear(Frozen(train.x[kept], train.y[kept]), test).values()
+            found[f"linear[labels={100 * share:g}%,l2={self.linear.weight_decay:g}]/top1"] = top1
         return found
 
 

@@ -29,14 +29,49 @@ class Frozen(NamedTuple):
     """Features of one split."""
 
     x: Tensor  # [N, D] float32 or bfloat16, not normalised
-    y: Tensor  # [N] int64 classes, or float32 numbers
+    y: Tensor  # [N] int64 classes, or float32 numbers; None for a measure of data without labels
+
+
+class Accuracy(float):
+    """Percent of ``count`` test samples, each scored once, of which ``right`` were answered right."""
+
+    right: int
+    count: int
+
+    def __new__(cls, right: int, count: int) -> "Accuracy":
+        self = super().__new__(cls, 100 * right / count)
+        self.right, self.count = right, count
+        return self
+
+    def __reduce__(self) -> tuple[type["Accuracy"], tuple[int, int]]:
+        return Accuracy, (self.right, self.count)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % percentile bootstrap interval over test samples, percent: how far the value may be from that on
+        other test images of the same kind. It says nothing of other seeds of the training.
+
+        Drawing the ``count`` samples anew, with replacement, and counting the right ones is a binomial draw, so the
+        quantiles of infinitely many resamples are those of the binomial distribution (Efron, Annals of Statistics 1979,
+        section 2, has the one-sample case). Cost: none.
+        """
+        from scipy.stats import binom  # slow to import
+
+        low, high = binom.ppf((0.025, 0.975), self.count, self.right / self.count)
+        return 100 * float(low) / self.count, 100 * float(high) / self.count
 
 
 class Probe(Protocol):
     """Fits on the features of train, scores those of test; returns metric name (with its protocol) -> percent, or
-    for numbers the units of ``regression``."""
+    for numbers the units of ``regression``. Where every test sample is scored once the value is an ``Accuracy``."""
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]: ...
+
+
+class Measure(Protocol):
+    """Describes the features of train, whose ``y`` is ``None`` without labels; returns metric name -> value."""
+
+    def __call__(self, train: Frozen) -> dict[str, float]: ...
 
 
 class Readout(NamedTuple):
@@ -134,8 +169,11 @@ class FrozenEvaluation(L.Callback):
         head_layers: names of heads of the student each of whose layers is scored as well, with the same probes, in
             metrics ``<head>.<number of the layer>/<metric>``.
         head_probes: name of a classifier of the student -> name -> probe of it, in metrics ``<head>/<metric>``.
+        measures: name -> measure of the train split's features; the only ones that data without labels leave.
+        protocol: name and version of these settings as they are shipped, such as "frozen/1"; it goes into the result.
 
-    Logs ``eval/<metric>``. ``metrics`` holds the latest values, ``baselines`` the two references.
+    Logs ``eval/<metric>``. ``metrics`` holds the latest values, ``intervals`` their 95 % intervals over test samples,
+    ``baselines`` the two references.
     """
 
     def __init__(
@@ -146,6 +184,8 @@ class FrozenEvaluation(L.Callback):
         features: str = "float32",
         head_layers: Sequence[str] = (),
         head_probes: Mapping[str, Mapping[str, HeadProbe]] | None = None,
+        measures: Mapping[str, Measure] | None = None,
+        protocol: str = "unnamed",
     ) -> None:
         if features not in DTYPES:
             raise ValueError(f"evaluation.features is {features}: choose one of {', '.join(DTYPES)}")
@@ -163,7 +203,10 @@ class FrozenEvaluation(L.Callback):
             for head, probes in (head_probes or {}).items()
             if (present := {name: probe for name, probe in probes.items() if probe is not None})
         }
+        self.measures = {name: measure for name, measure in (measures or {}).items() if measure is not None}
+        self.protocol = protocol
         self.metrics: dict[str, float] = {}
+        self.intervals: dict[str, tuple[float, float]] = {}
         self.baselines: dict[str, dict[str, float]] = {}
         self.evaluated_at = -1
         self.initial: dict[str, Tensor] | None = None
@@ -171,13 +214,14 @@ class FrozenEvaluation(L.Callback):
     @property
     def wanted(self) -> bool:
         """Whether there is anything to score with."""
-        return bool(self.probes or self.head_probes)
+        return bool(self.probes or self.head_probes or self.measures)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"metrics": self.metrics, "baselines": self.baselines, "evaluated_at": self.evaluated_at}
+        return {name: getattr(self, name) for name in ("metrics", "intervals", "baselines", "evaluated_at")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.metrics, self.baselines, self.evaluated_at = state["metrics"], state["baselines"], state["evaluated_at"]
+        self.intervals = state.get("intervals", {})  # a checkpoint of an earlier version has none
 
     def features_of(self, module: SSLModule) -> Callable[[Images], dict[str, Tensor]]:
         """What ``score`` reads of a module's student: images -> name of the layer ("" is the backbone) -> [N, D].
@@ -224,25 +268,34 @@ class FrozenEvaluation(L.Callback):
         data: DataModule,
         student: Encoder | None = None,
     ) -> dict[str, float]:
-        """All probes on one or several kinds of features; computed on rank 0, the same result on every rank.
+        """All probes and measures on one or several kinds of features; computed on rank 0, the same result everywhere.
 
         Args:
             features: images -> name -> [N, D]; every rank takes part. A name that is not "" stands before its metrics.
-            data: gives the labelled train and test split.
+            data: gives the train and the test split; both are labelled if there are probes.
             student: whose features they are and whose classifiers are judged; ``None``: no student's.
+
+        Returns:
+            Metric -> value, an ``Accuracy`` where every test sample was scored once.
         """
-        train_x, test_x = features(data.train), features(data.test)
+        train_x = features(data.train)
+        test_x = features(data.test) if self.probes or self.head_probes else None
         result: list[Any] = [None]
         if rank() == 0:
-            assert data.train.label is not None and data.test.label is not None
             scores: dict[str, float] = {}
             for layer in train_x:
                 # Not as a part of wider rows, of which a sum may come out another in its last bit.
-                train = Frozen(train_x[layer].contiguous(), data.train.label.cpu())
-                test = Frozen(test_x[layer].contiguous(), data.test.label.cpu())
-                for probe in self.probes.values():
-                    found = probe(train, test)
-                    scores |= {f"{layer}/{name}" if layer else name: value for name, value in found.items()}
+                label = None if data.train.label is None else data.train.label.cpu()
+                train = Frozen(train_x[layer].contiguous(), label)  # type: ignore[arg-type]
+                own: dict[str, float] = {}
+                if test_x is not None:
+                    assert data.test.label is not None
+                    test = Frozen(test_x[layer].contiguous(), data.test.label.cpu())
+                    for probe in self.probes.values():
+                        own |= probe(train, test)
+                for measure in self.measures.values():
+                    own |= measure(train)
+                scores |= {f"{layer}/{name}" if layer else name: value for name, value in own.items()}
                 readouts = {} if layer or student is None else self.readouts_of(student)
                 for head, readout in readouts.items():
                     for head_probe in self.head_probes[head].values():
@@ -261,11 +314,12 @@ class FrozenEvaluation(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        if self.wanted and not data.has_labels:
+        if (labelled := [*self.probes, *self.head_probes]) and not data.has_labels:
             if rank() == 0:
+                rest = f"; of the training images: {', '.join(self.measures)}" if self.measures else ""
                 warnings.warn(
-                    f"evaluation skipped: {', '.join([*self.probes, *self.head_probes])} need labels and a test split, "
-                    "which this data set lacks"
+                    f"evaluation skipped: {', '.join(labelled)} need labels and a test split, "
+                    f"which this data set lacks{rest}"
                 )
             self.probes, self.head_probes = {}, {}
         if not self.wanted or not self.with_baselines or self.baselines:
@@ -295,16 +349,27 @@ class FrozenEvaluation(L.Callback):
             trained = copied(pl_module.student)
             pl_module.student.load_state_dict(self.initial)
             self.baselines = {
-                "raw_pixels": self.score(lambda images: {"": raw_pixels(images)}, data),
-                "untrained": self.score(self.features_of(pl_module), data, pl_module.student),
+                "raw_pixels": plain(self.score(lambda images: {"": raw_pixels(images)}, data)),
+                "untrained": plain(self.score(self.features_of(pl_module), data, pl_module.student)),
             }
             pl_module.student.load_state_dict(trained)
             self.initial = None
-        self.metrics = self.score(self.features_of(pl_module), data, pl_module.student)
+        scores = self.score(self.features_of(pl_module), data, pl_module.student)
+        self.metrics, self.intervals = plain(scores), intervals(scores)
         self.evaluated_at = trainer.global_step
         logged = {f"eval/{name}": value for name, value in self.metrics.items()}
         for logger in trainer.loggers:
             logger.log_metrics(logged, step=trainer.global_step)
+
+
+def plain(scores: Mapping[str, float]) -> dict[str, float]:
+    """The values alone, as checkpoints and JSON hold them."""
+    return {name: float(value) for name, value in scores.items()}
+
+
+def intervals(scores: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Metric -> its 95 % interval over test samples, percent, for those that are an ``Accuracy``."""
+    return {name: value.interval for name, value in scores.items() if isinstance(value, Accuracy)}
 
 
 def copied(module: nn.Module) -> dict[str, Tensor]:

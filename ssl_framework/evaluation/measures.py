@@ -27,7 +27,7 @@ from ssl_framework.functional import tiles, unit
 
 
 class Measures:
-    """All measures of ``num_samples`` train features. Only tolerance reads labels; the test split is not read.
+    """All measures of ``num_samples`` train features. Only tolerance reads labels, if there are any.
 
     The samples are the first ones of an order drawn once from the seed, because folders are sorted by class. Their
     number n stands in the metrics' names, for ranks and uniformity depend on it. Alignment and LiDAR need several views
@@ -45,7 +45,7 @@ class Measures:
     """
 
     def __init__(self, num_samples: int, seed: int, t: float, epsilon: float, alpha_ranks: Sequence[int]) -> None:
-        where = "evaluation.probes.measures"
+        where = "evaluation.measures.features"
         if num_samples < 2:
             raise ValueError(f"{where}.num_samples is {num_samples}: it must be at least 2")
         if not t > 0:
@@ -63,7 +63,7 @@ class Measures:
         self.epsilon = epsilon
         self.first, self.last = alpha_ranks
 
-    def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
+    def __call__(self, train: Frozen) -> dict[str, float]:
         """``measures[n=2000]/rankme`` and so on.
 
         ``rankme`` is of the features as they are, ``effective_rank`` of the centred ones: a mean that all features
@@ -72,7 +72,7 @@ class Measures:
         """
         order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(self.seed))  # [N]
         kept = order[: self.num_samples].sort().values  # [n]
-        x, y = train.x[kept], train.y[kept]  # [n, D], [n]
+        x = train.x[kept]  # [n, D]
         if len(x) < 2 or not x.isfinite().all():
             why = "features are not finite" if len(x) > 1 else "the train split has fewer than two samples"
             warnings.warn(f"measures skipped: {why}")
@@ -92,7 +92,8 @@ class Measures:
             )
         else:
             found[f"alpha_req[ranks={first}-{last}]"] = alpha
-        if are_classes(train.y, "tolerance"):
+        if train.y is not None and are_classes(train.y, "tolerance"):
+            y = train.y[kept]  # [n]
             found["tolerance[pairs=all]"] = tolerance(x, y)
             if math.isnan(within := tolerance_within(x, y)):
                 warnings.warn(f"tolerance within classes skipped: no two of the {len(x)} samples are of one class")

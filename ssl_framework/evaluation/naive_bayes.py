@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ssl_framework.evaluation.few_labels import drawn_by_class
-from ssl_framework.evaluation.frozen import Frozen
+from ssl_framework.evaluation.frozen import Accuracy, Frozen
 from ssl_framework.evaluation.probes import LinearProbe, are_classes
 
 
@@ -46,7 +46,7 @@ class NaiveBayes:
         self.seed = seed
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
-        """Top-1 accuracy in percent for each n, named ``naive_bayes[n=16]/top1`` and ``logistic[n=16]/top1``.
+        """Top-1 accuracy in percent for each n, named ``naive_bayes[n=16]/top1`` and ``logistic[n=16,l2=0.0001]/top1``.
 
         An n larger than the smallest class is left out, with one warning that says so.
         """
@@ -59,7 +59,7 @@ class NaiveBayes:
         least = min(len(rows) for rows in classes)
         if left_out := [n for n in self.sizes if n > least]:
             warnings.warn(f"naive Bayes with n={left_out} skipped: the smallest class has only {least} samples")
-        found = {}
+        found: dict[str, float] = {}
         for n in self.sizes:
             if n > least:
                 continue
@@ -67,8 +67,8 @@ class NaiveBayes:
             part = Frozen(train.x[kept], train.y[kept])
             known, score = naive_bayes(part, test.x, self.floor)
             right = known[score.argmax(dim=1)] == test.y  # [M]
-            found[f"naive_bayes[n={n}]/top1"] = 100 * right.double().mean().item()
-            found[f"logistic[n={n}]/top1"] = self.linear(part, test)["linear/top1"]
+            found[f"naive_bayes[n={n}]/top1"] = Accuracy(int(right.sum()), len(right))
+            (found[f"logistic[n={n},l2={self.linear.weight_decay:g}]/top1"],) = self.linear(part, test).values()
         return found
 
 

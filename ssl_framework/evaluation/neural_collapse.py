@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ssl_framework.evaluation.frozen import Frozen, Readout
+from ssl_framework.evaluation.frozen import Accuracy, Frozen, Readout
 from ssl_framework.evaluation.probes import are_classes
 
 CHUNK = 4096
@@ -49,7 +49,7 @@ class NeuralCollapse:
             "nc1": variability(train, means),
             "nc2_equinorm": equinorm,
             "nc2_equiangular": equiangular,
-            "nearest_mean/top1": 100 * (nearest(test.x, means) == test.y).double().mean().item(),
+            "nearest_mean/top1": Accuracy(int((nearest(test.x, means) == test.y).sum()), len(test.y)),
         }
 
 

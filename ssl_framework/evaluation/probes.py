@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_framework.evaluation.frozen import Frozen
+from ssl_framework.evaluation.frozen import Accuracy, Frozen
 
 
 class KNN:
@@ -49,7 +49,7 @@ class KNN:
                 votes = torch.zeros(len(y), classes)  # [m, classes]
                 votes.scatter_add_(1, train.y[neighbour[:, :k]], weight[:, :k])
                 hits[k] += int((votes.argmax(dim=1) == y).sum())
-        return {f"knn[k={k},T={self.temperature:g}]/top1": 100 * n / len(test.y) for k, n in hits.items()}
+        return {f"knn[k={k},T={self.temperature:g}]/top1": Accuracy(n, len(test.y)) for k, n in hits.items()}
 
 
 def are_classes(y: Tensor, name: str) -> bool:
@@ -136,7 +136,7 @@ class LinearProbe:
         self.max_iter = max_iter
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
-        """Top-1 accuracy in percent, named ``linear/top1``; nothing, with a warning, for numbers."""
+        """Top-1 accuracy in percent, named ``linear[l2=0.0001]/top1``; nothing, with a warning, for numbers."""
         if not are_classes(train.y, "the linear probe"):
             return {}
         x = train.x.float()
@@ -144,7 +144,7 @@ class LinearProbe:
         std = torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, torch.ones_like(std))  # dead features stay dead
         weight, bias = self.fit((x - mean) / std, train.y)
         predicted = F.linear((test.x.float() - mean) / std, weight, bias).argmax(dim=1)  # [M]
-        return {"linear/top1": 100 * (predicted == test.y).float().mean().item()}
+        return {f"linear[l2={self.weight_decay:g}]/top1": Accuracy(int((predicted == test.y).sum()), len(test.y))}
 
     @torch.enable_grad()
     def fit(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,9 +232,10 @@ class LinearSGD:
         classes = int(torch.cat([train.y, test.y]).max()) + 1
         weight, bias = self.fit(standardised(train.x[kept]), train.y[kept], classes)  # [L, classes, D], [L, classes]
         chosen = int(accuracies(weight, bias, standardised(train.x[held]), train.y[held]).argmax())
-        top1 = accuracies(weight[chosen, None], bias[chosen, None], standardised(test.x), test.y)[0].item()
+        predicted = F.linear(standardised(test.x), weight[chosen], bias[chosen]).argmax(dim=1)  # [M]
+        top1 = Accuracy(int((predicted == test.y).sum()), len(test.y))
         name = f"linear_sgd[epochs={self.epochs}]"
-        return {f"{name}/top1": 100 * top1, f"{name}/learning_rate": self.learning_rates[chosen]}
+        return {f"{name}/top1": top1, f"{name}/learning_rate": self.learning_rates[chosen]}
 
     @torch.no_grad()
     def fit(self, x: Tensor, y: Tensor, classes: int) -> tuple[Tensor, Tensor]:

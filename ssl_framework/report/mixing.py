@@ -20,7 +20,7 @@ BUDGET = (
     "minutes can neither show nor refute it."
 )
 RECORDS = {
-    "mixing": ("In self-supervision", ("knn[k=20,T=0.1]/top1", "linear/top1"), BUDGET),
+    "mixing": ("In self-supervision", ("knn[k=20,T=0.1]/top1", "linear[l2=0.0001]/top1"), BUDGET),
     "mixing_supervised": (
         "Supervised",
         ("classifier/top1", "classifier/ece[bins=15]", "knn[k=20,T=0.1]/top1"),

@@ -14,19 +14,19 @@ from ssl_framework.sweep import ERROR
 
 
 def run_table(result: dict[str, Any]) -> Table:
-    """One run beside its two references."""
-    baselines = result["baselines"]
+    """One run beside its two references; accuracies with their 95 % interval over test samples."""
+    baselines, spread = result["baselines"], result.get("intervals", {})
     table = Table(title=f"{result['method']} on {result['data']}, seed {result['seed']}", caption=cost_of(result))
     columns = {"trained": result["metrics"], "untrained": baselines.get("untrained")}
     columns |= {"raw pixels": baselines.get("raw_pixels")}
-    table.add_column(unit_of(result["metrics"]))
+    table.add_column(unit_of(result["metrics"]), overflow="fold")
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(f"{name} (95 %)" if name == "trained" and spread else name, justify="right", no_wrap=True)
     for metric in result["metrics"]:
-        table.add_row(
-            metric.replace("[", r"\["),
-            *(shown(metric, values[metric]) if values and metric in values else "-" for values in columns.values()),
-        )
+        cells = [shown(metric, values[metric]) if values and metric in values else "-" for values in columns.values()]
+        if metric in spread:
+            cells[0] += " ({}, {})".format(*(shown(metric, end) for end in spread[metric]))
+        table.add_row(metric.replace("[", r"\["), *cells)
     return table
 
 
