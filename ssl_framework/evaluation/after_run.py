@@ -5,6 +5,7 @@
 
 import copy
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from ssl_framework.data.loader import DataModule
 from ssl_framework.distributed import world_size
@@ -18,6 +19,9 @@ class AfterRun(ABC):
     Args:
         protocol: name and version of its settings as they are shipped, such as "finetune/1".
     """
+
+    images_shown: ClassVar[str]
+    """What is trained and scored on, for the record of the protocol."""
 
     def __init__(self, protocol: str) -> None:
         self.protocol = protocol

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -14,6 +15,7 @@ from ssl_framework.build import build, build_data, build_module, load_run_config
 from ssl_framework.callbacks import load_checkpoint
 from ssl_framework.data.sources import Images
 from ssl_framework.device import use_threads
+from ssl_framework.evaluation.after_run import AfterRun
 from ssl_framework.evaluation.frozen import FrozenEvaluation, intervals, plain, raw_pixels
 from ssl_framework.evaluation.protocol import protocol_of
 from ssl_framework.module import SSLModule
@@ -56,7 +58,13 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
     data = build_data(cfg)
     device = torch.device("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
     module.to(device)
-    evaluation: FrozenEvaluation = build(cfg.evaluation)
+    evaluation: FrozenEvaluation | AfterRun = build(cfg.evaluation)
+    protocol = protocol_of(cfg.evaluation, overrides)
+    if isinstance(evaluation, AfterRun):
+        if any(item.startswith("trainer.devices=") and item != "trainer.devices=1" for item in overrides):
+            raise ValueError(f"evaluation={evaluation.name} runs in one process: leave trainer.devices out")
+        scores, protocol["images"] = evaluation.score_module(module, data), evaluation.images_shown
+        return recorded(folder, scores, protocol, overrides, device)
     if not data.has_labels:
         evaluation.probes, evaluation.head_probes = {}, {}
         if not evaluation.measures:
@@ -65,9 +73,15 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
                 "measures, and its evaluation has none"
             )
     scores = evaluation.score(evaluation.features_of(module), data, module.student)
+    return recorded(folder, scores, protocol, overrides, device)
+
+
+def recorded(
+    folder: Path, scores: dict[str, float], protocol: dict[str, Any], overrides: list[str], device: torch.device
+) -> dict[str, float]:
+    """Writes ``evaluation.json``; returns the metrics in it."""
     metrics = plain(scores)
-    record = {"metrics": metrics, "intervals": intervals(scores)}
-    record |= {"protocol": protocol_of(cfg.evaluation, overrides), "overrides": overrides}
+    record = {"metrics": metrics, "intervals": intervals(scores), "protocol": protocol, "overrides": overrides}
     write_json(folder / "evaluation.json", {**record, "device": device_name(device)})
     return metrics
 

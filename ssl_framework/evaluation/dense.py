@@ -37,6 +37,11 @@ class Dense(AfterRun):
         probes: name -> probe; ``None`` leaves one out.
     """
 
+    images_shown = (
+        "maps of clean images, encoder in eval mode; segmentation fitted on images of train, scored on those of test; "
+        "correspondence of two crops of each test image"
+    )
+
     def __init__(self, protocol: str, probes: Mapping[str, DenseProbe | None]) -> None:
         super().__init__(protocol)
         self.probes = [probe for probe in probes.values() if probe is not None]
@@ -104,7 +109,7 @@ class Segmentation:
         mean, std = train.mean(dim=(0, 2, 3)), train.std(dim=(0, 2, 3))  # [D], [D]
         std = torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, torch.ones_like(std))
         x = (train.permute(0, 2, 3, 1).flatten(0, 2) - mean) / std  # [n * h * w, D]
-        weight, bias = self.linear.fit(x, cell_shares(train_mask, classes, train.shape[-2:]))  # [C, D], [C]
+        weight, bias = self.linear.fit(x, cell_shares(train_mask, classes, (train.shape[2], train.shape[3])))  # [C, D], [C]
         confusion = torch.zeros(classes, classes, dtype=torch.int64)  # [C, C]: true, answered
         for part, mask in zip(test.split(CHUNK), test_mask.split(CHUNK), strict=True):
             rows = (part.permute(0, 2, 3, 1) - mean) / std  # [n, h, w, D]
@@ -180,7 +185,7 @@ def drawn(count: int, most: int, seed: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most].sort().values
 
 
-def cell_shares(mask: Tensor, classes: int, size: Sequence[int]) -> Tensor:
+def cell_shares(mask: Tensor, classes: int, size: tuple[int, int]) -> Tensor:
     """The share of each class among the pixels of every cell of a grid.
 
     Args:
@@ -194,7 +199,7 @@ def cell_shares(mask: Tensor, classes: int, size: Sequence[int]) -> Tensor:
     parts = []
     for part in mask.split(CHUNK):
         hot = F.one_hot(part.long(), classes).permute(0, 3, 1, 2).float()  # [n, C, H, W]
-        parts.append(F.adaptive_avg_pool2d(hot, tuple(size)).permute(0, 2, 3, 1).flatten(0, 2))  # [n * h * w, C]
+        parts.append(F.adaptive_avg_pool2d(hot, size).permute(0, 2, 3, 1).flatten(0, 2))  # [n * h * w, C]
     return torch.cat(parts)
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import timm
 import torch
-from timm.models import register_model
+from timm.models import group_with_matcher, register_model
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
@@ -121,6 +121,27 @@ class Backbone(nn.Module):
             )
         return tokens.transpose(1, 2).unflatten(2, (side, side))  # [B, D', h, w]
 
+    def depths(self) -> tuple[dict[str, int], int]:
+        """How deep every parameter lies: its name -> 0 for the first layer, and so on; and the number of layers.
+
+        Layers are timm's ``group_matcher``'s: of a ViT the embeddings, then block after block, a norm behind the last
+        block counted with it. What timm puts behind all of them, such as a norm after pooling, lies as deep as the
+        number of layers, where a classifier would.
+
+        Raises:
+            ValueError: timm does not say for this model.
+        """
+        behind = "a classifier"  # what no pattern matches
+        names = [(name, None) for name, _ in self.net.named_parameters()]
+        try:
+            found = group_with_matcher([*names, (behind, None)], self.net.group_matcher(coarse=False), reverse=True)
+        except AttributeError as error:
+            raise ValueError(
+                f"backbone.name is {self.timm_name}, and timm does not say how deep its parameters lie: set "
+                "evaluation.layer_decay=1 or choose another backbone"
+            ) from error
+        return {name: found[name] for name, _ in names}, found[behind]
+
     @property
     def blocks(self) -> list[Block]:
         """Stages of a convolutional net or blocks of a transformer, first to last, as timm's ``feature_info`` has them.
@@ -200,6 +221,10 @@ class Tiny(nn.Module):
         self.num_features = before
         self.fc = nn.Linear(before, num_classes) if num_classes else nn.Identity()
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, list[tuple[str, tuple[int]]]]:
+        """Patterns of the parameters of each layer, as timm's models give them."""
+        return {"layers": [(rf"^features\.(?:{3 * i}|{3 * i + 1})\.", (i,)) for i in range(len(self.widths))]}
+
     def forward_features(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, 192, H/8, W/8]"""
         return self.features(x)
@@ -237,6 +262,10 @@ class MLP(nn.Module):
         self.features = nn.Sequential(*layers)
         self.num_features = width
         self.fc = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, list[tuple[str, tuple[int]]]]:
+        """Patterns of the parameters of each layer, as timm's models give them."""
+        return {"layers": [(rf"^features\.(?:{3 * i + 1}|{3 * i + 2})\.", (i,)) for i in range(2)]}
 
     def forward_features(self, x: Tensor) -> Tensor:
         """[B, C, S, S] -> [B, width, 1, 1], a map of one position"""
