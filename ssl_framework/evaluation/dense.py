@@ -109,7 +109,9 @@ class Segmentation:
         mean, std = train.mean(dim=(0, 2, 3)), train.std(dim=(0, 2, 3))  # [D], [D]
         std = torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, torch.ones_like(std))
         x = (train.permute(0, 2, 3, 1).flatten(0, 2) - mean) / std  # [n * h * w, D]
-        weight, bias = self.linear.fit(x, cell_shares(train_mask, classes, (train.shape[2], train.shape[3])))  # [C, D], [C]
+        weight, bias = self.linear.fit(
+            x, cell_shares(train_mask, classes, (train.shape[2], train.shape[3]))
+        )  # [C, D], [C]
         confusion = torch.zeros(classes, classes, dtype=torch.int64)  # [C, C]: true, answered
         for part, mask in zip(test.split(CHUNK), test_mask.split(CHUNK), strict=True):
             rows = (part.permute(0, 2, 3, 1) - mean) / std  # [n, h, w, D]

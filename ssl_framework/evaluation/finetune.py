@@ -269,7 +269,7 @@ def layer_groups(network: Network, lr: float, weight_decay: float, layer_decay: 
     """
     net = network.backbone.net
     depth, top = ({}, 0) if layer_decay == 1 else network.backbone.depths()
-    exempt = getattr(net, "no_weight_decay", set)()  # timm's own question
+    exempt: set[str] = set(getattr(net, "no_weight_decay", set)())  # not all of timm's models have a say
     found: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in net.named_parameters():
         decayed = parameter.ndim > 1 and name not in exempt

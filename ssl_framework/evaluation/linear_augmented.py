@@ -60,9 +60,7 @@ class LinearAugmented(AfterRun):
         if not learning_rates or min(learning_rates) <= 0:
             raise ValueError(f"evaluation.learning_rates is {list(learning_rates)}: give one or more, above 0")
         if not 0 < held_out < 1:
-            raise ValueError(
-                f"evaluation.held_out is {held_out}: give a share of the train split, between 0 and 1"
-            )
+            raise ValueError(f"evaluation.held_out is {held_out}: give a share of the train split, between 0 and 1")
         if epochs < 1 or batch_size < 1:
             raise ValueError(f"evaluation has epochs={epochs}, batch_size={batch_size}: both must be at least 1")
         self.rates = [float(rate) for rate in learning_rates]

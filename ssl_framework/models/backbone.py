@@ -11,7 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import timm
 import torch
-from timm.models import group_with_matcher, register_model
+from timm.models import register_model
+from timm.models._manipulate import group_with_matcher
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
@@ -134,7 +135,9 @@ class Backbone(nn.Module):
         behind = "a classifier"  # what no pattern matches
         names = [(name, None) for name, _ in self.net.named_parameters()]
         try:
-            found = group_with_matcher([*names, (behind, None)], self.net.group_matcher(coarse=False), reverse=True)
+            found = group_with_matcher(
+                iter([*names, (behind, None)]), self.net.group_matcher(coarse=False), reverse=True
+            )
         except AttributeError as error:
             raise ValueError(
                 f"backbone.name is {self.timm_name}, and timm does not say how deep its parameters lie: set "
