@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from ssl_framework.build import build, build_module
@@ -14,6 +13,7 @@ from ssl_framework.data.loader import DataModule
 from ssl_framework.data.sources import Images
 from ssl_framework.evaluation.after_run import AfterRun
 from ssl_framework.evaluation.again import evaluate
+from ssl_framework.evaluation.bare import Bare
 from ssl_framework.evaluation.few_labels import FewLabels
 from ssl_framework.evaluation.finetune import FineTune, Network, augmented_views, batches, layer_groups
 from ssl_framework.evaluation.frozen import Accuracy, Frozen, extract_frozen
@@ -168,6 +168,14 @@ def test_several_processes_are_refused(name: str, monkeypatch: pytest.MonkeyPatc
         BOTH[name]().score_module(module_of(), toy())
 
 
+@pytest.mark.parametrize("name", BOTH)
+def test_a_backbone_from_elsewhere_scores_as_the_same_one_of_a_run(name: str) -> None:
+    module, data = module_of(), Data(noise(96, 0), noise(300, 1))
+    assert BOTH[name]().score_module(Bare(module.views, module.student), data) == BOTH[name]().score_module(
+        module, data
+    )
+
+
 # --- fine-tuning
 
 
@@ -247,8 +255,9 @@ def test_the_step_is_that_of_the_rate_of_the_layer_and_the_schedule() -> None:
     probe = tune(algorithm=torch.optim.SGD, weight_decay=0.0, layer_decay=0.5, warmup=0.0, lr_per_256=0.8)
     network = probe.fit(module, data.train, rows, label, epochs=1)
     again = Network(copy.deepcopy(module.student.backbone), 3, generator := torch.Generator().manual_seed(0)).train()
-    (samples,) = batches(data.train, rows, label, 1, 32, 0, torch.device("cpu"))
-    view = augmented_views(module, CROPS)(samples, generator).views[0]
+    views = augmented_views(module, CROPS)
+    (samples,) = batches(data.train, rows, label, 1, 32, 0, views)
+    view = views(samples, generator).views[0]
     torch.nn.functional.cross_entropy(again(view), samples.label).backward()
     begun = dict(again.named_parameters())
     for name, moved in network.named_parameters():
@@ -281,15 +290,15 @@ def test_the_images_of_a_share_are_those_of_the_linear_probe(monkeypatch: pytest
 
 
 def test_every_epoch_has_every_image_once_in_an_order_of_its_own() -> None:
-    data, rows = toy(), torch.arange(10, 30)
-    served = list(batches(data.train, rows, data.train.label, 2, 5, 0, torch.device("cpu")))
+    data, rows, views = toy(), torch.arange(10, 30), augmented_views(module_of(), CROPS)
+    served = list(batches(data.train, rows, data.train.label, 2, 5, 0, views))
     orders = [torch.cat([s.index for s in served[first : first + 4]]) for first in (0, 4)]
     assert all(order.sort().values.tolist() == rows.tolist() for order in orders)
     assert orders[0].tolist() != orders[1].tolist()
     for samples in served:
         assert torch.equal(samples.images, data.train.pixels[samples.index])  # type: ignore[index]
         assert torch.equal(samples.label, data.train.label[samples.index])  # type: ignore[arg-type]
-    assert len(list(batches(data.train, rows, data.train.label, 1, 6, 0, torch.device("cpu")))) == 3
+    assert len(list(batches(data.train, rows, data.train.label, 1, 6, 0, views))) == 3
 
 
 def test_bfloat16_trains_as_well() -> None:
@@ -369,20 +378,32 @@ def test_a_run_refuses_what_is_of_finished_runs(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_is_evaluated_in_one_process(run_folder: Path) -> None:
-    stored = OmegaConf.load(run_folder / "config.yaml")
-    stored.evaluation = config("evaluation=semi_supervised_finetune").evaluation
-    OmegaConf.save(stored, run_folder / "config.yaml")
     short = ["evaluation.epochs=[1,1]", "evaluation.shares=[0.25,1.0]", "evaluation.batch_size=8"]
-    metrics = evaluate(run_folder, short)
+    metrics = evaluate(run_folder, ["evaluation=semi_supervised_finetune", *short])
     record = read_json(run_folder / "evaluation.json")
     names = ["finetune[labels=25%,epochs=1,lr=0.05,decay=1]/top1", "finetune[epochs=1,lr=0.05,decay=1]/top1"]
     assert list(metrics) == names == list(record["intervals"]) and record["metrics"] == metrics
     assert record["protocol"]["name"] == "semi_supervised_finetune/1" and record["protocol"]["changed"] == short
     assert record["protocol"]["images"].startswith("trained on augmented images of the train split")
     assert record["protocol"]["settings"]["augmentation"]["flip"] == 0.5
-    assert evaluate(run_folder, short) == metrics
-    with pytest.raises(ValueError, match="semi_supervised_finetune runs in one process: leave"):
-        evaluate(run_folder, [*short, "trainer.devices=2"])
+    assert evaluate(run_folder, ["evaluation=semi_supervised_finetune", *short]) == metrics
+    with pytest.raises(ValueError, match=r"trainer\.devices=2: evaluate runs in one process: leave it out"):
+        evaluate(run_folder, ["evaluation=finetune", "trainer.devices=2"])
+
+
+@pytest.mark.parametrize("name", ["finetune", "linear_augmented", "dense"])
+def test_other_data_of_other_channels_and_size_can_be_asked_for(run_folder: Path, name: str) -> None:
+    """Digits are 8 x 8 and grey, the run's images 32 x 32 and RGB."""
+    short = {
+        "finetune": ["evaluation.epochs=[1]", "evaluation.shares=[0.05]"],
+        "linear_augmented": ["evaluation.epochs=1"],
+        "dense": ["evaluation.probes.segmentation=null", "evaluation.probes.correspondence.images=20"],
+    }
+    metrics = evaluate(run_folder, [f"evaluation={name}", "data=digits", *short[name]])
+    assert all(0 < value <= 100 for value in metrics.values())
+    if name == "dense":
+        with pytest.raises(ValueError, match="segmentation needs a mask of every image, which this data set lacks"):
+            evaluate(run_folder, ["evaluation=dense", "data=digits"])
 
 
 def test_the_labels_of_the_two_semi_supervised_protocols_are_the_same() -> None:

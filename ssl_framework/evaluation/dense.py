@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_framework.data.image_ops import with_channels
 from ssl_framework.data.loader import DataModule, ahead
 from ssl_framework.data.sources import Images, chosen
 from ssl_framework.data.views import Views
-from ssl_framework.evaluation.after_run import AfterRun, frozen_copy
-from ssl_framework.evaluation.frozen import extract
+from ssl_framework.evaluation.after_run import AfterRun, clean, frozen_copy
+from ssl_framework.evaluation.bare import Bare
+from ssl_framework.evaluation.frozen import Splits, extract
 from ssl_framework.evaluation.probes import LinearProbe
 from ssl_framework.module import SSLModule
 from ssl_framework.types import Geometry, Samples
@@ -26,7 +28,7 @@ CHUNK = 128
 class DenseProbe(Protocol):
     """Scores the map of a module's backbone; returns metric name (with its protocol) -> percent."""
 
-    def __call__(self, module: SSLModule, data: DataModule) -> dict[str, float]: ...
+    def __call__(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]: ...
 
 
 class Dense(AfterRun):
@@ -48,7 +50,7 @@ class Dense(AfterRun):
         if not self.probes:
             raise ValueError("evaluation.probes is empty: keep segmentation or correspondence")
 
-    def score(self, module: SSLModule, data: DataModule) -> dict[str, float]:
+    def score(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]:
         found: dict[str, float] = {}
         for probe in self.probes:
             found |= probe(module, data)
@@ -76,7 +78,7 @@ class Segmentation:
         self.linear = linear
         self.seed = seed
 
-    def __call__(self, module: SSLModule, data: DataModule) -> dict[str, float]:
+    def __call__(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]:
         """Percent, named ``segmentation[images=2000,l2=0.0001]/miou`` and ``/pixel_accuracy``.
 
         Raises:
@@ -92,7 +94,7 @@ class Segmentation:
                 )
             rows = drawn(len(images.pixels), self.images, self.seed)  # [n]
             part = Images(chosen(images.pixels, rows.to(images.pixels.device)))
-            maps = extract(lambda x: backbone.spatial(module.views.clean(x)), part, module.device)  # [n, D, h, w]
+            maps = extract(lambda x: backbone.spatial(clean(module, x)), part, module.device)  # [n, D, h, w]
             splits += [maps, images.masks()[rows]]
         miou, accuracy = self.fit_and_score(*splits)
         name = f"segmentation[images={self.images},l2={self.linear.weight_decay:g}]"
@@ -145,7 +147,7 @@ class Correspondence:
         self.flip = flip
         self.seed = seed
 
-    def __call__(self, module: SSLModule, data: DataModule) -> dict[str, float]:
+    def __call__(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]:
         """Percent, named ``correspondence[images=2000,scale=0.3-1]/within_1_cell`` and ``/chance``."""
         hits, near, count = 0, 0.0, 0
         for first, second, geometry in self.maps(module, data.test):
@@ -157,7 +159,7 @@ class Correspondence:
         return {f"{name}/within_1_cell": 100 * hits / max(1, count), f"{name}/chance": 100 * near / max(1, count)}
 
     @torch.no_grad()
-    def maps(self, module: SSLModule, images: Images) -> Iterator[tuple[Tensor, Tensor, list[Geometry]]]:
+    def maps(self, module: SSLModule | Bare, images: Images) -> Iterator[tuple[Tensor, Tensor, list[Geometry]]]:
         """The maps [n, D, h, w] of two crops of some images at a time, and where they were cut.
 
         Raises:
@@ -171,7 +173,7 @@ class Correspondence:
         rows = drawn(len(images.pixels), self.images, self.seed).split(CHUNK)
         read = ahead((chosen(images.pixels, index.to(images.pixels.device)), index) for index in rows)
         for pixels, index in read:
-            batch = views(Samples(pixels.to(module.device), index), generator)
+            batch = views(Samples(with_channels(pixels.to(module.device), own.channels), index), generator)
             assert batch.geometry is not None
             first, second = (backbone.spatial(view).float() for view in batch.views)  # 2 x [n, D, h, w]
             if first.shape[2] * first.shape[3] == 1:

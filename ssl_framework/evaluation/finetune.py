@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ssl_framework.data.image_ops import with_channels
 from ssl_framework.data.loader import DataModule, ahead
 from ssl_framework.data.sources import Images, chosen
 from ssl_framework.data.views import Views
-from ssl_framework.evaluation.after_run import AfterRun
+from ssl_framework.evaluation.after_run import AfterRun, clean
+from ssl_framework.evaluation.bare import Bare
 from ssl_framework.evaluation.few_labels import drawn_by_class
-from ssl_framework.evaluation.frozen import DTYPES, Accuracy, extract
+from ssl_framework.evaluation.frozen import DTYPES, Accuracy, Splits, extract
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.module import SSLModule
 from ssl_framework.optim import warmup_cosine
@@ -103,7 +105,7 @@ class FineTune(AfterRun):
         self.dtype = DTYPES[precision]
         self.seed = seed
 
-    def score(self, module: SSLModule, data: DataModule) -> dict[str, float]:
+    def score(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]:
         """Top-1 in percent, named ``finetune[epochs=20,lr=0.001,decay=0.75]/top1``, of a share of the labels
         ``finetune[labels=1%,epochs=60,...]/top1``."""
         label = class_labels(data, self.name)  # [N]
@@ -125,7 +127,7 @@ class FineTune(AfterRun):
             found[f"{name}/top1"] = Accuracy(int(right.sum()), len(right))
         return found
 
-    def fit(self, module: SSLModule, images: Images, rows: Tensor, label: Tensor, epochs: int) -> "Network":
+    def fit(self, module: SSLModule | Bare, images: Images, rows: Tensor, label: Tensor, epochs: int) -> "Network":
         """A trained copy of a module's backbone with a classifier.
 
         Args:
@@ -152,7 +154,7 @@ class FineTune(AfterRun):
             optimizer = self.algorithm(groups, lr=lr)
             steps = epochs * (len(rows) // size)
             schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, self.warmup))
-            for samples in batches(images, rows, label, epochs, size, self.seed, device):
+            for samples in batches(images, rows, label, epochs, size, self.seed, views):
                 view = views(samples, generator).views[0]  # [B, C, h, w]
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
                     logits = network(view)  # [B, classes]
@@ -187,13 +189,13 @@ class Network(nn.Module):
         return self.head(self.backbone(x)["pooled"])
 
     @torch.no_grad()
-    def answers(self, module: SSLModule, images: Images) -> Tensor:
+    def answers(self, module: SSLModule | Bare, images: Images) -> Tensor:
         """The most likely class of clean images, in eval mode, which it stays in: [M] int64 on the CPU."""
         self.eval()
-        return extract(lambda x: self(module.views.clean(x)), images, module.device).argmax(dim=1)
+        return extract(lambda x: self(clean(module, x)), images, module.device).argmax(dim=1)
 
 
-def class_labels(data: DataModule, name: str) -> Tensor:
+def class_labels(data: DataModule | Splits, name: str) -> Tensor:
     """The classes of the train split, [N] int64 on the CPU.
 
     Raises:
@@ -213,7 +215,7 @@ def class_labels(data: DataModule, name: str) -> Tensor:
     return label
 
 
-def augmented_views(module: SSLModule, augmentation: Mapping[str, Any]) -> Views:
+def augmented_views(module: SSLModule | Bare, augmentation: Mapping[str, Any]) -> Views:
     """One random view of every image, of the size and normalisation of the module's, on its device.
 
     Raises:
@@ -230,7 +232,7 @@ def augmented_views(module: SSLModule, augmentation: Mapping[str, Any]) -> Views
 
 
 def batches(
-    images: Images, rows: Tensor, label: Tensor, epochs: int, size: int, seed: int, device: torch.device
+    images: Images, rows: Tensor, label: Tensor, epochs: int, size: int, seed: int, views: Views
 ) -> Iterator[Samples]:
     """Batches of ``size`` of some images of a split, in a new order each epoch, read while the last is trained on.
 
@@ -241,8 +243,9 @@ def batches(
         epochs: over the rows; what is left of each is left out.
         size: B, at most n.
         seed: of the orders.
-        device: where the batches go.
+        views: which will make the views of the batches: they go to its device, with as many channels.
     """
+    device = views.mean.device
 
     def read() -> Iterator[tuple[Tensor, Tensor]]:
         for epoch in range(epochs):
@@ -252,7 +255,7 @@ def batches(
                 yield index, chosen(images.pixels, index.to(images.pixels.device))
 
     for index, pixels in ahead(read()):
-        yield Samples(pixels.to(device), index, label[index].to(device))
+        yield Samples(with_channels(pixels.to(device), views.channels), index, label[index].to(device))
 
 
 def layer_groups(network: Network, lr: float, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:

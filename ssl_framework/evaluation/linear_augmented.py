@@ -10,9 +10,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ssl_framework.data.loader import DataModule
 from ssl_framework.data.sources import Images
-from ssl_framework.evaluation.after_run import AfterRun, frozen_copy
+from ssl_framework.evaluation.after_run import AfterRun, clean, frozen_copy
+from ssl_framework.evaluation.bare import Bare
 from ssl_framework.evaluation.finetune import augmented_views, batches, class_labels
-from ssl_framework.evaluation.frozen import Accuracy, extract
+from ssl_framework.evaluation.frozen import Accuracy, Splits, extract
 from ssl_framework.evaluation.probes import accuracies
 from ssl_framework.module import SSLModule
 from ssl_framework.optim import warmup_cosine
@@ -72,7 +73,7 @@ class LinearAugmented(AfterRun):
         self.augmentation = augmentation
         self.seed = seed
 
-    def score(self, module: SSLModule, data: DataModule) -> dict[str, float]:
+    def score(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]:
         """Top-1 in percent, named ``linear_augmented[epochs=...]/top1``, and the rate that was chosen."""
         label = class_labels(data, self.name)  # [N]
         student = frozen_copy(module)
@@ -82,10 +83,10 @@ class LinearAugmented(AfterRun):
         held, kept = order[:cut], order[cut:]
 
         def embedded(images: Images) -> Tensor:
-            return extract(lambda x: student.embed(module.views.clean(x)), images, module.device)
+            return extract(lambda x: student.embed(clean(module, x)), images, module.device)
 
-        clean = embedded(data.train)  # [N, D]
-        mean, std = clean[kept].mean(dim=0), clean[kept].std(dim=0, correction=0)  # [D], [D]
+        bank = embedded(data.train)  # [N, D]
+        mean, std = bank[kept].mean(dim=0), bank[kept].std(dim=0, correction=0)  # [D], [D]
         std = torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, torch.ones_like(std))
         shift, scale = mean.to(module.device), std.to(module.device)
 
@@ -93,9 +94,9 @@ class LinearAugmented(AfterRun):
             with torch.no_grad():
                 return (student.embed(view) - shift) / scale  # [B, D]
 
-        start = 0.01 * torch.randn(int(label.max()) + 1, clean.shape[1], generator=generator)  # [classes, D]
+        start = 0.01 * torch.randn(int(label.max()) + 1, bank.shape[1], generator=generator)  # [classes, D]
         weight, bias = self.fit(module, data.train, kept, label, seen, start)  # [L, classes, D], [L, classes]
-        best = int(accuracies(weight, bias, (clean[held] - mean) / std, label[held]).argmax())
+        best = int(accuracies(weight, bias, (bank[held] - mean) / std, label[held]).argmax())
         assert data.test.label is not None
         answer = F.linear((embedded(data.test) - mean) / std, weight[best], bias[best]).argmax(dim=1)  # [M]
         right = answer == data.test.label.cpu()  # [M]
@@ -105,7 +106,7 @@ class LinearAugmented(AfterRun):
 
     def fit(
         self,
-        module: SSLModule,
+        module: SSLModule | Bare,
         images: Images,
         rows: Tensor,
         label: Tensor,
@@ -130,7 +131,7 @@ class LinearAugmented(AfterRun):
         optimizer = torch.optim.SGD(groups, lr=0.0, momentum=self.momentum, weight_decay=self.weight_decay)
         steps = self.epochs * (len(rows) // size)
         schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, 0.0))
-        for samples in batches(images, rows, label, self.epochs, size, self.seed, module.device):
+        for samples in batches(images, rows, label, self.epochs, size, self.seed, views):
             x = seen(views(samples, generator).views[0])  # [B, D]
             assert samples.label is not None
             loss = torch.zeros((), device=x.device)

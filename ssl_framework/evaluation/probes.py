@@ -291,6 +291,8 @@ class Retrieval:
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
         """Percent, named ``retrieval[test,cosine]/recall@1`` ... and ``retrieval[test,cosine]/map@r``."""
+        if not are_classes(test.y, "retrieval"):
+            return {}
         count = torch.bincount(test.y)[test.y] - 1  # [M]: R of each
         asks = (count > 0).nonzero()[:, 0]  # [Q]
         if not len(asks):
