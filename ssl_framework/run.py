@@ -4,7 +4,6 @@
 prepared.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -45,6 +44,7 @@ from ssl_framework.metrics_log import MetricsCSV
 from ssl_framework.models.weights import begin_with_weights
 from ssl_framework.module import SSLModule
 from ssl_framework.report.tables import cost_of, run_table
+from ssl_framework.sweep import config_hash
 
 PACKAGES = (
     *("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "timm", "numpy", "scikit-learn", "pillow"),
@@ -262,25 +262,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's content."""
     return json.loads(path.read_text())
-
-
-def config_hash(cfg: DictConfig) -> str:
-    """Short hash of what determines a result up to chance: everything but the seed, places and loggers."""
-    content = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(content, dict)
-    for key in ("seed", "resume", "logger", "previous"):
-        content.pop(key, None)
-    for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache"):
-        content["data"].pop(key, None)
-        content["data"]["source"].pop(key, None)
-    content["data"]["source"].pop("seed", None)
-    content["trainer"].pop("num_threads", None)
-    (content.get("pseudo_labels") or {}).pop("previous", None)
-    generated = content.get("generated") or {}
-    for node in (generated, generated.get("source", {})):
-        for key in ("root", "path"):
-            node.pop(key, None)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def versions() -> dict[str, str]:
