@@ -57,23 +57,28 @@ class Subject(NamedTuple):
     about: dict[str, Any]
 
 
-def load_run(folder: Path, overrides: list[str]) -> tuple[DictConfig, SSLModule]:
+def load_run(folder: Path, overrides: Sequence[str]) -> tuple[DictConfig, SSLModule]:
     """The config and the trained module of a run folder; nothing in it is unpickled or imported from elsewhere.
 
     Raises:
         FileNotFoundError, ValueError: no such run, an unknown key, or a folder that is not trusted.
     """
+    return load_run_and_checkpoint(folder, overrides)[:2]
+
+
+def load_run_and_checkpoint(folder: Path, overrides: Sequence[str]) -> tuple[DictConfig, SSLModule, dict[str, Any]]:
+    """As ``load_run``, and what else lies in the checkpoint."""
     cfg = load_run_config(folder)
     override_each([cfg], overrides, str(folder / "config.yaml"))
     checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
     module = build_module(cfg, has_labels=True, num_samples=checkpoint["DataModule"].get("num_samples"))
     try:
-        module.load_state_dict(checkpoint["state_dict"])
+        module.load_state_dict(checkpoint.pop("state_dict"))
     except RuntimeError as error:
         raise ValueError(
             f"{folder}: the checkpoint does not fit config.yaml: {' '.join(str(error).split())}"
         ) from error
-    return cfg, module
+    return cfg, module, checkpoint
 
 
 def request_of(arguments: Sequence[str]) -> Request:
@@ -139,6 +144,9 @@ def evaluate_request(request: Request) -> dict[str, Any]:
         override_each([base], [item for item in for_base if item.startswith("trainer.")], "configs/trainer")
     data = data_sets(base, words.get("data"), for_data)
     protocols, taken, asked = protocols_of(base, words.get("evaluation"), for_protocols)
+    said = "trainer" in words or any(item.startswith("trainer.devices=") for item in for_base)
+    if said and base.trainer.devices != 1:  # a run's own number is what it was trained with
+        raise ValueError(f"trainer.devices is {base.trainer.devices}, but evaluate is one process: leave it out")
     use_threads(base.trainer.num_threads)
     device = torch.device("cuda" if torch.cuda.is_available() and base.trainer.accelerator != "cpu" else "cpu")
     results, left_out, about = [], {}, {}
@@ -179,12 +187,10 @@ def evaluate_request(request: Request) -> dict[str, Any]:
 def run_of(request: Request, overrides: list[str]) -> tuple[DictConfig, Callable[[DictConfig], Subject]]:
     """A run's config, and what makes its backbone, the same one for every data set."""
     folder = Path(request.words["run"])
-    cfg, module = load_run(folder, overrides)
+    cfg, module, checkpoint = load_run_and_checkpoint(folder, overrides)
     names = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
     about = {"run": str(folder), "method": names.get("method", "run"), "data": cfg.data.name, "seed": cfg.seed}
-    about |= {"backbone": module.student.backbone.timm_name}
-    checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
-    about |= {"steps": int(checkpoint["global_step"])}
+    about |= {"backbone": module.student.backbone.timm_name, "steps": int(checkpoint["global_step"])}
     count = checkpoint["DataModule"].get("num_samples")
 
     def untrained() -> SSLModule:

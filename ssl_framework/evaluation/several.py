@@ -43,6 +43,9 @@ class Chosen(NamedTuple):
 class AfterRun(Protocol):
     """An evaluation that trains, or takes long, and so is no part of a training."""
 
+    images_shown: str
+    """What is trained and scored on, for the record."""
+
     def score_module(self, module: SSLModule | Bare, data: Splits, /) -> dict[str, float]:
         """Metric (with its protocol) -> value; the module stays as it is."""
         ...
@@ -191,6 +194,7 @@ def score_all(
     for chosen in fitting:
         evaluation, started = built[chosen.name], time.perf_counter()
         references: dict[str, dict[str, float]] = {}
+        protocol = {**protocol_of(chosen.node, chosen.overrides), "preprocessing": preprocessing(model)}
         with noted() as notes:
             if isinstance(evaluation, FrozenEvaluation):
                 share_probes(evaluation, chosen.node, memory)
@@ -198,13 +202,13 @@ def score_all(
                 for name, source in others.items() if evaluation.with_baselines and scores else ():
                     references[name] = reference(evaluation, splits, source, pixels)
             else:
-                scores = evaluation.score_module(model, splits)
+                protocol["images"], scores = evaluation.images_shown, evaluation.score_module(model, splits)
         if not scores:
             left_out[chosen.name] = "; ".join(notes) or "it found nothing to score"
             continue
         records.append(
             {
-                "protocol": {**protocol_of(chosen.node, chosen.overrides), "preprocessing": preprocessing(model)},
+                "protocol": protocol,
                 "metrics": plain(scores),
                 "intervals": intervals(scores),
                 "references": {name: found for name, found in references.items() if found},
