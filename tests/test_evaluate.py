@@ -123,13 +123,21 @@ def test_several_protocols_are_each_as_alone_and_share_features_and_probes(
     assert seen == {"extract_layers": 2, "fit": 3}  # train and test; the backbone and two layers of the head
 
 
-def test_all_protocols_are_scored_or_left_out_with_their_reason(run: Path, tmp_path: Path) -> None:
+def test_all_protocols_are_scored_or_left_out_with_their_reason(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     record = record_of(f"run={run}", "evaluation=all", "evaluation.probes.linear.max_iter=5", out=tmp_path / "all.json")
     scored = [result["protocol"]["name"].split("/")[0] for result in record["results"]]
     left_out = record["left_out"]["shapes"]
     assert scored[0] == "frozen" and sorted([*scored, *left_out]) == stored("evaluation")
     assert "student has no classifier" in left_out["classifier"]
     assert left_out["none"] == "it scores nothing" and "these are classes" in left_out["regression"]
+    printed = capsys.readouterr().out
+    assert "left out on shapes: none: it scores nothing" in printed and printed.splitlines()[-1] == str(
+        tmp_path / "all.json"
+    )
+    rows_of = {line.split("│")[1].strip() for line in printed.splitlines() if line.startswith("│")}
+    assert rows_of == {"", *(result["protocol"]["name"] for result in record["results"])}
     changed = {result["protocol"]["name"]: result["protocol"]["changed"] for result in record["results"]}
     assert changed["frozen/1"] and changed["measures/1"] and not changed["retrieval/1"]
     rows = list(csv.DictReader((tmp_path / "all.csv").open()))
@@ -146,7 +154,9 @@ def test_labels_that_are_numbers_leave_the_protocols_that_read_numbers(run: Path
     scored = {result["protocol"]["name"] for result in record["results"]}
     assert scored == {"regression/1", "measures/1"}
     assert all(
-        "numbers" in why for name, why in record["left_out"]["shapes"].items() if name not in ("none", "classifier")
+        "numbers" in why or "ask for it by its name" in why
+        for name, why in record["left_out"]["shapes"].items()
+        if name not in ("none", "classifier")
     )
 
 
@@ -164,7 +174,7 @@ def by_hand(embed: Any, splits: Splits, size: int, mean: Any, std: Any) -> dict[
 
 
 def test_other_data_are_brought_to_size_and_channels_and_stand_beside_references(
-    run: Path, grey: Any, tmp_path: Path
+    run: Path, grey: Any, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (data, root), splits = grey
     out = tmp_path / "t.json"
@@ -184,6 +194,14 @@ def test_other_data_are_brought_to_size_and_channels_and_stand_beside_references
     for name in ("raw_pixels", "untrained"):
         assert own["references"][name][KNN5] == result["baselines"][name][KNN5]
         assert other["references"][name].keys() == {KNN5}
+    lines = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert [(first.strip(), second.strip()) for first, second, _ in lines] == [
+        *(("fashion_mnist", "trained"), ("", "untrained"), ("", "raw pixels")),
+        *(("shapes", "trained"), ("", "untrained"), ("", "raw pixels")),
+    ]
+    low, high = other["intervals"][KNN5]
+    assert lines[0][2].strip() == f"{other['metrics'][KNN5]:.1f} ({low:.1f}, {high:.1f})"
+    assert lines[2][2].strip() == f"{other['references']['raw_pixels'][KNN5]:.1f}"
 
 
 def test_references_can_be_left_out(run: Path, grey: Any, tmp_path: Path) -> None:
@@ -310,6 +328,8 @@ def test_pretrained_weights_bring_their_own_normalisation_and_size(
         ("run={run} evaluation=retrieval evaluation.probes.knn.k=5", "evaluation.probes has: retrieval"),
         ("run={run} evaluation.probes.knn.k=abc", "evaluation.probes.knn.k is abc: it must be a number"),
         ("run={run} evaluation.probes.knn.k=[1,a]", "it must be a number"),
+        ("run={run} trainer.devices=2", "trainer.devices is 2, but evaluate is one process"),
+        ("run={run} trainer=ddp_cpu", "trainer.devices is 2, but evaluate is one process"),
         ("run={run} evaluation.baselines=3", "evaluation.baselines is 3: it must be true or false"),
         ("run={run} evaluation.probes.knn.k=[1,", "evaluation.probes.knn.k=[1, cannot be read"),
         ("backbone=timm:resnet18", "say on which data: data=<name>"),
@@ -365,6 +385,8 @@ def test_data_without_labels_leave_the_measures(run: Path) -> None:
 
 def test_an_evaluation_that_trains_is_run_where_it_is_asked_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Trains:
+        images_shown = "augmented images"
+
         def score_module(self, module: Any, data: Splits) -> dict[str, float]:
             return {"finetune[epochs=1]/top1": float(len(data.test.pixels))}
 
@@ -374,6 +396,7 @@ def test_an_evaluation_that_trains_is_run_where_it_is_asked_for(run: Path, monke
     chosen = Chosen("finetune", composed("evaluation", "frozen").evaluation, [], True)
     (record,), _ = score_all(module, splits, [chosen])
     assert record["metrics"] == {"finetune[epochs=1]/top1": 32.0}
+    assert record["protocol"]["images"] == "augmented images"
     assert score_all(module, splits, [chosen._replace(asked=False)]) == (
         [],
         {"finetune": "it takes long or trains: ask for it by its name"},

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ssl_framework.build import build
 from ssl_framework.data.sources import Images
-from ssl_framework.evaluation.after_run import AfterRun
 from ssl_framework.evaluation.bare import Bare
 from ssl_framework.evaluation.frozen import (
     Frozen,
@@ -184,6 +183,7 @@ def score_all(
     for chosen in fitting:
         evaluation, started = built[chosen.name], time.perf_counter()
         references: dict[str, dict[str, float]] = {}
+        protocol = {**protocol_of(chosen.node, chosen.overrides), "preprocessing": preprocessing(model)}
         with noted() as notes:
             if isinstance(evaluation, FrozenEvaluation):
                 share_probes(evaluation, chosen.node, memory)
@@ -191,13 +191,10 @@ def score_all(
                 for name, source in others.items() if evaluation.with_baselines and scores else ():
                     references[name] = reference(evaluation, splits, source, pixels)
             else:
-                scores = evaluation.score_module(model, splits)
+                protocol["images"], scores = evaluation.images_shown, evaluation.score_module(model, splits)
         if not scores:
             left_out[chosen.name] = "; ".join(notes) or "it found nothing to score"
             continue
-        protocol = {**protocol_of(chosen.node, chosen.overrides), "preprocessing": preprocessing(model)}
-        if isinstance(evaluation, AfterRun):
-            protocol["images"] = evaluation.images_shown
         records.append(
             {
                 "protocol": protocol,
