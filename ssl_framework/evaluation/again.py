@@ -146,27 +146,27 @@ def evaluate_request(request: Request) -> dict[str, Any]:
     protocols, taken, asked = protocols_of(base, words.get("evaluation"), for_protocols)
     said = "trainer" in words or any(item.startswith("trainer.devices=") for item in for_base)
     if said and base.trainer.devices != 1:  # a run's own number is what it was trained with
-        raise ValueError(f"trainer.devices is {base.trainer.devices}, but evaluate is one process: leave it out")
+        raise ValueError(
+            f"evaluation={','.join(protocols)} runs in one process: leave out what sets trainer.devices to "
+            f"{base.trainer.devices}"
+        )
     use_threads(base.trainer.num_threads)
     device = torch.device("cuda" if torch.cuda.is_available() and base.trainer.accelerator != "cpu" else "cpu")
-    results, left_out, about = [], {}, {}
+    chosen = [Chosen(name, node, own, asked) for (name, node), own in zip(protocols.items(), taken, strict=True)]
+    results: list[dict[str, Any]] = []
+    left_out: dict[str, dict[str, str]] = {}
+    about: dict[str, Any] = {}
     for own in data:
-        subject = make(own)
-        about = subject.about
-        cfg = resolved(merged(subject.cfg, {"data": None}, own), "data")
-        splits = splits_of(cfg)
-        chosen = []
-        for (name, node), overrides in zip(protocols.items(), taken, strict=True):
-            full = resolved(merged(cfg, {"evaluation": None}, node), f"evaluation={name}")
-            chosen.append(Chosen(name, full.evaluation, [*overrides, *for_data], asked))
-        own_data = "run" in words and "data" not in words
-        found, why = score_all(subject.model.to(device), splits, chosen, subject.untrained, not own_data)
-        for record in found:
-            if own_data and not for_data:
-                record["references"] = references_in(Path(words["run"]), record["metrics"])
-            results.append({"data": cfg.data.name, "source": OmegaConf.to_container(cfg.data.source), **record})
-            results[-1]["images"] = {name: list(getattr(splits, name).shape) for name in ("train", "test")}
-        left_out[cfg.data.name] = why
+        try:
+            subject = make(own)
+            about = subject.about
+            found, why = score_on(subject, own, chosen, for_data, device, request)
+        except (ValueError, FileNotFoundError) as error:
+            if len(data) == 1:
+                raise
+            found, why = [], {",".join(protocols): str(error)}  # the other data sets are scored all the same
+        results += found
+        left_out[own.data.name] = why
     if not results:
         reasons = dict.fromkeys(f"{name}: {reason}" for why in left_out.values() for name, reason in why.items())
         raise ValueError(f"nothing can be scored: {'; '.join(reasons)}")
@@ -182,6 +182,40 @@ def evaluate_request(request: Request) -> dict[str, Any]:
         "cpu": cpu_name(),
         "wall_seconds": round(time.perf_counter() - started, 2),
     }
+
+
+def score_on(
+    subject: Subject,
+    own: DictConfig,
+    protocols: Sequence[Chosen],
+    overrides: Sequence[str],
+    device: torch.device,
+    request: Request,
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Scores a backbone on one data set; see ``score_all``.
+
+    Args:
+        subject: the backbone.
+        own: ``{data: ...}``.
+        protocols: with settings that may refer to the data's.
+        overrides: of the command, those of the data.
+        device: where features are computed.
+        request: the whole command.
+    """
+    cfg = resolved(merged(subject.cfg, {"data": None}, own), "data")
+    splits = splits_of(cfg)
+    ready = []
+    for chosen in protocols:
+        full = resolved(merged(cfg, {"evaluation": None}, chosen.node), f"evaluation={chosen.name}")
+        ready.append(chosen._replace(node=full.evaluation, overrides=[*chosen.overrides, *overrides]))
+    as_trained = "run" in request.words and "data" not in request.words
+    found, why = score_all(subject.model.to(device), splits, ready, subject.untrained, not as_trained)
+    for record in found:
+        if as_trained and not overrides:
+            record["references"] = references_in(Path(request.words["run"]), record["metrics"])
+    images = {name: list(getattr(splits, name).shape) for name in ("train", "test")}
+    head = {"data": cfg.data.name, "source": OmegaConf.to_container(cfg.data.source), "images": images}
+    return [{**head, **record} for record in found], why
 
 
 def run_of(request: Request, overrides: list[str]) -> tuple[DictConfig, Callable[[DictConfig], Subject]]:
