@@ -204,6 +204,15 @@ def test_other_data_are_brought_to_size_and_channels_and_stand_beside_references
     assert lines[2][2].strip() == f"{other['references']['raw_pixels'][KNN5]:.1f}"
 
 
+def test_a_data_set_that_cannot_be_read_does_not_stop_the_others(run: Path, grey: Any, tmp_path: Path) -> None:
+    (data, root), _ = grey
+    words = (f"run={run}", f"{data},cifar10", root, *FAST, "evaluation.baselines=false")
+    record = record_of(*words, out=tmp_path / "t.json")
+    assert record["data"] == "fashion_mnist" and KNN5 in record["metrics"]
+    assert list(record["left_out"]) == ["cifar10"] and "data.channels=3" in record["left_out"]["cifar10"]["frozen"]
+    assert "error: nothing can be scored: frozen: " in refused(f"run={run}", "data=cifar10,svhn", root, *FAST)
+
+
 def test_references_can_be_left_out(run: Path, grey: Any, tmp_path: Path) -> None:
     record = record_of(f"run={run}", *grey[0], *FAST, "evaluation.baselines=false", out=tmp_path / "t.json")
     assert record["references"] == {} and record["protocol"]["changed"] == list(FAST)
@@ -328,8 +337,14 @@ def test_pretrained_weights_bring_their_own_normalisation_and_size(
         ("run={run} evaluation=retrieval evaluation.probes.knn.k=5", "evaluation.probes has: retrieval"),
         ("run={run} evaluation.probes.knn.k=abc", "evaluation.probes.knn.k is abc: it must be a number"),
         ("run={run} evaluation.probes.knn.k=[1,a]", "it must be a number"),
-        ("run={run} trainer.devices=2", "trainer.devices is 2, but evaluate is one process"),
-        ("run={run} trainer=ddp_cpu", "trainer.devices is 2, but evaluate is one process"),
+        (
+            "run={run} trainer.devices=2",
+            "evaluation=frozen runs in one process: leave out what sets trainer.devices to 2",
+        ),
+        (
+            "run={run} trainer=ddp_cpu",
+            "evaluation=frozen runs in one process: leave out what sets trainer.devices to 2",
+        ),
         ("run={run} evaluation.baselines=3", "evaluation.baselines is 3: it must be true or false"),
         ("run={run} evaluation.probes.knn.k=[1,", "evaluation.probes.knn.k=[1, cannot be read"),
         ("backbone=timm:resnet18", "say on which data: data=<name>"),

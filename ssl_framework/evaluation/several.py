@@ -35,7 +35,7 @@ class Chosen(NamedTuple):
     """A protocol as a command has chosen it."""
 
     name: str  # as in evaluation=<name>
-    node: DictConfig  # its settings, resolved
+    node: DictConfig  # its settings
     overrides: Sequence[str]  # of the command, those it has taken
     asked: bool  # by its name; not where all are tried
 
@@ -150,7 +150,7 @@ def score_all(
     Args:
         model: on the device where features are computed.
         splits: of one data set.
-        protocols: in the order in which they are run.
+        protocols: in the order in which they are run, their settings resolved.
         untrained: makes the same model without its weights, for the references; ``None``: it is untrained itself.
         with_references: whether raw pixels and the untrained model are scored too, where ``evaluation.baselines`` says
             so.
