@@ -17,7 +17,7 @@ from ssl_framework.data.views import Views
 from ssl_framework.evaluation.after_run import AfterRun, clean, frozen_copy
 from ssl_framework.evaluation.bare import Bare
 from ssl_framework.evaluation.frozen import Splits, extract
-from ssl_framework.evaluation.probes import LinearProbe
+from ssl_framework.evaluation.probes import LinearProbe, moments
 from ssl_framework.module import SSLModule
 from ssl_framework.types import Geometry, Samples
 
@@ -108,12 +108,10 @@ class Segmentation:
             train_mask, test_mask: [n, H, W] uint8 class of each pixel.
         """
         classes = int(max(train_mask.max(), test_mask.max())) + 1
-        mean, std = train.mean(dim=(0, 2, 3)), train.std(dim=(0, 2, 3))  # [D], [D]
-        std = torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, torch.ones_like(std))
-        x = (train.permute(0, 2, 3, 1).flatten(0, 2) - mean) / std  # [n * h * w, D]
-        weight, bias = self.linear.fit(
-            x, cell_shares(train_mask, classes, (train.shape[2], train.shape[3]))
-        )  # [C, D], [C]
+        x = train.permute(0, 2, 3, 1).flatten(0, 2)  # [n * h * w, D]
+        mean, std = moments(x)
+        shares = cell_shares(train_mask, classes, (train.shape[2], train.shape[3]))  # [n * h * w, C]
+        weight, bias = self.linear.fit((x - mean) / std, shares)  # [C, D], [C]
         confusion = torch.zeros(classes, classes, dtype=torch.int64)  # [C, C]: true, answered
         for part, mask in zip(test.split(CHUNK), test_mask.split(CHUNK), strict=True):
             rows = (part.permute(0, 2, 3, 1) - mean) / std  # [n, h, w, D]

@@ -21,7 +21,8 @@ from ssl_framework.data.views import Views
 from ssl_framework.evaluation.after_run import AfterRun, clean
 from ssl_framework.evaluation.bare import Bare
 from ssl_framework.evaluation.few_labels import drawn_by_class
-from ssl_framework.evaluation.frozen import DTYPES, Accuracy, Splits, extract
+from ssl_framework.evaluation.frozen import DTYPES, Splits, extract
+from ssl_framework.evaluation.probes import right
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.module import SSLModule
 from ssl_framework.optim import warmup_cosine
@@ -121,10 +122,9 @@ class FineTune(AfterRun):
             rows = torch.cat([of_class[: max(1, round(share * len(of_class)))] for of_class in classes])  # [n]
             network = self.fit(module, data.train, rows, label, epochs)
             assert data.test.label is not None
-            right = network.answers(module, data.test) == data.test.label.cpu()  # [M]
             labels = "" if share == 1 else f"labels={100 * share:g}%,"
             name = f"finetune[{labels}epochs={epochs},lr={self.lr_per_256:g},decay={self.layer_decay:g}]"
-            found[f"{name}/top1"] = Accuracy(int(right.sum()), len(right))
+            found[f"{name}/top1"] = right(network.answers(module, data.test), data.test.label.cpu())
         return found
 
     def fit(self, module: SSLModule | Bare, images: Images, rows: Tensor, label: Tensor, epochs: int) -> "Network":

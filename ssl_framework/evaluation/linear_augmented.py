@@ -13,8 +13,8 @@ from ssl_framework.data.sources import Images
 from ssl_framework.evaluation.after_run import AfterRun, clean, frozen_copy
 from ssl_framework.evaluation.bare import Bare
 from ssl_framework.evaluation.finetune import augmented_views, batches, class_labels
-from ssl_framework.evaluation.frozen import Accuracy, Splits, extract
-from ssl_framework.evaluation.probes import accuracies
+from ssl_framework.evaluation.frozen import Splits, extract
+from ssl_framework.evaluation.probes import accuracies, moments, right
 from ssl_framework.module import SSLModule
 from ssl_framework.optim import warmup_cosine
 
@@ -86,8 +86,7 @@ class LinearAugmented(AfterRun):
             return extract(lambda x: student.embed(clean(module, x)), images, module.device)
 
         bank = embedded(data.train)  # [N, D]
-        mean, std = bank[kept].mean(dim=0), bank[kept].std(dim=0, correction=0)  # [D], [D]
-        std = torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, torch.ones_like(std))
+        mean, std = moments(bank[kept])
         shift, scale = mean.to(module.device), std.to(module.device)
 
         def seen(view: Tensor) -> Tensor:
@@ -99,10 +98,8 @@ class LinearAugmented(AfterRun):
         best = int(accuracies(weight, bias, (bank[held] - mean) / std, label[held]).argmax())
         assert data.test.label is not None
         answer = F.linear((embedded(data.test) - mean) / std, weight[best], bias[best]).argmax(dim=1)  # [M]
-        right = answer == data.test.label.cpu()  # [M]
         name = f"linear_augmented[epochs={self.epochs}]"
-        top1 = Accuracy(int(right.sum()), len(right))
-        return {f"{name}/top1": top1, f"{name}/learning_rate": self.rates[best]}
+        return {f"{name}/top1": right(answer, data.test.label.cpu()), f"{name}/learning_rate": self.rates[best]}
 
     def fit(
         self,
