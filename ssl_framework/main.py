@@ -259,7 +259,8 @@ def stage_config(cfg: DictConfig, folder: Path, stage: int, last: int) -> DictCo
         own.previous = str((folder / f"stage_{stage - 1}").resolve())
         if "previous" in own.pseudo_labels:
             own.pseudo_labels.previous = own.previous
-        own.evaluation.baselines = False  # they are the first stage's
+        if "baselines" in own.evaluation:
+            own.evaluation.baselines = False  # they are the first stage's
     return own
 
 

@@ -37,6 +37,7 @@ from ssl_framework.callbacks import (
 from ssl_framework.data.loader import DataModule
 from ssl_framework.data.sources import SPLITS, Images
 from ssl_framework.device import cpu_has_bf16, cpu_name, faster_precision, keep_freed_memory, use_threads
+from ssl_framework.evaluation.after_run import AfterRun
 from ssl_framework.evaluation.frozen import FrozenEvaluation, copied, count_parameters
 from ssl_framework.evaluation.protocol import protocol_of
 from ssl_framework.main import STOPPED, local_processes, write
@@ -81,6 +82,11 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
         module.compile_parts()
     csv = MetricsCSV(folder)
     evaluation: FrozenEvaluation = build(cfg.evaluation)
+    if isinstance(evaluation, AfterRun):
+        raise ValueError(
+            f"evaluation={evaluation.name} is of finished runs: choose evaluation=frozen for this one, and then "
+            f"python scripts/evaluate.py run=<folder> evaluation={evaluation.name}"
+        )
     if not resume:
         evaluation.initial = copied(module.student)  # the untrained backbone is one without weights from elsewhere
         begin_with_weights(module)

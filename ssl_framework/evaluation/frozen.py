@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_framework.data.image_ops import with_channels
 from ssl_framework.data.loader import DataModule, ahead, chosen
 from ssl_framework.data.residence import free_memory
 from ssl_framework.data.sources import Images
 from ssl_framework.distributed import gather, rank, world_size
+from ssl_framework.evaluation.bare import Bare
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.heads import Classifier
 from ssl_framework.module import SSLModule
@@ -59,6 +61,18 @@ class Accuracy(float):
 
         low, high = binom.ppf((0.025, 0.975), self.count, self.right / self.count)
         return 100 * float(low) / self.count, 100 * float(high) / self.count
+
+
+class Splits(NamedTuple):
+    """What is fitted on and what is scored."""
+
+    train: Images
+    test: Images
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether probes can run."""
+        return self.train.label is not None and self.test.label is not None
 
 
 class Probe(Protocol):
@@ -119,13 +133,13 @@ def extract(
     return gather(torch.cat(parts))[:total].cpu()  # [N, D]
 
 
-def extract_frozen(module: SSLModule, images: Images, dtype: torch.dtype = torch.float32) -> Tensor:
+def extract_frozen(module: SSLModule | Bare, images: Images, dtype: torch.dtype = torch.float32) -> Tensor:
     """Features of the student's backbone on clean images in eval mode, [N, D] ``dtype``; the modes are restored."""
     return extract_in_eval(module, module.student.embed, images, dtype)
 
 
 def extract_layers(
-    module: SSLModule, images: Images, heads: Sequence[str], dtype: torch.dtype = torch.float32
+    module: SSLModule | Bare, images: Images, heads: Sequence[str], dtype: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
     """As ``extract_frozen``, and the outputs of every layer of some heads, in the same pass.
 
@@ -144,13 +158,23 @@ def extract_layers(
 
 
 @torch.no_grad()
-def extract_in_eval(module: SSLModule, embed: Callable[[Tensor], Tensor], images: Images, dtype: torch.dtype) -> Tensor:
-    """Features that ``embed`` computes from normalised images [B, C, H, W] while the module is in eval mode: [N, D]."""
+def extract_in_eval(
+    module: SSLModule | Bare, embed: Callable[[Tensor], Tensor], images: Images, dtype: torch.dtype
+) -> Tensor:
+    """Features that ``embed`` computes from normalised images [B, C, H, W] while the module is in eval mode: [N, D].
+
+    Images with another number of channels than the module's are turned grey, or grey ones repeated, on its device.
+    """
     modes = {name: part.training for name, part in module.named_modules()}
     module.eval()
     try:
         with torch.autocast(module.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            return extract(lambda x: embed(module.views.clean(x)), images, module.device, dtype)
+            return extract(
+                lambda x: embed(module.views.clean(with_channels(x, module.views.channels))),
+                images,
+                module.device,
+                dtype,
+            )
     finally:
         for name, part in module.named_modules():
             part.training = modes[name]
@@ -223,7 +247,7 @@ class FrozenEvaluation(L.Callback):
         self.metrics, self.baselines, self.evaluated_at = state["metrics"], state["baselines"], state["evaluated_at"]
         self.intervals = state.get("intervals", {})  # a checkpoint of an earlier version has none
 
-    def features_of(self, module: SSLModule) -> Callable[[Images], dict[str, Tensor]]:
+    def features_of(self, module: SSLModule | Bare) -> Callable[[Images], dict[str, Tensor]]:
         """What ``score`` reads of a module's student: images -> name of the layer ("" is the backbone) -> [N, D].
 
         Raises:
@@ -265,7 +289,7 @@ class FrozenEvaluation(L.Callback):
     def score(
         self,
         features: Callable[[Images], dict[str, Tensor]],
-        data: DataModule,
+        data: DataModule | Splits,
         student: Encoder | None = None,
     ) -> dict[str, float]:
         """All probes and measures on one or several kinds of features; computed on rank 0, the same result everywhere.
