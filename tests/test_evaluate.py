@@ -334,6 +334,7 @@ def test_pretrained_weights_bring_their_own_normalisation_and_size(
         ("run={run} evaluation.probes.kn.k=3", r"evaluation.probes has: knn, linear (did you mean knn?)"),
         ("run={run} evaluation=retrieval evaluation.probes.knn.k=5", "evaluation.probes has: retrieval"),
         ("run={run} evaluation.probes.knn.k=abc", "evaluation.probes.knn.k is abc: it must be a number"),
+        ("run={run} evaluation.probes.knn.k=1,2", "gives several values: write one, or a list in brackets"),
         ("run={run} evaluation.probes.knn.k=[1,a]", "it must be a number"),
         (
             "run={run} trainer.devices=2",
