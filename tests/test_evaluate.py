@@ -235,6 +235,9 @@ def test_an_exported_backbone_has_the_numbers_of_its_run(run: Path, grey: Any, t
     )
     result = read_json(run / "result.json")
     assert record["metrics"] == result["metrics"] and record["references"] == result["baselines"]
+    assert {row["features"] for row in csv.DictReader((tmp_path / "f.csv").open())} == {
+        "given weights", "untrained", "raw pixels",
+    }  # fmt: skip
     assert record["model"]["weights"].startswith(f"{tmp_path / 'net.safetensors'}, sha256 ")
     other = record_of(f"backbone={tmp_path / 'net.safetensors'}", *grey[0], *FAST, out=tmp_path / "f.json")
     _, module = load_run(run, [])

@@ -38,7 +38,9 @@ def title_of(record: Mapping[str, Any]) -> str:
 
 def what(record: Mapping[str, Any]) -> str:
     """What the column of the backbone's own values is called."""
-    return "trained" if record["model"].get("trained", True) else "random weights"
+    if "run" in record["model"]:
+        return "trained"
+    return "given weights" if record["model"]["trained"] else "random weights"
 
 
 def by_protocol(record: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Table:
