@@ -138,6 +138,8 @@ def test_all_protocols_are_scored_or_left_out_with_their_reason(
     )
     rows_of = {line.split("│")[1].strip() for line in printed.splitlines() if line.startswith("│")}
     assert rows_of == {"", *(result["protocol"]["name"] for result in record["results"])}
+    (again,) = [line for line in printed.splitlines() if "knn_imagenet/1" in line]
+    assert "all above" in again  # the grid of k and temperatures has them
     changed = {result["protocol"]["name"]: result["protocol"]["changed"] for result in record["results"]}
     assert changed["frozen/1"] and changed["measures/1"] and not changed["retrieval/1"]
     rows = list(csv.DictReader((tmp_path / "all.csv").open()))
