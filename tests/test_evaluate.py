@@ -138,6 +138,8 @@ def test_all_protocols_are_scored_or_left_out_with_their_reason(
     )
     rows_of = {line.split("│")[1].strip() for line in printed.splitlines() if line.startswith("│")}
     assert rows_of == {"", *(result["protocol"]["name"] for result in record["results"])}
+    (again,) = [line for line in printed.splitlines() if "knn_imagenet/1" in line]
+    assert "all above" in again  # the grid of k and temperatures has them
     changed = {result["protocol"]["name"]: result["protocol"]["changed"] for result in record["results"]}
     assert changed["frozen/1"] and changed["measures/1"] and not changed["retrieval/1"]
     rows = list(csv.DictReader((tmp_path / "all.csv").open()))
@@ -237,6 +239,9 @@ def test_an_exported_backbone_has_the_numbers_of_its_run(run: Path, grey: Any, t
     )
     result = read_json(run / "result.json")
     assert record["metrics"] == result["metrics"] and record["references"] == result["baselines"]
+    assert {row["features"] for row in csv.DictReader((tmp_path / "f.csv").open())} == {
+        "given weights", "untrained", "raw pixels",
+    }  # fmt: skip
     assert record["model"]["weights"].startswith(f"{tmp_path / 'net.safetensors'}, sha256 ")
     other = record_of(f"backbone={tmp_path / 'net.safetensors'}", *grey[0], *FAST, out=tmp_path / "f.json")
     _, module = load_run(run, [])
@@ -336,6 +341,7 @@ def test_pretrained_weights_bring_their_own_normalisation_and_size(
         ("run={run} evaluation.probes.kn.k=3", r"evaluation.probes has: knn, linear (did you mean knn?)"),
         ("run={run} evaluation=retrieval evaluation.probes.knn.k=5", "evaluation.probes has: retrieval"),
         ("run={run} evaluation.probes.knn.k=abc", "evaluation.probes.knn.k is abc: it must be a number"),
+        ("run={run} evaluation.probes.knn.k=1,2", "gives several values: write one, or a list in brackets"),
         ("run={run} evaluation.probes.knn.k=[1,a]", "it must be a number"),
         (
             "run={run} trainer.devices=2",

@@ -317,7 +317,7 @@ def written(request: Request) -> Path:
         return Path(request.words["out"])
     if "run" in request.words:
         return Path(request.words["run"]) / "evaluation.json"
-    name = request.words["backbone"].removeprefix("timm:").replace("/", "_")
+    name = Path(request.words["backbone"].removeprefix("timm:")).stem
     return Path("outputs/evaluations") / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}" / "evaluation.json"
 
 

@@ -59,13 +59,15 @@ def parsed(item: str) -> Any:
     """The value of ``key=value`` as ``train.py`` reads it: a number, a truth value, null, a list, a mapping or a text.
 
     Raises:
-        ValueError: it does not end, or holds what has to be quoted.
+        ValueError: it does not end, holds what has to be quoted, or is several values.
     """
     try:
-        value = OverridesParser.create().parse_override(item).value()
+        override = OverridesParser.create().parse_override(item)
     except HydraException as error:
         raise ValueError(f"{item} cannot be read: {str(error).splitlines()[0]}") from error
-    return OmegaConf.create({"value": value}).value
+    if override.is_sweep_override():
+        raise ValueError(f"{item} gives several values: write one, or a list in brackets")
+    return OmegaConf.create({"value": override.value()}).value
 
 
 def overridden(cfg: DictConfig, item: str) -> bool:

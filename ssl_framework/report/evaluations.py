@@ -38,11 +38,13 @@ def title_of(record: Mapping[str, Any]) -> str:
 
 def what(record: Mapping[str, Any]) -> str:
     """What the column of the backbone's own values is called."""
-    return "trained" if record["model"].get("trained", True) else "random weights"
+    if "run" in record["model"]:
+        return "trained"
+    return "given weights" if record["model"]["trained"] else "random weights"
 
 
 def by_protocol(record: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Table:
-    """Rows are the metrics of all protocols; one that several protocols share stands with the first."""
+    """Rows are the metrics of all protocols; one that several share, with the same value, stands with the first."""
     table = Table(title=escaped(f"{title_of(record)}; scored on {results[0]['data']}"), caption=record["device"])
     table.add_column("protocol", no_wrap=True)
     table.add_column("metric", overflow="fold")
@@ -50,10 +52,12 @@ def by_protocol(record: Mapping[str, Any], results: Sequence[Mapping[str, Any]])
     present = [name for name in REFERENCES if any(name in result["references"] for result in results)]
     for name in (f"{what(record)} (95 %)" if spread else what(record), *(REFERENCES[name] for name in present)):
         table.add_column(name, justify="right", no_wrap=True)
-    seen: set[str] = set()
+    seen: set[tuple[str, float]] = set()
     for result in results:
-        fresh = [metric for metric in result["metrics"] if metric not in seen]
-        seen.update(fresh)
+        fresh = [metric for metric, value in result["metrics"].items() if (metric, value) not in seen]
+        seen.update(result["metrics"].items())
+        if not fresh:
+            table.add_row(result["protocol"]["name"], "all above")
         for number, metric in enumerate(fresh):
             others = (result["references"].get(name, {}).get(metric) for name in present)
             cells = [value_of(result, metric), *(dash(metric, value) for value in others)]
