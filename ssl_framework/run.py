@@ -87,7 +87,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     progress = Progress(console)
     signals = StopSignals()
     checkpoints = Checkpoints(folder / "checkpoints", cfg.trainer.checkpoint_every_n_epochs, signals)
-    callbacks = [signals, progress, evaluation, EvaluationLines(console, evaluation), checkpoints]
+    callbacks = [signals, progress, *evaluation.beside, evaluation, EvaluationLines(console, evaluation), checkpoints]
     trainer = build_trainer(cfg.trainer, folder, callbacks, [csv, *build_loggers(cfg.logger, folder, about, cfg.seed)])
     if trainer.is_global_zero:
         say_what_runs(console, cfg, about, module, data.pretrain.shape, trainer)

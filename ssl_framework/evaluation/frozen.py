@@ -1,8 +1,9 @@
 """Evaluation on frozen features: extracted once, of clean images, in eval mode, and read by every probe."""
 
+import contextlib
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import lightning as L
@@ -146,14 +147,32 @@ def extract_layers(
 @torch.no_grad()
 def extract_in_eval(module: SSLModule, embed: Callable[[Tensor], Tensor], images: Images, dtype: torch.dtype) -> Tensor:
     """Features that ``embed`` computes from normalised images [B, C, H, W] while the module is in eval mode: [N, D]."""
+    with in_eval_mode(module), torch.autocast(module.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        return extract(lambda x: embed(module.views.clean(x)), images, module.device, dtype)
+
+
+@contextlib.contextmanager
+def in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode; afterwards every part is in the mode that it was in."""
     modes = {name: part.training for name, part in module.named_modules()}
     module.eval()
     try:
-        with torch.autocast(module.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            return extract(lambda x: embed(module.views.clean(x)), images, module.device, dtype)
+        yield
     finally:
         for name, part in module.named_modules():
             part.training = modes[name]
+
+
+def due(trainer: L.Trainer, every_n_epochs: int) -> bool:
+    """Whether something that is measured every n epochs (0: only at the end) is measured at the end of this epoch."""
+    done = trainer.current_epoch + 1
+    last = done == trainer.max_epochs or trainer.global_step == trainer.max_steps
+    return not trainer.should_stop and bool(last or (every_n_epochs and done % every_n_epochs == 0))
+
+
+def ended(trainer: L.Trainer) -> bool:
+    """Whether the run has made all its steps; one bounded by max_steps may end inside an epoch."""
+    return trainer.global_step >= trainer.estimated_stepping_batches
 
 
 class FrozenEvaluation(L.Callback):
@@ -171,6 +190,7 @@ class FrozenEvaluation(L.Callback):
         head_probes: name of a classifier of the student -> name -> probe of it, in metrics ``<head>/<metric>``.
         measures: name -> measure of the train split's features; the only ones that data without labels leave.
         protocol: name and version of these settings as they are shipped, such as "frozen/1"; it goes into the result.
+        scores: ``ViewScores``, which run beside this callback; ``None``: none.
 
     Logs ``eval/<metric>``. ``metrics`` holds the latest values, ``intervals`` their 95 % intervals over test samples,
     ``baselines`` the two references.
@@ -186,6 +206,7 @@ class FrozenEvaluation(L.Callback):
         head_probes: Mapping[str, Mapping[str, HeadProbe]] | None = None,
         measures: Mapping[str, Measure] | None = None,
         protocol: str = "unnamed",
+        scores: L.Callback | None = None,
     ) -> None:
         if features not in DTYPES:
             raise ValueError(f"evaluation.features is {features}: choose one of {', '.join(DTYPES)}")
@@ -205,6 +226,7 @@ class FrozenEvaluation(L.Callback):
         }
         self.measures = {name: measure for name, measure in (measures or {}).items() if measure is not None}
         self.protocol = protocol
+        self.scores = scores
         self.metrics: dict[str, float] = {}
         self.intervals: dict[str, tuple[float, float]] = {}
         self.baselines: dict[str, dict[str, float]] = {}
@@ -215,6 +237,11 @@ class FrozenEvaluation(L.Callback):
     def wanted(self) -> bool:
         """Whether there is anything to score with."""
         return bool(self.probes or self.head_probes or self.measures)
+
+    @property
+    def beside(self) -> list[L.Callback]:
+        """The callbacks of this evaluation that read views instead of frozen features."""
+        return [callback for callback in (self.scores,) if callback is not None]
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("metrics", "intervals", "baselines", "evaluated_at")}
@@ -326,19 +353,11 @@ class FrozenEvaluation(L.Callback):
             self.initial = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        done = trainer.current_epoch + 1
-        last = done == trainer.max_epochs or trainer.global_step == trainer.max_steps
-        if (
-            self.wanted
-            and not trainer.should_stop
-            and (last or (self.every_n_epochs and done % self.every_n_epochs == 0))
-        ):
+        if self.wanted and due(trainer, self.every_n_epochs):
             self.evaluate(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # A run bounded by max_steps may end inside an epoch.
-        ended = trainer.global_step >= trainer.estimated_stepping_batches
-        if self.wanted and ended and self.evaluated_at != trainer.global_step:
+        if self.wanted and ended(trainer) and self.evaluated_at != trainer.global_step:
             self.evaluate(trainer, pl_module)
 
     def evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
