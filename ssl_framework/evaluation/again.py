@@ -64,7 +64,10 @@ def evaluate(folder: Path, overrides: list[str]) -> dict[str, float]:
                 f"{folder} was trained on data without labels or without a test split: nothing can be scored but "
                 "measures, and its evaluation has none"
             )
-    scores = evaluation.score(evaluation.features_of(module), data, module.student)
+    saved = load_checkpoint(folder / "checkpoints" / "last.ckpt")["callbacks"]
+    for callback in evaluation.beside:
+        callback.load_state_dict(saved.get(callback.state_key, {}))
+    scores = evaluation.score(evaluation.features_of(module), data, module.student, online=True)
     metrics = plain(scores)
     record = {"metrics": metrics, "intervals": intervals(scores)}
     record |= {"protocol": protocol_of(cfg.evaluation, overrides), "overrides": overrides}

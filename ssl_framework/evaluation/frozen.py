@@ -190,7 +190,9 @@ class FrozenEvaluation(L.Callback):
         head_probes: name of a classifier of the student -> name -> probe of it, in metrics ``<head>/<metric>``.
         measures: name -> measure of the train split's features; the only ones that data without labels leave.
         protocol: name and version of these settings as they are shipped, such as "frozen/1"; it goes into the result.
-        scores: ``ViewScores``, which run beside this callback; ``None``: none.
+        scores: ``ViewScores``, a callback beside this one; ``None``: none.
+        online_linear: ``OnlineLinear``, a callback beside this one and a probe of the student that trains; ``None``:
+            none.
 
     Logs ``eval/<metric>``. ``metrics`` holds the latest values, ``intervals`` their 95 % intervals over test samples,
     ``baselines`` the two references.
@@ -207,6 +209,7 @@ class FrozenEvaluation(L.Callback):
         measures: Mapping[str, Measure] | None = None,
         protocol: str = "unnamed",
         scores: L.Callback | None = None,
+        online_linear: Probe | None = None,
     ) -> None:
         if features not in DTYPES:
             raise ValueError(f"evaluation.features is {features}: choose one of {', '.join(DTYPES)}")
@@ -227,6 +230,7 @@ class FrozenEvaluation(L.Callback):
         self.measures = {name: measure for name, measure in (measures or {}).items() if measure is not None}
         self.protocol = protocol
         self.scores = scores
+        self.online_linear = online_linear
         self.metrics: dict[str, float] = {}
         self.intervals: dict[str, tuple[float, float]] = {}
         self.baselines: dict[str, dict[str, float]] = {}
@@ -236,12 +240,12 @@ class FrozenEvaluation(L.Callback):
     @property
     def wanted(self) -> bool:
         """Whether there is anything to score with."""
-        return bool(self.probes or self.head_probes or self.measures)
+        return bool(self.probes or self.head_probes or self.measures or self.online_linear)
 
     @property
     def beside(self) -> list[L.Callback]:
         """The callbacks of this evaluation that read views instead of frozen features."""
-        return [callback for callback in (self.scores,) if callback is not None]
+        return [callback for callback in (self.scores, self.online_linear) if isinstance(callback, L.Callback)]
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("metrics", "intervals", "baselines", "evaluated_at")}
@@ -294,6 +298,7 @@ class FrozenEvaluation(L.Callback):
         features: Callable[[Images], dict[str, Tensor]],
         data: DataModule,
         student: Encoder | None = None,
+        online: bool = False,
     ) -> dict[str, float]:
         """All probes and measures on one or several kinds of features; computed on rank 0, the same result everywhere.
 
@@ -301,12 +306,14 @@ class FrozenEvaluation(L.Callback):
             features: images -> name -> [N, D]; every rank takes part. A name that is not "" stands before its metrics.
             data: gives the train and the test split; both are labelled if there are probes.
             student: whose features they are and whose classifiers are judged; ``None``: no student's.
+            online: whether ``online_linear`` has learnt from the student and is judged, too.
 
         Returns:
             Metric -> value, an ``Accuracy`` where every test sample was scored once.
         """
         train_x = features(data.train)
-        test_x = features(data.test) if self.probes or self.head_probes else None
+        learnt = [self.online_linear] if online and self.online_linear is not None else []
+        test_x = features(data.test) if self.probes or self.head_probes or learnt else None
         result: list[Any] = [None]
         if rank() == 0:
             scores: dict[str, float] = {}
@@ -318,7 +325,7 @@ class FrozenEvaluation(L.Callback):
                 if test_x is not None:
                     assert data.test.label is not None
                     test = Frozen(test_x[layer].contiguous(), data.test.label.cpu())
-                    for probe in self.probes.values():
+                    for probe in [*self.probes.values(), *([] if layer else learnt)]:
                         own |= probe(train, test)
                 for measure in self.measures.values():
                     own |= measure(train)
@@ -373,7 +380,7 @@ class FrozenEvaluation(L.Callback):
             }
             pl_module.student.load_state_dict(trained)
             self.initial = None
-        scores = self.score(self.features_of(pl_module), data, pl_module.student)
+        scores = self.score(self.features_of(pl_module), data, pl_module.student, online=True)
         self.metrics, self.intervals = plain(scores), intervals(scores)
         self.evaluated_at = trainer.global_step
         logged = {f"eval/{name}": value for name, value in self.metrics.items()}
