@@ -38,6 +38,7 @@ from ssl_framework.callbacks import (
 from ssl_framework.data.loader import DataModule
 from ssl_framework.data.sources import SPLITS, Images
 from ssl_framework.device import cpu_has_bf16, cpu_name, faster_precision, keep_freed_memory, use_threads
+from ssl_framework.evaluation.alarm import CollapseAlarm
 from ssl_framework.evaluation.frozen import FrozenEvaluation, copied, count_parameters
 from ssl_framework.evaluation.protocol import protocol_of
 from ssl_framework.main import STOPPED, local_processes, write
@@ -87,7 +88,9 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     progress = Progress(console)
     signals = StopSignals()
     checkpoints = Checkpoints(folder / "checkpoints", cfg.trainer.checkpoint_every_n_epochs, signals)
-    callbacks = [signals, progress, *evaluation.beside, evaluation, EvaluationLines(console, evaluation), checkpoints]
+    below = OmegaConf.select(cfg, "trainer.collapse_below")  # a run folder of an earlier version has no such key
+    watching = [*([] if below is None else [CollapseAlarm(below)]), *evaluation.beside]
+    callbacks = [signals, progress, *watching, evaluation, EvaluationLines(console, evaluation), checkpoints]
     trainer = build_trainer(cfg.trainer, folder, callbacks, [csv, *build_loggers(cfg.logger, folder, about, cfg.seed)])
     if trainer.is_global_zero:
         say_what_runs(console, cfg, about, module, data.pretrain.shape, trainer)
@@ -265,7 +268,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def config_hash(cfg: DictConfig) -> str:
-    """Short hash of what determines a result up to chance: everything but the seed, places and loggers."""
+    """Short hash of what determines a result up to chance: everything but the seed, places, loggers and the alarm."""
     content = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(content, dict)
     for key in ("seed", "resume", "logger", "previous"):
@@ -274,7 +277,8 @@ def config_hash(cfg: DictConfig) -> str:
         content["data"].pop(key, None)
         content["data"]["source"].pop(key, None)
     content["data"]["source"].pop("seed", None)
-    content["trainer"].pop("num_threads", None)
+    for key in ("num_threads", "collapse_below"):
+        content["trainer"].pop(key, None)
     (content.get("pseudo_labels") or {}).pop("previous", None)
     generated = content.get("generated") or {}
     for node in (generated, generated.get("source", {})):

@@ -160,7 +160,7 @@ def test_missing_labels_and_numbers_are_refused_and_classes_counted() -> None:
         count_classes(data_of(None, y, y))
     with pytest.raises(ValueError, match="but the train and the test split has none"):
         count_classes(data_of(y, None, None))
-    with pytest.raises(ValueError, match="needs classes, but labels are numbers"):
+    with pytest.raises(ValueError, match="needs classes, but the labels are numbers"):
         count_classes(data_of(y, y, y.float()))
 
 
