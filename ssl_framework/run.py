@@ -38,6 +38,7 @@ from ssl_framework.data.loader import DataModule
 from ssl_framework.data.sources import SPLITS, Images
 from ssl_framework.device import cpu_has_bf16, cpu_name, faster_precision, keep_freed_memory, use_threads
 from ssl_framework.evaluation.after_run import AfterRun
+from ssl_framework.evaluation.alarm import CollapseAlarm
 from ssl_framework.evaluation.frozen import FrozenEvaluation, copied, count_parameters
 from ssl_framework.evaluation.protocol import protocol_of
 from ssl_framework.main import STOPPED, local_processes, write
@@ -93,7 +94,9 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     progress = Progress(console)
     signals = StopSignals()
     checkpoints = Checkpoints(folder / "checkpoints", cfg.trainer.checkpoint_every_n_epochs, signals)
-    callbacks = [signals, progress, evaluation, EvaluationLines(console, evaluation), checkpoints]
+    below = OmegaConf.select(cfg, "trainer.collapse_below")  # a run folder of an earlier version has no such key
+    watching = [*([] if below is None else [CollapseAlarm(below)]), *evaluation.beside]
+    callbacks = [signals, progress, *watching, evaluation, EvaluationLines(console, evaluation), checkpoints]
     trainer = build_trainer(cfg.trainer, folder, callbacks, [csv, *build_loggers(cfg.logger, folder, about, cfg.seed)])
     if trainer.is_global_zero:
         say_what_runs(console, cfg, about, module, data.pretrain.shape, trainer)

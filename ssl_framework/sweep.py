@@ -78,7 +78,7 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
 
 
 def config_hash(cfg: DictConfig) -> str:
-    """Short hash of what determines a result up to chance: everything but the seed, places and loggers."""
+    """Short hash of what determines a result up to chance: everything but the seed, places, loggers and the alarm."""
     content = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(content, dict)
     for key in ("seed", "resume", "logger", "previous"):
@@ -87,7 +87,8 @@ def config_hash(cfg: DictConfig) -> str:
         content["data"].pop(key, None)
         content["data"]["source"].pop(key, None)
     content["data"]["source"].pop("seed", None)
-    content["trainer"].pop("num_threads", None)
+    for key in ("num_threads", "collapse_below"):
+        content["trainer"].pop(key, None)
     (content.get("pseudo_labels") or {}).pop("previous", None)
     generated = content.get("generated") or {}
     for node in (generated, generated.get("source", {})):

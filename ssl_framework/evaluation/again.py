@@ -55,6 +55,7 @@ class Subject(NamedTuple):
     model: SSLModule | Bare
     untrained: Callable[[], SSLModule | Bare] | None  # None: it has no weights from a training
     about: dict[str, Any]
+    learnt: dict[str, Any]  # what the run has trained beside the student: name of the callback -> its state
 
 
 def load_run(folder: Path, overrides: Sequence[str]) -> tuple[DictConfig, SSLModule]:
@@ -209,7 +210,8 @@ def score_on(
         full = resolved(merged(cfg, {"evaluation": None}, chosen.node), f"evaluation={chosen.name}")
         ready.append(chosen._replace(node=full.evaluation, overrides=[*chosen.overrides, *overrides]))
     as_trained = "run" in request.words and "data" not in request.words
-    found, why = score_all(subject.model.to(device), splits, ready, subject.untrained, not as_trained)
+    learnt = subject.learnt if as_trained else {}
+    found, why = score_all(subject.model.to(device), splits, ready, subject.untrained, not as_trained, learnt)
     for record in found:
         if as_trained and not overrides:
             record["references"] = references_in(Path(request.words["run"]), record["metrics"])
@@ -231,7 +233,7 @@ def run_of(request: Request, overrides: list[str]) -> tuple[DictConfig, Callable
         torch.manual_seed(cfg.seed)
         return build_module(cfg, has_labels=True, num_samples=count)
 
-    subject = Subject(cfg, module, untrained, about)
+    subject = Subject(cfg, module, untrained, about, checkpoint.get("callbacks", {}))
     return cfg, lambda own: subject
 
 
@@ -246,7 +248,7 @@ def foreign_of(request: Request, overrides: list[str]) -> tuple[DictConfig, Call
         cfg = as_many_channels(resolved(merged(base, own), words["backbone"]))
         model = foreign.build(cfg, with_weights=True)
         untrained = (lambda: foreign.build(cfg, with_weights=False)) if foreign.has_weights else None
-        return Subject(cfg, model, untrained, {**foreign.about(model), "seed": cfg.seed})
+        return Subject(cfg, model, untrained, {**foreign.about(model), "seed": cfg.seed}, {})
 
     return base, make
 

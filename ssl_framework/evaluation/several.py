@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import lightning as L
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -117,13 +118,18 @@ def noted() -> Iterator[list[str]]:
     notes += dict.fromkeys(str(warning.message) for warning in caught)
 
 
-def misfit(evaluation: Any, chosen: Chosen, model: SSLModule | Bare, splits: Splits) -> str:
+def misfit(evaluation: Any, chosen: Chosen, model: SSLModule | Bare, splits: Splits, learnt: Mapping[str, Any]) -> str:
     """Why a protocol cannot be asked of this model and these labels; "" if it can. Changes ``evaluation``: without
     labels only its measures are left."""
     if not isinstance(evaluation, FrozenEvaluation):
         return "" if chosen.asked else "it takes long or trains: ask for it by its name"
     if not evaluation.wanted:
         return "it scores nothing"
+    if evaluation.scores is not None and not chosen.asked:
+        return "it watches a training: choose it for a run"
+    for callback in evaluation.beside:
+        if callback is evaluation.online_linear and callback.state_key not in learnt:
+            return "its classifier learns along with a run, and this one has none: choose it for a run"
     try:
         evaluation.features_of(model)
     except ValueError as error:
@@ -144,6 +150,7 @@ def score_all(
     protocols: Sequence[Chosen],
     untrained: Callable[[], SSLModule | Bare] | None = None,
     with_references: bool = False,
+    learnt: Mapping[str, Any] | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Scores one model by several protocols.
 
@@ -154,6 +161,7 @@ def score_all(
         untrained: makes the same model without its weights, for the references; ``None``: it is untrained itself.
         with_references: whether raw pixels and the untrained model are scored too, where ``evaluation.baselines`` says
             so.
+        learnt: states of the callbacks of a run on these data, by their names.
 
     Returns:
         One record a protocol that has scored anything: "protocol", "metrics", "intervals", "references", "notes",
@@ -165,7 +173,7 @@ def score_all(
     built = {chosen.name: build(chosen.node) for chosen in protocols}
     left_out = {}
     for chosen in protocols:  # all of them first, so that nothing is computed in vain
-        if reason := misfit(built[chosen.name], chosen, model, splits):
+        if reason := misfit(built[chosen.name], chosen, model, splits, learnt or {}):
             if chosen.asked:
                 raise ValueError(f"evaluation={chosen.name} does not fit: {reason}")
             left_out[chosen.name] = reason
@@ -187,7 +195,9 @@ def score_all(
         with noted() as notes:
             if isinstance(evaluation, FrozenEvaluation):
                 share_probes(evaluation, chosen.node, memory)
-                scores = evaluation.score(features.read_by(evaluation), splits, model.student)
+                if isinstance(evaluation.online_linear, L.Callback):
+                    evaluation.online_linear.load_state_dict((learnt or {})[evaluation.online_linear.state_key])
+                scores = evaluation.score(features.read_by(evaluation), splits, model.student, online=True)
                 for name, source in others.items() if evaluation.with_baselines and scores else ():
                     references[name] = reference(evaluation, splits, source, pixels)
             else:
