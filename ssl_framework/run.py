@@ -81,6 +81,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
         module.compile_parts()
     csv = MetricsCSV(folder)
     evaluation: FrozenEvaluation = build(cfg.evaluation)
+    report = build(OmegaConf.select(cfg, "report"))  # a run folder of an earlier version has no such key
     if not resume:
         evaluation.initial = copied(module.student)  # the untrained backbone is one without weights from elsewhere
         begin_with_weights(module)
@@ -128,7 +129,28 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
         }
         write_json(folder / "result.json", result)
         console.print(run_table(result) if result["metrics"] else cost_of(result), highlight=False)
+    if report is not None and checkpoints.stopped_by is None:
+        end_process_group()  # rank 0 goes on alone
+        if trainer.is_global_zero:
+            report_on(report, folder, trainer.loggers, console)
     return checkpoints.stopped_by
+
+
+def end_process_group() -> None:
+    """Leaves the other ranks, once all have come this far."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def report_on(report: Any, folder: Path, loggers: Sequence[Logger], console: Console) -> None:
+    """Writes the page of a run that has ended (see ``report.page``), which nothing that goes wrong there can undo."""
+    try:
+        path = os.path.relpath(report.write(folder, loggers))
+        console.print(f"report: {path}", highlight=False, markup=False, soft_wrap=True)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        console.print(f"no report: {type(error).__name__}: {reason}", highlight=False, markup=False, soft_wrap=True)
 
 
 def quiet() -> None:
@@ -265,10 +287,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def config_hash(cfg: DictConfig) -> str:
-    """Short hash of what determines a result up to chance: everything but the seed, places and loggers."""
+    """Short hash of what determines a result up to chance: everything but the seed, places, loggers and the report."""
     content = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(content, dict)
-    for key in ("seed", "resume", "logger", "previous"):
+    for key in ("seed", "resume", "logger", "report", "previous"):
         content.pop(key, None)
     for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache"):
         content["data"].pop(key, None)

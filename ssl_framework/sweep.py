@@ -65,6 +65,8 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
     filled_in = ("previous", "pseudo_labels.previous", "evaluation.baselines") if now.student.get("earlier") else ()
     before, after = (dict(leaves(OmegaConf.to_container(c))) for c in (stored, now))
     for key in sorted((before.keys() | after.keys()) - set(filled_in)):
+        if key.partition(".")[0] == "report":  # it has no part in the result
+            continue
         here, there = (values.get(key, "absent") for values in (after, before))
         if here != there:
             raise ValueError(

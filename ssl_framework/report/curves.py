@@ -1,0 +1,119 @@
+"""Curves of a run over its steps, from metrics.csv: the loss and what is logged beside it, and every evaluation."""
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from ssl_framework.report.inspection import Inspection
+from ssl_framework.report.pictures import save
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255", "#8C6D31", "#999999")
+"""Told apart also by the colour-blind: those of Okabe and Ito without their yellow, and four more."""
+
+POINTS = 500
+COLUMNS = 3
+REFERENCES: dict[str, Any] = {"untrained": ":", "raw_pixels": "--"}
+"""Baseline -> style of its line."""
+
+Curve = Sequence[tuple[int, float]]
+
+
+def draw_training(seen: Inspection, out: Path) -> str | None:
+    """The loss and everything else that is logged in training steps; returns words about it, ``None`` without any."""
+    found = {name: curve for name, curve in seen.curves.items() if not name.startswith("eval/") and len(curve) > 1}
+    names = sorted(found, key=lambda name: (name != "train/loss", name))
+    if not names:
+        return None
+    every = max(math.ceil(len(found[name]) / POINTS) for name in names)
+    figure, grid = panels(len(names))
+    for axes, name in zip(grid, names, strict=True):
+        axes.plot(*zip(*thinned(found[name], every), strict=True), color=COLOURS[0], linewidth=1.2)
+        axes.set_title(spaced(name.removeprefix("train/")), fontsize=10)
+        axes.margins(x=0.02)
+        values = [value for _, value in found[name]]
+        if max(values) == min(values):  # a constant fills no axis
+            axes.set_ylim(values[0] - 0.5, values[0] + 0.5)
+    save(figure, out)
+    return f"Every point is the mean of {every} logged steps." if every > 1 else "As logged in training steps."
+
+
+def draw_evaluation(seen: Inspection, out: Path) -> str | None:
+    """One panel a family of metrics, with the references; returns words about it, ``None`` without any evaluation."""
+    baselines = {name: seen.scores.get("baselines", {}).get(name) or {} for name in REFERENCES}
+    found: dict[str, dict[str, Curve]] = {}
+    for name, curve in seen.curves.items():
+        if name.startswith("eval/"):
+            found.setdefault(family(name.removeprefix("eval/")), {})[name.removeprefix("eval/")] = curve
+    if not found:
+        return None
+    figure, grid = panels(len(found))
+    for axes, (title, metrics) in zip(grid, found.items(), strict=True):
+        for colour, (metric, curve) in zip(COLOURS, metrics.items(), strict=False):
+            untrained = baselines["untrained"].get(metric)
+            points: Curve = [*([] if untrained is None else [(0, untrained)]), *curve]
+            axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=4, label=parameters(metric))
+            for name, style in REFERENCES.items():
+                if (value := baselines[name].get(metric)) is not None:
+                    axes.axhline(value, color=colour, linestyle=style, linewidth=1)
+        percent = all(metric.endswith("/top1") for metric in metrics)
+        axes.set_title(spaced(title), fontsize=10)
+        axes.set_ylabel("percent" if percent else "", fontsize=9)
+        if percent:
+            axes.set_ylim(0, 105)
+        if any(parameters(metric) for metric in metrics):
+            axes.legend(frameon=False, fontsize=8, handlelength=1.2, loc="best")
+    shown = [name for name, values in baselines.items() if values]
+    lines = [
+        Line2D([], [], color="#555555", linestyle=REFERENCES[name], label=name.replace("_", " ")) for name in shown
+    ]
+    if lines:
+        figure.legend(handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False, fontsize=9)
+    save(figure, out)
+    lost = sum(max(0, len(metrics) - len(COLOURS)) for metrics in found.values())
+    return "On frozen features of clean images." + (f" {lost} further metrics are in metrics.csv only." if lost else "")
+
+
+def panels(count: int) -> tuple[plt.Figure, list[Axes]]:
+    """A figure with axes over steps, some in a row; the last row may be shorter."""
+    rows, columns = -(-count // COLUMNS), min(count, COLUMNS)
+    figure, grid = plt.subplots(rows, columns, figsize=(3.1 * columns if columns > 1 else 5, 2.4 * rows), squeeze=False)
+    for axes in grid.flat[count:]:
+        figure.delaxes(axes)
+    for axes in grid.flat[:count]:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+        axes.set_xlabel("step", fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    return figure, list(grid.flat[:count])
+
+
+def thinned(curve: Curve, every: int) -> Curve:
+    """Means over ``every`` points, at the last step of each."""
+    parts = [curve[i : i + every] for i in range(0, len(curve), every)]
+    return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
+
+
+def family(metric: str) -> str:
+    """A metric's name without the parameters in brackets."""
+    return re.sub(r"\[[^]]*\]", "", metric).removesuffix("/top1")
+
+
+def parameters(metric: str) -> str:
+    """What stands in the brackets of a metric's name."""
+    return " ".join(re.findall(r"\[([^]]*)\]", metric))
+
+
+def spaced(name: str) -> str:
+    """A metric's name as words."""
+    return name.replace("_", " ")
