@@ -6,7 +6,7 @@ import torch
 
 from ssl_framework.report.boards import Tile, draw_board
 from ssl_framework.report.inspection import Inspection
-from ssl_framework.report.mixtures import first_of_each_class, mixture_of, show_mixture
+from ssl_framework.report.mixtures import colour, first_of_each_class, mixture_of, ownership, percent
 from ssl_framework.types import Samples
 
 SHOWN, MOST = 9, 8
@@ -37,5 +37,18 @@ def draw_mixes(seen: Inspection, out: Path) -> str | None:
     name = type(module.mixer.rule).__name__
     teacher = module.teacher.encoder if module.teacher is not None else None
     found = mixture_of(module.mixer, module.student, teacher, module.views, seen.train, name, seed=seen.seed)
-    show_mixture(found, f"{name}, own image first", out)
-    return "Below each source its share in the mixture; right, in the colours of the frames, of whom each pixel is."
+    blocks = []
+    for b, share in enumerate(found.share):
+        sources = [Tile(found.sources[b, p], percent(share[p]), colour(p)) for p in range(len(share))]
+        blocks.append([*sources, Tile(found.mixed[b]), Tile(ownership(found.owner[b]))])
+    num = found.share.shape[1]
+    head = ["own image", "partner", *[""] * (num - 2), "mixture", "of whom"]
+    if num == 2 and len(blocks) % 2 == 0:
+        pairs = zip(blocks[::2], blocks[1::2], strict=True)
+        draw_board([[*left, None, *right] for left, right in pairs], out, head=[*head, "", *head], cell=1)
+    else:
+        draw_board(blocks, out, head=head, cell=1)
+    return (
+        f"{name} on train images. Below each source its share in the mixture; under 'of whom', in the colours of the "
+        "frames, the source of each pixel."
+    )

@@ -69,7 +69,7 @@ def draw_board(
             axes.text(-0.06 * width, top + height / 2, side[r], ha="right", va="center", fontsize=9)
     for left, words in zip(lefts, head, strict=False):
         axes.text(left + width / 2, -0.06 * width, words, ha="center", va="bottom", fontsize=9)
-    axes.imshow(canvas.permute(1, 2, 0).numpy(), aspect="auto")
+    axes.imshow(canvas.permute(1, 2, 0).numpy(), aspect="equal")
     save(figure, out)
 
 
@@ -79,5 +79,6 @@ def fitted(image: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def cut(text: str, length: int) -> str:
-    """``text``, its end replaced by a dot sign where it is longer."""
-    return text if len(text) <= length else text[: length - 1] + "…"
+    """``text``, its middle replaced by an ellipsis where it is longer: names often differ at their end."""
+    end = length // 3
+    return text if len(text) <= length else f"{text[: length - 1 - end]}…{text[-end:]}"

@@ -66,19 +66,30 @@ def draw_evaluation(seen: Inspection, out: Path) -> str | None:
             for name, style in REFERENCES.items():
                 if (value := baselines[name].get(metric)) is not None:
                     axes.axhline(value, color=colour, linestyle=style, linewidth=1)
+        last = max(step for curve in metrics.values() for step, _ in curve)
+        axes.set_xlim(-0.03 * last, 1.04 * last)
         percent = all(metric.endswith("/top1") for metric in metrics)
-        axes.set_title(spaced(title), fontsize=10)
+        alone = parameters(next(iter(metrics))) if len(metrics) == 1 else ""
+        axes.set_title(f"{spaced(title)}\n{alone}" if alone else spaced(title), fontsize=9)
         axes.set_ylabel("percent" if percent else "", fontsize=9)
         if percent:
             axes.set_ylim(0, 105)
-        if any(parameters(metric) for metric in metrics):
+        if len(metrics) > 1:
             axes.legend(frameon=False, fontsize=8, handlelength=1.2, loc="best")
     shown = [name for name, values in baselines.items() if values]
     lines = [
         Line2D([], [], color="#555555", linestyle=REFERENCES[name], label=name.replace("_", " ")) for name in shown
     ]
     if lines:
-        figure.legend(handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False, fontsize=9)
+        figure.legend(
+            handles=lines,
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1),
+            ncols=2,
+            frameon=False,
+            fontsize=9,
+            borderpad=0.1,
+        )
     save(figure, out)
     lost = sum(max(0, len(metrics) - len(COLOURS)) for metrics in found.values())
     return "On frozen features of clean images." + (f" {lost} further metrics are in metrics.csv only." if lost else "")
@@ -95,6 +106,7 @@ def panels(count: int) -> tuple[plt.Figure, list[Axes]]:
         axes.tick_params(labelsize=8)
         axes.set_xlabel("step", fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.ticklabel_format(useOffset=False)
     return figure, list(grid.flat[:count])
 
 
@@ -111,7 +123,7 @@ def family(metric: str) -> str:
 
 def parameters(metric: str) -> str:
     """What stands in the brackets of a metric's name."""
-    return " ".join(re.findall(r"\[([^]]*)\]", metric))
+    return ", ".join(re.findall(r"\[([^]]*)\]", metric))
 
 
 def spaced(name: str) -> str:

@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import torch
-from matplotlib import colormaps, patheffects
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -37,6 +37,9 @@ K, TEMPERATURE = 20, 0.1
 """Of the k-NN probe, as configs/evaluation/frozen.yaml has it."""
 
 QUERIES, NEAR = 10, 5
+NULL = 1e-6
+"""Share of the largest singular value below which a direction is empty, as one is behind a LayerNorm."""
+
 MANY = 30
 """From more classes than this on, names do not fit beside the confusion matrix."""
 
@@ -46,33 +49,35 @@ def draw_neighbours(seen: Inspection, out: Path) -> str:
     train, test, names = seen.train, seen.test, class_names(seen.train)
     queries = first_of_each_class(test, min(QUERIES, len(test.pixels)))
     similarity, near = nearest(seen.train_x, seen.test_x[queries], min(len(train.pixels), 2 * NEAR))  # [Q, 2k]
-    blocks = []
+    found = []
     for query, cosines, rows in zip(queries, similarity, near, strict=True):
         # A folder without a test split has the same images in both.
-        others = [
-            (cosine, row)
-            for cosine, row in zip(cosines, rows, strict=True)
-            if not train.pixels[row].equal(test.pixels[query])
-        ][:NEAR]
-        index = torch.stack([row for _, row in others])  # [k]
-        tiles = [Tile(seen.shown(test, query[None])[0], label_of(test, query, names), bold=True)]
-        for image, row, (cosine, _) in zip(seen.shown(train, index), index, others, strict=True):
+        pairs = zip(cosines, rows, strict=True)
+        found.append([(c, row) for c, row in pairs if not train.pixels[row].equal(test.pixels[query])][:NEAR])
+    count = min(map(len, found))
+    if not count:
+        raise ValueError("a test image has no neighbour but itself")
+    blocks = []
+    for query, others in zip(queries, found, strict=True):
+        tiles: list[Tile | None] = [Tile(seen.shown(test, query[None])[0], label_of(test, query, names), bold=True)]
+        images = seen.shown(train, torch.stack([row for _, row in others[:count]]))  # [k, C, h, w]
+        for image, (cosine, row) in zip(images, others, strict=False):
             tiles.append(neighbour_tile(image, cosine, train, row, test, query, names))
-        blocks.append([*tiles, *[None] * (NEAR + 1 - len(tiles))])
-    half = -(-len(blocks) // 2)
-    rows_shown = [[*left, None, *right] for left, right in zip(blocks[:half], blocks[half:], strict=False)]
-    if not rows_shown or len(blocks) % 2:
-        rows_shown, half = blocks, len(blocks)
-    head = ["query", "nearest", *[""] * NEAR, "query", "nearest"]
-    draw_board(rows_shown, out, head=head, cell=0.76)
+        blocks.append(tiles)
+    head = ["query", "nearest", *[""] * (count - 1)]
+    if len(blocks) % 2:
+        draw_board(blocks, out, head=head, cell=0.76)
+    else:
+        halves = zip(blocks[: len(blocks) // 2], blocks[len(blocks) // 2 :], strict=True)
+        draw_board([[*left, None, *right] for left, right in halves], out, head=[*head, "", *head], cell=0.76)
     told = (
         "A green frame and ✓: of the query's class; a red frame and ✗: of another. "
         if names
         else f"Below each: {'its label' if train.label is not None else 'the cosine similarity'}. "
     )
     return (
-        f"Test images, the first of each class in turn, and their {NEAR} nearest of {len(train.pixels):,} train images "
-        f"by cosine similarity of the features. {told}"
+        f"Test images{', the first of each class in turn,' if names else ''} and their {count} nearest of "
+        f"{len(train.pixels):,} train images by cosine similarity of the features. {told}"
     )
 
 
@@ -95,7 +100,7 @@ def label_of(images: Images, row: Tensor, names: list[str] | None) -> str:
     if names is None:
         return f"{float(images.label[row]):.3g}"
     label = int(images.label[row])
-    return cut(names[label] if label < len(names) else str(label), 10)
+    return cut(names[label] if label < len(names) else str(label), 9)
 
 
 def nearest(bank: Tensor, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -178,8 +183,8 @@ def draw_embedding(seen: Inspection, out: Path, kinds: tuple[str, ...]) -> str:
     if names:
         shown = names[: len(COLOURS)]
         figure.legend(
-            *figure.axes[0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False,
-            ncols=min(len(shown) + 1, 5), fontsize=9, handletextpad=0.1, columnspacing=1, markerscale=1.6,
+            *figure.axes[0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 0.98), frameon=False,
+            ncols=min(len(shown) + 1, 5), fontsize=9, handletextpad=0.1, columnspacing=1, markerscale=1.4,
         )  # fmt: skip
     elif seen.test.label is not None:
         figure.colorbar(drawn[0], ax=figure.axes[-1], label="label", fraction=0.05)
@@ -190,7 +195,7 @@ def draw_embedding(seen: Inspection, out: Path, kinds: tuple[str, ...]) -> str:
 
 
 def scatter(axes: Axes, xy: Tensor, images: Images, names: list[str] | None) -> None:
-    """Points [M, 2] by class, with its name at the median of each; or by number; or all alike."""
+    """Points [M, 2] by class, each in a colour and a mark; or by number; or all alike."""
     if names is None:
         colour = "#0072B2" if images.label is None else images.label.numpy()
         axes.scatter(xy[:, 0], xy[:, 1], s=9, c=colour, cmap=None if images.label is None else "viridis", linewidths=0)
@@ -204,12 +209,6 @@ def scatter(axes: Axes, xy: Tensor, images: Images, names: list[str] | None) -> 
         axes.scatter(
             own[:, 0], own[:, 1], s=11, color=COLOURS[c], marker=MARKERS[c], linewidths=0, alpha=0.75, label=name
         )
-    for c, name in enumerate(names[: len(COLOURS)]):
-        own = xy[images.label == c]
-        if len(own):
-            x, y = own.median(dim=0).values.tolist()
-            words = axes.text(x, y, cut(name, 12), ha="center", va="center", fontsize=8)
-            words.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground="white")])
 
 
 def draw_spectrum(seen: Inspection, out: Path) -> str:
@@ -220,7 +219,7 @@ def draw_spectrum(seen: Inspection, out: Path) -> str:
     ):
         singular = singular_values(x, centred=True)  # [R]
         curve = normalised(singular)
-        curve = curve[curve > 0]
+        curve = curve[curve > NULL]
         words = f"{name}: effective rank {effective_rank(singular):.1f} of {len(singular)}"
         axes.plot(range(1, len(curve) + 1), curve, color=colour, linestyle=style, linewidth=1.5, label=words)
     axes.set_yscale("log")
@@ -252,8 +251,7 @@ def draw_confusion(seen: Inspection, out: Path) -> str:
     """
     names = class_names(seen.train)
     if names is None or seen.test.label is None:
-        why = "the labels are numbers" if seen.train.label is not None else "the data has no labels"
-        raise ValueError(f"it needs classes, and {why}")
+        raise ValueError("the labels are numbers" if seen.train.label is not None else "the data has no labels")
     y = seen.test.label
     names = [*names, *(str(c) for c in range(len(names), int(y.max()) + 1))]
     count = len(names)
@@ -267,6 +265,7 @@ def draw_confusion(seen: Inspection, out: Path) -> str:
     drawn = matrix.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
     matrix.set_xlabel("class by k-NN", fontsize=9)
     matrix.set_ylabel("true class", fontsize=9)
+    matrix.tick_params(labelsize=8)
     present = torch.where(table.sum(dim=1) > 0)[0]
     if count <= MANY:
         small = 8 if count <= 16 else 6
@@ -285,7 +284,7 @@ def draw_confusion(seen: Inspection, out: Path) -> str:
         shown = order if len(order) <= 20 else torch.cat([order[:10], order[-10:]])
     bars.barh(range(len(shown)), right[shown].numpy(), color=COLOURS[0], height=0.7)
     bars.axvline(overall, color="black", linestyle="--", linewidth=1)
-    bars.set_yticks(range(len(shown)), [cut(names[c], 14) for c in shown], fontsize=8 if len(shown) <= 20 else 6)
+    bars.set_yticks(range(len(shown)), [cut(names[c], 18) for c in shown], fontsize=8 if len(shown) <= 20 else 6)
     bars.set(xlim=(0, 100), ylim=(len(shown) - 0.5, -0.5))
     bars.set_xlabel("right, percent", fontsize=9)
     bars.tick_params(axis="x", labelsize=8)
@@ -295,7 +294,7 @@ def draw_confusion(seen: Inspection, out: Path) -> str:
     return (
         f"k-NN (k={min(K, len(seen.train_x))}, T={TEMPERATURE:g}) with {len(seen.train_x):,} train images as its bank, "
         f"on {len(y):,} test images: {overall:.1f} % right (dashed line), {len(y) / max(1, len(present)):.0f} images a "
-        f"class. Cells are percent of the true class. The table's k-NN has all images.{some}"
+        f"class. Cells are percent of the true class. The k-NN of the result table has all images.{some}"
     )
 
 
@@ -311,14 +310,15 @@ def draw_attention(seen: Inspection, out: Path, count: int = 8) -> str | None:
     heat = colormaps["viridis"]
     images, names = seen.shown(seen.test, index), class_names(seen.test)
     above, below = [], []
-    for image, row, seen_map in zip(images, index, maps, strict=True):
-        scaled = seen_map / seen_map.max()  # [h', w']
+    for image, row, share in zip(images, index, maps * maps[0].numel(), strict=True):
+        low, high = float(share.min()), float(share.max())
+        scaled = (share - low) / max(high - low, 1e-12)  # [h', w']
         coloured = torch.from_numpy(heat(scaled.numpy())[..., :3]).permute(2, 0, 1).float()  # [3, h', w']
         above.append(Tile(rgb(image), label_of(seen.test, row, names)))
-        below.append(Tile(fitted(coloured, image.shape[1:])))
+        below.append(Tile(fitted(coloured, image.shape[1:]), f"{low:.2g} to {high:.2g}"))
     draw_board([above, below], out, side=("image", "attention"), cell=1)
     who = "of the class token" if net.has_class_token else "that each patch receives"
     return (
-        f"Attention {who} in the last block, mean over heads, of test images; yellow is the most in an image, dark "
-        "blue the least."
+        f"Attention {who} in the last block, mean over heads, of test images: dark blue is the least in an image, "
+        "yellow the most. Below: both, where 1 is what every patch would have if all had the same."
     )

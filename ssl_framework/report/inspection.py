@@ -45,10 +45,14 @@ class Inspection:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """run.json: the names of method and data, overrides and command."""
+        """The names of method and data, overrides and command, from run.json or else result.json."""
         path = self.folder / "run.json"
         unknown = {"method": "a run", "data": self.stored.data.name, "overrides": [], "command": ""}
-        return {**unknown, **(read_json(path) if path.is_file() else {})}
+        return (
+            unknown
+            | {k: v for k, v in self.result.items() if k in unknown}
+            | (read_json(path) if path.is_file() else {})
+        )
 
     @cached_property
     def result(self) -> dict[str, Any]:

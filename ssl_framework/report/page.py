@@ -173,7 +173,7 @@ def page(seen: Inspection, drawn: Sequence[Drawn]) -> str:
             parts += [f"<h2>{escape(each.picture.title)}</h2>", figure(each)]
         else:
             titles = ", ".join(each.picture.title for each in alike)
-            parts.append(f'<p class="left-out">{escape(titles)}: left out, {escape(path)}.</p>')
+            parts.append(f'<p class="left-out">Left out: {escape(titles)} ({escape(path.rstrip("."))}).</p>')
     parts += ["<h2>Config</h2>", "<details><summary>config.yaml, resolved</summary>"]
     parts += [f"<pre>{escape(OmegaConf.to_yaml(seen.stored))}</pre></details>"]
     body = "\n".join(parts)
@@ -248,7 +248,7 @@ def facts(seen: Inspection) -> str:
         "method": f"{seen.about['method']} ({cfg.objective._target_.rsplit('.', 1)[-1]})",
         "data": seen.about["data"] + images_line(result),
         "backbone": backbone_line(seen),
-        "length": f"{cfg.trainer.max_epochs} epochs, batch {cfg.data.batch_size}",
+        "length": f"{cfg.trainer.max_epochs} epoch{'s' * (cfg.trainer.max_epochs != 1)}, batch {cfg.data.batch_size}",
         "speed": f"{result['images_per_second']:,.0f} images/s" if result else "",
         "device": device_line(result),
         "precision": cfg.trainer.precision,
