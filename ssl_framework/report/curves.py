@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -25,6 +26,11 @@ POINTS = 500
 COLUMNS = 3
 REFERENCES: dict[str, Any] = {"untrained": ":", "raw_pixels": "--"}
 """Baseline -> style of its line."""
+
+SCORES = {"positive": "positive", "mean_negative": "mean of the negatives", "hardest_negative": "hardest negative"}
+"""Array of scores.npz -> its words."""
+
+TIMES = 4
 
 Curve = Sequence[tuple[int, float]]
 
@@ -129,3 +135,36 @@ def parameters(metric: str) -> str:
 def spaced(name: str) -> str:
     """A metric's name as words."""
     return name.replace("_", " ")
+
+
+def draw_scores(seen: Inspection, out: Path) -> str | None:
+    """Distributions of similarities between views at several times, from scores.npz; returns words about it, ``None``
+    where the run has not measured them."""
+    path = seen.folder / "scores.npz"
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        found = {name: file[name] for name in ("edges", "step", *SCORES)}
+    times = sorted({round(t) for t in np.linspace(0, len(found["step"]) - 1, TIMES)})
+    figure, grid = plt.subplots(1, len(times), figsize=(2.3 * len(times) + 0.4, 2.5), sharey=True, squeeze=False)
+    for axes, t in zip(grid[0], times, strict=True):
+        for (name, words), colour, fill in zip(SCORES.items(), COLOURS, (0.35, 0, 0), strict=False):
+            counts = found[name][t]
+            shares = 100 * counts / max(1, counts.sum())  # [bins]
+            axes.stairs(shares, found["edges"], color=colour, linewidth=1.3, label=words)
+            axes.stairs(shares, found["edges"], color=colour, alpha=fill, fill=True, linewidth=0)
+        axes.set_title(f"step {found['step'][t]:,}", fontsize=9)
+        axes.set_xlabel("cosine similarity", fontsize=9)
+        axes.set_xlim(-1, 1)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0][0].set_ylabel("samples, percent a bin", fontsize=9)
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1)}
+    figure.legend(handles, labels, ncols=len(SCORES), frameon=False, fontsize=9, borderpad=0.1, **place)
+    save(figure, out)
+    return (
+        f"Of {int(found['positive'][-1].sum()):,} train samples: the cosine similarity of two augmented views "
+        "(positive), its mean over the views of other samples, and that of the most similar of these (hardest "
+        "negative)."
+    )

@@ -6,7 +6,7 @@ N train images, M test images, D features, k neighbours.
 import importlib.util
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -39,6 +39,9 @@ K, TEMPERATURE = 20, 0.1
 QUERIES, NEAR = 10, 5
 NULL = 1e-6
 """Share of the largest singular value below which a direction is empty, as one is behind a LayerNorm."""
+
+LONGEST = 18
+"""Letters of a class's name beside a picture."""
 
 MANY = 30
 """From more classes than this on, names do not fit beside the confusion matrix."""
@@ -181,11 +184,11 @@ def draw_embedding(seen: Inspection, out: Path, kinds: tuple[str, ...]) -> str:
         axes.spines[["top", "right"]].set_visible(False)
     drawn = figure.axes[0].collections
     if names:
-        shown = names[: len(COLOURS)]
-        figure.legend(
-            *figure.axes[0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 0.98), frameon=False,
-            ncols=min(len(shown) + 1, 5), fontsize=9, handletextpad=0.1, columnspacing=1, markerscale=1.4,
-        )  # fmt: skip
+        longest = max(len(cut(name, LONGEST)) for name in names[: len(COLOURS)])
+        place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.98), "columnspacing": 1}
+        style: dict[str, Any] = {"frameon": False, "fontsize": 9, "handletextpad": 0.1, "markerscale": 1.4}
+        words = figure.axes[0].get_legend_handles_labels()
+        figure.legend(*words, ncols=min(5, 55 * len(kinds) // (longest + 4)), **place, **style)
     elif seen.test.label is not None:
         figure.colorbar(drawn[0], ax=figure.axes[-1], label="label", fraction=0.05)
     save(figure, out)
@@ -198,17 +201,21 @@ def scatter(axes: Axes, xy: Tensor, images: Images, names: list[str] | None) -> 
     """Points [M, 2] by class, each in a colour and a mark; or by number; or all alike."""
     if names is None:
         colour = "#0072B2" if images.label is None else images.label.numpy()
-        axes.scatter(xy[:, 0], xy[:, 1], s=9, c=colour, cmap=None if images.label is None else "viridis", linewidths=0)
+        axes.scatter(*columns(xy), s=9, c=colour, cmap=None if images.label is None else "viridis", linewidths=0)
         return
     assert images.label is not None
     other = xy[images.label >= len(COLOURS)]
     if len(other):
-        axes.scatter(other[:, 0], other[:, 1], s=6, color="#dddddd", linewidths=0, label="other classes")
+        axes.scatter(*columns(other), s=6, color="#dddddd", linewidths=0, label="other classes")
     for c, name in enumerate(names[: len(COLOURS)]):
-        own = xy[images.label == c]
-        axes.scatter(
-            own[:, 0], own[:, 1], s=11, color=COLOURS[c], marker=MARKERS[c], linewidths=0, alpha=0.75, label=name
-        )
+        x, y = columns(xy[images.label == c])
+        size, words = 30 if MARKERS[c] == "*" else 16, cut(name, LONGEST)
+        axes.scatter(x, y, s=size, linewidths=0, alpha=0.75, color=COLOURS[c], marker=MARKERS[c], label=words)
+
+
+def columns(xy: Tensor) -> tuple[Any, Any]:
+    """[M, 2] -> two numpy arrays [M]."""
+    return xy[:, 0].numpy(), xy[:, 1].numpy()
 
 
 def draw_spectrum(seen: Inspection, out: Path) -> str:
@@ -221,7 +228,7 @@ def draw_spectrum(seen: Inspection, out: Path) -> str:
         curve = normalised(singular)
         curve = curve[curve > NULL]
         words = f"{name}: effective rank {effective_rank(singular):.1f} of {len(singular)}"
-        axes.plot(range(1, len(curve) + 1), curve, color=colour, linestyle=style, linewidth=1.5, label=words)
+        axes.plot(range(1, len(curve) + 1), curve.numpy(), color=colour, linestyle=style, linewidth=1.5, label=words)
     axes.set_yscale("log")
     axes.set_xlabel("number of the direction", fontsize=9)
     axes.set_ylabel("singular value / largest", fontsize=9)
@@ -262,7 +269,7 @@ def draw_confusion(seen: Inspection, out: Path) -> str:
     overall = 100 * (guess == y).float().mean().item()
     side = min(0.36 * count + 0.4, 4.6)
     figure, (matrix, bars) = plt.subplots(1, 2, figsize=(side + 4, side), width_ratios=(side, 2.6))
-    drawn = matrix.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
+    drawn = matrix.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
     matrix.set_xlabel("class by k-NN", fontsize=9)
     matrix.set_ylabel("true class", fontsize=9)
     matrix.tick_params(labelsize=8)
@@ -284,7 +291,7 @@ def draw_confusion(seen: Inspection, out: Path) -> str:
         shown = order if len(order) <= 20 else torch.cat([order[:10], order[-10:]])
     bars.barh(range(len(shown)), right[shown].numpy(), color=COLOURS[0], height=0.7)
     bars.axvline(overall, color="black", linestyle="--", linewidth=1)
-    bars.set_yticks(range(len(shown)), [cut(names[c], 18) for c in shown], fontsize=8 if len(shown) <= 20 else 6)
+    bars.set_yticks(range(len(shown)), [cut(names[c], LONGEST) for c in shown], fontsize=8 if len(shown) <= 20 else 6)
     bars.set(xlim=(0, 100), ylim=(len(shown) - 0.5, -0.5))
     bars.set_xlabel("right, percent", fontsize=9)
     bars.tick_params(axis="x", labelsize=8)

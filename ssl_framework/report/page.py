@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from ssl_framework.evaluation.protocol import protocol_of
 from ssl_framework.main import write
 from ssl_framework.report.augmented import draw_mixes, draw_views
-from ssl_framework.report.curves import draw_evaluation, draw_training
+from ssl_framework.report.curves import draw_evaluation, draw_scores, draw_training
 from ssl_framework.report.features import (
     draw_attention,
     draw_confusion,
@@ -125,6 +125,7 @@ def pictures_of(tsne: bool) -> list[Picture]:
     return [
         Picture("evaluation", "Evaluation over training", draw_evaluation),
         Picture("training", "Training", draw_training),
+        Picture("scores", "Similarities of views", draw_scores),
         Picture("neighbours", "Nearest neighbours", draw_neighbours),
         Picture("confusion", "Classes", draw_confusion),
         Picture("embedding", "Features in the plane", partial(draw_embedding, kinds=kinds)),

@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("words", nargs="+", metavar="[word] key=value")
     parser.add_argument("--out", type=Path, help="folder of the picture; outputs/show, or pictures in the run folder")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     words = [word for word in given.words if "=" not in word]
     overrides = [word for word in given.words if "=" in word]
     what, known = " ".join(words), [*filter(None, DRAWERS), *OF_RUNS]
