@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -57,7 +58,7 @@ def draw_training(seen: Inspection, out: Path) -> str | None:
 def draw_evaluation(seen: Inspection, out: Path) -> str | None:
     """One panel a family of metrics, with the references; returns words about it, ``None`` without any evaluation."""
     baselines = {name: seen.scores.get("baselines", {}).get(name) or {} for name in REFERENCES}
-    found: dict[str, dict[str, Curve]] = {}
+    found: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for name, curve in seen.curves.items():
         if name.startswith("eval/"):
             found.setdefault(family(name.removeprefix("eval/")), {})[name.removeprefix("eval/")] = curve
@@ -83,19 +84,9 @@ def draw_evaluation(seen: Inspection, out: Path) -> str | None:
         if len(metrics) > 1:
             axes.legend(frameon=False, fontsize=8, handlelength=1.2, loc="best")
     shown = [name for name, values in baselines.items() if values]
-    lines = [
-        Line2D([], [], color="#555555", linestyle=REFERENCES[name], label=name.replace("_", " ")) for name in shown
-    ]
+    lines = [Line2D([], [], color="#555555", linestyle=REFERENCES[name]) for name in shown]
     if lines:
-        figure.legend(
-            handles=lines,
-            loc="lower center",
-            bbox_to_anchor=(0.5, 1),
-            ncols=2,
-            frameon=False,
-            fontsize=9,
-            borderpad=0.1,
-        )
+        legend_above(figure, lines, [spaced(name) for name in shown], len(lines))
     save(figure, out)
     lost = sum(max(0, len(metrics) - len(COLOURS)) for metrics in found.values())
     return "On frozen features of clean images." + (f" {lost} further metrics are in metrics.csv only." if lost else "")
@@ -114,6 +105,23 @@ def panels(count: int) -> tuple[plt.Figure, list[Axes]]:
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.ticklabel_format(useOffset=False)
     return figure, list(grid.flat[:count])
+
+
+def legend_above(figure: plt.Figure, handles: Sequence[Artist], words: Sequence[str], columns: int) -> None:
+    """A legend for all axes of a figure, above them."""
+    figure.legend(
+        handles,
+        words,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1),
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+        borderpad=0.1,
+        columnspacing=1,
+        handletextpad=0.4,
+        markerscale=1.4,
+    )
 
 
 def thinned(curve: Curve, every: int) -> Curve:
@@ -160,8 +168,7 @@ def draw_scores(seen: Inspection, out: Path) -> str | None:
         axes.spines[["top", "right"]].set_visible(False)
     grid[0][0].set_ylabel("samples, percent a bin", fontsize=9)
     handles, labels = grid[0][0].get_legend_handles_labels()
-    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1)}
-    figure.legend(handles, labels, ncols=len(SCORES), frameon=False, fontsize=9, borderpad=0.1, **place)
+    legend_above(figure, handles, labels, len(SCORES))
     save(figure, out)
     return (
         f"Of {int(found['positive'][-1].sum()):,} train samples: the cosine similarity of two augmented views "

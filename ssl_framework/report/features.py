@@ -26,7 +26,7 @@ from ssl_framework.functional import unit
 from ssl_framework.mixers.mixing import Context
 from ssl_framework.mixers.scores import ClassAttention
 from ssl_framework.report.boards import Tile, cut, draw_board, fitted
-from ssl_framework.report.curves import COLOURS
+from ssl_framework.report.curves import COLOURS, legend_above
 from ssl_framework.report.inspection import Inspection, class_names
 from ssl_framework.report.mixtures import first_of_each_class, rgb
 from ssl_framework.report.pictures import save
@@ -137,9 +137,11 @@ def pca(x: Tensor, seed: int) -> Plane:
 def tsne(x: Tensor, seed: int) -> Plane:
     """van der Maaten and Hinton, JMLR 2008, by scikit-learn, of unit features [M, D]."""
     from sklearn.manifold import TSNE  # slow to import
+    from threadpoolctl import threadpool_limits
 
     perplexity = min(30.0, (len(x) - 1) / 3)
-    xy = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(x.numpy())
+    with threadpool_limits(1):  # a thousand points are too few for threads: they cost more than they save
+        xy = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(x.numpy())
     return Plane(torch.from_numpy(xy), ("", ""), f"t-SNE (perplexity {perplexity:.0f})")
 
 
@@ -185,10 +187,8 @@ def draw_embedding(seen: Inspection, out: Path, kinds: tuple[str, ...]) -> str:
     drawn = figure.axes[0].collections
     if names:
         longest = max(len(cut(name, LONGEST)) for name in names[: len(COLOURS)])
-        place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.98), "columnspacing": 1}
-        style: dict[str, Any] = {"frameon": False, "fontsize": 9, "handletextpad": 0.1, "markerscale": 1.4}
-        words = figure.axes[0].get_legend_handles_labels()
-        figure.legend(*words, ncols=min(5, 55 * len(kinds) // (longest + 4)), **place, **style)
+        handles, words = figure.axes[0].get_legend_handles_labels()
+        legend_above(figure, handles, words, min(5, 55 * len(kinds) // (longest + 4)))
     elif seen.test.label is not None:
         figure.colorbar(drawn[0], ax=figure.axes[-1], label="label", fraction=0.05)
     save(figure, out)
