@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -48,7 +48,8 @@ VIT = ("backbone=vit_tiny", "backbone.options.patch_size=8", "backbone.options.d
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a mixer, a ViT and an evaluation each epoch that has written its page."""
     folder = tmp_path_factory.mktemp("page") / "run"
-    cfg = small("simclr", "mixer=cutmix", "report=page", *VIT, *KNN_ONLY)
+    board = ("logger=tensorboard", f"logger.tensorboard.save_dir={folder}")
+    cfg = small("simclr", "mixer=cutmix", "report=page", *board, *VIT, *KNN_ONLY)
     scores = {name: np.eye(2, 4) for name in ("positive", "mean_negative", "hardest_negative")}
     folder.mkdir()
     np.savez(folder / "scores.npz", edges=np.linspace(-1, 1, 5), step=np.array([6, 12]), **scores)
@@ -357,22 +358,25 @@ def test_images_are_drawn_once_from_the_seed_and_stay_in_order() -> None:
     assert class_names(some)[:2] == ["a", "1"]  # type: ignore[index]
 
 
-def test_pictures_go_to_tensorboard_and_wandb(copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    board = TensorBoardLogger(tmp_path, name="board", version="")
+def test_pictures_go_to_tensorboard(run: Path) -> None:
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    paths = {f"report/{path.stem}": path for path in (run / "pictures").iterdir()}
+    assert set(events.Tags()["images"]) == {f"report/{picture.name}" for picture in pictures_of(False)} <= set(paths)
+    (event,) = events.Images("report/training")
+    logged = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB"))
+    assert event.step == 12
+    assert np.array_equal(logged, np.asarray(Image.open(paths["report/training"]).convert("RGB")))
+
+
+def test_pictures_go_to_wandb(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
     monkeypatch.setattr(WandbLogger, "__init__", lambda self: None)
     monkeypatch.setattr(WandbLogger, "log_image", lambda self, *given, **named: sent.append((given, named)))
     monkeypatch.setattr(page, "pictures_of", lambda tsne: [p for p in pictures_of(tsne) if p.name == "training"])
-    Page(40, tsne=False, seed=0).write(copied, [board, WandbLogger()])
-    board.experiment.flush()
+    Page(40, tsne=False, seed=0).write(copied, [WandbLogger()])
     path = copied / "pictures" / "training.png"
     assert sent == [(("report/training", [str(path)]), {"caption": ["Training"]})]
-    events = EventAccumulator(str(tmp_path / "board"))
-    events.Reload()
-    (event,) = events.Images("report/training")
-    assert event.step == 12
-    logged = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB"))
-    assert np.array_equal(logged, np.asarray(Image.open(path).convert("RGB")))
 
 
 def test_a_logger_that_refuses_a_picture_is_a_note(run: Path, monkeypatch: Any, capsys: Any) -> None:

@@ -42,7 +42,8 @@ def draw_mixes(seen: Inspection, out: Path) -> str | None:
         sources = [Tile(found.sources[b, p], percent(share[p]), colour(p)) for p in range(len(share))]
         blocks.append([*sources, Tile(found.mixed[b]), Tile(ownership(found.owner[b]))])
     num = found.share.shape[1]
-    head = ["own image", "partner", *[""] * (num - 2), "mixture", "of whom"]
+    partners = ["partner"] if num == 2 else [f"partner {p}" for p in range(1, num)]
+    head = ["own image", *partners, "mixture", "of whom"]
     if num == 2 and len(blocks) % 2 == 0:
         pairs = zip(blocks[::2], blocks[1::2], strict=True)
         draw_board([[*left, None, *right] for left, right in pairs], out, head=[*head, "", *head], cell=1)

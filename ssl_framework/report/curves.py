@@ -163,7 +163,7 @@ def draw_scores(seen: Inspection, out: Path) -> str | None:
             axes.stairs(shares, found["edges"], color=colour, alpha=fill, fill=True, linewidth=0)
         axes.set_title(f"step {found['step'][t]:,}", fontsize=9)
         axes.set_xlabel("cosine similarity", fontsize=9)
-        axes.set_xlim(-1, 1)
+        axes.set(xlim=(-1, 1), xticks=[-1, 0, 1])
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     grid[0][0].set_ylabel("samples, percent a bin", fontsize=9)

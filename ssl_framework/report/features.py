@@ -322,7 +322,7 @@ def draw_attention(seen: Inspection, out: Path, count: int = 8) -> str | None:
         scaled = (share - low) / max(high - low, 1e-12)  # [h', w']
         coloured = torch.from_numpy(heat(scaled.numpy())[..., :3]).permute(2, 0, 1).float()  # [3, h', w']
         above.append(Tile(rgb(image), label_of(seen.test, row, names)))
-        below.append(Tile(fitted(coloured, image.shape[1:]), f"{low:.2g} to {high:.2g}"))
+        below.append(Tile(fitted(coloured, image.shape[1:]), f"{low:.2f} to {high:.2f}"))
     draw_board([above, below], out, side=("image", "attention"), cell=1)
     who = "of the class token" if net.has_class_token else "that each patch receives"
     return (

@@ -218,7 +218,8 @@ def results(seen: Inspection) -> str:
     baselines = scores.get("baselines") or {}
     columns = {"trained": metrics, "untrained": baselines.get("untrained"), "raw pixels": baselines.get("raw_pixels")}
     present = {name: values for name, values in columns.items() if values}
-    heads = [unit_of(metrics), *(f"{n} (95 % interval)" if n == "trained" and spread else n for n in present)]
+    unit = "metric; top1 in percent" if unit_of(metrics) != "metric" else "metric"
+    heads = [unit, *(f"{n} (95 % interval)" if n == "trained" and spread else n for n in present)]
     rows = []
     for metric in metrics:
         cells = [shown(metric, values[metric]) if metric in values else "-" for values in present.values()]
@@ -254,7 +255,7 @@ def facts(seen: Inspection) -> str:
         "device": device_line(result),
         "precision": cfg.trainer.precision,
         "commit": result.get("commit") or "",
-        "config": result.get("config_hash", ""),
+        "config hash": result.get("config_hash", ""),
         "versions": ", ".join(f"{name} {number}" for name, number in result.get("versions", {}).items()),
     }
     lines = [f'<tr><th scope="row">{n}</th><td>{escape(str(value))}</td></tr>' for n, value in found.items() if value]
