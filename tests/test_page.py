@@ -32,6 +32,7 @@ from ssl_framework.report.inspection import Inspection, class_names, embedded, s
 from ssl_framework.report.page import Page, pictures_of, send
 from ssl_framework.report.show import main
 from ssl_framework.run import config_hash
+from ssl_framework.sweep import refuse_other_config
 from tests.runs import config, run_in, small
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -431,12 +432,16 @@ def test_umap_that_is_not_installed_is_refused(run: Path, monkeypatch: Any, caps
     assert "umap-learn is not installed: pip install umap-learn, or choose by=tsne" in capsys.readouterr().err
 
 
-def test_the_report_may_change_and_is_not_in_the_hash() -> None:
+def test_the_report_may_change_and_is_not_in_the_hash(tmp_path: Path) -> None:
     assert "report" in MAY_CHANGE
     assert config_hash(config("report=page")) == config_hash(config())
     older = config()
     OmegaConf.set_struct(older, False)
     del older.report
     assert config_hash(older) == config_hash(config())
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(older, resolve=True))
+    refuse_other_config(config("report=page"), tmp_path)  # a multirun goes on with its finished jobs
+    with pytest.raises(ValueError, match="holds a run with seed=0"):
+        refuse_other_config(config("report=page", "seed=1"), tmp_path)
     with pytest.raises(ValueError, match=r"report\.num_images is 3: it must be between 20 and 20,000"):
         Page(3, tsne=False, seed=0)
