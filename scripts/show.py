@@ -1,10 +1,9 @@
-"""Draws what a mixer does to images: ``python scripts/show.py mixer=cutmix data=cifar10``.
+"""Draws what a mixer does to images, and runs: ``python scripts/show.py report run=outputs/latest``; see --help.
 
-With the word ``mixers`` one row for every mixer; with ``views`` two views of some images (``method=byol data=digits``).
-Writes a PNG to outputs/show, or the folder of ``--out``, and prints its path.
+Writes a PNG to outputs/show, or to pictures in the run folder, or report.html in the run folder, and prints its path.
 """
 
-from ssl_framework.report.mixtures import main
+from ssl_framework.report.show import main
 
 if __name__ == "__main__":
     main()

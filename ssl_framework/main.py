@@ -34,7 +34,7 @@ from ssl_framework.sweep import ERROR, claimed, command_line, refuse_other_confi
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE / "configs" if (HERE / "configs").is_dir() else HERE.parent / "configs"  # installed, or a source tree
 MAY_CHANGE = (
-    *("trainer", "logger", "evaluation", "resume"),
+    *("trainer", "logger", "evaluation", "report", "resume"),
     *("data.root", "data.download", "data.num_workers", "data.resident_share", "data.store"),
 )
 """Keys that may differ when a run is resumed: they say how and how long it runs, not what it learns from."""

@@ -88,6 +88,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
             f"evaluation={evaluation.name} is of finished runs: choose evaluation=frozen for this one, and then "
             f"python scripts/evaluate.py run=<folder> evaluation={evaluation.name}"
         )
+    report = build(OmegaConf.select(cfg, "report"))  # a run folder of an earlier version has no such key
     if not resume:
         evaluation.initial = copied(module.student)  # the untrained backbone is one without weights from elsewhere
         begin_with_weights(module)
@@ -137,7 +138,28 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
         }
         write_json(folder / "result.json", result)
         console.print(run_table(result) if result["metrics"] else cost_of(result), highlight=False)
+    if report is not None and checkpoints.stopped_by is None:
+        end_process_group()  # rank 0 goes on alone
+        if trainer.is_global_zero:
+            report_on(report, folder, trainer.loggers, console)
     return checkpoints.stopped_by
+
+
+def end_process_group() -> None:
+    """Leaves the other ranks, once all have come this far."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def report_on(report: Any, folder: Path, loggers: Sequence[Logger], console: Console) -> None:
+    """Writes the page of a run that has ended (see ``report.page``), which nothing that goes wrong there can undo."""
+    try:
+        path = os.path.relpath(report.write(folder, loggers))
+        console.print(f"report: {path}", highlight=False, markup=False, soft_wrap=True)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        console.print(f"no report: {type(error).__name__}: {reason}", highlight=False, markup=False, soft_wrap=True)
 
 
 def quiet() -> None:

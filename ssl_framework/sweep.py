@@ -69,6 +69,8 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
     filled_in = ("previous", "pseudo_labels.previous", "evaluation.baselines") if now.student.get("earlier") else ()
     before, after = (dict(leaves(OmegaConf.to_container(c))) for c in (stored, now))
     for key in sorted((before.keys() | after.keys()) - set(filled_in)):
+        if key.partition(".")[0] == "report":  # it has no part in the result
+            continue
         here, there = (values.get(key, "absent") for values in (after, before))
         if here != there:
             raise ValueError(
@@ -78,10 +80,10 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
 
 
 def config_hash(cfg: DictConfig) -> str:
-    """Short hash of what determines a result up to chance: everything but the seed, places, loggers and the alarm."""
+    """Short hash of what determines a result up to chance: everything but the seed, places, loggers, report and alarm."""
     content = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(content, dict)
-    for key in ("seed", "resume", "logger", "previous"):
+    for key in ("seed", "resume", "logger", "report", "previous"):
         content.pop(key, None)
     for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache"):
         content["data"].pop(key, None)

@@ -8,7 +8,8 @@ import torch
 from ssl_framework.data.sources import Images
 from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.report import mixtures
-from ssl_framework.report.mixtures import first_of_each_class, framed, main, mix_images, ownership, rgb
+from ssl_framework.report.mixtures import first_of_each_class, framed, mix_images, ownership, rgb
+from ssl_framework.report.show import main
 from tests.runs import config
 
 FEW = ("data.source.num_train=40", "data.source.num_test=20")
@@ -62,7 +63,7 @@ def test_the_command_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     [
         (["method=simclr", *FEW], "mixer=none, which leaves images as they are: choose one with mixer=<name>"),
         (["mixer=cutmax"], "there is no mixer=cutmax"),
-        (["pictures"], "'pictures' is neither mixers nor gallery nor views nor key=value"),
+        (["pictures"], "'pictures' is neither key=value nor one of mixers, gallery, views, report"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(words: list[str], said: str, capsys: pytest.CaptureFixture) -> None:

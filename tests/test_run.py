@@ -197,7 +197,7 @@ def test_two_ranks_stopped_by_a_signal_and_resumed_end_bit_for_bit_like_two_that
 
 def test_a_sweep_over_two_ranks_goes_on_after_a_job_that_a_rank_refuses(tmp_path: Path) -> None:
     """One folder a job and one table; what both ranks refuse is said once."""
-    settings = (*FAST[:2], *FAST[3:], "trainer.max_epochs=1", "evaluation.baselines=false")
+    settings = (*FAST[:2], *FAST[3:], "trainer.max_epochs=1", "evaluation.baselines=false", "report=page")
     done = Command(tmp_path, "-m", "trainer=ddp_cpu", "data.batch_size=9,8", *settings).end()
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.count("error: data.batch_size is 9 for all 2 processes together") == 1
@@ -205,6 +205,7 @@ def test_a_sweep_over_two_ranks_goes_on_after_a_job_that_a_rank_refuses(tmp_path
     trained, refused = sorted(path for path in sweep.iterdir() if path.is_dir())
     assert trained.name.startswith("data.batch_size-8+") and refused.name.startswith("data.batch_size-9+")
     assert not (refused / "result.json").exists() and "0 (1 failed)" in done.stdout
+    assert (trained / "report.html").is_file() and done.stdout.count("report: ") == 1  # rank 0 alone writes it
     result = json.loads((trained / "result.json").read_text())
     assert (result["processes"], result["steps"], result["seed"]) == (2, 6, 0)
     for metric in ("linear[l2=0.0001]/top1", KNN):

@@ -3,7 +3,6 @@
 B samples, P sources of a mixture, C channels, h x w pixels.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,17 +14,17 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from ssl_framework.build import build
 from ssl_framework.data.sources import Images
-from ssl_framework.main import CONFIGS, explain
+from ssl_framework.data.views import Views
+from ssl_framework.main import CONFIGS
 from ssl_framework.mixers.mixing import Mixing
+from ssl_framework.models.encoder import Encoder
 from ssl_framework.report.pictures import save, show_views
 from ssl_framework.types import Batch, Clock
 
@@ -72,25 +71,44 @@ def mix_images(cfg: DictConfig, data: Images, name: str, count: int = ROWS, seed
     torch.manual_seed(seed)
     mixer, student, views = build(cfg.mixer), build(cfg.student), build(cfg.views)
     mixer.attach(student)
-    index = first_of_each_class(data, count)
-    images = views.clean(data.pixels[index])  # [B, C, h, w]
-    clean = Batch([images] * views.num_views, index, None if data.label is None else data.label[index])
-    with torch.no_grad():  # a teacher begins as a copy of the student
-        batch = mixer(clean, while_mixing(mixer), student, torch.Generator().manual_seed(seed), teacher=student)
+    return mixture_of(mixer, student, student, views, data, f"mixer={name}", count, seed)  # a teacher begins as a copy
+
+
+def mixture_of(
+    mixer: Mixing,
+    student: Encoder,
+    teacher: Encoder | None,
+    views: Views,
+    data: Images,
+    name: str,
+    count: int = ROWS,
+    seed: int = 0,
+) -> Mixture:
+    """As ``mix_images``, with parts that are there already, all on one device.
+
+    Raises:
+        ValueError: the mixer makes no images.
+    """
+    index, device = first_of_each_class(data, count), views.mean.device
+    images = views.clean(data.pixels[index].to(device))  # [B, C, h, w]
+    label = None if data.label is None else data.label[index].to(device)
+    clean = Batch([images] * views.num_views, index.to(device), label)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        batch = mixer(clean, while_mixing(mixer), student, generator, teacher=teacher)
     mixes = [(view, mix) for view, mix in zip(batch.views, batch.mix or [], strict=False) if mix is not None]
     if not mixes or mixes[0][1].owner is None:
-        raise ValueError(f"mixer={name} mixes inside the network: it makes no images to draw")
+        raise ValueError(f"{name} mixes inside the network: it makes no images to draw")
     view, mix = mixes[0]
-    owner = mix.owner
-    return Mixture(
-        rgb((mix.clean * views.std + views.mean)[mix.source]), rgb(view * views.std + views.mean), owner, mix.share
-    )
+    sources = rgb((mix.clean * views.std + views.mean)[mix.source])  # [B, P, 3, h, w]
+    parts = sources, rgb(view * views.std + views.mean), mix.owner, mix.share
+    return Mixture(*(part.cpu() for part in parts))
 
 
 def first_of_each_class(data: Images, count: int) -> Tensor:
-    """[count] positions: the first image of each class, then the second ...; without labels the first images."""
-    if data.label is None:
-        return torch.arange(count)
+    """[count] positions: the first image of each class, then the second ...; without classes the first images."""
+    if data.label is None or data.label.is_floating_point():
+        return torch.arange(min(count, len(data.pixels)))
     order = torch.argsort(data.label, stable=True)
     classes = [order[data.label[order] == c] for c in data.label.unique()]
     turns = [rows[i] for i in range(count) for rows in classes if i < len(rows)]
@@ -217,29 +235,6 @@ def composed(overrides: Sequence[str]) -> tuple[DictConfig, str, str]:
         cfg = compose("train", list(overrides), return_hydra_config=True)
     choices = cfg.hydra.runtime.choices
     return cfg, choices.mixer, choices.data
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point; draws, and prints the path of the picture."""
-    parser = argparse.ArgumentParser(prog="show.py", description=__doc__)
-    parser.add_argument(
-        "words",
-        nargs="+",
-        metavar="[mixers | gallery | views] key=value",
-        help="mixer=cutmix data=cifar10: that mixer; mixers: one row for each; gallery: one column for each, of two "
-        "images; views: two views of some images",
-    )
-    parser.add_argument("--out", type=Path, default=Path("outputs") / "show", help="folder of the picture")
-    given = parser.parse_args(arguments)
-    what = [word for word in given.words if "=" not in word]
-    overrides = [word for word in given.words if "=" in word]
-    drawers = {"": show_one, "mixers": show_all, "gallery": show_side_by_side, "views": show_both_views}
-    if len(what) > 1 or "".join(what) not in drawers:
-        parser.error(f"{' '.join(what)!r} is neither mixers nor gallery nor views nor key=value")
-    try:
-        print(drawers["".join(what)](overrides, given.out))
-    except (ValueError, FileNotFoundError, HydraException, OmegaConfBaseException) as error:
-        parser.exit(1, f"error: {explain(error)}\n")
 
 
 def show_one(overrides: list[str], folder: Path) -> Path:

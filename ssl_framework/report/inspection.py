@@ -1,0 +1,176 @@
+"""What pictures of a run read: its record, a bounded number of its images and their features, each read once.
+
+N images, C channels, h x w pixels, D features.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from ssl_framework.build import build_data, build_module, load_run_config
+from ssl_framework.callbacks import load_checkpoint
+from ssl_framework.data.loader import DataModule
+from ssl_framework.data.sources import Images, chosen
+from ssl_framework.evaluation.again import load_run
+from ssl_framework.evaluation.frozen import CHUNK_PIXELS
+from ssl_framework.metrics_log import read_metrics
+from ssl_framework.module import SSLModule
+from ssl_framework.run import accelerator_of, read_json
+
+
+class Inspection:
+    """A run folder, of which everything is read when it is first asked for.
+
+    Args:
+        folder: of a run, finished or still in training.
+        overrides: of the run's config, such as another ``data.root``.
+        num_images: images read, half from the train split, half from test.
+        seed: of their choice and of what pictures draw at random.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no run, or its config is not trusted.
+    """
+
+    def __init__(self, folder: Path, overrides: Sequence[str], num_images: int, seed: int) -> None:
+        self.folder = folder
+        self.overrides = list(overrides)
+        self.num_images = num_images
+        self.seed = seed
+        self.stored = load_run_config(folder)  # as written, without the overrides
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """The names of method and data, overrides and command, from run.json or else result.json."""
+        path = self.folder / "run.json"
+        unknown = {"method": "a run", "data": self.stored.data.name, "overrides": [], "command": ""}
+        return (
+            unknown
+            | {k: v for k, v in self.result.items() if k in unknown}
+            | (read_json(path) if path.is_file() else {})
+        )
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """result.json; {} while the run is in training."""
+        path = self.folder / "result.json"
+        return read_json(path) if path.is_file() else {}
+
+    @cached_property
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """metrics.csv: name -> (step, value) in the order of steps."""
+        path = self.folder / "metrics.csv"
+        return read_metrics(path) if path.is_file() else {}
+
+    @cached_property
+    def checkpoint(self) -> dict[str, Any]:
+        """The last checkpoint.
+
+        Raises:
+            ValueError: none was written yet.
+        """
+        path = self.folder / "checkpoints" / "last.ckpt"
+        if not path.is_file():
+            raise ValueError("the run has written no checkpoint yet")
+        return load_checkpoint(path)
+
+    @cached_property
+    def scores(self) -> dict[str, Any]:
+        """Metrics, baselines and intervals of the last evaluation, from result.json or else the last checkpoint."""
+        if self.result:
+            return self.result
+        try:
+            return self.checkpoint["callbacks"].get("FrozenEvaluation", {})
+        except (ValueError, KeyError):
+            return {}
+
+    @cached_property
+    def loaded(self) -> tuple[DictConfig, SSLModule]:
+        """The config with the overrides, and the module as the last checkpoint has it, in eval mode on its device."""
+        assert self.checkpoint
+        cfg, module = load_run(self.folder, self.overrides)
+        return cfg, self._ready(cfg, module)
+
+    def _ready(self, cfg: DictConfig, module: SSLModule) -> SSLModule:
+        gpu = accelerator_of(cfg.trainer) == "gpu" and torch.cuda.is_available()
+        return module.eval().requires_grad_(False).to("cuda" if gpu else "cpu")
+
+    @property
+    def cfg(self) -> DictConfig:
+        """The config with the overrides."""
+        return self.loaded[0]
+
+    @property
+    def module(self) -> SSLModule:
+        """As the last checkpoint has it."""
+        return self.loaded[1]
+
+    @cached_property
+    def data(self) -> DataModule:
+        """The run's data."""
+        return build_data(self.cfg)
+
+    @cached_property
+    def train(self) -> Images:
+        """N <= ``num_images / 2`` images of the train split, in memory."""
+        return sampled(self.data.train, self.num_images // 2, self.seed)
+
+    @cached_property
+    def test(self) -> Images:
+        """N <= ``num_images / 2`` images of the test split, in memory."""
+        return sampled(self.data.test, self.num_images // 2, self.seed)
+
+    @cached_property
+    def train_x(self) -> Tensor:
+        """Features of ``train``, [N, D]."""
+        return embedded(self.module, self.train)
+
+    @cached_property
+    def test_x(self) -> Tensor:
+        """Features of ``test``, [N, D]."""
+        return embedded(self.module, self.test)
+
+    @cached_property
+    def untrained_x(self) -> Tensor:
+        """Features of ``train`` by a network with the weights that the run's seed begins with, [N, D]."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.cfg.seed)
+            module = build_module(self.cfg, self.data.pretrain.labelled, self.data.pretrain.shape[0])
+        return embedded(self._ready(self.cfg, module), self.train)
+
+    def shown(self, images: Images, index: Tensor) -> Tensor:
+        """Images at positions [n] as evaluation sees them: [n, C, h, w] float32 in [0, 1] on the CPU."""
+        views = self.module.views
+        return (views.clean(images.pixels[index].to(views.mean.device)) * views.std + views.mean).clamp(0, 1).cpu()
+
+
+def sampled(images: Images, count: int, seed: int) -> Images:
+    """``count`` images, or all if there are fewer, drawn once from the seed and left in their order, in memory."""
+    total = len(images.pixels)
+    index = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values  # [n]
+    label = None if images.label is None else images.label.cpu()[index]  # [n]
+    return Images(chosen(images.pixels, index.to(images.pixels.device)).cpu(), label, images.classes)
+
+
+@torch.no_grad()
+def embedded(module: SSLModule, images: Images) -> Tensor:
+    """Features of the student's backbone, [N, D] float32 on the CPU.
+
+    Rank 0 alone draws pictures, so this is not ``extract``, in which every rank takes part.
+    """
+    chunk = max(1, CHUNK_PIXELS // (images.shape[2] * images.shape[3]))
+    parts = [images.pixels[index] for index in torch.arange(images.shape[0]).split(chunk)]
+    clean = (module.views.clean(part.to(module.views.mean.device)) for part in parts)
+    return torch.cat([module.student.embed(x).float().cpu() for x in clean])
+
+
+def class_names(images: Images) -> list[str] | None:
+    """The name of every class, its number where the source has no name; ``None`` without labels or for numbers."""
+    if images.label is None or images.label.is_floating_point():
+        return None
+    count = max(len(images.classes), int(images.label.max()) + 1)
+    return [images.classes[c] if c < len(images.classes) else str(c) for c in range(count)]

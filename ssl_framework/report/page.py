@@ -1,0 +1,288 @@
+"""The report of a run: one HTML file that needs nothing else, with what was run, its results and pictures of it.
+
+A picture that cannot be drawn is one line of text in its place.
+"""
+
+import base64
+import itertools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.logger import Logger
+from omegaconf import OmegaConf
+
+from ssl_framework.evaluation.protocol import protocol_of
+from ssl_framework.main import write
+from ssl_framework.report.augmented import draw_mixes, draw_views
+from ssl_framework.report.curves import draw_evaluation, draw_scores, draw_training
+from ssl_framework.report.features import (
+    draw_attention,
+    draw_confusion,
+    draw_embedding,
+    draw_neighbours,
+    draw_spectrum,
+)
+from ssl_framework.report.inspection import Inspection
+from ssl_framework.report.tables import shown, unit_of
+
+STYLE = """
+:root { color-scheme: light; }
+body { margin: 2rem auto 4rem; padding: 0 1.25rem; max-width: 60rem; background: #fff; color: #1a1a1a;
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; }
+h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; padding-bottom: .2rem; border-bottom: 1px solid #ccc; }
+p { margin: .4rem 0; }
+.under, figcaption { color: #555; font-size: .88rem; }
+.left-out { color: #555; font-style: italic; }
+figure { margin: 1rem 0; }
+figcaption { margin-top: .3rem; max-width: 46rem; }
+img { max-width: 100%; height: auto; display: block; }
+table { border-collapse: collapse; font-size: .92rem; }
+th, td { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; font-weight: normal; }
+thead th { border-bottom: 1px solid #999; font-weight: 600; }
+.numbers td { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.numbers thead th + th { text-align: right; }
+.numbers tbody tr + tr > * { border-top: 1px solid #e5e5e5; }
+.facts th { color: #555; white-space: nowrap; }
+.facts td, code, pre { overflow-wrap: anywhere; }
+code, pre { font: .86rem/1.45 ui-monospace, SFMono-Regular, Menlo, "DejaVu Sans Mono", monospace; }
+pre { background: #f6f6f6; padding: .6rem .8rem; white-space: pre-wrap; }
+summary { cursor: pointer; }
+"""
+
+PICTURES = "pictures"
+"""Folder in the run folder."""
+
+
+class Picture(NamedTuple):
+    """A picture of a run, as it is drawn."""
+
+    name: str  # of its file and of its image in loggers
+    title: str
+    draw: Callable[[Inspection, Path], str | None]  # writes a PNG; returns words about it, None where it does not apply
+
+
+class Drawn(NamedTuple):
+    """What became of a picture."""
+
+    picture: Picture
+    path: Path | None  # None: it could not be drawn
+    words: str  # about it, or why it could not be drawn
+
+
+class Page:
+    """Draws the pictures of a run into ``<run folder>/pictures`` and writes ``<run folder>/report.html``.
+
+    Args:
+        num_images: images read for pictures of views, features and classes: half from the train split, half from test.
+        tsne: whether a t-SNE stands beside the PCA; it takes seconds more.
+        seed: of the choice of images and of what pictures draw at random.
+    """
+
+    def __init__(self, num_images: int, tsne: bool, seed: int) -> None:
+        if not 20 <= num_images <= 20_000:
+            raise ValueError(f"report.num_images is {num_images}: it must be between 20 and 20,000")
+        self.num_images = num_images
+        self.seed = seed
+        self.pictures = pictures_of(tsne)
+
+    def write(self, folder: Path, loggers: Iterable[Logger] = (), overrides: Sequence[str] = ()) -> Path:
+        """Draws, sends the pictures to TensorBoard and W&B where these loggers are among ``loggers``, and writes.
+
+        Args:
+            folder: of the run, finished or in training.
+            loggers: of the run.
+            overrides: of the run's config, such as another ``data.root``.
+
+        Returns:
+            The path of the page.
+
+        Raises:
+            FileNotFoundError, ValueError: there is no run in the folder, or its config is not trusted.
+        """
+        seen = Inspection(folder, overrides, self.num_images, self.seed)
+        drawn = [found for picture in self.pictures if (found := attempt(seen, picture)) is not None]
+        for each in drawn:
+            if each.path is not None:
+                send(each.path, each.picture, loggers, seen.result.get("steps", 0))
+        write(folder / "report.html", page(seen, drawn))
+        return folder / "report.html"
+
+
+def pictures_of(tsne: bool) -> list[Picture]:
+    """All pictures in the order of the page."""
+    kinds = ("pca", "tsne") if tsne else ("pca",)
+    return [
+        Picture("evaluation", "Evaluation over training", draw_evaluation),
+        Picture("training", "Training", draw_training),
+        Picture("scores", "Similarities of views", draw_scores),
+        Picture("neighbours", "Nearest neighbours", draw_neighbours),
+        Picture("confusion", "Classes", draw_confusion),
+        Picture("embedding", "Features in the plane", partial(draw_embedding, kinds=kinds)),
+        Picture("spectrum", "Singular values", draw_spectrum),
+        Picture("attention", "Attention", draw_attention),
+        Picture("views", "Augmented views", draw_views),
+        Picture("mixes", "Mixtures", draw_mixes),
+    ]
+
+
+def attempt(seen: Inspection, picture: Picture) -> Drawn | None:
+    """Draws a picture; ``None`` where it does not apply to the run. Whatever goes wrong is words."""
+    path = seen.folder / PICTURES / f"{picture.name}.png"
+    path.unlink(missing_ok=True)  # of an earlier page
+    try:
+        words = picture.draw(seen, path)
+    except Exception as error:
+        plt.close("all")
+        reason = " ".join(str(error).split()) or "no reason given"
+        return Drawn(picture, None, reason if isinstance(error, ValueError) else f"{type(error).__name__}: {reason}")
+    return None if words is None else Drawn(picture, path, words)
+
+
+def send(path: Path, picture: Picture, loggers: Iterable[Logger], step: int) -> None:
+    """Gives a picture to the loggers that show pictures; one that refuses it does not end the run."""
+    for logger in loggers:
+        try:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(f"report/{picture.name}", [str(path)], caption=[picture.title])
+            elif isinstance(logger, TensorBoardLogger):
+                pixels = (plt.imread(path)[..., :3] * 255).round().astype("uint8")  # [h, w, 3]
+                logger.experiment.add_image(f"report/{picture.name}", pixels, step, dataformats="HWC")
+        except Exception as error:
+            print(f"note: {type(logger).__name__} did not take {path.name}: {' '.join(str(error).split())}")
+
+
+def page(seen: Inspection, drawn: Sequence[Drawn]) -> str:
+    """The HTML file as a string."""
+    title = f"{seen.about['method']} on {seen.about['data']}, seed {seen.stored.seed}"
+    parts = [f"<h1>{escape(title)}</h1>", f'<p class="under">{escape(state(seen))}</p>']
+    parts += ["<h2>Result</h2>", results(seen), "<h2>Run</h2>", facts(seen)]
+    for path, group in itertools.groupby(drawn, lambda each: each.words if each.path is None else each.path):
+        alike = list(group)
+        if isinstance(path, Path):
+            (each,) = alike
+            parts += [f"<h2>{escape(each.picture.title)}</h2>", figure(each)]
+        else:
+            titles = ", ".join(each.picture.title for each in alike)
+            parts.append(f'<p class="left-out">Left out: {escape(titles)} ({escape(path.rstrip("."))}).</p>')
+    parts += ["<h2>Config</h2>", "<details><summary>config.yaml, resolved</summary>"]
+    parts += [f"<pre>{escape(OmegaConf.to_yaml(seen.stored))}</pre></details>"]
+    body = "\n".join(parts)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def figure(each: Drawn) -> str:
+    """A picture with its words, embedded."""
+    assert each.path is not None
+    data = base64.b64encode(each.path.read_bytes()).decode()
+    alt = f"{each.picture.title}. {each.words}"
+    return (
+        f'<figure><img src="data:image/png;base64,{data}" alt="{escape(alt)}">\n'
+        f"<figcaption>{escape(each.words)}</figcaption></figure>"
+    )
+
+
+def state(seen: Inspection) -> str:
+    """Whether the run has ended, and how far it is if not."""
+    where = f"{seen.folder}, page of {time.strftime('%Y-%m-%d %H:%M')}"
+    if seen.result:
+        minutes, seconds = divmod(round(seen.result["wall_seconds"]), 60)
+        return f"Finished: {seen.result['steps']:,} steps, {minutes} min {seconds} s. {where}"
+    try:
+        epoch, step = seen.checkpoint["epoch"] + 1, seen.checkpoint["global_step"]
+        return f"Not finished: checkpoint of step {step:,}, epoch {epoch} of {seen.stored.trainer.max_epochs}. {where}"
+    except (ValueError, KeyError):
+        return f"Not finished: no checkpoint yet. {where}"
+
+
+def results(seen: Inspection) -> str:
+    """The table of metrics beside the references, and the protocol they were measured with."""
+    scores = seen.scores
+    metrics, spread = scores.get("metrics") or {}, scores.get("intervals") or {}
+    if not metrics:
+        return '<p class="left-out">The run has no evaluation yet, or none at all.</p>'
+    baselines = scores.get("baselines") or {}
+    columns = {"trained": metrics, "untrained": baselines.get("untrained"), "raw pixels": baselines.get("raw_pixels")}
+    present = {name: values for name, values in columns.items() if values}
+    unit = "metric; top1 in percent" if unit_of(metrics) != "metric" else "metric"
+    heads = [unit, *(f"{n} (95 % interval)" if n == "trained" and spread else n for n in present)]
+    rows = []
+    for metric in metrics:
+        cells = [shown(metric, values[metric]) if metric in values else "-" for values in present.values()]
+        if metric in spread:
+            cells[0] += " ({} to {})".format(*(shown(metric, end) for end in spread[metric]))
+        rows.append((metric, *cells))
+    protocol = scores.get("protocol") or protocol_of(seen.stored.evaluation, seen.about["overrides"])
+    changed = f", changed: {', '.join(protocol['changed'])}" if protocol["changed"] else ""
+    table = [row("th", heads, "thead")] + ["<tbody>"] + [row("td", cells) for cells in rows] + ["</tbody>"]
+    interval = " Intervals are over test images only, not over seeds." if spread else ""
+    return (
+        f'<table class="numbers">{"".join(table)}</table>\n'
+        f'<p class="under">Protocol {escape(protocol["name"] + changed)}: {escape(protocol["images"])}.{interval}</p>'
+    )
+
+
+def row(tag: str, cells: Sequence[str], around: str = "") -> str:
+    """A row of a table; its first cell is a heading."""
+    first, *others = cells
+    whole = f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<{tag}>{escape(c)}</{tag}>" for c in others)}</tr>'
+    return f"<{around}>{whole}</{around}>" if around else whole
+
+
+def facts(seen: Inspection) -> str:
+    """What was run, on what and with what."""
+    cfg, result = seen.stored, seen.result
+    found: dict[str, Any] = {
+        "method": f"{seen.about['method']} ({cfg.objective._target_.rsplit('.', 1)[-1]})",
+        "data": seen.about["data"] + images_line(result),
+        "backbone": backbone_line(seen),
+        "length": f"{cfg.trainer.max_epochs} epoch{'s' * (cfg.trainer.max_epochs != 1)}, batch {cfg.data.batch_size}",
+        "speed": f"{result['images_per_second']:,.0f} images/s" if result else "",
+        "device": device_line(result),
+        "precision": cfg.trainer.precision,
+        "commit": result.get("commit") or "",
+        "config hash": result.get("config_hash", ""),
+        "versions": ", ".join(f"{name} {number}" for name, number in result.get("versions", {}).items()),
+    }
+    lines = [f'<tr><th scope="row">{n}</th><td>{escape(str(value))}</td></tr>' for n, value in found.items() if value]
+    command = seen.about["command"]
+    return f'<table class="facts">{"".join(lines)}</table>' + (f"\n<pre>{escape(command)}</pre>" if command else "")
+
+
+def images_line(result: dict[str, Any]) -> str:
+    """`` (10,000 images to train on, 2,000 to test)``, or nothing."""
+    images = result.get("images")
+    return f": {images['pretrain']:,} images for pretraining, {images['test']:,} for test" if images else ""
+
+
+def backbone_line(seen: Inspection) -> str:
+    """Name and size of the backbone, the size where the network can be loaded."""
+    try:
+        backbone = seen.module.student.backbone
+        trained = sum(p.numel() for p in backbone.parameters())
+        whole = sum(p.numel() for p in seen.module.student.parameters())
+        return f"{backbone.timm_name}, {trained / 1e6:.2f} M parameters; {whole / 1e6:.2f} M with heads"
+    except Exception:
+        return OmegaConf.select(seen.stored, "student.backbone.name") or ""
+
+
+def device_line(result: dict[str, Any]) -> str:
+    """Device and number of processes."""
+    if not result:
+        return ""
+    parts = [result["device"], result.get("cpu") or "", f"{result['processes']} processes"]
+    return ", ".join(part for part in parts if part and part != "1 processes")
