@@ -134,8 +134,8 @@ def lines(node: Mapping[str, Any], what: str) -> tuple[Line, ...]:
         if unknown := set(content) - {"overrides", "metric"}:
             raise ValueError(f"{what}.{name} has {sorted(unknown)}: only overrides and metric are known")
         overrides = content.get("overrides") or []
-        if wrong := [item for item in overrides if not re.match(r"[+~]{0,2}[\w./@]+=", str(item))]:
-            raise ValueError(f"{what}.{name} has {wrong[0]!r}, which is not of the form key=value")
+        if wrong := [item for item in overrides if not re.match(r"[+~]{0,2}[\w./@]+=|~[\w./@]+$", str(item))]:
+            raise ValueError(f"{what}.{name} has {wrong[0]!r}, which is not of the form key=value or ~key")
         found.append(Line(str(name), tuple(overrides), content.get("metric") or {}))
     if not found:
         raise ValueError(f"{what} is empty")
