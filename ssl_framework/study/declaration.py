@@ -1,7 +1,9 @@
 """A study: one table of a paper, declared as rows and columns of overrides (``configs/study/<paper>/<table>.yaml``)."""
 
 import difflib
+import itertools
 import re
+import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +23,7 @@ TRUST = {
 """How far a published number can be relied on."""
 
 KEYS = {"title", "paper", "question", "metrics", "seeds", "rows", "columns", "baseline", "published", "scales", "axis"}
+OPTIONAL = {"baseline", "published"}
 
 
 class Line(NamedTuple):
@@ -91,61 +94,98 @@ def read_study(name: str, root: Path = STUDIES) -> Study:
     node = yaml.safe_load(path.read_text())
     try:
         return declared(name, node)
-    except (ValueError, KeyError, TypeError) as error:
-        missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"study={name}: {missing}") from error
+    except ValueError as error:
+        raise ValueError(f"study={name}: {error}") from error
 
 
 def declared(name: str, node: Mapping[str, Any]) -> Study:
     """The declaration checked."""
+    if not isinstance(node, Mapping):
+        raise ValueError(f"its file holds {node}: give the keys {', '.join(sorted(KEYS))}")
     if unknown := set(node) - KEYS:
         raise ValueError(f"it has {sorted(unknown)}, which is none of {', '.join(sorted(KEYS))}")
+    if missing := sorted(KEYS - OPTIONAL - set(node)):
+        raise ValueError(f"{missing[0]} is missing")
     rows, columns = lines(node["rows"], "rows"), lines(node["columns"], "columns")
     baseline = node.get("baseline")
     if baseline is not None and baseline not in [row.name for row in rows]:
         raise ValueError(f"baseline is {baseline}, which is none of its rows: {', '.join(map(str, rows))}")
-    scales = {
-        str(scale): Scale(tuple(content["overrides"]), content["note"]) for scale, content in node["scales"].items()
-    }
-    seeds = tuple(node["seeds"])
-    if not seeds or not all(isinstance(seed, int) for seed in seeds):
-        raise ValueError(f"seeds is {node['seeds']}: give one or more whole numbers")
+    seeds = node["seeds"]
+    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
+        raise ValueError(f"seeds is {seeds}: give one or more whole numbers")
     return Study(
         name,
         node["title"],
         node["paper"],
         node["question"],
-        dict(node["metrics"]),
-        seeds,
+        metrics(node["metrics"], rows, columns),
+        tuple(seeds),
         node["axis"],
         rows,
         columns,
         baseline,
         published(node.get("published"), rows, columns),
-        scales,
+        scales(node["scales"]),
     )
 
 
 def lines(node: Mapping[str, Any], what: str) -> tuple[Line, ...]:
     """Rows or columns: name -> list of overrides, or {overrides, metric}."""
+    if not isinstance(node, Mapping) or not node:
+        raise ValueError(f"{what} is {node}: give one or more names, each with its overrides")
     found = []
     for name, content in node.items():
         content = content if isinstance(content, Mapping) else {"overrides": content}
         if unknown := set(content) - {"overrides", "metric"}:
             raise ValueError(f"{what}.{name} has {sorted(unknown)}: only overrides and metric are known")
-        overrides = content.get("overrides") or []
-        if wrong := [item for item in overrides if not re.match(r"[+~]{0,2}[\w./@]+=", str(item))]:
-            raise ValueError(f"{what}.{name} has {wrong[0]!r}, which is not of the form key=value")
-        found.append(Line(str(name), tuple(overrides), content.get("metric") or {}))
-    if not found:
-        raise ValueError(f"{what} is empty")
+        overrides = overrides_of(content.get("overrides"), f"{what}.{name}")
+        found.append(Line(str(name), overrides, content.get("metric") or {}))
     return tuple(found)
+
+
+def overrides_of(node: Any, where: str) -> tuple[str, ...]:
+    """A list of Hydra's overrides; nothing is an empty one."""
+    if node is not None and not isinstance(node, list):
+        raise ValueError(f"{where} is {node}: give a list of overrides, such as [method=simclr]")
+    for item in node or []:
+        if not re.match(r"[+~]{0,2}[\w./@]+=|~[\w./@]+$", str(item)):
+            raise ValueError(f"{where} has {item!r}, which is not of the form key=value or ~key")
+    return tuple(node or [])
+
+
+def metrics(node: Mapping[str, str], rows: tuple[Line, ...], columns: tuple[Line, ...]) -> dict[str, str]:
+    """What the table calls a metric -> its name in result.json, whose ``{...}`` every row or column fills in."""
+    if not isinstance(node, Mapping) or not node:
+        raise ValueError(f"metrics is {node}: give one or more, each as what the table calls it and its name")
+    for title, metric in node.items():
+        wanted = {field for _, field, _, _ in string.Formatter().parse(metric) if field is not None}
+        for row, column in itertools.product(rows, columns):
+            if lacking := sorted(wanted - {"row", "column", *row.names, *column.names}):
+                raise ValueError(
+                    f"metrics has {{{lacking[0]}}} in {title!r}, which neither rows.{row}.metric nor "
+                    f"columns.{column}.metric fills in"
+                )
+    return dict(node)
+
+
+def scales(node: Mapping[str, Any]) -> dict[str, Scale]:
+    """Name -> overrides, and what the scale can show."""
+    if not isinstance(node, Mapping) or not node:
+        raise ValueError(f"scales is {node}: give one or more, each with overrides and a note")
+    found = {}
+    for name, content in node.items():
+        if not isinstance(content, Mapping) or set(content) != {"overrides", "note"}:
+            raise ValueError(f"scales.{name} is {content}: give it overrides and a note of what it can show")
+        found[str(name)] = Scale(overrides_of(content["overrides"], f"scales.{name}"), content["note"])
+    return found
 
 
 def published(node: Mapping[str, Any] | None, rows: tuple[Line, ...], columns: tuple[Line, ...]) -> Published | None:
     """The numbers of others, whose rows and columns are the table's."""
     if node is None:
         return None
+    if missing := [key for key in ("what", "source", "trust", "values") if not node.get(key)]:
+        raise ValueError(f"published.{missing[0]} is missing: no number stands without its source")
     if node["trust"] not in TRUST:
         raise ValueError(f"published.trust is {node['trust']}: choose one of {', '.join(TRUST)}")
     values = {
