@@ -55,11 +55,7 @@ def build_data(cfg: DictConfig, folder: Path | None = None, resumed: bool = Fals
     Raises:
         ValueError: parts that do not fit together.
     """
-    key = OmegaConf.to_yaml(cfg.data.source, resolve=True)
-    if key not in last_source:  # the jobs of a multirun on the same data read it once
-        last_source.clear()  # first: two data sets need not fit in memory together
-        last_source[key] = build(cfg.data.source)
-    source, generated = last_source[key], OmegaConf.select(cfg, "generated")
+    source, generated = build_source(cfg), OmegaConf.select(cfg, "generated")
     if generated:
         if generated.of != cfg.data.name:
             raise ValueError(
@@ -77,6 +73,15 @@ def build_data(cfg: DictConfig, folder: Path | None = None, resumed: bool = Fals
         folder,
         resumed,
     )
+
+
+def build_source(cfg: DictConfig) -> Source:
+    """The source of ``cfg.data``; that of the call before, if it is the same one."""
+    key = OmegaConf.to_yaml(cfg.data.source, resolve=True)
+    if key not in last_source:  # the jobs of a multirun on the same data read it once
+        last_source.clear()  # first: two data sets need not fit in memory together
+        last_source[key] = build(cfg.data.source)
+    return last_source[key]
 
 
 def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = None) -> SSLModule:

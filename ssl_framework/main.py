@@ -29,7 +29,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl_framework.sweep import ERROR, claimed, command_line, job_folder, refuse_other_config
+from ssl_framework.sweep import ERROR, claimed, command_line, refuse_other_config
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE / "configs" if (HERE / "configs").is_dir() else HERE.parent / "configs"  # installed, or a source tree
@@ -61,7 +61,6 @@ def main() -> None:
     whole_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they are explained here
     sys.argv[1:] = point_to_resumed_folder(sys.argv[1:])
-    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(job)()
     except (HydraException, OmegaConfBaseException) as error:
@@ -260,7 +259,8 @@ def stage_config(cfg: DictConfig, folder: Path, stage: int, last: int) -> DictCo
         own.previous = str((folder / f"stage_{stage - 1}").resolve())
         if "previous" in own.pseudo_labels:
             own.pseudo_labels.previous = own.previous
-        own.evaluation.baselines = False  # they are the first stage's
+        if "baselines" in own.evaluation:
+            own.evaluation.baselines = False  # they are the first stage's
     return own
 
 

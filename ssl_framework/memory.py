@@ -35,6 +35,22 @@ class Queue(nn.Module):
         """A copy of all rows, [K, D]: a later push does not change what a loss still needs for its gradient."""
         return self.rows.clone()
 
+    def mean_age(self, pushes: int, length: int) -> float:
+        """How many pushes ago the keys were pushed, on average; 1: all by the last. Random first rows do not count.
+
+        A closed form: the keys of each push stand in the queue until as many rows as it has were pushed after them.
+
+        Args:
+            pushes: so far.
+            length: rows of each, W * B.
+
+        Returns:
+            0 before the first push, then rising to ``(size / length + 1) / 2`` if that divides.
+        """
+        filled = min(self.size, pushes * length)
+        whole, rest = divmod(filled, length)
+        return (length * whole * (whole + 1) / 2 + rest * (whole + 1)) / max(1, filled)
+
     @torch.no_grad()
     def push(self, keys: Tensor) -> Tensor:
         """Replaces the oldest rows by the keys of all ranks.

@@ -4,7 +4,6 @@
 prepared.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -38,6 +37,8 @@ from ssl_framework.callbacks import (
 from ssl_framework.data.loader import DataModule
 from ssl_framework.data.sources import SPLITS, Images
 from ssl_framework.device import cpu_has_bf16, cpu_name, faster_precision, keep_freed_memory, use_threads
+from ssl_framework.evaluation.after_run import AfterRun
+from ssl_framework.evaluation.alarm import CollapseAlarm
 from ssl_framework.evaluation.frozen import FrozenEvaluation, copied, count_parameters
 from ssl_framework.evaluation.protocol import protocol_of
 from ssl_framework.main import STOPPED, local_processes, write
@@ -45,6 +46,7 @@ from ssl_framework.metrics_log import MetricsCSV
 from ssl_framework.models.weights import begin_with_weights
 from ssl_framework.module import SSLModule
 from ssl_framework.report.tables import cost_of, run_table
+from ssl_framework.sweep import config_hash
 
 PACKAGES = (
     *("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "timm", "numpy", "scikit-learn", "pillow"),
@@ -82,13 +84,20 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     csv = MetricsCSV(folder)
     evaluation: FrozenEvaluation = build(cfg.evaluation)
     report = build(OmegaConf.select(cfg, "report"))  # a run folder of an earlier version has no such key
+    if isinstance(evaluation, AfterRun):
+        raise ValueError(
+            f"evaluation={evaluation.name} is of finished runs: choose evaluation=frozen for this one, and then "
+            f"python scripts/evaluate.py run=<folder> evaluation={evaluation.name}"
+        )
     if not resume:
         evaluation.initial = copied(module.student)  # the untrained backbone is one without weights from elsewhere
         begin_with_weights(module)
     progress = Progress(console)
     signals = StopSignals()
     checkpoints = Checkpoints(folder / "checkpoints", cfg.trainer.checkpoint_every_n_epochs, signals)
-    callbacks = [signals, progress, evaluation, EvaluationLines(console, evaluation), checkpoints]
+    below = OmegaConf.select(cfg, "trainer.collapse_below")  # a run folder of an earlier version has no such key
+    watching = [*([] if below is None else [CollapseAlarm(below)]), *evaluation.beside]
+    callbacks = [signals, progress, *watching, evaluation, EvaluationLines(console, evaluation), checkpoints]
     trainer = build_trainer(cfg.trainer, folder, callbacks, [csv, *build_loggers(cfg.logger, folder, about, cfg.seed)])
     if trainer.is_global_zero:
         say_what_runs(console, cfg, about, module, data.pretrain.shape, trainer)
@@ -284,25 +293,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's content."""
     return json.loads(path.read_text())
-
-
-def config_hash(cfg: DictConfig) -> str:
-    """Short hash of what determines a result up to chance: everything but the seed, places, loggers and the report."""
-    content = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(content, dict)
-    for key in ("seed", "resume", "logger", "report", "previous"):
-        content.pop(key, None)
-    for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache"):
-        content["data"].pop(key, None)
-        content["data"]["source"].pop(key, None)
-    content["data"]["source"].pop("seed", None)
-    content["trainer"].pop("num_threads", None)
-    (content.get("pseudo_labels") or {}).pop("previous", None)
-    generated = content.get("generated") or {}
-    for node in (generated, generated.get("source", {})):
-        for key in ("root", "path"):
-            node.pop(key, None)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def versions() -> dict[str, str]:

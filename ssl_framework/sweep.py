@@ -7,6 +7,7 @@ folder: a job that another process is running is left to it.
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import re
 import sys
@@ -35,6 +36,9 @@ def job_folder(overrides: Sequence[str]) -> str:
     if len(name) <= LONGEST_NAME and name.count("_") == text.count("_"):
         return name or "default"
     return f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)  # also where a launcher unpickles a job
 
 
 @contextlib.contextmanager
@@ -73,6 +77,26 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
                 f"{folder} holds a run with {key}={there}, but here it is {here}: choose another hydra.sweep.dir, or "
                 "remove that folder"
             )
+
+
+def config_hash(cfg: DictConfig) -> str:
+    """Short hash of what determines a result up to chance: all but seed, places, loggers, report and alarm."""
+    content = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(content, dict)
+    for key in ("seed", "resume", "logger", "report", "previous"):
+        content.pop(key, None)
+    for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache"):
+        content["data"].pop(key, None)
+        content["data"]["source"].pop(key, None)
+    content["data"]["source"].pop("seed", None)
+    for key in ("num_threads", "collapse_below"):
+        content["trainer"].pop(key, None)
+    (content.get("pseudo_labels") or {}).pop("previous", None)
+    generated = content.get("generated") or {}
+    for node in (generated, generated.get("source", {})):
+        for key in ("root", "path"):
+            node.pop(key, None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:

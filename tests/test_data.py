@@ -130,6 +130,36 @@ def test_factors_say_what_is_drawn() -> None:
     assert int(saturated.sum()) > 100 and distance[saturated].abs().max() < 0.55
 
 
+def test_masks_are_where_the_shapes_are_drawn() -> None:
+    source = shapes(num_train=1500, texture_contrast=0, num_distractors=0)  # two chunks
+    images, factors = source.load("train"), source.factors("train")
+    assert images.masks is not None
+    mask = images.masks()
+    assert mask.dtype == torch.uint8 and mask.shape == (1500, 32, 32)
+    shape = (factors["shape"] + 1)[:, None, None]
+    assert ((mask == 0) | (mask == shape)).all()
+    _, cover, _ = drawn(num_train=1500)
+    inside, sure, clear = mask > 0, cover > 0.75, cover < 0.25
+    assert inside[sure].all() and not inside[clear].any()
+    assert inside.flatten(1).any(dim=1).all()
+    # One colour an image inside, but for the edge's pixels, which the background shows through.
+    pixels = images.pixels.permute(0, 2, 3, 1)  # [N, S, S, 3]
+    for image, where, full in zip(pixels[:50], inside[:50], (cover > 0.999)[:50], strict=True):
+        assert len(image[where & full].unique(dim=0)) == 1
+
+
+def test_masks_have_the_seed_of_the_images_whatever_the_label() -> None:
+    first, second = shapes(label="colour"), shapes(label="scale_value")
+    second.load("test")  # images drawn before change nothing
+    assert torch.equal(first.masks("test"), second.masks("test"))
+    assert torch.equal(first.masks("train"), first.load("pretrain").masks())  # type: ignore[misc]
+    assert not torch.equal(first.masks("train")[:200], first.masks("test"))
+    assert not torch.equal(first.masks("train"), shapes(seed=1).masks("train"))
+    assert Digits(0.2, 0).load("train").masks is None
+    with pytest.raises(ValueError, match="There is no split 'val'"):
+        first.masks("val")
+
+
 def test_the_arrow_turns_counter_clockwise_with_the_rotation() -> None:
     _, cover, factors = drawn(position=0, scale=[0.8, 0.8], num_train=1000)
     is_arrow = factors["shape"] == list(SHAPES).index("arrow")

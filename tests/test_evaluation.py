@@ -1,7 +1,7 @@
 """Probes on data whose answer is known, k-NN against scikit-learn, and what extraction may not change."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import lightning as L
@@ -23,7 +23,7 @@ from ssl_framework.evaluation.frozen import (
     extract_layers,
     raw_pixels,
 )
-from ssl_framework.evaluation.probes import KNN, LinearProbe, LinearSGD, Retrieval, largest
+from ssl_framework.evaluation.probes import KNN, LinearProbe, LinearSGD, Retrieval, largest, neighbours
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.heads import Head
@@ -75,6 +75,37 @@ def test_knn_of_several_k_is_that_of_each() -> None:
     assert KNN([5, 50], 0.1)(train, test) == KNN(5, 0.1)(train, test) | KNN(50, 0.1)(train, test)
 
 
+def test_a_grid_of_k_and_temperature_is_that_of_each_pair_from_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = clusters(600, 7, 1.5, 0), clusters(500, 7, 1.5, 1)
+    expected = {}
+    for k in (20, 5, 200):
+        for t in (0.5, 0.02):
+            expected |= KNN(k, t)(train, test)
+    passes = []
+
+    def counted(bank: torch.Tensor, x: torch.Tensor, k: int, chunk: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        passes.append((len(bank), len(x), k))
+        return neighbours(bank, x, k, chunk)
+
+    monkeypatch.setattr("ssl_framework.evaluation.probes.neighbours", counted)
+    got = KNN([20, 5, 200, 5], [0.5, 0.02], chunk=64)(train, test)  # the second 5 says nothing new
+    assert got == expected and list(got) == list(expected) and passes == [(600, 500, 200)]
+    assert len(set(got.values())) > 3 and all(value.count == 500 for value in got.values())
+
+
+@pytest.mark.parametrize(
+    ("choice", "ks", "temperatures"),
+    [
+        ("knn_cifar", [200], [0.1]),
+        ("knn_imagenet", [20], [0.07]),
+        ("knn_grid", [1, 5, 10, 20, 50, 100, 200], [0.02, 0.07, 0.1, 0.5]),
+    ],
+)
+def test_the_conventions_of_knn_have_configs(choice: str, ks: list[int], temperatures: list[float]) -> None:
+    probes = build(config(f"evaluation={choice}").evaluation).probes
+    assert list(probes) == ["knn"] and (probes["knn"].ks, probes["knn"].temperatures) == (ks, temperatures)
+
+
 def test_knn_does_not_depend_on_the_length_of_features_or_overflow_at_small_temperature() -> None:
     train, test = clusters(300, 5, 1.0, 0), clusters(200, 5, 1.0, 1)
     scaled = [x._replace(x=1000 * x.x) for x in (train, test)]
@@ -110,7 +141,10 @@ def test_a_dead_feature_does_not_break_the_linear_probe() -> None:
     ("build", "words"),
     [
         (lambda: KNN(0, 0.1), r"knn\.k is 0"),
+        (lambda: KNN([], 0.1), r"knn\.k is \[\]"),
         (lambda: KNN(5, 0.0), r"knn\.temperature is 0"),
+        (lambda: KNN(5, [0.1, -1.0]), r"knn\.temperature is \[0\.1, -1\.0\]"),
+        (lambda: KNN(5, []), r"knn\.temperature is \[\]"),
         (lambda: LinearProbe(-1.0, 5), r"weight_decay=-1"),
         (lambda: Retrieval([1, 0]), r"retrieval\.k is \[1, 0\]"),
         (lambda: Retrieval([]), r"retrieval\.k is \[\]"),

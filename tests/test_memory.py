@@ -33,6 +33,17 @@ def test_read_is_a_copy() -> None:
     assert torch.equal(before, expected) and not torch.equal(queue.read(), expected)
 
 
+@pytest.mark.parametrize(("size", "batch"), [(8, 4), (10, 4), (7, 7), (5, 3), (6, 1)])
+def test_the_mean_age_is_that_of_the_rows_that_were_pushed(size: int, batch: int) -> None:
+    queue = Queue(size, 2)
+    queue.rows.fill_(-1)
+    for step in range(9):
+        pushed = [row for row in queue.read()[:, 0].tolist() if row >= 0]
+        ages = [step - row // batch for row in pushed]
+        assert queue.mean_age(step, batch) == pytest.approx(sum(ages) / max(1, len(ages)))
+        queue.push(keys(step * batch, batch))
+
+
 def test_starts_with_unit_rows() -> None:
     torch.testing.assert_close(Queue(64, 8).read().norm(dim=1), torch.ones(64))
 

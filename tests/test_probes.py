@@ -16,18 +16,22 @@ from ssl_framework.evaluation.clusters import Clustering, agreement, kmeans
 from ssl_framework.evaluation.few_labels import (
     FewLabels,
     FewShot,
+    Transport,
     drawn_by_class,
     episode,
     nearest_mean,
     rows_by_class,
 )
-from ssl_framework.evaluation.frozen import Frozen
+from ssl_framework.evaluation.frozen import Accuracy, Frozen
 from ssl_framework.evaluation.leave_one_out import LeaveOneOut
+from ssl_framework.evaluation.linear_auto import LinearAuto
+from ssl_framework.evaluation.long_tail import LongTail
 from ssl_framework.evaluation.naive_bayes import NaiveBayes, naive_bayes
 from ssl_framework.evaluation.out_of_distribution import OutOfDistribution
 from ssl_framework.evaluation.probes import KNN, LinearProbe
 from ssl_framework.main import CONFIGS
 from tests.golden import core_view
+from tests.runs import config
 from tests.test_evaluation import clusters
 
 
@@ -46,7 +50,7 @@ HARD = clusters(300, 5, 2.0, 0), clusters(200, 5, 2.0, 1)
 # --- few-shot
 
 
-def few_shot(shots: Any = 1, **change: int) -> FewShot:
+def few_shot(shots: Any = 1, **change: Any) -> FewShot:
     return FewShot(**{"ways": 3, "shots": shots, "queries": 10, "episodes": 60, "seed": 0, **change})
 
 
@@ -96,6 +100,90 @@ def test_few_shot_leaves_small_classes_out_and_repeats() -> None:
     with pytest.warns(UserWarning, match="with 60 shots skipped: 1 classes .* have 70 images .* takes 3"):
         assert few_shot([1, 60])(EASY[0], large) == few_shot(1)(EASY[0], large)
     assert few_shot(seed=1)(*HARD) == few_shot(seed=1)(*HARD) != few_shot()(*HARD)
+
+
+# --- few-shot with transport
+
+
+def transported(mean: np.ndarray, query: np.ndarray, epsilon: float, iterations: int) -> np.ndarray:
+    """By loops over the plan, not in logarithms."""
+    ways, count = len(mean), len(query)
+    cost = [[sum((a - b) ** 2 for a, b in zip(m, q, strict=True)) for q in query] for m in mean]
+    largest = max(max(row) for row in cost)
+    plan = [[math.exp(-c / largest / epsilon) for c in row] for row in cost]
+    for _ in range(iterations):
+        for w in range(ways):
+            total = sum(plan[w])
+            plan[w] = [p / total / ways for p in plan[w]]
+        for q in range(count):
+            total = sum(plan[w][q] for w in range(ways))
+            for w in range(ways):
+                plan[w][q] /= total * count
+    moved = [sum(p * q for p, q in zip(row, query, strict=True)) / sum(row) for row in plan]
+    return np.stack(moved)
+
+
+@pytest.mark.parametrize(("epsilon", "iterations"), [(0.05, 1), (0.05, 60), (0.5, 3)])
+def test_transport_equals_a_loop_over_the_plan_for_one_episode_and_for_several(epsilon: float, iterations: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
+    query = torch.randn(2, 9, 4, generator=generator, dtype=torch.float64)
+    both = Transport(epsilon, iterations)(mean, query)
+    for e in range(2):
+        expected = torch.from_numpy(transported(mean[e].numpy(), query[e].numpy(), epsilon, iterations))
+        torch.testing.assert_close(both[e], expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(Transport(epsilon, iterations)(mean[e], query[e]), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_where_the_queries_are_the_shots_moved_by_one_vector_transport_moves_the_means_by_it() -> None:
+    """A translation is the cheapest transport, however far, also where the nearest mean is that of another class."""
+    shots = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
+    moved = shots + torch.tensor([3.0, 0.5], dtype=torch.float64)
+    z = torch.stack([shots, moved, moved], dim=1)  # [3, 1 + 2, 2]
+    move = Transport(0.01, 1000)
+    torch.testing.assert_close(move(shots, moved.repeat_interleave(2, dim=0)), moved, rtol=0, atol=2e-3)
+    assert nearest_mean(z, 1).item() == pytest.approx(1 / 3)  # the second mean is the nearest of all queries
+    assert nearest_mean(z, 1, move).item() == 1.0
+
+
+def test_with_much_entropy_all_means_become_the_mean_of_the_queries() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    query = torch.randn(9, 4, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(Transport(1e9, 5)(mean, query), query.mean(dim=0).expand(3, 4))
+
+
+def test_few_shot_with_transport_is_the_mean_over_the_same_episodes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    move, name = Transport(0.05, 20), "few_shot[3-way,1-shot,episodes=60,transport,epsilon=0.05,iterations=20]"
+    got = few_shot(transport=move)(*HARD)
+    z, generator, shares = torch.nn.functional.normalize(HARD[1].x, dim=1), torch.Generator().manual_seed(0), []
+    for _ in range(60):
+        rows = episode(rows_by_class(HARD[1].y), 3, 11, generator)
+        shares.append(nearest_mean(z[rows], 1, move).item())
+    assert got[f"{name}/top1"] == pytest.approx(100 * np.mean(shares))
+    assert got[f"{name}/interval"] == pytest.approx(100 * 1.96 * np.std(shares, ddof=1) / math.sqrt(60))
+    without = few_shot()(*HARD)
+    assert got[f"{name}/top1"] > without["few_shot[3-way,1-shot,episodes=60]/top1"] + 2
+    monkeypatch.setattr("ssl_framework.evaluation.few_labels.EPISODE_VALUES", 7 * 3 * 11 * 16)
+    assert few_shot(transport=move)(*HARD) == got and few_shot()(*HARD) == without
+    monkeypatch.setattr("ssl_framework.evaluation.few_labels.EPISODE_VALUES", 1)
+    assert few_shot(transport=move)(*HARD) == got
+
+
+def test_transport_of_separable_classes_is_100_and_of_shuffled_or_collapsed_ones_chance() -> None:
+    move = Transport(0.05, 100)
+    assert next(iter(few_shot(transport=move)(*EASY).values())) == 100.0
+    assert next(iter(few_shot(transport=move)(EASY[0], shuffled(EASY[1])).values())) == pytest.approx(100 / 3, abs=4)
+    zeros = EASY[1]._replace(x=torch.zeros_like(EASY[1].x))
+    assert next(iter(few_shot(transport=move)(EASY[0], zeros).values())) == pytest.approx(100 / 3)
+
+
+def test_the_shipped_config_scores_the_same_episodes_with_and_without_transport() -> None:
+    probes = build(config("evaluation=few_shot_transport").evaluation).probes
+    plain, moved = vars(probes["few_shot"]), vars(probes["few_shot_transport"])
+    assert plain == vars(build(config("evaluation=few_shot").evaluation).probes["few_shot"])
+    assert plain["transport"] is None and isinstance(moved["transport"], Transport)
+    assert {**plain, "transport": None} == {**moved, "transport": None}
 
 
 # --- clustering
@@ -331,6 +419,8 @@ PROBES: dict[str, Callable[[], Any]] = {
     "naive_bayes": lambda: bayes([1, 8]),
     "knn_loo": lambda: LeaveOneOut([1, 5], 0.1),
     "ood": lambda: OutOfDistribution([0, 1]),
+    "linear_auto": lambda: LinearAuto([1e-4, 1e-1], 20, 0.2, 0),
+    "long_tail": lambda: LongTail(10, 30, 10, {"knn": KNN(1, 0.1), "linear": LINEAR}, 0),
 }
 
 
@@ -350,6 +440,15 @@ def test_probes_read_bfloat16_repeat_and_give_finite_numbers_of_collapsed_featur
     assert all(math.isfinite(value) for value in values)
 
 
+@pytest.mark.parametrize("name", ["semi_supervised", "naive_bayes", "knn_loo", "linear_auto", "long_tail"])
+def test_where_each_test_sample_is_scored_once_the_accuracy_has_its_interval(name: str) -> None:
+    """Not so for episodes, which draw samples again, and for k-means, whose clusters are named by the labels scored."""
+    values = [value for metric, value in PROBES[name]()(*HARD).items() if metric.endswith("top1")]
+    assert values
+    for value in values:
+        assert isinstance(value, Accuracy) and 0 < value.count <= 200 and value.interval[0] < value < value.interval[1]
+
+
 @pytest.mark.parametrize("name", PROBES)
 def test_the_shipped_config_builds_the_probe(name: str) -> None:
     evaluation = build(OmegaConf.load(CONFIGS / "evaluation" / f"{name}.yaml"))
@@ -362,6 +461,8 @@ def test_the_shipped_config_builds_the_probe(name: str) -> None:
     [
         (lambda: few_shot([]), r"few_shot\.shots is \[\]: give one or more"),
         (lambda: few_shot(0), r"few_shot\.shots is 0"),
+        (lambda: Transport(0.0, 5), r"few_shot\.transport has epsilon=0\.0, iterations=5"),
+        (lambda: Transport(0.1, 0), r"few_shot\.transport has epsilon=0\.1, iterations=0"),
         (lambda: few_shot(ways=1), r"few_shot has ways=1, queries=10, episodes=60"),
         (lambda: Clustering(0), r"clustering\.seeds is 0"),
         (lambda: FewLabels([0.1, 0.0], LINEAR, 0), r"semi_supervised\.shares is \[0\.1, 0\.0\]"),

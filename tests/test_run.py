@@ -107,6 +107,7 @@ def test_evaluating_again_gives_the_identical_numbers(finished: Any, capsys: pyt
     assert str(folder / "evaluation.json") == capsys.readouterr().out.splitlines()[-1]
     assert set(evaluate(folder, ["evaluation.probes.knn.k=5"])) == {"knn[k=5,T=0.1]/top1", "linear[l2=0.0001]/top1"}
     (folder / "evaluation.json").unlink()
+    (folder / "evaluation.csv").unlink()
 
 
 def test_evaluation_refuses_what_it_cannot_do(finished: Any, tmp_path: Path) -> None:

@@ -79,6 +79,24 @@ def grayscale(images: Tensor) -> Tensor:
     return red.mul(LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
+def with_channels(images: Tensor, channels: int) -> Tensor:
+    """The images with so many channels: grey is repeated, RGB becomes its luma (ITU-R 601-2, rounded).
+
+    Args:
+        images: [B, C, h, w] uint8, returned as they are if C is ``channels``.
+        channels: 1 or 3; C is the same or the other.
+
+    Returns:
+        [B, channels, h, w] uint8.
+    """
+    if images.shape[1] == channels:
+        return images
+    if images.shape[1] == 1:
+        return images.expand(-1, channels, -1, -1)  # [B, channels, h, w]
+    gray = grayscale(images.float())  # [B, 1, h, w]
+    return gray.round_().to(torch.uint8)
+
+
 def blend_(images: Tensor, keep: Tensor, gray: Tensor, mean: Tensor) -> Tensor:
     """In place: clamp(keep * image + gray * its gray plane + mean * the mean of its gray plane).
 

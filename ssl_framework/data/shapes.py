@@ -10,7 +10,8 @@ distance, negative inside, which gives antialiased edges without supersampling.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -227,7 +228,17 @@ class Shapes:
     def load(self, split: str) -> Images:
         """[N, 3, S, S] uint8 images with the factor ``label`` as class or number; ValueError for an unknown split."""
         pixels, factors = self.draw(split)
-        return Images(pixels, factors[self.label], FACTORS.get(self.label, ()))
+        masks = partial(self.masks, split)
+        return Images(pixels, factors[self.label], FACTORS.get(self.label, ()), masks=masks)
+
+    def masks(self, split: str) -> Tensor:
+        """Where the shape of every image of ``split`` is: [N, S, S] uint8, its position in ``SHAPES`` plus 1 at pixels
+        whose centre it covers, and 0 at those of the background and the dots. Whatever factor the label is.
+
+        Drawn anew at every call, for few ask for them; the same as the images, being a function of the same seed.
+        """
+        check_split(split)
+        return torch.cat([mask for _, _, mask in self.chunks("test" if split == "test" else "train")])  # [N, S, S]
 
     def factors(self, split: str) -> dict[str, Tensor]:
         """Every factor of every image of ``split`` as a class, [N] int64 by the names of ``FACTORS``, and as a number,
@@ -244,17 +255,23 @@ class Shapes:
         check_split(split)
         name = "test" if split == "test" else "train"
         if name not in self.drawn:
-            generator = torch.Generator().manual_seed(step_seed(self.seed, list(self.count).index(name)))
-            num = self.count[name]
-            shape = torch.randperm(num, generator=generator) % len(SHAPES)  # [N], classes equal to within one image
-            chunks = [self.draw_chunk(part, generator) for part in shape.split(CHUNK)]
+            chunks = [(pixels, factors) for pixels, factors, _ in self.chunks(name)]
             pixels = torch.cat([chunk[0] for chunk in chunks])  # [N, 3, S, S]
             factors = {key: torch.cat([chunk[1][key] for chunk in chunks]) for key in (*FACTORS, *NUMBERS)}
             self.drawn[name] = (pixels, factors)
         return self.drawn[name]
 
-    def draw_chunk(self, shape: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """One image for each entry of ``shape`` [N]: pixels [N, 3, S, S] uint8, factors [N] int64 and float32."""
+    def chunks(self, name: str) -> Iterator[tuple[Tensor, dict[str, Tensor], Tensor]]:
+        """Draws the images of "train" or "test", some at a time; see ``draw_chunk``."""
+        generator = torch.Generator().manual_seed(step_seed(self.seed, list(self.count).index(name)))
+        num = self.count[name]
+        shape = torch.randperm(num, generator=generator) % len(SHAPES)  # [N], classes equal to within one image
+        for part in shape.split(CHUNK):
+            yield self.draw_chunk(part, generator)
+
+    def draw_chunk(self, shape: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """One image for each entry of ``shape`` [N]: pixels [N, 3, S, S] uint8, factors [N] int64 and float32, masks
+        [N, S, S] uint8."""
         num, pixel = len(shape), 2 / self.image_size
         steps = (torch.arange(self.image_size) + 0.5) * pixel - 1
         y, x = torch.meshgrid(steps, steps, indexing="ij")  # [S, S]
@@ -291,7 +308,8 @@ class Shapes:
             "scale_value": scale,
             "rotation_value": rotation.rad2deg(),
         }
-        return (canvas * 255).round().clamp(0, 255).to(torch.uint8), factors
+        mask = torch.where(distance < 0, (shape + 1)[:, None, None], 0).to(torch.uint8)  # [N, S, S]
+        return (canvas * 255).round().clamp(0, 255).to(torch.uint8), factors, mask
 
     def draw_background(
         self, num: int, x: Tensor, y: Tensor, generator: torch.Generator

@@ -13,7 +13,7 @@ and the sets that torchvision knows; the procedural set is in ``shapes.py``, fol
 
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -61,6 +61,7 @@ class Images(NamedTuple):
     label: Tensor | None = None  # [N] int64 in 0..num_classes-1; or float32 numbers; None: the split has no labels
     classes: tuple[str, ...] = ()  # names of the classes in label order; may be empty
     real: int | None = None  # the first so many are real and the others generated; None: nothing is generated
+    masks: Callable[[], Tensor] | None = None  # makes [N, H, W] uint8: the class of each pixel, 0 the background
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
 """Evaluation on frozen features: extracted once, of clean images, in eval mode, and read by every probe."""
 
+import contextlib
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import lightning as L
@@ -10,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_framework.data.image_ops import with_channels
 from ssl_framework.data.loader import DataModule, ahead, chosen
 from ssl_framework.data.residence import free_memory
 from ssl_framework.data.sources import Images
 from ssl_framework.distributed import gather, rank, world_size
+from ssl_framework.evaluation.bare import Bare
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.heads import Classifier
 from ssl_framework.module import SSLModule
@@ -59,6 +62,18 @@ class Accuracy(float):
 
         low, high = binom.ppf((0.025, 0.975), self.count, self.right / self.count)
         return 100 * float(low) / self.count, 100 * float(high) / self.count
+
+
+class Splits(NamedTuple):
+    """What is fitted on and what is scored."""
+
+    train: Images
+    test: Images
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether probes can run."""
+        return self.train.label is not None and self.test.label is not None
 
 
 class Probe(Protocol):
@@ -119,13 +134,13 @@ def extract(
     return gather(torch.cat(parts))[:total].cpu()  # [N, D]
 
 
-def extract_frozen(module: SSLModule, images: Images, dtype: torch.dtype = torch.float32) -> Tensor:
+def extract_frozen(module: SSLModule | Bare, images: Images, dtype: torch.dtype = torch.float32) -> Tensor:
     """Features of the student's backbone on clean images in eval mode, [N, D] ``dtype``; the modes are restored."""
     return extract_in_eval(module, module.student.embed, images, dtype)
 
 
 def extract_layers(
-    module: SSLModule, images: Images, heads: Sequence[str], dtype: torch.dtype = torch.float32
+    module: SSLModule | Bare, images: Images, heads: Sequence[str], dtype: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
     """As ``extract_frozen``, and the outputs of every layer of some heads, in the same pass.
 
@@ -144,16 +159,43 @@ def extract_layers(
 
 
 @torch.no_grad()
-def extract_in_eval(module: SSLModule, embed: Callable[[Tensor], Tensor], images: Images, dtype: torch.dtype) -> Tensor:
-    """Features that ``embed`` computes from normalised images [B, C, H, W] while the module is in eval mode: [N, D]."""
+def extract_in_eval(
+    module: SSLModule | Bare, embed: Callable[[Tensor], Tensor], images: Images, dtype: torch.dtype
+) -> Tensor:
+    """Features that ``embed`` computes from normalised images [B, C, H, W] while the module is in eval mode: [N, D].
+
+    Images with another number of channels than the module's are turned grey, or grey ones repeated, on its device.
+    """
+
+    def clean(x: Tensor) -> Tensor:
+        return module.views.clean(with_channels(x, module.views.channels))
+
+    with in_eval_mode(module), torch.autocast(module.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        return extract(lambda x: embed(clean(x)), images, module.device, dtype)
+
+
+@contextlib.contextmanager
+def in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode; afterwards every part is in the mode that it was in."""
     modes = {name: part.training for name, part in module.named_modules()}
     module.eval()
     try:
-        with torch.autocast(module.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            return extract(lambda x: embed(module.views.clean(x)), images, module.device, dtype)
+        yield
     finally:
         for name, part in module.named_modules():
             part.training = modes[name]
+
+
+def due(trainer: L.Trainer, every_n_epochs: int) -> bool:
+    """Whether something that is measured every n epochs (0: only at the end) is measured at the end of this epoch."""
+    done = trainer.current_epoch + 1
+    last = done == trainer.max_epochs or trainer.global_step == trainer.max_steps
+    return not trainer.should_stop and bool(last or (every_n_epochs and done % every_n_epochs == 0))
+
+
+def ended(trainer: L.Trainer) -> bool:
+    """Whether the run has made all its steps; one bounded by max_steps may end inside an epoch."""
+    return trainer.global_step >= trainer.estimated_stepping_batches
 
 
 class FrozenEvaluation(L.Callback):
@@ -171,6 +213,9 @@ class FrozenEvaluation(L.Callback):
         head_probes: name of a classifier of the student -> name -> probe of it, in metrics ``<head>/<metric>``.
         measures: name -> measure of the train split's features; the only ones that data without labels leave.
         protocol: name and version of these settings as they are shipped, such as "frozen/1"; it goes into the result.
+        scores: ``ViewScores``, a callback beside this one; ``None``: none.
+        online_linear: ``OnlineLinear``, a callback beside this one and a probe of the student that trains; ``None``:
+            none.
 
     Logs ``eval/<metric>``. ``metrics`` holds the latest values, ``intervals`` their 95 % intervals over test samples,
     ``baselines`` the two references.
@@ -186,6 +231,8 @@ class FrozenEvaluation(L.Callback):
         head_probes: Mapping[str, Mapping[str, HeadProbe]] | None = None,
         measures: Mapping[str, Measure] | None = None,
         protocol: str = "unnamed",
+        scores: L.Callback | None = None,
+        online_linear: Probe | None = None,
     ) -> None:
         if features not in DTYPES:
             raise ValueError(f"evaluation.features is {features}: choose one of {', '.join(DTYPES)}")
@@ -205,6 +252,8 @@ class FrozenEvaluation(L.Callback):
         }
         self.measures = {name: measure for name, measure in (measures or {}).items() if measure is not None}
         self.protocol = protocol
+        self.scores = scores
+        self.online_linear = online_linear
         self.metrics: dict[str, float] = {}
         self.intervals: dict[str, tuple[float, float]] = {}
         self.baselines: dict[str, dict[str, float]] = {}
@@ -214,7 +263,12 @@ class FrozenEvaluation(L.Callback):
     @property
     def wanted(self) -> bool:
         """Whether there is anything to score with."""
-        return bool(self.probes or self.head_probes or self.measures)
+        return bool(self.probes or self.head_probes or self.measures or self.online_linear)
+
+    @property
+    def beside(self) -> list[L.Callback]:
+        """The callbacks of this evaluation that read views instead of frozen features."""
+        return [callback for callback in (self.scores, self.online_linear) if isinstance(callback, L.Callback)]
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("metrics", "intervals", "baselines", "evaluated_at")}
@@ -223,7 +277,7 @@ class FrozenEvaluation(L.Callback):
         self.metrics, self.baselines, self.evaluated_at = state["metrics"], state["baselines"], state["evaluated_at"]
         self.intervals = state.get("intervals", {})  # a checkpoint of an earlier version has none
 
-    def features_of(self, module: SSLModule) -> Callable[[Images], dict[str, Tensor]]:
+    def features_of(self, module: SSLModule | Bare) -> Callable[[Images], dict[str, Tensor]]:
         """What ``score`` reads of a module's student: images -> name of the layer ("" is the backbone) -> [N, D].
 
         Raises:
@@ -265,8 +319,9 @@ class FrozenEvaluation(L.Callback):
     def score(
         self,
         features: Callable[[Images], dict[str, Tensor]],
-        data: DataModule,
+        data: DataModule | Splits,
         student: Encoder | None = None,
+        online: bool = False,
     ) -> dict[str, float]:
         """All probes and measures on one or several kinds of features; computed on rank 0, the same result everywhere.
 
@@ -274,12 +329,14 @@ class FrozenEvaluation(L.Callback):
             features: images -> name -> [N, D]; every rank takes part. A name that is not "" stands before its metrics.
             data: gives the train and the test split; both are labelled if there are probes.
             student: whose features they are and whose classifiers are judged; ``None``: no student's.
+            online: whether ``online_linear`` has learnt from the student and is judged, too.
 
         Returns:
             Metric -> value, an ``Accuracy`` where every test sample was scored once.
         """
         train_x = features(data.train)
-        test_x = features(data.test) if self.probes or self.head_probes else None
+        learnt = [self.online_linear] if online and self.online_linear is not None else []
+        test_x = features(data.test) if self.probes or self.head_probes or learnt else None
         result: list[Any] = [None]
         if rank() == 0:
             scores: dict[str, float] = {}
@@ -291,7 +348,7 @@ class FrozenEvaluation(L.Callback):
                 if test_x is not None:
                     assert data.test.label is not None
                     test = Frozen(test_x[layer].contiguous(), data.test.label.cpu())
-                    for probe in self.probes.values():
+                    for probe in [*self.probes.values(), *([] if layer else learnt)]:
                         own |= probe(train, test)
                 for measure in self.measures.values():
                     own |= measure(train)
@@ -326,19 +383,11 @@ class FrozenEvaluation(L.Callback):
             self.initial = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        done = trainer.current_epoch + 1
-        last = done == trainer.max_epochs or trainer.global_step == trainer.max_steps
-        if (
-            self.wanted
-            and not trainer.should_stop
-            and (last or (self.every_n_epochs and done % self.every_n_epochs == 0))
-        ):
+        if self.wanted and due(trainer, self.every_n_epochs):
             self.evaluate(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # A run bounded by max_steps may end inside an epoch.
-        ended = trainer.global_step >= trainer.estimated_stepping_batches
-        if self.wanted and ended and self.evaluated_at != trainer.global_step:
+        if self.wanted and ended(trainer) and self.evaluated_at != trainer.global_step:
             self.evaluate(trainer, pl_module)
 
     def evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -354,7 +403,7 @@ class FrozenEvaluation(L.Callback):
             }
             pl_module.student.load_state_dict(trained)
             self.initial = None
-        scores = self.score(self.features_of(pl_module), data, pl_module.student)
+        scores = self.score(self.features_of(pl_module), data, pl_module.student, online=True)
         self.metrics, self.intervals = plain(scores), intervals(scores)
         self.evaluated_at = trainer.global_step
         logged = {f"eval/{name}": value for name, value in self.metrics.items()}

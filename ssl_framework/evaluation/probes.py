@@ -16,40 +16,59 @@ class KNN:
 
     A neighbour votes for its class with weight ``exp(similarity / temperature)``; the bank is the train split.
 
+    Several k and T are a grid that one pass over the similarities scores. Each pair is a metric of its own; to report
+    the best of them is to choose on the test split.
+
     Args:
-        k: neighbours, or several numbers of them (each is a metric of its own).
-        temperature: T.
+        k: neighbours, or several numbers of them.
+        temperature: T, or several.
         chunk: test rows compared with the bank at once; memory is chunk x N floats, about twice.
     """
 
-    def __init__(self, k: int | Sequence[int], temperature: float, chunk: int = 1024) -> None:
-        self.ks = [k] if isinstance(k, int) else list(k)
+    def __init__(self, k: int | Sequence[int], temperature: float | Sequence[float], chunk: int = 1024) -> None:
+        self.ks = list(dict.fromkeys([k] if isinstance(k, int) else k))
+        several = [temperature] if isinstance(temperature, int | float) else temperature
+        self.temperatures = list(dict.fromkeys(several))
         if not self.ks or min(self.ks) < 1:
             raise ValueError(f"evaluation.probes.knn.k is {k}: it must be at least 1")
-        if not temperature > 0:
+        if not self.temperatures or not all(t > 0 for t in self.temperatures):
             raise ValueError(f"evaluation.probes.knn.temperature is {temperature}: it must be above 0")
-        self.temperature = temperature
         self.chunk = chunk
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
-        """Top-1 accuracy in percent for each k, named ``knn[k=20,T=0.1]/top1``.
+        """Top-1 accuracy in percent for each k and T, named ``knn[k=20,T=0.1]/top1``.
 
         A k larger than the bank is left out, with one warning that says so; so is everything for numbers.
         """
-        ks = within(self.ks, len(train.x))
-        if not ks or not are_classes(train.y, "k-NN"):
+        if not are_classes(train.y, "k-NN"):
             return {}
-        classes = int(torch.cat([train.y, test.y]).max()) + 1
-        hits = dict.fromkeys(ks, 0)
-        near = neighbours(train.x, test.x, max(ks), self.chunk)
-        for (similarity, neighbour), y in zip(near, test.y.split(self.chunk), strict=True):
-            # Subtracting the largest changes no vote and keeps the exponential in range for small T.
-            weight = ((similarity - similarity[:, :1]) / self.temperature).exp()  # [m, k]
-            for k in ks:
-                votes = torch.zeros(len(y), classes)  # [m, classes]
-                votes.scatter_add_(1, train.y[neighbour[:, :k]], weight[:, :k])
-                hits[k] += int((votes.argmax(dim=1) == y).sum())
-        return {f"knn[k={k},T={self.temperature:g}]/top1": Accuracy(n, len(test.y)) for k, n in hits.items()}
+        return {f"{name}/top1": right(answer, test.y) for name, answer in self.answers(train, test.x).items()}
+
+    def answers(self, train: Frozen, x: Tensor) -> dict[str, Tensor]:
+        """The class that rows [M, D] are given, for each k and T: ``knn[k=20,T=0.1]`` -> [M] int64.
+
+        A k larger than the bank is left out, with one warning that says so.
+        """
+        ks = within(self.ks, len(train.x))
+        if not ks:
+            return {}
+        classes = int(train.y.max()) + 1
+        given: dict[str, list[Tensor]] = {f"knn[k={k},T={t:g}]": [] for k in ks for t in self.temperatures}
+        for similarity, neighbour in neighbours(train.x, x, max(ks), self.chunk):
+            label = train.y[neighbour]  # [m, k]
+            for t in self.temperatures:
+                # Subtracting the largest changes no vote and keeps the exponential in range for small T.
+                weight = ((similarity - similarity[:, :1]) / t).exp()  # [m, k]
+                for k in ks:
+                    votes = torch.zeros(len(label), classes)  # [m, classes]
+                    votes.scatter_add_(1, label[:, :k], weight[:, :k])
+                    given[f"knn[k={k},T={t:g}]"].append(votes.argmax(dim=1))
+        return {name: torch.cat(parts) for name, parts in given.items()}  # [M] each
+
+
+def right(answer: Tensor, y: Tensor) -> Accuracy:
+    """Top-1 of answers [M] to samples of the classes [M]."""
+    return Accuracy(int((answer == y).sum()), len(y))
 
 
 def are_classes(y: Tensor, name: str) -> bool:
@@ -116,6 +135,12 @@ def largest(values: Tensor, k: int, groups: int = 16) -> tuple[Tensor, Tensor]:
     return found, row.gather(1, position)
 
 
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [D] and standard deviation [D] of features [N, D], float32; 1 for a feature that does not vary."""
+    mean, std = x.float().mean(dim=0), x.float().std(dim=0)  # [D] each
+    return mean, torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, torch.ones_like(std))
+
+
 class LinearProbe:
     """Multinomial logistic regression on standardised frozen features, by full-batch L-BFGS.
 
@@ -139,21 +164,36 @@ class LinearProbe:
         """Top-1 accuracy in percent, named ``linear[l2=0.0001]/top1``; nothing, with a warning, for numbers."""
         if not are_classes(train.y, "the linear probe"):
             return {}
-        x = train.x.float()
-        mean, std = x.mean(dim=0), x.std(dim=0)
-        std = torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, torch.ones_like(std))  # dead features stay dead
-        weight, bias = self.fit((x - mean) / std, train.y)
-        predicted = F.linear((test.x.float() - mean) / std, weight, bias).argmax(dim=1)  # [M]
-        return {f"linear[l2={self.weight_decay:g}]/top1": Accuracy(int((predicted == test.y).sum()), len(test.y))}
+        return {f"{name}/top1": right(answer, test.y) for name, answer in self.answers(train, test.x).items()}
+
+    def answers(self, train: Frozen, x: Tensor) -> dict[str, Tensor]:
+        """The class that rows [M, D] are given: ``linear[l2=0.0001]`` -> [M] int64."""
+        mean, std = moments(train.x)
+        weight, bias = self.fit((train.x.float() - mean) / std, train.y)
+        return {f"linear[l2={self.weight_decay:g}]": F.linear((x.float() - mean) / std, weight, bias).argmax(dim=1)}
 
     @torch.enable_grad()
-    def fit(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights [classes, D] and bias [classes] for standardised features x [N, D]."""
-        classes = int(y.max()) + 1
-        weight = torch.zeros(classes, x.shape[1], requires_grad=True)  # this layout is 4 times as fast as its transpose
-        bias = torch.zeros(classes, requires_grad=True)
+    def fit(
+        self, x: Tensor, y: Tensor, start: tuple[Tensor, Tensor] | None = None, tolerance: float = 1e-5
+    ) -> tuple[Tensor, Tensor]:
+        """Weights [classes, D] and bias [classes] for standardised features x [N, D].
+
+        Args:
+            x: [N, D].
+            y: [N] int64 classes, or [N, classes] float32 shares of them.
+            start: weights and bias to start from, which stay as they are; None: zeros.
+            tolerance: largest part of the gradient at which the fit is done.
+        """
+        classes = int(y.max()) + 1 if y.ndim == 1 else y.shape[1]
+        weight = torch.zeros(classes, x.shape[1])  # this layout is 4 times as fast as its transpose
+        bias = torch.zeros(classes)
+        if start is not None:
+            weight.copy_(start[0])
+            bias.copy_(start[1])
+        weight.requires_grad_()
+        bias.requires_grad_()
         solver = torch.optim.LBFGS(
-            [weight, bias], max_iter=self.max_iter, tolerance_grad=1e-5, line_search_fn="strong_wolfe"
+            [weight, bias], max_iter=self.max_iter, tolerance_grad=tolerance, line_search_fn="strong_wolfe"
         )
 
         def closure() -> Tensor:
@@ -220,8 +260,7 @@ class LinearSGD:
         order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(self.seed))  # [N]
         cut = max(1, round(self.held_out * len(order)))
         held, kept = order[:cut], order[cut:]
-        mean, std = train.x[kept].float().mean(dim=0), train.x[kept].float().std(dim=0)
-        std = torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, torch.ones_like(std))
+        mean, std = moments(train.x[kept])
 
         def standardised(x: Tensor) -> Tensor:
             return (x.float() - mean) / std
@@ -230,7 +269,7 @@ class LinearSGD:
         weight, bias = self.fit(standardised(train.x[kept]), train.y[kept], classes)  # [L, classes, D], [L, classes]
         chosen = int(accuracies(weight, bias, standardised(train.x[held]), train.y[held]).argmax())
         predicted = F.linear(standardised(test.x), weight[chosen], bias[chosen]).argmax(dim=1)  # [M]
-        top1 = Accuracy(int((predicted == test.y).sum()), len(test.y))
+        top1 = right(predicted, test.y)
         name = f"linear_sgd[epochs={self.epochs}]"
         return {f"{name}/top1": top1, f"{name}/learning_rate": self.learning_rates[chosen]}
 
@@ -288,6 +327,8 @@ class Retrieval:
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
         """Percent, named ``retrieval[test,cosine]/recall@1`` ... and ``retrieval[test,cosine]/map@r``."""
+        if not are_classes(test.y, "retrieval"):
+            return {}
         count = torch.bincount(test.y)[test.y] - 1  # [M]: R of each
         asks = (count > 0).nonzero()[:, 0]  # [Q]
         if not len(asks):

@@ -5,12 +5,14 @@ The small ones are registered with timm, so that exported weights load through `
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import timm
 import torch
 from timm.models import register_model
+from timm.models._manipulate import group_with_matcher
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
@@ -100,6 +102,49 @@ class Backbone(nn.Module):
         name = "map" if features.ndim == 4 else "tokens"
         return {name: features, "pooled": self.net.forward_head(features, pre_logits=True)}
 
+    def spatial(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, D', h, w]: the last map before pooling, or a transformer's patch tokens on their grid.
+
+        Raises:
+            ValueError: the patches make no square.
+        """
+        outputs = self(x)
+        if "map" in outputs:
+            found, dim = outputs["map"], self.net.num_features
+            channels_last = found.shape[1] != dim and found.shape[3] == dim  # as Swin has them
+            return found.permute(0, 3, 1, 2) if channels_last else found  # [B, D', h, w]
+        tokens = outputs["tokens"][:, self.net.num_prefix_tokens :]  # [B, h * w, D']
+        side = math.isqrt(tokens.shape[1])
+        if side**2 != tokens.shape[1]:
+            raise ValueError(
+                f"backbone.name is {self.timm_name}, which gives {tokens.shape[1]} tokens that make no square map: "
+                "choose another backbone, or an evaluation other than dense"
+            )
+        return tokens.transpose(1, 2).unflatten(2, (side, side))  # [B, D', h, w]
+
+    def depths(self) -> tuple[dict[str, int], int]:
+        """How deep every parameter lies: its name -> 0 for the first layer, and so on; and the number of layers.
+
+        Layers are timm's ``group_matcher``'s: of a ViT the embeddings, then block after block, a norm behind the last
+        block counted with it. What timm puts behind all of them, such as a norm after pooling, lies as deep as the
+        number of layers, where a classifier would.
+
+        Raises:
+            ValueError: timm does not say for this model.
+        """
+        behind = "a classifier"  # what no pattern matches
+        names = [(name, None) for name, _ in self.net.named_parameters()]
+        try:
+            found = group_with_matcher(
+                iter([*names, (behind, None)]), self.net.group_matcher(coarse=False), reverse=True
+            )
+        except AttributeError as error:
+            raise ValueError(
+                f"backbone.name is {self.timm_name}, and timm does not say how deep its parameters lie: set "
+                "evaluation.layer_decay=1 or choose another backbone"
+            ) from error
+        return {name: found[name] for name, _ in names}, found[behind]
+
     @property
     def blocks(self) -> list[Block]:
         """Stages of a convolutional net or blocks of a transformer, first to last, as timm's ``feature_info`` has them.
@@ -179,6 +224,10 @@ class Tiny(nn.Module):
         self.num_features = before
         self.fc = nn.Linear(before, num_classes) if num_classes else nn.Identity()
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, list[tuple[str, tuple[int]]]]:
+        """Patterns of the parameters of each layer, as timm's models give them."""
+        return {"layers": [(rf"^features\.(?:{3 * i}|{3 * i + 1})\.", (i,)) for i in range(len(self.widths))]}
+
     def forward_features(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, 192, H/8, W/8]"""
         return self.features(x)
@@ -216,6 +265,10 @@ class MLP(nn.Module):
         self.features = nn.Sequential(*layers)
         self.num_features = width
         self.fc = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, list[tuple[str, tuple[int]]]]:
+        """Patterns of the parameters of each layer, as timm's models give them."""
+        return {"layers": [(rf"^features\.(?:{3 * i + 1}|{3 * i + 2})\.", (i,)) for i in range(2)]}
 
     def forward_features(self, x: Tensor) -> Tensor:
         """[B, C, S, S] -> [B, width, 1, 1], a map of one position"""

@@ -1,8 +1,10 @@
 """The trained backbone as a file that timm loads."""
 
+import json
 import sys
 from pathlib import Path
 
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from ssl_framework.evaluation.again import load_run, split_run
@@ -13,7 +15,11 @@ def export(folder: Path, out: Path) -> str:
     cfg, module = load_run(folder, [])
     backbone = module.student.backbone
     weights = {name: tensor.detach().contiguous() for name, tensor in backbone.net.state_dict().items()}
+    views = OmegaConf.masked_copy(cfg.views, ["image_size", "channels", "mean", "std"])
+    layout = OmegaConf.masked_copy(cfg.backbone, ["options", "channels_last"])
+    trained_with = OmegaConf.to_container(OmegaConf.merge(views, layout))
     metadata = {"timm_name": backbone.timm_name, "format": "pt", "in_chans": str(cfg.data.channels)}
+    metadata["trained_with"] = json.dumps(trained_with)  # what scripts/evaluate.py backbone=<file> needs
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, str(out), metadata=metadata)
     options = "".join(f", {key}={value!r}" for key, value in cfg.backbone.options.items())

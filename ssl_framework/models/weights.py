@@ -3,6 +3,7 @@
 A resumed run has its own in its checkpoint and reads no others.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -54,19 +55,24 @@ def load_into(backbone: Backbone, state: dict[str, Tensor]) -> None:
     Raises:
         ValueError: a name is missing or left over, or a shape differs.
     """
+    if found := misfits(backbone, state):
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise ValueError(
+            f"backbone.weights={backbone.weights} does not fit {backbone.timm_name}: {found[0]}{more}: choose the "
+            "backbone, the image size and the channels that these weights were trained with"
+        )
+    backbone.net.load_state_dict(state)
+
+
+def misfits(backbone: Backbone, state: Mapping[str, Tensor]) -> list[str]:
+    """Which names are missing or left over among the weights for a backbone, or have another shape; sorted."""
     own = backbone.net.state_dict()
     found = [f"{name} is missing there" for name in own if name not in state]
     found += [f"{name} is unknown here" for name in state if name not in own]
     for name in own.keys() & state.keys():
         if own[name].shape != state[name].shape:
             found.append(f"{name} is {by(state[name])} there and {by(own[name])} here")
-    if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise ValueError(
-            f"backbone.weights={backbone.weights} does not fit {backbone.timm_name}: {min(found)}{more}: choose the "
-            "backbone, the image size and the channels that these weights were trained with"
-        )
-    backbone.net.load_state_dict(state)
+    return sorted(found)
 
 
 def by(x: Tensor) -> str:

@@ -38,8 +38,8 @@ class DCL(Objective):
         z0, z1 = map(unit, outputs_of(student, self.head))  # [B, D] each
         features = self.mixed(pairs(z0, z1, batch.mix), clock)
         weight = dclw_weight(features.q, features.k, self.weight_sigma)
-        loss, multiplier, first = contrast(features, self.temperature, False, weight)
-        return {"loss": loss.mean(), "npc_multiplier": multiplier.mean(), "proxy_accuracy": first.mean()}
+        found = contrast(features, self.temperature, False, weight)
+        return {"loss": found.loss.mean(), **found.logged()}
 
 
 def dclw_weight(q: Tensor, k: Tensor, sigma: float | None) -> Tensor | float:

@@ -20,6 +20,12 @@ class Contrast(NamedTuple):
     loss: Tensor  # [N]
     multiplier: Tensor  # [N] one minus the positive's softmax probability: scales every InfoNCE gradient; DCL: one
     first: Tensor  # [N] 1 where the positive ranks before every negative
+    synthetic: Tensor | None  # [N] 1 where the hardest negative is one of the query's own, made by a feature mixer
+
+    def logged(self) -> dict[str, Tensor]:
+        """The means over queries of what is no loss."""
+        out = {"proxy_accuracy": self.first.mean(), "npc_multiplier": self.multiplier.mean()}
+        return out if self.synthetic is None else {**out, "hardest_synthetic": self.synthetic.mean()}
 
 
 def contrast(
@@ -43,10 +49,13 @@ def contrast(
     positive = (q * features.k).sum(dim=1) / temperature  # [N]
     against = q if features.against is None else features.against  # [N, D]
     negatives, hardest = log_sum_exp(against, features.negatives, temperature, features.left_out)  # [N] each
+    synthetic = None
     if extra is not None:
         own = torch.einsum("nd,nsd->ns", against, extra) / temperature  # [N, S]
         negatives = torch.logaddexp(negatives, own.logsumexp(dim=1))  # [N]
-        hardest = torch.maximum(hardest, own.detach().amax(dim=1))  # [N]
+        hardest_own = own.detach().amax(dim=1)  # [N]
+        synthetic = (hardest_own > hardest).float()  # [N]
+        hardest = torch.maximum(hardest, hardest_own)  # [N]
     each = positive[:, None]  # [N, 1]
     if features.mixture is not None:
         each = torch.einsum("nd,npd->np", q, features.mixture.keys) / temperature  # [N, P]
@@ -57,6 +66,7 @@ def contrast(
         denominator - weight * positive,
         torch.sigmoid((negatives - positives).detach()),
         (each.detach().amax(dim=1) > hardest).float(),
+        synthetic,
     )
 
 

@@ -9,7 +9,7 @@ positives, its own key and its partner's, and the batch's other keys as further 
 import torch
 from torch import Tensor
 
-from ssl_framework.distributed import gather
+from ssl_framework.distributed import gather, world_size
 from ssl_framework.feature_mixers.base import MixedFeatures
 from ssl_framework.functional import SameClass, hardest, unit
 from ssl_framework.memory import Queue
@@ -33,7 +33,8 @@ class MoCo(Objective):
         head: name of the head of student and teacher whose outputs are compared.
 
     Logs the mean positive similarity and mean and variance of the negative ones, by which feature transformation
-    (arXiv:2108.02982, section 3) chooses momentum and temperature; before any mixing.
+    (arXiv:2108.02982, section 3) chooses momentum and temperature; before any mixing. And how many steps ago the
+    queue's keys were made on average (under gradient accumulation: batches, if the queue is full).
     """
 
     requires = frozenset({"teacher"})
@@ -72,6 +73,7 @@ class MoCo(Objective):
         (k,) = map(unit, outputs_of(teacher, self.head))  # [B, D]
         negatives = self.queue.read()  # [K, D]
         out = score_statistics(q.detach(), k, negatives)
+        out["queue_age"] = k.new_full((), self.queue.mean_age(clock.step, world_size() * len(k)))
         mix = next((each for seen, each in zip(student, batch.mix or [], strict=False) if seen is not None), None)
         features = MixedFeatures(q, k, negatives) if mix is None else mixed_queries(q, k, mix, negatives)
         if self.class_oracle:
@@ -82,12 +84,12 @@ class MoCo(Objective):
             out["false_negatives"] = (same.key[near] == batch.label[:, None]).float().mean()
         features = self.mixed(features, clock)
         weight = dclw_weight(features.q, features.k, self.weight_sigma)
-        loss, multiplier, first = contrast(features, self.temperature, self.positive_in_denominator, weight)
+        found = contrast(features, self.temperature, self.positive_in_denominator, weight)
         written = self.queue.push(k)  # [W * B]
         if self.class_oracle:
             assert batch.label is not None
             self.classes[written] = gather(batch.label)
-        return {"loss": loss.mean(), "proxy_accuracy": first.mean(), "npc_multiplier": multiplier.mean(), **out}
+        return {"loss": found.loss.mean(), **found.logged(), **out}
 
     def siamese(self, student: list[Outputs | None], teacher: list[Outputs | None] | None) -> Siamese:
         """The teacher answers; a pair's negatives are the queue."""

@@ -35,8 +35,8 @@ class SimCLR(Objective):
     ) -> dict[str, Tensor]:
         z0, z1 = map(unit, outputs_of(student, self.head))  # [B, D] each
         features = self.mixed(pairs(z0, z1, batch.mix), clock)
-        loss, multiplier, first = contrast(features, self.temperature, positive_in_denominator=True)
-        return {"loss": loss.mean(), "npc_multiplier": multiplier.mean(), "proxy_accuracy": first.mean()}
+        found = contrast(features, self.temperature, positive_in_denominator=True)
+        return {"loss": found.loss.mean(), **found.logged()}
 
     def siamese(self, student: list[Outputs | None], teacher: list[Outputs | None] | None) -> Siamese:
         """The other view answers; a pair costs the mean of both directions."""

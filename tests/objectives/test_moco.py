@@ -4,7 +4,9 @@ from typing import Any
 import pytest
 import torch
 
+from ssl_framework.feature_mixers.base import MixedFeatures
 from ssl_framework.memory import Queue
+from ssl_framework.objectives.infonce import contrast
 from ssl_framework.objectives.moco import MoCo
 from tests.golden import core_queue, core_view, golden
 from tests.objectives import loops
@@ -134,3 +136,22 @@ def test_score_statistics_equal_loops() -> None:
     assert out["positive_similarity"].item() == pytest.approx(sum(loops.dot(q[i], k[i]) for i in range(5)) / 5)
     assert out["negative_similarity"].item() == pytest.approx(sum(means) / 5)
     assert out["negative_variance"].item() == pytest.approx(sum(variances) / 5)
+
+
+def test_the_age_of_the_queue_is_logged() -> None:
+    z = core_view(0)
+    moco = objective(core_queue())  # 12 rows, 6 keys a step
+    for step, age in ((0, 0.0), (1, 1.0), (2, 1.5), (9, 1.5)):
+        out = moco([{"projector": z}, None], [None, {"projector": z}], loops.batch(6), loops.CLOCK._replace(step=step))
+        assert out["queue_age"].item() == age
+
+
+def test_queries_whose_hardest_negative_was_made_by_a_mixer_are_counted() -> None:
+    q, k, rows = loops.random_unit(8, 5, 0), loops.random_unit(8, 5, 1), loops.random_unit(6, 5, 2)
+    extra = loops.random_unit(24, 5, 3).view(8, 3, 5)
+    expected = [max(float(n @ q[i]) for n in extra[i]) > max(float(n @ q[i]) for n in rows) for i in range(8)]
+    assert 0 < sum(expected) < 8
+    found = contrast(MixedFeatures(q, k, rows, extra=extra), 0.2, positive_in_denominator=True)
+    assert found.synthetic is not None and found.synthetic.tolist() == expected
+    assert found.logged()["hardest_synthetic"].item() == sum(expected) / 8
+    assert "hardest_synthetic" not in contrast(MixedFeatures(q, k, rows), 0.2, positive_in_denominator=True).logged()

@@ -1,0 +1,252 @@
+"""Backbones from elsewhere: timm's models, and files of weights. Nothing in a file is unpickled but tensors."""
+
+import hashlib
+import json
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ssl_framework.build import build
+from ssl_framework.evaluation.bare import Bare
+from ssl_framework.evaluation.choices import composed, merged
+from ssl_framework.main import nearest
+from ssl_framework.models.backbone import Backbone
+from ssl_framework.models.encoder import Encoder
+from ssl_framework.models.weights import misfits
+
+PICKLED = (".pt", ".pth", ".bin")
+"""Endings of files that ``torch.load`` reads, which here takes tensors and plain values only."""
+
+BACKBONE_KEYS = ("options", "channels_last")
+"""What ``Foreign.trained_with`` says of the backbone; the rest is of the images."""
+
+
+class Foreign(NamedTuple):
+    """What ``backbone=`` names."""
+
+    said: str  # as it was typed
+    timm_name: str
+    pretrained: bool  # weights that timm finds; of a file: that they are such weights
+    path: Path | None  # file of weights
+    trained_with: dict[str, Any]  # image_size, channels, mean, std and BACKBONE_KEYS as far as known
+
+    @classmethod
+    def read(cls, said: str, model: str | None, pretrained: str | None) -> "Foreign":
+        """What a command says, checked before anything is computed.
+
+        Args:
+            said: ``timm:<name>`` or a file.
+            model: timm's name of the model that a file holds; ``None``: the file says it.
+            pretrained: "true" or "false"; ``None`` is false.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: a wrong name, or words that do not go together.
+        """
+        if pretrained not in (None, "true", "false"):
+            raise ValueError(f"pretrained={pretrained} is neither true nor false")
+        wanted = pretrained == "true"
+        if said.startswith("timm:"):
+            if model is not None:
+                raise ValueError(f"backbone={said} names its model: leave model={model} out")
+            name = known(said.removeprefix("timm:"), "backbone=timm:")
+            return cls(said, name, wanted, None, preprocessing_of(name) if wanted else {})
+        path = Path(said).expanduser()
+        if path.is_dir():
+            raise ValueError(f"backbone={said} is a folder: a run is evaluated with run={said}")
+        if not path.is_file():
+            if path.suffix not in (".safetensors", *PICKLED) and timm.is_model(said):
+                raise ValueError(f"backbone={said} is no file: timm's model of that name is backbone=timm:{said}")
+            raise FileNotFoundError(
+                f"backbone={said} does not exist: give a .safetensors file, or timm:<name> for a model of timm"
+            )
+        about = metadata_of(path)
+        if model is None and "timm_name" not in about:
+            raise ValueError(f"{said} does not say which model its weights are of: add model=<timm's name of it>")
+        name = known(about["timm_name"] if model is None else model, "model=")
+        if wanted:
+            return cls(said, name, True, path, preprocessing_of(name))
+        return cls(said, name, False, path, about.get("trained_with") or channels_of(path, name))
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are weights of a training."""
+        return self.pretrained or self.path is not None
+
+    def build(self, cfg: DictConfig, with_weights: bool) -> Bare:
+        """The backbone as evaluators read it, without heads.
+
+        Args:
+            cfg: resolved, with "seed", "backbone" and "views".
+            with_weights: or the random ones of the seed.
+
+        Raises:
+            ValueError: the model takes no such images, or the weights do not fit.
+        """
+        torch.manual_seed(cfg.seed)
+        try:
+            backbone: Backbone = build(cfg.backbone)
+        except ValueError as error:
+            raise ValueError(
+                f"{str(error).rstrip('.')}; views.image_size=<px> resizes the images, and "
+                "backbone.options={img_size: <px>} is for a model that has to be told"
+            ) from error
+        if with_weights and self.path is not None:
+            self.load(backbone, read_tensors(self.path))
+        elif with_weights and self.pretrained:
+            backbone.net.load_state_dict(self.fetched(cfg))
+        return Bare(build(cfg.views), Encoder(backbone, heads={}))
+
+    def load(self, backbone: Backbone, state: Mapping[str, Tensor]) -> None:
+        """Gives a backbone the weights of a file, whose classifier, if it has one, is left out.
+
+        Raises:
+            ValueError: a name is missing or left over, or a shape differs.
+        """
+        about = timm.get_pretrained_cfg(self.timm_name)
+        classifier = getattr(about, "classifier", None) or ()
+        heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+        kept = {name: x for name, x in state.items() if not name.startswith(heads)}
+        if found := misfits(backbone, kept):
+            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            raise ValueError(
+                f"{self.said} does not fit {self.timm_name}: {found[0]}{more}: choose model=, views.channels and "
+                "backbone.options that these weights were trained with"
+            )
+        backbone.net.load_state_dict(kept)
+
+    def fetched(self, cfg: DictConfig) -> dict[str, Tensor]:
+        """timm's pretrained weights, from its cache or the network.
+
+        Raises:
+            ValueError: timm cannot get them.
+        """
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what fails is said below, once
+        own = {"num_classes": 0, "in_chans": cfg.backbone.channels}
+        try:
+            net = timm.create_model(self.timm_name, pretrained=True, **own, **cfg.backbone.options)
+        except Exception as error:  # of the network, the hub's client, the file, the shapes
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(
+                f"timm cannot load the pretrained weights of {self.timm_name} ({type(error).__name__}: {reason}): "
+                "leave pretrained=true out, or give a file of weights with backbone=<file> "
+                f"model={self.timm_name} pretrained=true"
+            ) from error
+        return net.state_dict()
+
+    def about(self, model: Bare) -> dict[str, Any]:
+        """What a record says of it."""
+        weights = "random"
+        if self.path is not None:
+            weights = f"{self.path}, sha256 {hashlib.sha256(self.path.read_bytes()).hexdigest()}"
+        elif self.pretrained:
+            weights = f"timm's {getattr(timm.get_pretrained_cfg(self.timm_name), 'tag', '') or 'default'}"
+        net = model.student.backbone
+        count = sum(p.numel() for p in net.parameters())
+        about = {"backbone": self.said, "timm_name": self.timm_name, "weights": weights, "trained": self.has_weights}
+        return {**about, "parameters": count, "dim": net.dim}
+
+
+def foreign_config(foreign: Foreign) -> DictConfig:
+    """ "seed", "trainer", "backbone" and "views" of a backbone from elsewhere; they refer to the data's."""
+    cfg = OmegaConf.create({"seed": 0})
+    for group, name in (("trainer", "auto"), ("backbone", "timm"), ("views", "uncropped")):
+        cfg = merged(cfg, composed(group, name))
+    cfg.backbone.name = foreign.timm_name
+    cfg.backbone.image_size, cfg.backbone.channels = "${views.image_size}", "${views.channels}"
+    for key, value in foreign.trained_with.items():
+        (cfg.backbone if key in BACKBONE_KEYS else cfg.views)[key] = value
+    return cfg
+
+
+def as_many_channels(cfg: DictConfig) -> DictConfig:
+    """Gives the views as many numbers in mean and std as they have channels, where these are not the data's: those of
+    grey images for each channel, or the mean over the channels of colour images. Changes ``cfg``, which is resolved."""
+    for name in ("mean", "std"):
+        values = list(cfg.views[name])
+        if values == list(cfg.data[name]) and len(values) != cfg.views.channels:
+            cfg.views[name] = [sum(values) / len(values)] * cfg.views.channels
+    return cfg
+
+
+def known(name: str, where: str) -> str:
+    """The name of a model that timm has.
+
+    Raises:
+        ValueError: it has none of that name.
+    """
+    if not name or not timm.is_model(name):
+        raise ValueError(
+            f"timm has no model {name!r}{nearest(name, timm.list_models())}: give {where}<one of timm.list_models()>"
+        )
+    return name
+
+
+def preprocessing_of(name: str) -> dict[str, Any]:
+    """Image size, channels, mean and standard deviation that timm's pretrained weights expect.
+
+    Raises:
+        ValueError: timm has no pretrained weights of this model.
+    """
+    about = timm.get_pretrained_cfg(name)
+    if about is None or not about.has_weights:
+        raise ValueError(f"timm has no pretrained weights of {name}: leave pretrained=true out")
+    channels, size, _ = about.input_size
+    return {"image_size": size, "channels": channels, "mean": list(about.mean), "std": list(about.std)}
+
+
+def channels_of(path: Path, name: str) -> dict[str, Any]:
+    """The "channels" that the weights of a file are for, as their first convolution shows; nothing if it does not."""
+    first = getattr(timm.get_pretrained_cfg(name), "first_conv", None)
+    weight = read_tensors(path).get(f"{first}.weight") if isinstance(first, str) else None
+    return {} if weight is None or weight.ndim != 4 else {"channels": weight.shape[1]}
+
+
+def metadata_of(path: Path) -> dict[str, Any]:
+    """What ``scripts/export.py`` has written beside the weights: "timm_name", and "trained_with" since it knows it.
+
+    Raises:
+        ValueError: no file of weights.
+    """
+    if path.suffix in PICKLED:
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no .safetensors file ({error}): give one, or a .pt file of weights") from error
+    found: dict[str, Any] = {"timm_name": about["timm_name"]} if "timm_name" in about else {}
+    if "trained_with" in about:
+        found["trained_with"] = json.loads(about["trained_with"])
+    return found
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Names and tensors of a file.
+
+    Raises:
+        ValueError: it holds something else, or cannot be read safely.
+    """
+    if path.suffix not in PICKLED:
+        return load_file(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"{path} was not loaded: it is damaged, or holds more than tensors and plain values, which could run code"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if not isinstance(found, Mapping) or not all(isinstance(x, Tensor) for x in found.values()):
+        raise ValueError(f"{path} holds no weights: save the model's state_dict(), best as .safetensors")
+    return dict(found)

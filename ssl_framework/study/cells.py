@@ -1,0 +1,105 @@
+"""The runs that a study needs. A run is known by the hash of its resolved config and its seed, whichever study wants it
+and whatever it is called there, so what two studies share is run once."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+
+from ssl_framework.main import CONFIGS
+from ssl_framework.study.declaration import Study
+from ssl_framework.sweep import ERROR, config_hash
+
+POOL = Path("outputs") / "studies" / "runs"
+"""Where the runs of all studies lie."""
+
+
+class Run(NamedTuple):
+    """One run."""
+
+    overrides: tuple[str, ...]
+    seed: int
+    folder: Path
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """Of result.json, once the run is done."""
+        path = self.folder / "result.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    @property
+    def error(self) -> str | None:
+        """Why the last try failed, if it did."""
+        path = self.folder / ERROR
+        return path.read_text().strip() if path.is_file() else None
+
+    @property
+    def state(self) -> str:
+        """ "done", "failed", "interrupted", or "missing": never begun."""
+        if (self.folder / "result.json").is_file():
+            return "done"
+        if (self.folder / ERROR).is_file():
+            return "failed"
+        return "interrupted" if (self.folder / "config.yaml").is_file() else "missing"
+
+
+class Cell(NamedTuple):
+    """A place in the table, and its run of one seed."""
+
+    row: str
+    column: str
+    metrics: tuple[str, ...]  # names in result.json, in the order of the study's
+    run: Run
+
+
+def cells_of(
+    study: Study, scale: str, extra: Sequence[str] = (), seeds: Sequence[int] = (), pool: Path = POOL
+) -> list[Cell]:
+    """All cells of a study, seed after seed, so that an interrupted one has whole tables of fewer seeds.
+
+    Args:
+        study: the declaration.
+        scale: one of its scales.
+        extra: overrides of every run, such as ``data.root=data``.
+        seeds: in place of the study's.
+        pool: where runs lie.
+
+    Raises:
+        ValueError: there is no such scale.
+        HydraException, OmegaConfBaseException: a run does not compose.
+    """
+    if scale not in study.scales:
+        raise ValueError(f"study={study.name} has no scale={scale}: choose one of {', '.join(study.scales)}")
+    GlobalHydra.instance().clear()
+    cells = []
+    known: dict[tuple[str, ...], str] = {}
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        for seed in seeds or study.seeds:
+            for row in study.rows:
+                for column in study.columns:
+                    own = merged([*study.scales[scale].overrides, *row.overrides, *column.overrides, *extra])
+                    if own not in known:
+                        known[own] = config_hash(hydra.compose("train", list(own)))
+                    run = Run((*own, f"seed={seed}"), seed, pool / f"{known[own]}-seed{seed}")
+                    names = {"row": row.name, "column": column.name, **row.names, **column.names}
+                    metrics = tuple(metric.format(**names) for metric in study.metrics.values())
+                    cells.append(Cell(row.name, column.name, metrics, run))
+    return cells
+
+
+def merged(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Overrides of which a later one takes an earlier one's place: a column may change what the scale sets."""
+    last: dict[str, str] = {}
+    for item in overrides:
+        key = item.partition("=")[0].lstrip("+~")
+        last.pop(key, None)
+        last[key] = item
+    return tuple(last.values())
+
+
+def runs_of(cells: Sequence[Cell]) -> list[Run]:
+    """The different runs of the cells, in their order."""
+    return list({cell.run.folder: cell.run for cell in cells}.values())

@@ -1,0 +1,121 @@
+"""What a study has found so far: from the runs' folders, or from a record of them that the repository keeps.
+
+results.csv  one line a cell and seed: state, metrics, seconds, protocol, hash of the config, error
+about.json   study, scale, versions, hardware and commits of the runs
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ssl_framework.report.comparison import together
+from ssl_framework.study.cells import Cell
+from ssl_framework.study.declaration import Study
+from ssl_framework.study.sheet import Entry, Sheet
+
+COLUMNS = ("row", "column", "seed", "state", "seconds", "reached", "protocol", "config_hash")
+"""Of results.csv, before the metrics; after them comes why a run failed."""
+
+
+def protocol_id(result: dict[str, Any]) -> str:
+    """``frozen/1`` and a fingerprint of the settings; nothing for a result of an earlier version."""
+    if not (protocol := result.get("protocol")):
+        return ""
+    content = json.dumps(protocol["settings"], sort_keys=True)
+    return f"{protocol['name']}#{hashlib.sha256(content.encode()).hexdigest()[:6]}"
+
+
+def entries_of(study: Study, cells: Sequence[Cell], target: float | None = None) -> tuple[list[Entry], dict[str, Any]]:
+    """The cells as they stand, and what their runs have in common.
+
+    Raises:
+        ValueError: a finished run lacks a metric of the study.
+    """
+    entries, results = [], {}
+    for cell in cells:
+        folder, state = cell.run.folder, cell.run.state
+        if state == "done" and folder not in results:
+            results[folder] = cell.run.result
+        result = results.get(folder) if state == "done" else None
+        values: dict[str, float] = {}
+        seconds = reached = None
+        if result is not None:
+            for title, metric in zip(study.metrics, cell.metrics, strict=True):
+                if metric not in result["metrics"]:
+                    had = ", ".join(result["metrics"])
+                    raise ValueError(f"study={study.name} wants {metric}, which {folder} lacks; it has: {had}")
+                values[title] = round(result["metrics"][metric], 4)
+            seconds = None if result.get("resumed_at") else result["wall_seconds"]
+            if target is not None and seconds is not None:
+                reached = seconds_to(folder, result, cell.metrics[0], target)
+        entries.append(
+            Entry(
+                cell.row,
+                cell.column,
+                cell.run.seed,
+                state,
+                values,
+                seconds,
+                reached,
+                protocol_id(result) if result else "",
+                result["config_hash"] if result else "",
+                (cell.run.error or "") if state == "failed" else "",
+            )
+        )
+    names = ("versions", "commit", "device", "cpu", "processes", "precision", "images")
+    return entries, {name: together(result.get(name) for result in results.values() if result) for name in names}
+
+
+def seconds_to(folder: Path, result: dict[str, Any], metric: str, target: float) -> float | None:
+    """Seconds until a metric first reached the target, by the share of the steps; None if it never did."""
+    from ssl_framework.metrics_log import read_metrics
+
+    curve = read_metrics(folder / "metrics.csv").get(f"eval/{metric}", [])
+    steps = [step for step, value in curve if value >= target]
+    return round(result["wall_seconds"] * steps[0] / result["steps"], 1) if steps else None
+
+
+def sheet_of(study: Study, entries: Sequence[Entry], scale: str, target: float | None = None) -> Sheet:
+    """The table of a study."""
+    seeds = tuple(sorted({entry.seed for entry in entries} or study.seeds))
+    return Sheet(
+        study.title,
+        study.axis,
+        tuple(map(str, study.rows)),
+        tuple(map(str, study.columns)),
+        tuple(study.metrics),
+        seeds,
+        tuple(entries),
+        study.baseline,
+        study.published,
+        target,
+    )
+
+
+def write_csv(entries: Sequence[Entry]) -> str:
+    """results.csv."""
+    out = io.StringIO()
+    metrics = list(dict.fromkeys(name for entry in entries for name in entry.values))
+    writer = csv.DictWriter(out, [*COLUMNS, *metrics, "error"], lineterminator="\n")
+    writer.writeheader()
+    for entry in entries:
+        row = {name: getattr(entry, name) for name in (*COLUMNS, "error")}
+        writer.writerow({**row, **entry.values})
+    return out.getvalue()
+
+
+def read_csv(text: str) -> list[Entry]:
+    """The entries of a results.csv."""
+    entries = []
+    for line in csv.DictReader(io.StringIO(text)):
+        values = {name: float(value) for name, value in line.items() if name not in (*COLUMNS, "error") and value}
+        seconds, reached = (float(line[name]) if line[name] else None for name in ("seconds", "reached"))
+        rest = (line[name] for name in ("protocol", "config_hash", "error"))
+        entries.append(
+            Entry(line["row"], line["column"], int(line["seed"]), line["state"], values, seconds, reached, *rest)
+        )
+    return entries

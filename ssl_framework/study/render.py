@@ -1,0 +1,290 @@
+"""A sheet as markdown, CSV, LaTeX and a page of its own. No number stands without n and its protocol."""
+
+import base64
+import csv
+import html
+import io
+import math
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from ssl_framework.study.declaration import TRUST
+from ssl_framework.study.sheet import LEVEL, Against, Cell, Sheet, against_baseline, best, cells, mean_and_spread
+
+Found = Mapping[tuple[str, str], Cell]
+
+
+def text_of(cell: Cell, metric: str) -> str:
+    """``52.1 ± 0.4 (3)`` with the number of seeds, and what the cell lacks."""
+    values = cell.values(metric)
+    if not values:
+        return cell.lacks or "-"
+    return f"{mean_and_spread(values, metric)} ({', '.join(filter(None, [str(len(values)), cell.lacks]))})"
+
+
+def tables(sheet: Sheet) -> list[tuple[str, list[list[str]]]]:
+    """Every table of the sheet: title, and its lines of cells, the head first. Bold is marked by ``**``."""
+    found = cells(sheet)
+    result = []
+    for metric in sheet.metrics:
+        marked, against = best(sheet, found, metric), {}
+        if metric == sheet.metrics[0]:
+            against = against_baseline(sheet, found)
+        body = [[f"{sheet.axis} →", *sheet.columns]]
+        for row in sheet.rows:
+            line = [row]
+            for column in sheet.columns:
+                text = text_of(found[row, column], metric)
+                if (row, column) in marked:
+                    text = f"**{text}**"
+                line.append(text + (" *" if (row, column) in against and against[row, column].significant else ""))
+            body.append(line)
+            if metric == sheet.metrics[0] and sheet.published and row in sheet.published.values:
+                theirs = sheet.published.values[row]
+                body.append([f"{row}, published", *(f"{theirs[c]:g}" if c in theirs else "-" for c in sheet.columns)])
+        result.append((metric, body))
+        if against:
+            result.append((f"{metric}, difference to {sheet.baseline}", differences(sheet, against)))
+    result.append(("Cost", costs(sheet, found)))
+    return result
+
+
+def differences(sheet: Sheet, against: Mapping[tuple[str, str], Against]) -> list[list[str]]:
+    """Ours with its spread and p-value, and the published one below."""
+    body = [[f"{sheet.axis} →", *sheet.columns]]
+    theirs = sheet.published.values if sheet.published else {}
+    for row in sheet.rows:
+        if row == sheet.baseline:
+            continue
+        line = [row]
+        for column in sheet.columns:
+            if (value := against.get((row, column))) is None:
+                line.append("-")
+                continue
+            spread = "" if math.isnan(value.spread) else f" ± {value.spread:.1f}"
+            p = "" if math.isnan(value.p) else f", p {value.p:.2g}"
+            line.append(f"{value.difference:+.1f}{spread} (n {value.n}{p})")
+        body.append(line)
+        base = theirs.get(sheet.baseline or "", {})
+        if row in theirs and base:
+            body.append(
+                [f"{row}, published"]
+                + [
+                    f"{theirs[row][column] - base[column]:+.1f}" if column in theirs[row] and column in base else "-"
+                    for column in sheet.columns
+                ]
+            )
+    return body
+
+
+def costs(sheet: Sheet, found: Found) -> list[list[str]]:
+    """Hours of all finished runs of a row, and the median seconds of a run; to the target where there is one."""
+    head = ["", "runs", "hours in all", "median seconds a run"]
+    if sheet.target is not None:
+        head.append(f"median seconds to {sheet.metrics[0]} {sheet.target:g} (reached by)")
+    body = [head]
+    for row in sheet.rows:
+        own = [found[row, column] for column in sheet.columns]
+        seconds = [value for cell in own for value in cell.seconds]
+        runs = sum(len(cell.by_seed) for cell in own)
+        line = [row, str(runs)]
+        line += [f"{sum(seconds) / 3600:.2f}", f"{statistics.median(seconds):.0f}"] if seconds else ["-", "-"]
+        if sheet.target is not None:
+            reached = [value for cell in own for value in cell.reached]
+            line.append(
+                f"{statistics.median(reached):.0f} ({len(reached)} of {runs})" if reached else f"- (0 of {runs})"
+            )
+        body.append(line)
+    return body
+
+
+def notes(sheet: Sheet) -> list[str]:
+    """What the marks mean and where the published numbers come from."""
+    lines = ["Mean ± standard deviation over seeds (number of seeds). Bold: the largest mean of a column."]
+    if sheet.baseline:
+        lines.append(
+            f"\\*: differs from {sheet.baseline} at the {100 * LEVEL:g} % level (paired t-test over seeds, corrected "
+            "after Holm over the table)."
+        )
+    if sheet.published:
+        p = sheet.published
+        lines.append(f"Published: {p.what}; {p.source} ({TRUST[p.trust]}).")
+    return lines
+
+
+def markdown(sheet: Sheet) -> str:
+    """All tables, one below the other."""
+    parts = []
+    for title, body in tables(sheet):
+        head, *rest = [[cell.replace("|", "\\|") for cell in line] for line in body]
+        lines = ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rest)]
+        parts.append(f"**{title}**\n\n" + "\n".join(lines))
+    return "\n\n".join([*parts, *notes(sheet)]) + "\n"
+
+
+def as_csv(sheet: Sheet) -> str:
+    """One line a cell and metric, with everything the other forms show."""
+    found, out = cells(sheet), io.StringIO()
+    against = against_baseline(sheet, found)
+    writer = csv.writer(out, lineterminator="\n")
+    names = ("row", "column", "metric", "n", "mean", "std", "failed", "unfinished", "missing", "published")
+    writer.writerow([*names, "difference", "difference_std", "p_holm", "seconds"])
+    for metric in sheet.metrics:
+        first = metric == sheet.metrics[0]
+        for row in sheet.rows:
+            for column in sheet.columns:
+                cell, values = found[row, column], found[row, column].values(metric)
+                theirs = sheet.published.values.get(row, {}).get(column, "") if first and sheet.published else ""
+                value = against.get((row, column)) if first else None
+                writer.writerow(
+                    [row, column, metric, len(values)]
+                    + [round(statistics.mean(values), 4) if values else ""]
+                    + [round(statistics.stdev(values), 4) if len(values) > 1 else ""]
+                    + [cell.failed, cell.unfinished, cell.missing, theirs]
+                    + (
+                        ["", "", ""]
+                        if value is None
+                        else [plain(value.difference), plain(value.spread), plain(value.p)]
+                    )
+                    + [round(statistics.median(cell.seconds), 1) if cell.seconds else ""]
+                )
+    return out.getvalue()
+
+
+def plain(value: float) -> float | str:
+    """Rounded, nothing for NaN."""
+    return "" if math.isnan(value) else float(f"{value:.4g}")
+
+
+def latex(sheet: Sheet) -> str:
+    """The tables for a paper (booktabs), published rows in italics."""
+    parts = []
+    for title, body in tables(sheet):
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{escaped(title)}}}"]
+        lines += [rf"\begin{{tabular}}{{l{'r' * (len(body[0]) - 1)}}}", r"\toprule"]
+        for number, line in enumerate(body):
+            texts = [bold(cell) for cell in line]
+            if line[0].endswith(", published"):
+                texts = [rf"\textit{{{text}}}" for text in texts]
+            lines.append(" & ".join(texts) + r" \\")
+            lines += [r"\midrule"] if number == 0 else []
+        parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]))
+    said = "\n".join(f"% {line}" for line in notes(sheet))
+    return "\n\n".join([*parts, said]) + "\n"
+
+
+def bold(cell: str) -> str:
+    """A cell with its mark of bold as LaTeX."""
+    head, marked, rest = cell.partition("**")
+    if not marked:
+        return escaped(cell)
+    inner, _, tail = rest.partition("**")
+    return rf"{escaped(head)}\textbf{{{escaped(inner)}}}{escaped(tail)}"
+
+
+def escaped(text: str) -> str:
+    """Text as LaTeX takes it."""
+    for plain_text, written in (("\\", ""), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#")):
+        text = text.replace(plain_text, written)
+    return text.replace("±", r"$\pm$").replace("→", r"$\rightarrow$")
+
+
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse;margin:.5rem 0 1.5rem}td,th{padding:.25rem .7rem;text-align:right;white-space:nowrap}
+td:first-child,th:first-child{text-align:left}thead tr{border-bottom:2px solid #222}
+tr.theirs{color:#666;font-style:italic}
+img{max-width:100%}div.wide{overflow-x:auto}"""
+
+
+def page(sheet: Sheet, lead: list[str]) -> str:
+    """One file with the tables and static plots; needs no network and no script."""
+    parts = [f"<h1>{html.escape(sheet.title)}</h1>", *(f"<p>{html.escape(line)}</p>" for line in lead)]
+    for metric in sheet.metrics:
+        if (picture := plot(sheet, metric)) is not None:
+            data = base64.b64encode(picture).decode()
+            parts.append(
+                f'<img alt="{html.escape(metric)} by {html.escape(sheet.axis)}" src="data:image/png;base64,{data}">'
+            )
+    for title, body in tables(sheet):
+        head, *rest = [[marked(cell) for cell in line] for line in body]
+        lines = [f"<h2>{html.escape(title)}</h2><div class=wide><table><thead><tr>"]
+        lines += [f"<th>{cell}</th>" for cell in head] + ["</tr></thead><tbody>"]
+        for line in rest:
+            kind = ' class="theirs"' if line[0].endswith(", published") else ""
+            lines.append(f"<tr{kind}>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>")
+        parts.append("".join([*lines, "</tbody></table></div>"]))
+    parts += [f"<p>{html.escape(line).replace(chr(92), '')}</p>" for line in notes(sheet)]
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(sheet.title)}</title>'
+        f"<style>{STYLE}</style>" + "\n".join(parts) + "</html>\n"
+    )
+
+
+def marked(cell: str) -> str:
+    """A cell with its mark of bold as HTML."""
+    text = html.escape(cell)
+    return text.replace("**", "<b>", 1).replace("**", "</b>", 1)
+
+
+def plot(sheet: Sheet, metric: str) -> bytes | None:
+    """A PNG of one metric: lines with bands of one standard deviation over a swept number, a heat map where rows are
+    numbers too, else one group of points a column; None where there is nothing to draw."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = cells(sheet)
+    means = {place: statistics.mean(v) for place, cell in found.items() if (v := cell.values(metric))}
+    if not means or len(sheet.columns) < 2 or len(sheet.rows) * len(sheet.columns) > 400:
+        return None
+    spreads = {place: statistics.stdev(v) if len(v := found[place].values(metric)) > 1 else 0.0 for place in means}
+    x, y = numbers(sheet.columns), numbers(sheet.rows)
+    if x is not None and y is not None and len(y) > 1:
+        figure, axes = plt.subplots(figsize=(1.2 + 0.9 * len(x), 1.2 + 0.5 * len(y)))
+        grid = [[means.get((row, column), math.nan) for column in sheet.columns] for row in sheet.rows]
+        drawn = axes.imshow(grid, cmap="viridis", aspect="auto")
+        axes.set_xticks(range(len(x)), sheet.columns)
+        axes.set_yticks(range(len(y)), sheet.rows)
+        figure.colorbar(drawn, label=metric)
+    else:
+        figure, axes = plt.subplots(figsize=(7, 3.6))
+        for number, row in enumerate(sheet.rows):
+            places = [(i, column) for i, column in enumerate(sheet.columns) if (row, column) in means]
+            if not places:
+                continue
+            at: Any = [x[i] if x is not None else i for i, _ in places]
+            mean = [means[row, column] for _, column in places]
+            spread = [spreads[row, column] for _, column in places]
+            style: dict[str, Any] = {"color": f"C{number % 10}", "marker": "os^Dv<>*Ph"[number % 10], "label": row}
+            if x is None:
+                shift = 0.6 * (number / max(1, len(sheet.rows) - 1) - 0.5)
+                axes.errorbar([i + shift for i in at], mean, spread, linestyle="none", capsize=3, **style)
+            else:
+                axes.plot(at, mean, **style)
+                low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
+                axes.fill_between(at, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        if x is None:
+            axes.set_xticks(range(len(sheet.columns)), sheet.columns)
+        else:
+            if min(x) > 0 and max(x) / min(x) >= 8:
+                axes.set_xscale("log")
+            axes.set_xticks(x, sheet.columns)
+            axes.minorticks_off()
+        axes.set_ylabel(metric)
+        axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel(sheet.axis)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+    return out.getvalue()
+
+
+def numbers(names: tuple[str, ...]) -> list[float] | None:
+    """The names as numbers, None unless all are."""
+    try:
+        return [float(name) for name in names]
+    except ValueError:
+        return None
