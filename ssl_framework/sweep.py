@@ -80,7 +80,7 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
 
 
 def config_hash(cfg: DictConfig) -> str:
-    """Short hash of what determines a result up to chance: all but the seed, places, loggers, report and alarm."""
+    """Short hash of what determines a result up to chance: all but seed, places, loggers, report and alarm."""
     content = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(content, dict)
     for key in ("seed", "resume", "logger", "report", "previous"):

@@ -31,8 +31,7 @@ from ssl_framework.report.features import pca
 from ssl_framework.report.inspection import Inspection, class_names, embedded, sampled
 from ssl_framework.report.page import Page, pictures_of, send
 from ssl_framework.report.show import main
-from ssl_framework.run import config_hash
-from ssl_framework.sweep import refuse_other_config
+from ssl_framework.sweep import config_hash, refuse_other_config
 from tests.runs import config, run_in, small
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -413,7 +412,7 @@ def test_the_command_draws_runs(copied: Path, tmp_path: Path, capsys: Any) -> No
         (["neighbours", "run=/nowhere"], "error: the run folder /nowhere does not exist"),
         (["embedding", "run={run}", "by=lda"], "error: by=lda is not known: choose tsne, pca, umap"),
         (["neighbours", "run={run}", "by=pca"], "by=pca is of the word embedding, not of neighbours: leave it out"),
-        (["neighbours", "run={run}", "data.rot=x"], "the run's config has no key data.rot"),
+        (["neighbours", "run={run}", "data.rot=x"], "config has no key data.rot"),
         (["report", "run={run}", "--out", "x"], "the page lies in the run folder: leave out --out"),
         (["neighbour", "run={run}"], "'neighbour' (did you mean neighbours?) is neither key=value nor one of mixers,"),
     ],
