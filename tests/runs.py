@@ -17,6 +17,7 @@ SMALL = (
     "data.batch_size=8",
     "trainer.max_epochs=2",
     "trainer.log_every_n_steps=1",
+    "report=none",
     "evaluation=none",
 )
 """Two epochs of six steps on the embedded data set."""
