@@ -2,13 +2,16 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ssl_framework.report.comparison import condense
 from ssl_framework.report.methods import golden_of, method_tables, methods_page, read_by, read_methods
+from ssl_framework.report.protocols import protocols_page
 from ssl_framework.report.readme import filled
+from ssl_framework.report.studies import studies_page
 from tests.test_report import synthetic_job
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +30,9 @@ def test_the_page_of_methods_is_up_to_date() -> None:
     assert (ROOT / "docs" / "methods.md").read_text() == methods_page(ROOT)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/methods.md", "docs/mixing.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/methods.md", "docs/mixing.md", "docs/evaluation.md", "docs/studies.md"]
+)
 def test_every_file_and_picture_it_points_to_exists(page: str) -> None:
     text = (ROOT / page).read_text()
     links = re.findall(r"\]\((?!http|#)([^)]+)\)", text)
@@ -116,6 +121,14 @@ def test_results_stand_with_their_number_of_seeds_and_protocol(tree: Path, tmp_p
         assert "epochs 3, batch 128" in text and "shapes: 30 pretrain, 30 train, 20 test images" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "page"), [("evaluation", protocols_page), ("studies", studies_page)], ids=["evaluation", "studies"]
+)
+def test_a_page_says_what_configs_and_records_say(name: str, page: Callable[[Path], str]) -> None:
+    """Every table is computed anew from its record. To mend a page: python -m ssl_framework.report.readme"""
+    assert (ROOT / "docs" / f"{name}.md").read_text() == page(ROOT)
+
+
 @pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.name)
 def test_a_record_is_one_run(record: Path) -> None:
     """The printed table, the metrics file and result.json of a record agree, and carry command and commit."""
@@ -124,9 +137,11 @@ def test_a_record_is_one_run(record: Path) -> None:
     for name, value in result["metrics"].items():
         (row,) = [line for line in output.splitlines() if line.startswith(f"│ {name} ")]
         references = [result["baselines"][kind][name] for kind in ("untrained", "raw_pixels")]
-        assert [float(cell) for cell in row.split("│")[2:5]] == [
+        assert [float(cell.split()[0]) for cell in row.split("│")[2:5]] == [
             pytest.approx(v, abs=0.051) for v in (value, *references)
         ]
+        ends = [float(end) for end in re.findall(r"[\d.]+", row.partition("(")[2].partition(")")[0])]
+        assert ends == [pytest.approx(end, abs=0.051) for end in result["intervals"].get(name, [])]
 
 
 def test_the_records_keep_what_the_project_promises() -> None:

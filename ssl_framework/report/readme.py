@@ -9,6 +9,8 @@ import yaml
 from ssl_framework.benchmark.command import meaning, number
 from ssl_framework.report.methods import method_tables, methods_page
 from ssl_framework.report.mixing import mixing_page
+from ssl_framework.report.protocols import protocols_page
+from ssl_framework.report.studies import studies_page
 
 BLOCK = re.compile(r"(<!-- (?P<name>[\w./-]+: [^\n]*?) -->\n).*?(<!-- end -->)", re.S)
 
@@ -65,10 +67,12 @@ def speed_table(root: Path) -> str:
 
 
 def main() -> None:
-    """Writes README.md, docs/methods.md and docs/mixing.md of this source tree anew."""
+    """Writes README.md and the pages of docs of this source tree anew."""
     root = Path(__file__).resolve().parents[2]
     (root / "docs" / "mixing.md").write_text(mixing_page(root))
     (root / "docs" / "methods.md").write_text(methods_page(root))
+    (root / "docs" / "evaluation.md").write_text(protocols_page(root))
+    (root / "docs" / "studies.md").write_text(studies_page(root))
     path = root / "README.md"
     path.write_text(filled(path.read_text(), root))
 
