@@ -132,6 +132,8 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
             "steps": trainer.global_step,
             "resumed_at": step,
             "wall_seconds": round(time.perf_counter() - started, 2),
+            "training_seconds": round(progress.seconds, 2),
+            "evaluation_seconds": round(evaluation.seconds, 2),
             "images_per_second": round(progress.images_per_second, 1),
             "command": about["command"],
             "overrides": about["overrides"],

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -218,7 +219,7 @@ class FrozenEvaluation(L.Callback):
             none.
 
     Logs ``eval/<metric>``. ``metrics`` holds the latest values, ``intervals`` their 95 % intervals over test samples,
-    ``baselines`` the two references.
+    ``baselines`` the two references, ``seconds`` what this process has spent on all of it.
     """
 
     def __init__(
@@ -258,6 +259,7 @@ class FrozenEvaluation(L.Callback):
         self.intervals: dict[str, tuple[float, float]] = {}
         self.baselines: dict[str, dict[str, float]] = {}
         self.evaluated_at = -1
+        self.seconds = 0.0
         self.initial: dict[str, Tensor] | None = None
 
     @property
@@ -393,6 +395,7 @@ class FrozenEvaluation(L.Callback):
     def evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Scores the student as it is now. Changes ``metrics``."""
         assert isinstance(pl_module, SSLModule)
+        started = time.perf_counter()
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         if self.initial is not None:
             trained = copied(pl_module.student)
@@ -406,6 +409,7 @@ class FrozenEvaluation(L.Callback):
         scores = self.score(self.features_of(pl_module), data, pl_module.student, online=True)
         self.metrics, self.intervals = plain(scores), intervals(scores)
         self.evaluated_at = trainer.global_step
+        self.seconds += time.perf_counter() - started
         logged = {f"eval/{name}": value for name, value in self.metrics.items()}
         for logger in trainer.loggers:
             logger.log_metrics(logged, step=trainer.global_step)

@@ -1,4 +1,4 @@
-"""docs/studies.md: every study that is declared, and the tables of those whose runs the repository keeps a record of."""
+"""docs/studies.md: every study that is declared, and the tables of those of which the repository keeps a record."""
 
 import json
 from collections.abc import Mapping
@@ -15,18 +15,18 @@ RECORDS = Path("results") / "studies"
 
 LEAD = """# Studies
 
-A study declares a table of a paper: rows and columns as overrides, seeds, a metric with its protocol, the published numbers
-with their source and how far they can be trusted, and two scales. One command runs what is missing of it and writes the
-table; stopped at any time, the same command goes on:
+A study declares a table of a paper: rows and columns as overrides, seeds, metrics with their protocol, the published
+numbers with their source and how far they can be trusted, and two scales. One command runs what is missing of it and
+writes the table; stopped at any time, the same command goes on:
 
 ```
 python scripts/study.py study=dcl/batch_size scale=small data.root=data jobs=2
 python scripts/study.py study=dcl/batch_size --dry-run      # what would run, and for how long
 ```
 
-`scale=paper` is the published setting as far as it is known. The tables below are of `scale=small`, which two CPU cores can
-do; each says what it can and cannot show. They are computed from the records, with the effects of the papers where we see
-them and without where we do not.
+`scale=paper` is the published setting as far as it is known. The tables below are of `scale=small`, which two CPU cores
+can do; each says what it can and cannot show. They are computed from the records, with the effects of the papers where
+we see them and without where we do not.
 """
 
 
