@@ -5,6 +5,7 @@ A picture that cannot be drawn is one line of text in its place.
 
 import base64
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -198,7 +199,7 @@ def figure(each: Drawn) -> str:
 
 def state(seen: Inspection) -> str:
     """Whether the run has ended, and how far it is if not."""
-    where = f"{seen.folder}, page of {time.strftime('%Y-%m-%d %H:%M')}"
+    where = f"{os.path.relpath(seen.folder)}, page of {time.strftime('%Y-%m-%d %H:%M')}"
     if seen.result:
         minutes, seconds = divmod(round(seen.result["wall_seconds"]), 60)
         return f"Finished: {seen.result['steps']:,} steps, {minutes} min {seconds} s. {where}"
