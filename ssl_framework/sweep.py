@@ -59,6 +59,8 @@ def claimed(folder: Path) -> Iterator[bool]:
 def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
     """Refuses to take a run for this job's that was configured otherwise. Settles ``trainer.precision: auto`` as there.
 
+    Loggers and places, which change no number, may differ.
+
     Raises:
         ValueError: a key of the folder's config.yaml and of ``cfg`` differ.
     """
@@ -67,7 +69,7 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
         now.trainer.precision = cfg.trainer.precision = stored.trainer.precision
     # A run of several stages fills these in when its last one begins.
     filled_in = ("previous", "pseudo_labels.previous", "evaluation.baselines") if now.student.get("earlier") else ()
-    before, after = (dict(leaves(OmegaConf.to_container(c))) for c in (stored, now))
+    before, after = (dict(leaves(without_places(OmegaConf.to_container(c)))) for c in (stored, now))
     for key in sorted((before.keys() | after.keys()) - set(filled_in)):
         here, there = (values.get(key, "absent") for values in (after, before))
         if here != there:
@@ -79,21 +81,28 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
 
 def config_hash(cfg: DictConfig) -> str:
     """Short hash of what determines a result up to chance: everything but the seed, places and loggers."""
-    content = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(content, dict)
-    for key in ("seed", "resume", "logger", "previous"):
+    content = without_places(OmegaConf.to_container(cfg, resolve=True))
+    for key in ("seed", "previous"):
         content.pop(key, None)
-    for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache"):
-        content["data"].pop(key, None)
-        content["data"]["source"].pop(key, None)
     content["data"]["source"].pop("seed", None)
-    content["trainer"].pop("num_threads", None)
     (content.get("pseudo_labels") or {}).pop("previous", None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def without_places(content: Any) -> dict[str, Any]:
+    """A config without what changes no number: where things lie, how they are fetched, loggers. Changes ``content``."""
+    for key in ("resume", "logger", "hparams_search"):
+        content.pop(key, None)
+    data = content.get("data", {})
+    for node in (data, data.get("source", {})):
+        for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache"):
+            node.pop(key, None)
+    content.get("trainer", {}).pop("num_threads", None)
     generated = content.get("generated") or {}
     for node in (generated, generated.get("source", {})):
         for key in ("root", "path"):
             node.pop(key, None)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    return content
 
 
 def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
