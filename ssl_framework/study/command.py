@@ -136,13 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if {"-h", "--help"} & set(arguments):
         print(f"{USAGE}\nStudies: {', '.join(names_of_studies())}")
         return
-    try:
-        request = parse(arguments)
-        cells = cells_of(request.study, request.scale, request.extra, request.seeds)
-    except (HydraException, OmegaConfBaseException) as error:  # the latter is a ValueError in places
-        sys.exit(f"error: {explain(error)}")
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    request, cells = understood(arguments)
     if request.dry_run:
         dry_run(request, cells)
         return
@@ -164,6 +158,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if lacking := [run for run in runs_of(cells) if run.state != "done"]:
         print(f"{len(lacking)} runs have no result; why: {lacking[0].folder / 'output.txt'}")
         sys.exit(1)
+
+
+def understood(arguments: Sequence[str]) -> tuple[Request, list[Cell]]:
+    """What a command line asks for, and the cells it means; ends with one sentence where it cannot be understood."""
+    try:
+        request = parse(arguments)
+        return request, cells_of(request.study, request.scale, request.extra, request.seeds)
+    except (HydraException, OmegaConfBaseException) as error:  # the latter is a ValueError in places
+        sys.exit(f"error: {explain(error)}")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
 
 
 def run(request: Request, cells: Sequence[Cell]) -> int | None:

@@ -18,8 +18,10 @@ from ssl_framework.study.sheet import (
     against_baseline,
     best,
     cells,
+    deviation,
     is_accuracy,
     mean_and_spread,
+    mean_of,
     protocols,
     written,
 )
@@ -170,8 +172,8 @@ def as_csv(sheet: Sheet) -> str:
                 value = against.get((row, column)) if first else None
                 writer.writerow(
                     [row, column, metric, len(values)]
-                    + [round(statistics.mean(values), 4) if values else ""]
-                    + [round(statistics.stdev(values), 4) if len(values) > 1 else ""]
+                    + [round(mean_of(values), 4) if values else ""]
+                    + [round(deviation(values), 4) if len(values) > 1 else ""]
                     + [cell.failed, cell.unfinished, cell.missing, theirs]
                     + (
                         ["", "", ""]
@@ -272,15 +274,15 @@ def plot(sheet: Sheet, metric: str) -> bytes | None:
     """A PNG of one metric: lines with bands of one standard deviation over a swept number, a heat map where rows are
     numbers too, else one group of points a column (of a single column: one line a row); None where there is nothing to
     draw, or too much."""
-    from matplotlib.figure import Figure  # slow to import
-
     found = cells(sheet)
-    means = {place: statistics.mean(v) for place, cell in found.items() if (v := cell.values(metric))}
+    means = {place: mean_of(v) for place, cell in found.items() if (v := cell.values(metric))}
     means = {place: mean for place, mean in means.items() if math.isfinite(mean)}
     rows, columns = len(sheet.rows), len(sheet.columns)
     if len(means) < 2 or rows * columns > 400 or (columns == 1 and rows > 60):
         return None
-    spreads = {place: statistics.stdev(v) if len(v := found[place].values(metric)) > 1 else 0.0 for place in means}
+    from matplotlib.figure import Figure  # slow to import
+
+    spreads = {place: deviation(v) if len(v := found[place].values(metric)) > 1 else 0.0 for place in means}
     x, y = numbers(sheet.columns), numbers(sheet.rows)
     if columns > 1 and rows > 1 and x is not None and y is not None:
         figure = Figure(figsize=(1.2 + 0.9 * columns, 1.2 + 0.5 * rows))

@@ -1,7 +1,6 @@
 """A table of runs with what belongs to its numbers: seeds, spread, published values, significance, cost, protocol."""
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -143,8 +142,8 @@ def against_baseline(sheet: Sheet, found: Mapping[tuple[str, str], Cell]) -> dic
             pairs = [(here.by_seed[seed].get(metric), there.by_seed[seed].get(metric)) for seed in both]
             differences = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
             if differences:
-                spread = statistics.stdev(differences) if len(differences) > 1 else math.nan
-                mean, n = statistics.mean(differences), len(differences)
+                spread = deviation(differences) if len(differences) > 1 else math.nan
+                mean, n = mean_of(differences), len(differences)
                 raw[row, column] = Against(mean, spread, n, paired_p(differences))
     corrected = holm({place: value.p for place, value in raw.items()})
     return {place: value._replace(p=corrected[place]) for place, value in raw.items()}
@@ -155,12 +154,23 @@ def paired_p(differences: Sequence[float]) -> float:
     ones, whose spread is known to be none but by chance."""
     if len(differences) < 2:
         return math.nan
-    mean, spread = statistics.mean(differences), statistics.stdev(differences)
+    mean, spread = mean_of(differences), deviation(differences)
     if spread <= EQUAL * abs(mean) or not spread > 0:
         return math.nan
-    from scipy.stats import t  # slow to import
+    from scipy.special import stdtr  # Student's distribution; slow to import
 
-    return float(2 * t.sf(abs(mean) / (spread / math.sqrt(len(differences))), len(differences) - 1))
+    return float(2 * stdtr(len(differences) - 1, -abs(mean) / (spread / math.sqrt(len(differences)))))
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """The mean of an exact sum, in a tenth of the time of ``statistics.mean``, which counts in fractions."""
+    return math.fsum(values) / len(values)
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Standard deviation of at least two values, with n - 1."""
+    mean = mean_of(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def holm(p: Mapping[Any, float]) -> dict[Any, float]:
@@ -179,7 +189,7 @@ def best(sheet: Sheet, found: Mapping[tuple[str, str], Cell], metric: str) -> se
         return set()
     places = set()
     for column in sheet.columns:
-        means = {row: statistics.mean(v) for row in sheet.rows if (v := found[row, column].values(metric))}
+        means = {row: mean_of(v) for row in sheet.rows if (v := found[row, column].values(metric))}
         means = {row: mean for row, mean in means.items() if not math.isnan(mean)}
         if len(means) > 1:
             highest = max(means.values())
@@ -199,8 +209,8 @@ def written(value: float, metric: str) -> str:
 
 def mean_and_spread(values: Sequence[float], metric: str) -> str:
     """``52.1 ± 0.4``; a single value stands alone."""
-    mean = written(statistics.mean(values), metric)
-    return f"{mean} ± {written(statistics.stdev(values), metric)}" if len(values) > 1 else mean
+    mean = written(mean_of(values), metric)
+    return f"{mean} ± {written(deviation(values), metric)}" if len(values) > 1 else mean
 
 
 def protocols(sheet: Sheet) -> list[str]:
