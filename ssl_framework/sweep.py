@@ -120,6 +120,19 @@ def command_line(overrides: Sequence[str], *options: str) -> str:
     return " ".join(["python train.py", *options, *quoted])
 
 
+def best_trial(jobs: Sequence[Any], metric: str, direction: str) -> str:
+    """What a search of hyper-parameters has found, of how many trials, and the command that trains with it."""
+    scored = [(job.result["metrics"][metric], job) for job in jobs if job.result and metric in job.result["metrics"]]
+    failed = sum(job.state == "failed" for job in jobs)
+    if not scored:
+        return f"no trial of {len(jobs)} has {metric} ({failed} failed)"
+    # A Direction of the sweeper, or its name.
+    value, best = (max if "maximize" in direction else min)(scored, key=lambda pair: pair[0])
+    rest = [item for item in best.overrides if item.partition("=")[0] not in ("hparams_search", "evaluation", "method")]
+    command = command_line([f"method={best.about['method']}", *rest])
+    return f"best of {len(jobs)} trials ({failed} failed) by {metric}: {value:.4g}\nwith it: {command}"
+
+
 class SweepTable(Callback):
     """Keeps the commands of ``python train.py -m ...`` in the sweep's folder, and ends each with one table over all
     jobs there and the folder as the last line."""
@@ -137,8 +150,14 @@ class SweepTable(Callback):
         """Prints the table."""
         from rich.console import Console
 
-        from ssl_framework.report.tables import sweep_table
+        from ssl_framework.report.tables import read_jobs, sweep_table
 
         folder = Path(config.hydra.sweep.dir)
         Console(width=None if sys.stdout.isatty() else 200).print(sweep_table(folder))  # a file takes any width
+        if not str(OmegaConf.select(config, "hydra.launcher._target_")).endswith(".BasicLauncher"):
+            from ssl_framework.main import failures
+
+            failures += [job.error for job in read_jobs(folder) if job.error]  # of jobs in processes elsewhere
+        if (metric := OmegaConf.select(config, "hparams_search.metric")) is not None:
+            print(best_trial(read_jobs(folder), metric, str(OmegaConf.select(config, "hydra.sweeper.direction"))))
         print(folder)
