@@ -55,9 +55,10 @@ def read_runs(folder: Path) -> list[Summary]:
     now = time.time_ns()
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir())
-    stamps = {name: stamp for name in names if (stamp := stamp_of(f"{folder}/{name}")) is not None}
+    stamps = {name: found for name in names if (found := stamp_of(f"{folder}/{name}")) is not None}
     known = load(folder / NAME) if stamps else {}
-    contents, fresh = {}, {}
+    contents: dict[str, str] = {}
+    fresh: dict[str, tuple[str, str]] = {}
     for name, (stamp, newest) in stamps.items():
         if name in known and known[name][0] == stamp:
             contents[name] = known[name][1]
