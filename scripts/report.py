@@ -1,6 +1,6 @@
-"""Condenses a multirun into a record: ``python scripts/report.py outputs/comparison results/comparison``."""
+"""Condenses multiruns into a record (``scripts/report.py outputs/comparison results/comparison``) or into one table."""
 
-from ssl_framework.report.comparison import main
+from ssl_framework.report.command import main
 
 if __name__ == "__main__":
     main()

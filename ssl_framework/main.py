@@ -8,6 +8,7 @@ import copy
 import difflib
 import functools
 import json
+import math
 import os
 import re
 import shutil
@@ -67,6 +68,10 @@ def main() -> None:
         if whole_errors:
             raise
         sys.exit(f"error: {explain(error)}")
+    except ValueError:
+        if not failures:
+            raise
+        sys.exit("error: no trial of the search has ended with a value")  # of which Optuna takes the best
     except KeyboardInterrupt:
         sys.exit("interrupted before training began, or twice: nothing was saved beyond the last checkpoint")
     if failures:
@@ -89,13 +94,17 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", r"\'") + "'"
 
 
-def job(cfg: DictConfig) -> None:
-    """One job: a single run, or one of a multirun. A user's error is one line; the other jobs of a multirun go on."""
+def job(cfg: DictConfig) -> float | None:
+    """One job: a single run, or one of a multirun. A user's error is one line; the other jobs of a multirun go on.
+
+    Returns:
+        What a search of hyper-parameters is after, if this is one of its trials and has come to its end.
+    """
     folder = Path(HydraConfig.get().runtime.output_dir)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         print(f"\njob {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}", flush=True)
         job_of_multirun(cfg, folder)
-        return
+        return objective_of(cfg, folder)
     latest = Path("outputs") / "latest"
     before = os.readlink(latest) if latest.is_symlink() else None
     try:
@@ -104,9 +113,40 @@ def job(cfg: DictConfig) -> None:
         say_error(error)
         failures.append(str(folder))
         discard_unless_trained(folder, before)
-        return
+        return None
     if is_first_process(cfg):
         end(stopped_by, os.path.relpath(folder), f"python train.py resume={os.path.relpath(folder)}")
+    return None
+
+
+def objective_of(cfg: DictConfig, folder: Path) -> float | None:
+    """The value of ``hparams_search.metric`` in a job's result; ``None`` where nothing is searched or it failed."""
+    metric = OmegaConf.select(cfg, "hparams_search.metric")
+    if metric is None or not (folder / "result.json").is_file() or str(folder) in failures:
+        return None
+    found = json.loads((folder / "result.json").read_text())["metrics"]
+    if math.isfinite(value := found.get(metric, math.nan)):
+        return value
+    say_error(
+        ValueError(f"hparams_search.metric is {metric}, of which this trial has no number; it has: {', '.join(found)}")
+    )
+    failures.append(str(folder))
+    return None
+
+
+def refuse_test_labels(cfg: DictConfig) -> None:
+    """Refuses a search that would choose by the test split.
+
+    Raises:
+        ValueError: ``hparams_search.metric`` may come from a probe of it.
+    """
+    metric = OmegaConf.select(cfg, "hparams_search.metric")
+    probes = [*(cfg.evaluation.get("probes") or {}), *(cfg.evaluation.get("head_probes") or {})]
+    if metric is not None and probes and not metric.endswith("/train_top1"):
+        raise ValueError(
+            f"hparams_search.metric is {metric}, but {', '.join(map(str, probes))} of evaluation.probes read the test "
+            "split, by which nothing may be chosen: set evaluation=search"
+        )
 
 
 def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
@@ -118,6 +158,7 @@ def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
             return
         try:
             goes_on = False
+            refuse_test_labels(cfg)
             if has_trained(folder):
                 refuse_other_config(cfg, folder)
                 if (folder / "result.json").is_file():

@@ -59,6 +59,8 @@ def claimed(folder: Path) -> Iterator[bool]:
 def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
     """Refuses to take a run for this job's that was configured otherwise. Settles ``trainer.precision: auto`` as there.
 
+    Loggers and places, which change no number, may differ.
+
     Raises:
         ValueError: a key of the folder's config.yaml and of ``cfg`` differ.
     """
@@ -67,10 +69,8 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
         now.trainer.precision = cfg.trainer.precision = stored.trainer.precision
     # A run of several stages fills these in when its last one begins.
     filled_in = ("previous", "pseudo_labels.previous", "evaluation.baselines") if now.student.get("earlier") else ()
-    before, after = (dict(leaves(OmegaConf.to_container(c))) for c in (stored, now))
+    before, after = (dict(leaves(without_places(OmegaConf.to_container(c)))) for c in (stored, now))
     for key in sorted((before.keys() | after.keys()) - set(filled_in)):
-        if key.partition(".")[0] == "report":  # it has no part in the result
-            continue
         here, there = (values.get(key, "absent") for values in (after, before))
         if here != there:
             raise ValueError(
@@ -81,22 +81,32 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
 
 def config_hash(cfg: DictConfig) -> str:
     """Short hash of what determines a result up to chance: all but seed, places, loggers, report and alarm."""
-    content = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(content, dict)
-    for key in ("seed", "resume", "logger", "report", "previous"):
+    content = without_places(OmegaConf.to_container(cfg, resolve=True))
+    for key in ("seed", "previous"):
         content.pop(key, None)
-    for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache"):
-        content["data"].pop(key, None)
-        content["data"]["source"].pop(key, None)
     content["data"]["source"].pop("seed", None)
-    for key in ("num_threads", "collapse_below"):
-        content["trainer"].pop(key, None)
     (content.get("pseudo_labels") or {}).pop("previous", None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def without_places(content: Any) -> dict[str, Any]:
+    """A config without what changes no number: where things lie, how they are fetched, loggers, report and alarm.
+
+    Changes ``content``.
+    """
+    for key in ("resume", "logger", "report", "hparams_search"):
+        content.pop(key, None)
+    data = content.get("data", {})
+    for node in (data, data.get("source", {})):
+        for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache"):
+            node.pop(key, None)
+    for key in ("num_threads", "collapse_below"):
+        content.get("trainer", {}).pop(key, None)
     generated = content.get("generated") or {}
     for node in (generated, generated.get("source", {})):
         for key in ("root", "path"):
             node.pop(key, None)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    return content
 
 
 def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -112,6 +122,19 @@ def command_line(overrides: Sequence[str], *options: str) -> str:
     """The command that a user types for these overrides."""
     quoted = (item if re.fullmatch(r"[\w=.,:/+~@%-]+", item) else f'"{item}"' for item in overrides)
     return " ".join(["python train.py", *options, *quoted])
+
+
+def best_trial(jobs: Sequence[Any], metric: str, direction: str) -> str:
+    """What a search of hyper-parameters has found, of how many trials, and the command that trains with it."""
+    scored = [(job.result["metrics"][metric], job) for job in jobs if job.result and metric in job.result["metrics"]]
+    failed = sum(job.state == "failed" for job in jobs)
+    if not scored:
+        return f"no trial of {len(jobs)} has {metric} ({failed} failed)"
+    # A Direction of the sweeper, or its name.
+    value, best = (max if "maximize" in direction else min)(scored, key=lambda pair: pair[0])
+    rest = [item for item in best.overrides if item.partition("=")[0] not in ("hparams_search", "evaluation", "method")]
+    command = command_line([f"method={best.about['method']}", *rest])
+    return f"best of {len(jobs)} trials ({failed} failed) by {metric}: {value:.4g}\nwith it: {command}"
 
 
 class SweepTable(Callback):
@@ -131,8 +154,14 @@ class SweepTable(Callback):
         """Prints the table."""
         from rich.console import Console
 
-        from ssl_framework.report.tables import sweep_table
+        from ssl_framework.report.tables import read_jobs, sweep_table
 
         folder = Path(config.hydra.sweep.dir)
         Console(width=None if sys.stdout.isatty() else 200).print(sweep_table(folder))  # a file takes any width
+        if not str(OmegaConf.select(config, "hydra.launcher._target_")).endswith(".BasicLauncher"):
+            from ssl_framework.main import failures
+
+            failures += [job.error for job in read_jobs(folder) if job.error]  # of jobs in processes elsewhere
+        if (metric := OmegaConf.select(config, "hparams_search.metric")) is not None:
+            print(best_trial(read_jobs(folder), metric, str(OmegaConf.select(config, "hydra.sweeper.direction"))))
         print(folder)

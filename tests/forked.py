@@ -5,6 +5,7 @@ ranks, and compares with forked ones; the others need only what a process of one
 working directory and output.
 """
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,11 +23,11 @@ CONTEXT.set_forkserver_preload(["ssl_framework.run"])
 
 
 class Command:
-    """``python train.py ARGUMENTS`` in ``folder``, started."""
+    """``python train.py ARGUMENTS`` in ``folder``, started; or another command, which ``become`` turns into."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, become: Callable[[Sequence[str]], None] | None = None) -> None:
         self.files = [folder / f".{name}.{time.monotonic_ns()}" for name in ("stdout", "stderr")]
-        self.process = CONTEXT.Process(target=run_command, args=(folder, arguments, *self.files))
+        self.process = CONTEXT.Process(target=run_command, args=(folder, arguments, *self.files, become or train))
         self.process.start()
 
     def send_signal(self, number: int) -> None:
@@ -43,46 +44,52 @@ class Command:
         return subprocess.CompletedProcess([], self.process.exitcode, out, err)
 
 
-def run_command(folder: Path, arguments: Sequence[str], out: Path, err: Path) -> None:
-    """Becomes ``python train.py``; its ranks are forked from here, where nothing has run either."""
-    from ssl_framework import main
-
+def run_command(
+    folder: Path, arguments: Sequence[str], out: Path, err: Path, become: Callable[[Sequence[str]], None]
+) -> None:
+    """Becomes a command; its ranks and runs are forked from here, where nothing has run either."""
     os.chdir(folder)
     for path, descriptor in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    become(arguments)
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Becomes ``python train.py``."""
+    from ssl_framework import main
+
     sys.argv = ["train.py", *arguments]
     main.subprocess = SimpleNamespace(  # type: ignore[attr-defined]
-        Popen=Rank, run=subprocess.run, TimeoutExpired=subprocess.TimeoutExpired
+        Popen=rank, run=subprocess.run, TimeoutExpired=subprocess.TimeoutExpired
     )
     main.main()
 
 
-class Rank:
-    """What ``main.launch`` uses of a Popen, of a fork that becomes ``python -m ssl_framework.run FOLDER``."""
+class Fork:
+    """What is used of a Popen, of a fork in a session of its own that ends with the exit code of ``become``."""
 
-    def __init__(self, command: Sequence[str], env: dict[str, str], start_new_session: bool) -> None:
-        assert list(command[:3]) == [sys.executable, "-m", "ssl_framework.run"] and start_new_session
+    def __init__(self, become: Callable[[], int]) -> None:
         sys.stdout.flush()
-        self.code: int | None = None
+        self.returncode: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
             os.setsid()
-            os._exit(become_rank(Path(command[3]), env))
+            os._exit(become())
 
     def poll(self) -> int | None:
-        if self.code is None:
+        if self.returncode is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.code = os.waitstatus_to_exitcode(status) if pid else None
-        return self.code
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
 
     def wait(self, timeout: float = 600) -> int:
         deadline = time.monotonic() + timeout
         while self.poll() is None:
             if time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired("rank", timeout)
+                raise subprocess.TimeoutExpired("fork", timeout)
             time.sleep(0.02)
-        assert self.code is not None
-        return self.code
+        assert self.returncode is not None
+        return self.returncode
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
@@ -90,6 +97,48 @@ class Rank:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+def rank(command: Sequence[str], env: dict[str, str], start_new_session: bool) -> Fork:
+    """In place of the Popen of ``main.launch``: a fork that becomes ``python -m ssl_framework.run FOLDER``."""
+    assert list(command[:3]) == [sys.executable, "-m", "ssl_framework.run"] and start_new_session
+    return Fork(functools.partial(become_rank, Path(command[3]), env))
+
+
+def study(arguments: Sequence[str]) -> None:
+    """Becomes ``python scripts/study.py``, whose runs are forks of it."""
+    from ssl_framework.study import command
+    from ssl_framework.study.engine import NO_TABLE, Engine, job_overrides
+
+    def begin(self: Engine, run: Any, slot: int) -> Fork:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        return run_of_study([*job_overrides(run), *self.launch, NO_TABLE], run.folder / "output.txt")
+
+    Engine.begin = begin  # type: ignore[assignment, method-assign]
+    command.main(arguments)
+
+
+def run_of_study(arguments: Sequence[str], output: Path) -> Fork:
+    """In place of the Popen of a study's engine: a fork that becomes ``python train.py -m ARGUMENTS``."""
+
+    def become() -> int:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the study's
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for descriptor in (1, 2):
+            os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+        code: Any = 1
+        try:
+            train(["-m", *arguments])
+            code = 0
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return code
+
+    return Fork(become)
 
 
 def become_rank(folder: Path, env: dict[str, str]) -> int:

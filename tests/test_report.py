@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ssl_framework.report import comparison
+from ssl_framework.report.command import main
 from ssl_framework.report.comparison import condense, read_record
 from ssl_framework.report.tables import natural, sweep_table
 from ssl_framework.sweep import job_folder
@@ -101,7 +102,7 @@ def test_a_record_holds_every_job_and_gives_back_the_same_table(tmp_path: Path) 
 
 def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
-        comparison.main([str(tmp_path)])
+        main([str(tmp_path)])
     assert "holds no finished job" in capsys.readouterr().err
 
 

@@ -38,19 +38,30 @@ class LeaveOneOut:
 
         A k that is not below N is left out, with one warning that says so.
         """
-        if not are_classes(train.y, "k-NN with k by leave-one-out"):
+        chosen, _ = self.choose(train)
+        if chosen is None:
             return {}
+        (top1,) = KNN(chosen, self.temperature, self.chunk)(train, test).values()
+        return {f"{self.name}/top1": top1, f"{self.name}/k": float(chosen)}
+
+    @property
+    def name(self) -> str:
+        """What metrics begin with."""
+        return f"knn[k=loo,T={self.temperature:g}]"
+
+    def choose(self, train: Frozen) -> tuple[int | None, float]:
+        """The k of the best accuracy on the train split, and that accuracy in percent; ``None`` where there is none."""
+        if not are_classes(train.y, "k-NN with k by leave-one-out"):
+            return None, 0.0
         count = len(train.x)
         if left_out := [k for k in self.ks if k >= count]:
             warnings.warn(f"k-NN with k={left_out} skipped: a sample of the train split has only {count - 1} others")
         ks = [k for k in self.ks if k < count]
         if not ks:
-            return {}
+            return None, 0.0
         right = self.right(ks, train)
         chosen = max(right, key=lambda k: (right[k], -k))
-        (top1,) = KNN(chosen, self.temperature, self.chunk)(train, test).values()
-        name = f"knn[k=loo,T={self.temperature:g}]"
-        return {f"{name}/top1": top1, f"{name}/k": float(chosen)}
+        return chosen, 100 * right[chosen] / count
 
     def right(self, ks: Sequence[int], train: Frozen) -> dict[int, int]:
         """For each k, below N: how many samples of the train split the others classify right."""
@@ -69,3 +80,25 @@ class LeaveOneOut:
                 votes.scatter_add_(1, train.y[row[:, :k]], weight[:, :k])
                 hits[k] += int((votes.argmax(dim=1) == y).sum())
         return hits
+
+
+class TrainLeaveOneOut:
+    """The choice of ``LeaveOneOut`` alone: a measure of the train split, for who chooses settings and leaves the test
+    split alone. Being the best of several k, it is no estimate of the accuracy on new images.
+
+    Args:
+        k: to choose from.
+        temperature: T.
+        chunk: rows compared with the bank at once.
+    """
+
+    def __init__(self, k: Sequence[int], temperature: float, chunk: int = 1024) -> None:
+        self.probe = LeaveOneOut(k, temperature, chunk)
+
+    def __call__(self, train: Frozen) -> dict[str, float]:
+        """Top-1 accuracy on the train split in percent, named ``knn[k=loo,T=0.1]/train_top1``; needs labels."""
+        if train.y is None:
+            warnings.warn("k-NN by leave-one-out skipped: the train split has no labels")
+            return {}
+        chosen, top1 = self.probe.choose(train)
+        return {} if chosen is None else {f"{self.probe.name}/train_top1": top1}

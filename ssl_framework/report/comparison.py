@@ -7,7 +7,6 @@ table.md     mean and standard deviation over seeds
 command.txt  what was typed
 """
 
-import argparse
 import csv
 import json
 import shutil
@@ -250,19 +249,3 @@ def condense(folder: Path, out: Path, with_references: bool) -> Record:
     if out.resolve() != folder.resolve():
         shutil.copyfile(folder / "command.txt", out / "command.txt")
     return record
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point of ``scripts/report.py``."""
-    parser = argparse.ArgumentParser(prog="report.py", description="Condenses the folder of a multirun into a record.")
-    parser.add_argument("folder", type=Path, help="hydra.sweep.dir of the multirun")
-    parser.add_argument("out", type=Path, nargs="?", help="where the record goes (default: the folder itself)")
-    parser.add_argument("--references", action="store_true", help="score raw pixels and the untrained backbone too")
-    given = parser.parse_args(arguments)
-    out = given.out or given.folder
-    try:
-        condense(given.folder, out, given.references)
-    except (ValueError, FileNotFoundError) as error:
-        parser.exit(1, f"error: {error}\n")
-    print((out / "table.md").read_text(), end="")
-    print(out)

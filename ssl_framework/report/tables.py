@@ -188,9 +188,14 @@ def mean_and_spread(values: list[float], metric: str = "/top1") -> str:
 
 def shown(metric: str, value: float) -> str:
     """A metric's value as it is printed: percent with one decimal, errors and correlations with three digits."""
-    return f"{value:.1f}" if metric.endswith("/top1") else f"{value:.3g}"
+    return f"{value:.1f}" if in_percent(metric) else f"{value:.3g}"
+
+
+def in_percent(metric: str) -> bool:
+    """Whether a metric of result.json is an accuracy."""
+    return metric.endswith(("/top1", "/train_top1"))
 
 
 def unit_of(metrics: Iterable[str]) -> str:
     """What a table of these metrics shows."""
-    return "top-1, percent" if any(name.endswith("/top1") for name in metrics) else "metric"
+    return "top-1, percent" if any(map(in_percent, metrics)) else "metric"

@@ -1,27 +1,35 @@
 """The command: ``python scripts/study.py study=dcl/batch_size scale=small [jobs=2] [key=value ...]``."""
 
 import json
+import math
+import re
+import shlex
 import statistics
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import hydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl_framework.main import STOPPED, explain, write
+from ssl_framework.main import CONFIGS, STOPPED, explain, quoted, write
 from ssl_framework.study.cells import Cell, Run, cells_of, runs_of
 from ssl_framework.study.declaration import Study, names_of_studies, read_study
 from ssl_framework.study.engine import Engine
-from ssl_framework.study.record import entries_of, sheet_of, write_csv
+from ssl_framework.study.record import COLUMNS, entries_of, sheet_of, write_csv
 from ssl_framework.study.render import as_csv, latex, markdown, page, plot
-from ssl_framework.study.sheet import Sheet, mean_and_spread
+from ssl_framework.study.sheet import Sheet, is_accuracy, mean_and_spread
 
 OUT = Path("outputs") / "studies"
 
+Number = TypeVar("Number", int, float)
+
 USAGE = """python scripts/study.py study=NAME [scale=small] [jobs=1] [seeds=0,1,2] [key=value ...]
+
+NAME is one of configs/study, or the path of a file like those, such as study=my/table.yaml.
 
 Runs what the study's table lacks and writes the table. Stop it at any time and start it again: runs that are done
 stay, interrupted ones go on from their checkpoint, failed ones are tried again.
@@ -32,8 +40,9 @@ stay, interrupted ones go on from their checkpoint, failed ones are tried again.
   seeds=0,1          in place of the study's own
   target=50          adds the cost to reach this value of the first metric (needs evaluation.every_n_epochs > 0)
   record=FOLDER      also keeps a record of the study there
-  hydra/launcher=submitit_slurm hydra.launcher.partition=gpu
-                     hands the runs to SLURM, jobs=... at a time (pip install hydra-submitit-launcher)
+  hydra/launcher=submitit_slurm hydra.launcher.partition=gpu hydra.launcher.timeout_min=600
+                     hands the runs to SLURM, jobs=... at a time (pip install "ssl-framework[sweeps]"); jobs that were
+                     handed over go on when the study is stopped, and the next start waits for them
   anything else      an override of every run, such as data.root=data or logger=wandb (grouped by study)
 """
 
@@ -60,30 +69,65 @@ def parse(arguments: Sequence[str]) -> Request:
     """
     given = [item for item in arguments if item not in ("--dry-run", "dry_run=true")]
     if wrong := [item for item in given if "=" not in item]:
-        raise ValueError(f"{wrong[0]!r} is not of the form key=value\n\n{USAGE}")
+        raise ValueError(f"{wrong[0]!r} is not of the form key=value (--help lists what is known)")
     own = {"study": "", "scale": "small", "seeds": "", "jobs": "1", "target": "", "record": ""}
     extra, launch = [], []
     for item in given:
         key, _, value = item.partition("=")
         if key in own:
             own[key] = value
-        elif key.lstrip("+").startswith(("hydra", "logger")):
+        elif re.match(r"\+*hydra(/launcher$|\.launcher\.)|[+~]*logger(\.|$)", key):
             launch.append(item)
+        elif key.lstrip("+~").startswith("hydra"):
+            raise ValueError(f"{item}: a study has its own folders and sweeper; only hydra/launcher can be chosen")
+        elif key.lstrip("+~") == "seed":
+            raise ValueError(f"{item}: each cell is run with several seeds; give them as seeds=0,1,2")
         else:
             extra.append(item)
     if not own["study"]:
-        raise ValueError(f"say which study: {', '.join(names_of_studies())}\n\n{USAGE}")
-    study = read_study(own["study"])
+        raise ValueError(f"say which study: study= one of {', '.join(names_of_studies())}")
+    study = study_of(own["study"])
     if {"logger=wandb", "logger=wandb_offline"} & set(launch):
-        launch.append(f"+logger.wandb.group={study.name}")
-    try:
-        seeds = tuple(int(seed) for seed in own["seeds"].split(",") if seed)
-        jobs, target = int(own["jobs"]), float(own["target"]) if own["target"] else None
-    except ValueError as error:
-        raise ValueError(f"seeds, jobs and target are numbers: {error}") from error
+        launch.append(f"+logger.wandb.group={quoted(study.name)}")
+    seeds = tuple(dict.fromkeys(number_of("seeds", seed, int) for seed in own["seeds"].split(",") if seed))
+    jobs = number_of("jobs", own["jobs"], int)
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}: it must be at least 1")
+    target = number_of("target", own["target"], float) if own["target"] else None
+    first = next(iter(study.metrics.items()))
+    if target is not None and not any(map(is_accuracy, first)):
+        raise ValueError(f"target is {target:g}, but the study's first metric, {first[0]}, is no accuracy")
     record = Path(own["record"]) if own["record"] else None
     dry_run = len(given) < len(arguments)
     return Request(study, own["scale"], seeds, jobs, target, record, dry_run, tuple(extra), tuple(launch))
+
+
+def number_of(key: str, text: str, kind: type[Number]) -> Number:
+    """The value of a key as a number.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return kind(text)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{key} has {text!r}, which is not {what}") from None
+
+
+def study_of(name: str) -> Study:
+    """The study of that name in configs/study, or in the file of that path.
+
+    Raises:
+        ValueError: there is none, its declaration is wrong, or a metric is called what a record calls something else.
+    """
+    path = Path(name)
+    if path.suffix == ".yaml" and not path.is_file():
+        raise ValueError(f"study={name}: there is no such file")
+    study = read_study(path.stem, path.parent) if path.suffix == ".yaml" else read_study(name)
+    if clash := {*COLUMNS, "error"} & set(study.metrics):
+        raise ValueError(f"study={name}: a metric cannot be called {min(clash)}, which is a column of the record")
+    return study
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -92,17 +136,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if {"-h", "--help"} & set(arguments):
         print(f"{USAGE}\nStudies: {', '.join(names_of_studies())}")
         return
-    try:
-        request = parse(arguments)
-        cells = cells_of(request.study, request.scale, request.extra, request.seeds)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {explain(error)}")
+    request, cells = understood(arguments)
     if request.dry_run:
         dry_run(request, cells)
         return
-    command = "python scripts/study.py " + " ".join(arguments)
+    command = shlex.join(["python", "scripts/study.py", *arguments])
     stopped = run(request, cells)
     folder = OUT / request.study.name / request.scale
     try:
@@ -117,8 +155,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(STOPPED + stopped)
     for path in sorted(folder.iterdir()):
         print(path)
-    if any(run.state == "failed" for run in runs_of(cells)):
+    if lacking := [run for run in runs_of(cells) if run.state != "done"]:
+        print(f"{len(lacking)} runs have no result; why: {lacking[0].folder / 'output.txt'}")
         sys.exit(1)
+
+
+def understood(arguments: Sequence[str]) -> tuple[Request, list[Cell]]:
+    """What a command line asks for, and the cells it means; ends with one sentence where it cannot be understood."""
+    try:
+        request = parse(arguments)
+        return request, cells_of(request.study, request.scale, request.extra, request.seeds)
+    except (HydraException, OmegaConfBaseException) as error:  # the latter is a ValueError in places
+        sys.exit(f"error: {explain(error)}")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
 
 
 def run(request: Request, cells: Sequence[Cell]) -> int | None:
@@ -137,7 +187,7 @@ def run(request: Request, cells: Sequence[Cell]) -> int | None:
 
     def ended(run: Run) -> None:
         nonlocal count
-        count += run.state in ("done", "failed")
+        count += 1
         left = (time.monotonic() - started) / max(1, count) * (len(missing) - count)
         cell = place[run.folder]
         print(
@@ -153,7 +203,7 @@ def said_of(cell: Cell) -> str:
     """How a run ended, in a few words."""
     if (result := cell.run.result) is not None:
         name = cell.metrics[0]
-        value = mean_and_spread([result["metrics"][name]], "top-1") if name in result["metrics"] else "done"
+        value = mean_and_spread([result["metrics"][name]], name) if name in result["metrics"] else "done"
         return f"{value}, {result['wall_seconds']:.0f} s"
     if cell.run.error is not None:
         return f"failed: {cell.run.error}"
@@ -170,22 +220,26 @@ def minutes(seconds: float) -> str:
 def dry_run(request: Request, cells: Sequence[Cell]) -> None:
     """Lists the runs with their state; the time of those to run from finished runs of the cell or measured steps."""
     known: dict[tuple[str, str], float] = {}
-    total = 0.0
+    total, unknown = 0.0, 0
     for run_cells in by_run(cells):
         cell = run_cells[0]
         state, place = cell.run.state, (cell.row, cell.column)
         if state != "done":
             if place not in known:
                 known[place] = seconds_of(cells, cell)
-            total += known[place]
-        time_of = f", about {minutes(known[place])}" if state != "done" else ""
+            said = f", about {minutes(known[place])}"
+            if math.isnan(known[place]):
+                said, unknown = ", time unknown", unknown + 1
+            else:
+                total += known[place]
         print(
-            f"{cell.row} | {cell.column} | seed {cell.run.seed}: {state}{time_of} | {' '.join(cell.run.overrides)}",
+            f"{cell.row} | {cell.column} | seed {cell.run.seed}: {state}{said if state != 'done' else ''} | "
+            f"{' '.join(cell.run.overrides)}",
             flush=True,
         )
     print(
         f"in all about {minutes(total / request.jobs)} of training with jobs={request.jobs} on this machine; start and "
-        "evaluation of what was not run yet come on top"
+        f"evaluation of what was not run yet come on top{f', and {unknown} runs of unknown time' if unknown else ''}"
     )
 
 
@@ -198,17 +252,19 @@ def by_run(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def seconds_of(cells: Sequence[Cell], cell: Cell) -> float:
-    """Of a run: the median of finished runs of other seeds, else from measured steps."""
+    """Of a run: the median of finished runs of other seeds, else from measured steps; NaN where none can be taken here,
+    which is said."""
     others = [c.run.result for c in cells if (c.row, c.column) == (cell.row, cell.column)]
     if finished := [result["wall_seconds"] for result in others if result and not result.get("resumed_at")]:
         return statistics.median(finished)
-    import hydra
+    from ssl_framework.study.estimate import training_seconds  # imports torch
 
-    from ssl_framework.main import CONFIGS
-    from ssl_framework.study.estimate import training_seconds
-
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return training_seconds(hydra.compose("train", list(cell.run.overrides)))
+    try:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return training_seconds(hydra.compose("train", list(cell.run.overrides)))
+    except (ValueError, OSError, RuntimeError, HydraException) as error:  # no data or no GPU here
+        print(f"{cell.row} | {cell.column}: no step can be measured here: {' '.join(str(error).split())}")
+        return math.nan
 
 
 def report(request: Request, cells: Sequence[Cell], folder: Path, command: str) -> Sheet:
@@ -229,6 +285,8 @@ def report(request: Request, cells: Sequence[Cell], folder: Path, command: str) 
     write(folder / "command.txt", command + "\n")
     if (picture := plot(sheet, sheet.metrics[0])) is not None:
         (folder / "plot.png").write_bytes(picture)
+    else:
+        (folder / "plot.png").unlink(missing_ok=True)  # of what the table was before
     if folder != request.record:
         write(folder / "table.html", page(sheet, lead))
     return sheet

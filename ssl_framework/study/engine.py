@@ -1,10 +1,9 @@
 """Runs what a study lacks, n runs at a time, each in a process and a folder of its own.
 
 On this machine by default. With ``hydra/launcher=submitit_slurm`` (hydra-submitit-launcher) or any other launcher of
-Hydra, each process hands its run over and waits for it.
+Hydra, each process hands its run over and waits for it. What was handed over goes on when the study is stopped.
 """
 
-import itertools
 import os
 import signal
 import subprocess
@@ -14,9 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from ssl_framework.main import HERE
+from ssl_framework.main import HERE, quoted
 from ssl_framework.study.cells import Run
 from ssl_framework.sweep import claimed
+
+PAUSE = 0.2
+"""Seconds between two looks at the processes."""
 
 NO_TABLE = "~hydra.callbacks.sweep_table"
 """The runs of all studies lie in one folder, of which one table would say nothing."""
@@ -25,11 +27,11 @@ NO_TABLE = "~hydra.callbacks.sweep_table"
 def job_overrides(run: Run) -> list[str]:
     """The overrides of one job, its folder included."""
     folder = run.folder.resolve()
-    return [*run.overrides, f"hydra.sweep.dir={folder.parent}", f"hydra.sweep.subdir={folder.name}"]
+    return [*run.overrides, f"hydra.sweep.dir={quoted(str(folder.parent))}", f"hydra.sweep.subdir={folder.name}"]
 
 
 class Engine:
-    """Processes side by side; on this machine each has its share of the cores and one GPU after the other.
+    """Processes side by side; on this machine each has its share of the cores and of the GPUs.
 
     A run is a job of a multirun (``python train.py -m``) of its own: what is done stays, what was interrupted goes on
     from its checkpoint, and what another process runs is left to it.
@@ -42,12 +44,14 @@ class Engine:
 
     def __init__(self, at_once: int, launch: Sequence[str] = ()) -> None:
         if at_once < 1:
-            raise ValueError(f"jobs is {at_once}: at least one run goes on at a time")
+            raise ValueError(f"jobs is {at_once}: it must be at least 1")
         self.at_once = at_once
         self.launch = list(launch)
-        self.here = not any(item.startswith("hydra/launcher=") for item in launch)
-        self.asked: int | None = None
+        self.here = not any(item.lstrip("+").startswith("hydra/launcher=") for item in launch)
+        self.asked: int | None = None  # the signal that asked to stop
+        self.insists = False  # it came twice
         self.children: dict[subprocess.Popen, tuple[Run, int]] = {}
+        self.told: set[subprocess.Popen] = set()  # children that were passed the signal
 
     def __call__(self, runs: Sequence[Run], ended: Callable[[Run], None]) -> int | None:
         """Runs them all, a failed one twice; ``ended`` is told of each.
@@ -59,25 +63,39 @@ class Engine:
         waiting, free = list(runs), list(range(self.at_once))
         tries = dict.fromkeys((run.folder for run in runs), 2)
         try:
-            while (waiting or self.children) and not (self.asked and not self.children):
-                ready = (run for run in list(waiting) if self.asked is None and not held_elsewhere(run.folder))
-                for run in itertools.islice(ready, len(free)):
-                    waiting.remove(run)
-                    slot = free.pop(0)
-                    self.children[self.begin(run, slot)] = (run, slot)
-                time.sleep(0.2)
+            while self.children or (waiting and self.asked is None):
+                self.start(waiting, free, ended)
+                self.pass_on()
+                time.sleep(PAUSE)
                 for child in [child for child in self.children if child.poll() is not None]:
                     run, slot = self.children.pop(child)
                     free.append(slot)
-                    tries[run.folder] -= 1
+                    tries[run.folder] -= not (self.here and left_to_another(run, child))
                     if run.state != "done" and tries[run.folder] and self.asked is None:
                         waiting.append(run)
                     else:
                         ended(run)
+        except BaseException:
+            for child in self.children:  # nobody waits for them any more: they save and end
+                child.terminate()
+            raise
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
         return self.asked
+
+    def start(self, waiting: list[Run], free: list[int], ended: Callable[[Run], None]) -> None:
+        """Begins as many runs as there are free slots. Changes ``waiting`` and ``free``."""
+        for run in list(waiting):
+            if not free or self.asked is not None:
+                return
+            if run.state == "done":  # by another process
+                waiting.remove(run)
+                ended(run)
+            elif not held_elsewhere(run.folder):
+                waiting.remove(run)
+                slot = free.pop(0)
+                self.children[self.begin(run, slot)] = (run, slot)
 
     def begin(self, run: Run, slot: int) -> subprocess.Popen:
         """Starts a run on the slot's share of the machine; what it prints goes to output.txt in its folder."""
@@ -87,7 +105,8 @@ class Engine:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.at_once)))
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
         if self.here and (gpus := visible_gpus()):
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+            mine = gpus[slot :: self.at_once] or [gpus[slot % len(gpus)]]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         command = [sys.executable, "-c", "from ssl_framework.main import main; main()", "-m", *job_overrides(run)]
         with (run.folder / "output.txt").open("a") as output:
             return subprocess.Popen(
@@ -99,10 +118,25 @@ class Engine:
             )
 
     def stop(self, number: int, frame: FrameType | None) -> None:
-        """Passes a signal on to the runs, which save and end; a second one ends them at once."""
-        for child in self.children:
-            child.send_signal(number if self.asked is None else signal.SIGKILL)
+        """Takes a signal, which ``pass_on`` then tells the runs: one may be about to begin just now."""
+        self.insists = self.asked is not None
         self.asked = number
+
+    def pass_on(self) -> None:
+        """Tells each run once of the signal, on which it saves and ends; a second signal ends them at once."""
+        if self.asked is None:
+            return
+        for child in self.children:
+            if self.insists:
+                child.kill()
+            elif child not in self.told:
+                child.send_signal(self.asked)
+                self.told.add(child)
+
+
+def left_to_another(run: Run, child: subprocess.Popen) -> bool:
+    """Whether the process ended well without a result: another one took the run a moment before."""
+    return child.returncode == 0 and run.state in ("missing", "interrupted")
 
 
 def held_elsewhere(folder: Path) -> bool:

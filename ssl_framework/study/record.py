@@ -48,7 +48,7 @@ def entries_of(study: Study, cells: Sequence[Cell], target: float | None = None)
                 if metric not in result["metrics"]:
                     had = ", ".join(result["metrics"])
                     raise ValueError(f"study={study.name} wants {metric}, which {folder} lacks; it has: {had}")
-                values[title] = round(result["metrics"][metric], 4)
+                values[title] = float(f"{result['metrics'][metric]:.6g}")
             seconds = None if result.get("resumed_at") else result["wall_seconds"]
             if target is not None and seconds is not None:
                 reached = seconds_to(folder, result, cell.metrics[0], target)
@@ -71,9 +71,14 @@ def entries_of(study: Study, cells: Sequence[Cell], target: float | None = None)
 
 
 def seconds_to(folder: Path, result: dict[str, Any], metric: str, target: float) -> float | None:
-    """Seconds until a metric first reached the target, by the share of the steps; None if it never did."""
+    """Seconds until a metric first reached the target, by the share of the steps; None if it never did.
+
+    Evaluation is taken to be spread over the run as its steps are.
+    """
     from ssl_framework.metrics_log import read_metrics
 
+    if not (folder / "metrics.csv").is_file():
+        return None
     curve = read_metrics(folder / "metrics.csv").get(f"eval/{metric}", [])
     steps = [step for step, value in curve if value >= target]
     return round(result["wall_seconds"] * steps[0] / result["steps"], 1) if steps else None

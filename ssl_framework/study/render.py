@@ -10,7 +10,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssl_framework.study.declaration import TRUST
-from ssl_framework.study.sheet import LEVEL, Against, Cell, Sheet, against_baseline, best, cells, mean_and_spread
+from ssl_framework.study.sheet import (
+    LEVEL,
+    Against,
+    Cell,
+    Sheet,
+    against_baseline,
+    best,
+    cells,
+    deviation,
+    is_accuracy,
+    mean_and_spread,
+    mean_of,
+    protocols,
+    written,
+)
 
 Found = Mapping[tuple[str, str], Cell]
 
@@ -20,7 +34,8 @@ def text_of(cell: Cell, metric: str) -> str:
     values = cell.values(metric)
     if not values:
         return cell.lacks or "-"
-    return f"{mean_and_spread(values, metric)} ({', '.join(filter(None, [str(len(values)), cell.lacks]))})"
+    lacks = [cell.lacks, f"{without} without it" if (without := len(cell.by_seed) - len(values)) else ""]
+    return f"{mean_and_spread(values, metric)} ({', '.join(filter(None, [str(len(values)), *lacks]))})"
 
 
 def tables(sheet: Sheet) -> list[tuple[str, list[list[str]]]]:
@@ -31,7 +46,7 @@ def tables(sheet: Sheet) -> list[tuple[str, list[list[str]]]]:
         marked, against = best(sheet, found, metric), {}
         if metric == sheet.metrics[0]:
             against = against_baseline(sheet, found)
-        body = [[f"{sheet.axis} →", *sheet.columns]]
+        body = [[head_of(sheet), *sheet.columns]]
         for row in sheet.rows:
             line = [row]
             for column in sheet.columns:
@@ -50,9 +65,14 @@ def tables(sheet: Sheet) -> list[tuple[str, list[list[str]]]]:
     return result
 
 
+def head_of(sheet: Sheet) -> str:
+    """What stands above the rows."""
+    return f"{sheet.axis} →" if sheet.axis else ""
+
+
 def differences(sheet: Sheet, against: Mapping[tuple[str, str], Against]) -> list[list[str]]:
     """Ours with its spread and p-value, and the published one below."""
-    body = [[f"{sheet.axis} →", *sheet.columns]]
+    metric, body = sheet.metrics[0], [[head_of(sheet), *sheet.columns]]
     theirs = sheet.published.values if sheet.published else {}
     for row in sheet.rows:
         if row == sheet.baseline:
@@ -62,24 +82,32 @@ def differences(sheet: Sheet, against: Mapping[tuple[str, str], Against]) -> lis
             if (value := against.get((row, column))) is None:
                 line.append("-")
                 continue
-            spread = "" if math.isnan(value.spread) else f" ± {value.spread:.1f}"
+            spread = "" if math.isnan(value.spread) else f" ± {written(value.spread, metric)}"
             p = "" if math.isnan(value.p) else f", p {value.p:.2g}"
-            line.append(f"{value.difference:+.1f}{spread} (n {value.n}{p})")
+            line.append(f"{signed(value.difference, metric)}{spread} (n {value.n}{p})")
         body.append(line)
         base = theirs.get(sheet.baseline or "", {})
         if row in theirs and base:
             body.append(
                 [f"{row}, published"]
                 + [
-                    f"{theirs[row][column] - base[column]:+.1f}" if column in theirs[row] and column in base else "-"
+                    signed(theirs[row][column] - base[column], metric)
+                    if column in theirs[row] and column in base
+                    else "-"
                     for column in sheet.columns
                 ]
             )
     return body
 
 
+def signed(value: float, metric: str) -> str:
+    """``+1.2`` or ``-0.0``: a difference as the metric is printed."""
+    return written(value, metric) if value < 0 else f"+{written(value, metric)}"
+
+
 def costs(sheet: Sheet, found: Found) -> list[list[str]]:
-    """Hours of all finished runs of a row, and the median seconds of a run; to the target where there is one."""
+    """Hours of the finished runs of a row, and the median seconds of a run; to the target where there is one. Runs that
+    were interrupted do not know their time: the hours say of how many they are."""
     head = ["", "runs", "hours in all", "median seconds a run"]
     if sheet.target is not None:
         head.append(f"median seconds to {sheet.metrics[0]} {sheet.target:g} (reached by)")
@@ -89,7 +117,9 @@ def costs(sheet: Sheet, found: Found) -> list[list[str]]:
         seconds = [value for cell in own for value in cell.seconds]
         runs = sum(len(cell.by_seed) for cell in own)
         line = [row, str(runs)]
-        line += [f"{sum(seconds) / 3600:.2f}", f"{statistics.median(seconds):.0f}"] if seconds else ["-", "-"]
+        known = f" ({len(seconds)} of {runs})" if len(seconds) < runs else ""
+        hours = f"{sum(seconds) / 3600:.2f}{known}"
+        line += [hours, f"{statistics.median(seconds):.0f}"] if seconds else ["-", "-"]
         if sheet.target is not None:
             reached = [value for cell in own for value in cell.reached]
             line.append(
@@ -101,12 +131,15 @@ def costs(sheet: Sheet, found: Found) -> list[list[str]]:
 
 def notes(sheet: Sheet) -> list[str]:
     """What the marks mean and where the published numbers come from."""
-    lines = ["Mean ± standard deviation over seeds (number of seeds). Bold: the largest mean of a column."]
+    bold = " Bold: the largest mean of a column." if any(map(is_accuracy, sheet.metrics)) else ""
+    lines = [f"Mean ± standard deviation over seeds (number of seeds).{bold}"]
     if sheet.baseline:
         lines.append(
-            f"\\*: differs from {sheet.baseline} at the {100 * LEVEL:g} % level (paired t-test over seeds, corrected "
-            "after Holm over the table)."
+            f"\\*: differs from {sheet.baseline} at the {100 * LEVEL:g} % level (paired t-test over seeds; p is "
+            "corrected after Holm over the table)."
         )
+    if measured := protocols(sheet):
+        lines.append(f"Protocol: {', '.join(name or 'not said (an earlier version)' for name in measured)}.")
     if sheet.published:
         p = sheet.published
         lines.append(f"Published: {p.what}; {p.source} ({TRUST[p.trust]}).")
@@ -139,8 +172,8 @@ def as_csv(sheet: Sheet) -> str:
                 value = against.get((row, column)) if first else None
                 writer.writerow(
                     [row, column, metric, len(values)]
-                    + [round(statistics.mean(values), 4) if values else ""]
-                    + [round(statistics.stdev(values), 4) if len(values) > 1 else ""]
+                    + [round(mean_of(values), 4) if values else ""]
+                    + [round(deviation(values), 4) if len(values) > 1 else ""]
                     + [cell.failed, cell.unfinished, cell.missing, theirs]
                     + (
                         ["", "", ""]
@@ -183,11 +216,21 @@ def bold(cell: str) -> str:
     return rf"{escaped(head)}\textbf{{{escaped(inner)}}}{escaped(tail)}"
 
 
+LATEX: dict[str, str | int | None] = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": "$<$", ">": "$>$", "|": "$|$",
+    "[": "{[}",  # at the start of a line it would belong to the end of the one before
+    "±": r"$\pm$", "→": r"$\rightarrow$", "×": r"$\times$", "≥": r"$\geq$", "≤": r"$\leq$", "∞": r"$\infty$",
+    **{letter: rf"$\{name}$" for letter, name in zip("αβγδελμνρστω", (
+        *("alpha", "beta", "gamma", "delta", "epsilon", "lambda"), *("mu", "nu", "rho", "sigma", "tau", "omega"),
+    ), strict=True)},
+}  # fmt: skip
+"""What LaTeX writes otherwise."""
+
+
 def escaped(text: str) -> str:
     """Text as LaTeX takes it."""
-    for plain_text, written in (("\\", ""), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#")):
-        text = text.replace(plain_text, written)
-    return text.replace("±", r"$\pm$").replace("→", r"$\rightarrow$")
+    return text.translate(str.maketrans(LATEX))
 
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -229,44 +272,53 @@ def marked(cell: str) -> str:
 
 def plot(sheet: Sheet, metric: str) -> bytes | None:
     """A PNG of one metric: lines with bands of one standard deviation over a swept number, a heat map where rows are
-    numbers too, else one group of points a column; None where there is nothing to draw."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    numbers too, else one group of points a column (of a single column: one line a row); None where there is nothing to
+    draw, or too much."""
     found = cells(sheet)
-    means = {place: statistics.mean(v) for place, cell in found.items() if (v := cell.values(metric))}
-    if not means or len(sheet.columns) < 2 or len(sheet.rows) * len(sheet.columns) > 400:
+    means = {place: mean_of(v) for place, cell in found.items() if (v := cell.values(metric))}
+    means = {place: mean for place, mean in means.items() if math.isfinite(mean)}
+    rows, columns = len(sheet.rows), len(sheet.columns)
+    if len(means) < 2 or rows * columns > 400 or (columns == 1 and rows > 60):
         return None
-    spreads = {place: statistics.stdev(v) if len(v := found[place].values(metric)) > 1 else 0.0 for place in means}
+    from matplotlib.figure import Figure  # slow to import
+
+    spreads = {place: deviation(v) if len(v := found[place].values(metric)) > 1 else 0.0 for place in means}
     x, y = numbers(sheet.columns), numbers(sheet.rows)
-    if x is not None and y is not None and len(y) > 1:
-        figure, axes = plt.subplots(figsize=(1.2 + 0.9 * len(x), 1.2 + 0.5 * len(y)))
+    if columns > 1 and rows > 1 and x is not None and y is not None:
+        figure = Figure(figsize=(1.2 + 0.9 * columns, 1.2 + 0.5 * rows))
+        axes = figure.subplots()
         grid = [[means.get((row, column), math.nan) for column in sheet.columns] for row in sheet.rows]
         drawn = axes.imshow(grid, cmap="viridis", aspect="auto")
-        axes.set_xticks(range(len(x)), sheet.columns)
-        axes.set_yticks(range(len(y)), sheet.rows)
+        axes.set_xticks(range(columns), sheet.columns)
+        axes.set_yticks(range(rows), sheet.rows)
         figure.colorbar(drawn, label=metric)
+    elif columns == 1:
+        figure = Figure(figsize=(7, 0.8 + 0.28 * rows))
+        axes = figure.subplots()
+        for number, row in enumerate(sheet.rows):
+            if (place := (row, sheet.columns[0])) in means:
+                axes.errorbar(means[place], number, xerr=spreads[place], fmt="o", color="C0", capsize=3)
+        axes.set_yticks(range(rows), sheet.rows)
+        axes.invert_yaxis()
+        axes.spines[["top", "right"]].set_visible(False)
     else:
-        figure, axes = plt.subplots(figsize=(7, 3.6))
+        figure = Figure(figsize=(7, 3.6))
+        axes = figure.subplots()
         for number, row in enumerate(sheet.rows):
             places = [(i, column) for i, column in enumerate(sheet.columns) if (row, column) in means]
-            if not places:
-                continue
-            at: Any = [x[i] if x is not None else i for i, _ in places]
+            at = [x[i] if x is not None else i for i, _ in places]
             mean = [means[row, column] for _, column in places]
             spread = [spreads[row, column] for _, column in places]
             style: dict[str, Any] = {"color": f"C{number % 10}", "marker": "os^Dv<>*Ph"[number % 10], "label": row}
             if x is None:
-                shift = 0.6 * (number / max(1, len(sheet.rows) - 1) - 0.5)
+                shift = 0.6 * (number / max(1, rows - 1) - 0.5)
                 axes.errorbar([i + shift for i in at], mean, spread, linestyle="none", capsize=3, **style)
             else:
                 axes.plot(at, mean, **style)
                 low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
                 axes.fill_between(at, low, high, color=style["color"], alpha=0.15, linewidth=0)
         if x is None:
-            axes.set_xticks(range(len(sheet.columns)), sheet.columns)
+            axes.set_xticks(range(columns), sheet.columns)
         else:
             if min(x) > 0 and max(x) / min(x) >= 8:
                 axes.set_xscale("log")
@@ -275,16 +327,16 @@ def plot(sheet: Sheet, metric: str) -> bytes | None:
         axes.set_ylabel(metric)
         axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
         axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel(sheet.axis)
+    axes.set_xlabel(metric if columns == 1 else sheet.axis)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)
     return out.getvalue()
 
 
 def numbers(names: tuple[str, ...]) -> list[float] | None:
-    """The names as numbers, None unless all are."""
+    """The names as finite numbers, None unless all are."""
     try:
-        return [float(name) for name in names]
+        values = [float(name) for name in names]
     except ValueError:
         return None
+    return values if all(map(math.isfinite, values)) else None

@@ -1,15 +1,18 @@
 """A table of runs with what belongs to its numbers: seeds, spread, published values, significance, cost, protocol."""
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ssl_framework.report.tables import shown
+from ssl_framework.report.tables import in_percent, shown
 from ssl_framework.study.declaration import Published
 
 LEVEL = 0.05
 """Of the tests against the baseline, over all cells of a table together."""
+
+
+EQUAL = 1e-9
+"""Relative: differences of numbers with few digits that vary by less are equal but for rounding."""
 
 
 class Entry(NamedTuple):
@@ -135,27 +138,39 @@ def against_baseline(sheet: Sheet, found: Mapping[tuple[str, str], Cell]) -> dic
             here, there = found[row, column], found[sheet.baseline, column]
             if here.configs > 1 or there.configs > 1:
                 continue
-            pairs = [
-                (here.by_seed[seed][metric], there.by_seed[seed][metric])
-                for seed in sorted(here.by_seed.keys() & there.by_seed.keys())
-                if metric in here.by_seed[seed] and metric in there.by_seed[seed]
-            ]
-            if pairs:
-                differences = [ours - theirs for ours, theirs in pairs]
-                spread = statistics.stdev(differences) if len(differences) > 1 else math.nan
-                raw[row, column] = Against(statistics.mean(differences), spread, len(pairs), paired_p(differences))
+            both = sorted(here.by_seed.keys() & there.by_seed.keys())
+            pairs = [(here.by_seed[seed].get(metric), there.by_seed[seed].get(metric)) for seed in both]
+            differences = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
+            if differences:
+                spread = deviation(differences) if len(differences) > 1 else math.nan
+                mean, n = mean_of(differences), len(differences)
+                raw[row, column] = Against(mean, spread, n, paired_p(differences))
     corrected = holm({place: value.p for place, value in raw.items()})
     return {place: value._replace(p=corrected[place]) for place, value in raw.items()}
 
 
 def paired_p(differences: Sequence[float]) -> float:
-    """Two-sided p-value of the paired t-test of no mean difference; NaN for fewer than two or for equal differences."""
-    if len(differences) < 2 or (spread := statistics.stdev(differences)) == 0:
+    """Two-sided p-value of the paired t-test of no mean difference; NaN for fewer than two differences, and for equal
+    ones, whose spread is known to be none but by chance."""
+    if len(differences) < 2:
         return math.nan
-    from scipy.stats import t  # slow to import
+    mean, spread = mean_of(differences), deviation(differences)
+    if spread <= EQUAL * abs(mean) or not spread > 0:
+        return math.nan
+    from scipy.special import stdtr  # Student's distribution; slow to import
 
-    value = abs(statistics.mean(differences)) / (spread / math.sqrt(len(differences)))
-    return float(2 * t.sf(value, len(differences) - 1))
+    return float(2 * stdtr(len(differences) - 1, -abs(mean) / (spread / math.sqrt(len(differences)))))
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """The mean of an exact sum, in a tenth of the time of ``statistics.mean``, which counts in fractions."""
+    return math.fsum(values) / len(values)
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Standard deviation of at least two values, with n - 1."""
+    mean = mean_of(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def holm(p: Mapping[Any, float]) -> dict[Any, float]:
@@ -170,19 +185,34 @@ def holm(p: Mapping[Any, float]) -> dict[Any, float]:
 
 def best(sheet: Sheet, found: Mapping[tuple[str, str], Cell], metric: str) -> set[tuple[str, str]]:
     """The place of the largest mean in every column, where a metric is better the larger it is (a top-1 accuracy)."""
-    if not metric.startswith("top-1") and "accuracy" not in metric:
+    if not is_accuracy(metric):
         return set()
     places = set()
     for column in sheet.columns:
-        means = {row: statistics.mean(v) for row in sheet.rows if (v := found[row, column].values(metric))}
+        means = {row: mean_of(v) for row in sheet.rows if (v := found[row, column].values(metric))}
+        means = {row: mean for row, mean in means.items() if not math.isnan(mean)}
         if len(means) > 1:
             highest = max(means.values())
             places |= {(row, column) for row, mean in means.items() if mean == highest}
     return places
 
 
+def is_accuracy(metric: str) -> bool:
+    """Whether a metric, by its name in result.json or in a study, is a percentage of right answers."""
+    return in_percent(metric) or (("top-1" in metric or "accuracy" in metric) and "error" not in metric)
+
+
+def written(value: float, metric: str) -> str:
+    """Percent with one decimal, all else with three digits."""
+    return shown("/top1" if is_accuracy(metric) else metric, value)
+
+
 def mean_and_spread(values: Sequence[float], metric: str) -> str:
     """``52.1 ± 0.4``; a single value stands alone."""
-    kind = "/top1" if "top-1" in metric or "accuracy" in metric else metric
-    mean = shown(kind, statistics.mean(values))
-    return f"{mean} ± {shown(kind, statistics.stdev(values))}" if len(values) > 1 else mean
+    mean = written(mean_of(values), metric)
+    return f"{mean} ± {written(deviation(values), metric)}" if len(values) > 1 else mean
+
+
+def protocols(sheet: Sheet) -> list[str]:
+    """What the numbers were measured with, of all columns; "" stands for runs that do not say."""
+    return sorted({entry.protocol for entry in sheet.entries if entry.state == "done"})
