@@ -27,7 +27,7 @@ from ssl_framework.study import command, engine
 from ssl_framework.study.cells import POOL, Run, cells_of, merged, runs_of
 from ssl_framework.study.command import main, parse
 from ssl_framework.study.declaration import Published, read_study
-from ssl_framework.study.engine import NO_TABLE, Engine, job_overrides
+from ssl_framework.study.engine import NO_PAGE, NO_TABLE, Engine, job_overrides
 from ssl_framework.study.record import entries_of, protocol_id, read_csv, seconds_to, write_csv
 from ssl_framework.study.render import as_csv, latex, markdown, page, plot, text_of
 from ssl_framework.study.sheet import (
@@ -467,7 +467,7 @@ def test_what_a_run_is_started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         Engine(at_once, launch).begin(run, slot)
         one = begun[-1]
         assert (one.env["CUDA_VISIBLE_DEVICES"], one.env.get("OMP_NUM_THREADS")) == (gpus, threads)
-        assert one.command[3:] == ["-m", *job_overrides(run), *launch, NO_TABLE]
+        assert one.command[3:] == ["-m", NO_PAGE, *job_overrides(run), *launch, NO_TABLE]
     assert f"hydra.sweep.dir={quoted(str(tmp_path / 'a, b'))}" in job_overrides(run)
     with pytest.raises(ValueError, match="jobs is 0: it must be at least 1"):
         Engine(0)

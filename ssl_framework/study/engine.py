@@ -23,6 +23,9 @@ PAUSE = 0.2
 NO_TABLE = "~hydra.callbacks.sweep_table"
 """The runs of all studies lie in one folder, of which one table would say nothing."""
 
+NO_PAGE = "report=none"
+"""Stands first, so that ``report=page`` on the command line wins: few runs of a study are looked at one by one."""
+
 
 def job_overrides(run: Run) -> list[str]:
     """The overrides of one job, its folder included."""
@@ -107,7 +110,14 @@ class Engine:
         if self.here and (gpus := visible_gpus()):
             mine = gpus[slot :: self.at_once] or [gpus[slot % len(gpus)]]
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
-        command = [sys.executable, "-c", "from ssl_framework.main import main; main()", "-m", *job_overrides(run)]
+        command = [
+            sys.executable,
+            "-c",
+            "from ssl_framework.main import main; main()",
+            "-m",
+            NO_PAGE,
+            *job_overrides(run),
+        ]
         with (run.folder / "output.txt").open("a") as output:
             return subprocess.Popen(
                 [*command, *self.launch, NO_TABLE],
