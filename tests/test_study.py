@@ -518,8 +518,8 @@ def test_metrics_are_filled_in_by_lines(tmp_path: Path) -> None:
     assert [c.metrics for c in found] == [("knn[k=5,T=0.1]/top1",), ("knn[k=7,T=0.1]/top1",)]
     assert found[0].run.folder == found[1].run.folder
     declare(tmp_path, metrics=metrics)
-    with pytest.raises(ValueError, match=r"a metric asks for \{k\}, which neither the row SimCLR nor the column 16"):
-        cells_of(read_study("table", tmp_path), "small")
+    with pytest.raises(ValueError, match=r"has \{k\} in 'top-1', which neither rows.SimCLR.metric nor columns.16"):
+        read_study("table", tmp_path)
 
 
 def test_states_of_a_run(tmp_path: Path) -> None:
@@ -573,7 +573,7 @@ def to_plain(cfg: Any) -> Any:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["scale=small"], "say which study: study= one of dcl/batch_size"),
+        (["scale=small"], "say which study: study= one of adainf/inflation, amcl/heads, "),
         (["--dryrun", "study=dcl/batch_size"], "'--dryrun' is not of the form key=value (--help lists what is known)"),
         (["study=dcl/batch_sizes"], "there is no study=dcl/batch_sizes (did you mean dcl/batch_size?)"),
         (["study=no/where.yaml"], "study=no/where.yaml: there is no such file"),
