@@ -692,12 +692,12 @@ def test_a_study_killed_twice_ends_with_the_table_of_one_that_was_not(tmp_path: 
     wait_for(second / "metrics.csv", process)
     process.send_signal(signal.SIGKILL)
     process.end()
-    left = not (second / "result.json").exists()  # a run that goes on without its study
 
     process, plain = (Command(folder, name, "record=record", become=study) for folder in (parts, whole))
     done, undisturbed = process.end(), plain.end()
     assert done.returncode == undisturbed.returncode == 0, done.stderr + undisturbed.stderr
-    assert left and "2 different runs, 1 done, 1 to run" in done.stdout
+    # The run that went on without its study may end before the one that is started again looks at it.
+    assert any(f"2 different runs, {state} to run" in done.stdout for state in ("1 done, 1", "2 done, 0"))
     results = [json.loads((folder / "result.json").read_text()) for folder in (first, second)]
     assert 0 < results[0]["resumed_at"] < results[0]["steps"] == results[1]["steps"] == 40
     assert results[1]["resumed_at"] == 0  # it was waited for, not run again
