@@ -26,7 +26,7 @@ python scripts/study.py study=dcl/batch_size --dry-run      # what would run, an
 
 `scale=paper` is the published setting as far as it is known. The tables below are of `scale=small`, which two CPU cores
 can do; each says what it can and cannot show. They are computed from the records, with the effects of the papers where
-we see them and without where we do not.
+we see them and without where we do not. The runs shared two cores with other work: their seconds are upper bounds.
 """
 
 
