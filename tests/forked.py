@@ -21,6 +21,9 @@ from typing import Any
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["ssl_framework.run"])
 
+PID = "pid.txt"
+"""In the folder of a study's run: which process it is, for tests that outlive the study."""
+
 
 class Command:
     """``python train.py ARGUMENTS`` in ``folder``, started; or another command, which ``become`` turns into."""
@@ -108,11 +111,14 @@ def rank(command: Sequence[str], env: dict[str, str], start_new_session: bool) -
 def study(arguments: Sequence[str]) -> None:
     """Becomes ``python scripts/study.py``, whose runs are forks of it."""
     from ssl_framework.study import command
-    from ssl_framework.study.engine import NO_TABLE, Engine, job_overrides
+    from ssl_framework.study.engine import NO_PAGE, NO_TABLE, Engine, job_overrides
 
     def begin(self: Engine, run: Any, slot: int) -> Fork:
         run.folder.mkdir(parents=True, exist_ok=True)
-        return run_of_study([*job_overrides(run), *self.launch, NO_TABLE], run.folder / "output.txt")
+        arguments = [NO_PAGE, *job_overrides(run), *self.launch, NO_TABLE]
+        fork = run_of_study(arguments, run.folder / "output.txt")
+        (run.folder / PID).write_text(str(fork.pid))
+        return fork
 
     Engine.begin = begin  # type: ignore[assignment, method-assign]
     command.main(arguments)

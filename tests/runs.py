@@ -2,12 +2,17 @@
 
 import copy
 import functools
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from ssl_framework import main
 from ssl_framework.main import CONFIGS
 from ssl_framework.run import run
 
@@ -82,3 +87,23 @@ def run_in(folder: Path, cfg: DictConfig, resume: bool = False, **about: Any) ->
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
     names = {"method": "test", "data": "shapes", "overrides": [], "command": "test", **about}
     return run(cfg, folder, names, resume)
+
+
+def multirun_in(
+    folder: Path, sweep: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> Callable[..., SimpleNamespace]:
+    """``python train.py -m ... hydra.sweep.dir=<sweep>`` in a folder and this process: exit code, stdout and stderr."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def call(*arguments: str) -> SimpleNamespace:
+        monkeypatch.setattr(main, "failures", [])
+        monkeypatch.setattr(sys, "argv", ["train.py", "-m", *arguments, f"hydra.sweep.dir={sweep}"])
+        code: Any = 0
+        try:
+            main.main()
+        except SystemExit as ended:
+            code = ended.code
+        return SimpleNamespace(code=code, **capfd.readouterr()._asdict())
+
+    return call

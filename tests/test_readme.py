@@ -149,5 +149,7 @@ def test_the_records_keep_what_the_project_promises() -> None:
     metric = "knn[k=20,T=0.1]/top1"
     default = json.loads((ROOT / "results" / "default" / "result.json").read_text())
     assert default["metrics"][metric] >= 15 + max(v[metric] for v in default["baselines"].values())
+    took = f"took {default['evaluation_seconds']:.0f} s beside {default['training_seconds']:.0f} s of training"
+    assert took in README
     mochi = json.loads((ROOT / "results" / "mochi_cifar10" / "result.json").read_text())
     assert mochi["metrics"][metric] >= 8 + mochi["baselines"]["raw_pixels"][metric]

@@ -32,7 +32,7 @@ from ssl_framework.report.tables import mean_and_spread, sweep_table
 from ssl_framework.run import config_hash
 from ssl_framework.sweep import claimed, job_folder
 from tests.forked import Command
-from tests.runs import SMALL, SMALL_MIXER, SMALL_QUEUE, config, run_in, small
+from tests.runs import SMALL, SMALL_MIXER, SMALL_QUEUE, config, multirun_in, run_in, small
 from tests.test_resume import assert_identical
 
 ROOT = Path(__file__).parent.parent
@@ -285,21 +285,8 @@ def test_a_job_folder_is_named_by_its_overrides_alone() -> None:
 
 @pytest.fixture
 def multirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Callable[..., Any]:
-    """``python train.py -m ... hydra.sweep.dir=sweep`` inside this process: exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-
-    def call(*arguments: str) -> SimpleNamespace:
-        monkeypatch.setattr(main_module, "failures", [])
-        monkeypatch.setattr(sys, "argv", ["train.py", "-m", *arguments, "hydra.sweep.dir=sweep"])
-        code: Any = 0
-        try:
-            main_module.main()
-        except SystemExit as ended:
-            code = ended.code
-        return SimpleNamespace(code=code, **capfd.readouterr()._asdict())
-
-    return call
+    """``python train.py -m ... hydra.sweep.dir=sweep`` inside this process."""
+    return multirun_in(tmp_path, "sweep", monkeypatch, capfd)
 
 
 def test_a_multirun_started_again_does_what_is_missing(

@@ -42,7 +42,7 @@ from ssl_framework.study.sheet import (
     paired_p,
 )
 from ssl_framework.sweep import claimed, config_hash, refuse_other_config
-from tests.forked import Command, study
+from tests.forked import PID, Command, study
 from tests.runs import composed, small
 
 KNN = "top-1, k-NN"
@@ -666,10 +666,10 @@ def test_the_estimate_counts_the_steps_of_a_run() -> None:
 # From the command to the table, stopped twice on the way.
 
 
-def wait_for(path: Path, process: Command) -> None:
-    """Until the file is there, which the process shall write."""
+def wait_for(path: Path, process: Command, words: str = "") -> None:
+    """Until the file is there with these words, which the process shall write."""
     deadline = time.monotonic() + 60
-    while not path.exists():
+    while not (path.exists() and words in path.read_text()):
         assert time.monotonic() < deadline and process.process.is_alive(), path
         time.sleep(0.01)
 
@@ -690,14 +690,19 @@ def test_a_study_killed_twice_ends_with_the_table_of_one_that_was_not(tmp_path: 
 
     process = Command(parts, name, become=study)
     wait_for(second / "metrics.csv", process)
+    alone = int((second / PID).read_text())  # the run that is to go on without its study
+    os.kill(alone, signal.SIGSTOP)  # until another study has found it
     process.send_signal(signal.SIGKILL)
     process.end()
+    left = not (second / "result.json").exists()
 
-    process, plain = (Command(folder, name, "record=record", become=study) for folder in (parts, whole))
+    process = Command(parts, name, "record=record", become=study)
+    wait_for(process.files[0], process, "2 different runs")
+    os.kill(alone, signal.SIGCONT)
+    plain = Command(whole, name, "record=record", become=study)
     done, undisturbed = process.end(), plain.end()
     assert done.returncode == undisturbed.returncode == 0, done.stderr + undisturbed.stderr
-    # The run that went on without its study may end before the one that is started again looks at it.
-    assert any(f"2 different runs, {state} to run" in done.stdout for state in ("1 done, 1", "2 done, 0"))
+    assert left and "2 different runs, 1 done, 1 to run" in done.stdout
     results = [json.loads((folder / "result.json").read_text()) for folder in (first, second)]
     assert 0 < results[0]["resumed_at"] < results[0]["steps"] == results[1]["steps"] == 40
     assert results[1]["resumed_at"] == 0  # it was waited for, not run again

@@ -23,7 +23,7 @@ from ssl_framework.evaluation.frozen import Frozen
 from ssl_framework.evaluation.leave_one_out import LeaveOneOut, TrainLeaveOneOut
 from ssl_framework.main import CONFIGS, HERE, job, objective_of, refuse_test_labels
 from ssl_framework.sweep import best_trial, config_hash
-from tests.runs import SMALL, SMALL_MIXER, SMALL_QUEUE, config
+from tests.runs import SMALL, SMALL_MIXER, SMALL_QUEUE, config, multirun_in
 from tests.test_study import TABLE, declare
 
 LOO = "knn[k=loo,T=0.1]/train_top1"
@@ -127,21 +127,8 @@ def test_every_search_is_of_a_method_by_the_train_split(search: str) -> None:
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Callable[..., Any]:
-    """``python train.py -m ...`` inside this process: exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-
-    def call(*arguments: str) -> SimpleNamespace:
-        monkeypatch.setattr(main_module, "failures", [])
-        monkeypatch.setattr(sys, "argv", ["train.py", "-m", *arguments, "hydra.sweep.dir=search"])
-        code: Any = 0
-        try:
-            main_module.main()
-        except SystemExit as ended:
-            code = ended.code
-        return SimpleNamespace(code=code, **capfd.readouterr()._asdict())
-
-    return call
+    """``python train.py -m ... hydra.sweep.dir=search`` inside this process."""
+    return multirun_in(tmp_path, "search", monkeypatch, capfd)
 
 
 @optuna

@@ -85,13 +85,7 @@ def cells_of(
                         known[own] = config_hash(hydra.compose("train", list(own)))
                     run = Run((*own, f"seed={seed}"), seed, pool / f"{known[own]}-seed{seed}")
                     names = {"row": row.name, "column": column.name, **row.names, **column.names}
-                    try:
-                        metrics = tuple(metric.format(**names) for metric in study.metrics.values())
-                    except KeyError as error:
-                        raise ValueError(
-                            f"study={study.name}: a metric asks for {{{error.args[0]}}}, which neither the row {row} "
-                            f"nor the column {column} fills in by its metric"
-                        ) from error
+                    metrics = tuple(metric.format(**names) for metric in study.metrics.values())
                     cells.append(Cell(row.name, column.name, metrics, run))
     return cells
 
