@@ -22,8 +22,9 @@ from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.heads import Classifier
 from ssl_framework.module import SSLModule
 
-CHUNK_PIXELS = 512 * 64 * 64
-"""Pixels (times channels ignored) that go through the encoder at once."""
+CHUNK_PIXELS = 128 * 32 * 32
+"""Pixels (times channels ignored) that go through the encoder at once on the CPU: a fifth faster than many more."""
+CHUNK_PIXELS_GPU = 16 * CHUNK_PIXELS
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -129,10 +130,16 @@ def extract(
     total, ranks = len(pixels), world_size()
     share = -(-total // ranks)  # rounded up; the rows that pad the last rank are cut off below
     mine = torch.arange(rank() * share, (rank() + 1) * share).clamp(max=total - 1)  # [share]
-    chunk = max(1, CHUNK_PIXELS // (pixels.shape[2] * pixels.shape[3]))
+    chunk = images_at_once(images, device)
     read = ahead(chosen(pixels, index.to(pixels.device)) for index in mine.split(chunk))  # while the encoder is busy
     parts = [embed(part.to(device)).to(dtype) for part in read]
     return gather(torch.cat(parts))[:total].cpu()  # [N, D]
+
+
+def images_at_once(images: Images, device: torch.device | str) -> int:
+    """How many of them go through an encoder on ``device`` at once, at least 1."""
+    pixels = CHUNK_PIXELS if torch.device(device).type == "cpu" else CHUNK_PIXELS_GPU
+    return max(1, pixels // (images.shape[2] * images.shape[3]))
 
 
 def extract_frozen(module: SSLModule | Bare, images: Images, dtype: torch.dtype = torch.float32) -> Tensor:

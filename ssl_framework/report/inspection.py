@@ -17,7 +17,7 @@ from ssl_framework.callbacks import load_checkpoint
 from ssl_framework.data.loader import DataModule
 from ssl_framework.data.sources import Images, chosen
 from ssl_framework.evaluation.again import load_run
-from ssl_framework.evaluation.frozen import CHUNK_PIXELS
+from ssl_framework.evaluation.frozen import images_at_once
 from ssl_framework.metrics_log import read_metrics
 from ssl_framework.module import SSLModule
 from ssl_framework.run import accelerator_of, read_json
@@ -162,9 +162,10 @@ def embedded(module: SSLModule, images: Images) -> Tensor:
 
     Rank 0 alone draws pictures, so this is not ``extract``, in which every rank takes part.
     """
-    chunk = max(1, CHUNK_PIXELS // (images.shape[2] * images.shape[3]))
+    device = module.views.mean.device
+    chunk = images_at_once(images, device)
     parts = [images.pixels[index] for index in torch.arange(images.shape[0]).split(chunk)]
-    clean = (module.views.clean(part.to(module.views.mean.device)) for part in parts)
+    clean = (module.views.clean(part.to(device)) for part in parts)
     return torch.cat([module.student.embed(x).float().cpu() for x in clean])
 
 
