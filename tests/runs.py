@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework import main
@@ -62,6 +65,11 @@ METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
 
 
+GROUPS = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+ALONE = ("data", "backbone", "mixer", "trainer", "evaluation", "report")
+"""Groups whose node is what the chosen file says, unless a file for the whole config says more of them."""
+
+
 @functools.cache
 def composed(*overrides: str) -> DictConfig:
     """What Hydra composes, unresolved; not to be changed, as all tests that ask for the same get the same object."""
@@ -69,11 +77,46 @@ def composed(*overrides: str) -> DictConfig:
         return compose("train", overrides=list(overrides))
 
 
-def config(*overrides: str) -> DictConfig:
-    """The resolved config that the command line would compose."""
-    cfg = copy.deepcopy(composed(*overrides))
+@functools.cache
+def for_the_whole(choice: str) -> str:
+    """The file of a choice such as "method=byol" if it may say something of every group; otherwise nothing."""
+    group, _, name = choice.partition("=")
+    file = CONFIGS / group / f"{name}.yaml"
+    text = file.read_text() if file.is_file() else ""
+    return text if "@package _global_" in text else ""
+
+
+def put_together(*overrides: str) -> DictConfig:
+    """What Hydra composes of these overrides. Whole files are composed once for all configs that share them; the rest
+    is set afterwards, by Hydra's own code, in a tenth of the time."""
+    files = {key: item for item in overrides if (key := item.partition("=")[0]) in GROUPS}
+    if any(re.match(rf"[+~]?({'|'.join(GROUPS)})(@|=|$)", item) for item in overrides if item not in files.values()):
+        return copy.deepcopy(composed(*overrides))  # adds or takes away a file, or chooses one twice
+    rest = [item for item in overrides if item not in files.values()]
+    said = "".join(for_the_whole(choice) for choice in files.values())
+    alone = {
+        group: choice
+        for group, choice in files.items()
+        if group in ALONE and not for_the_whole(choice) and not re.search(rf"^{group}:", said, re.MULTILINE)
+    }
+    cfg = copy.deepcopy(composed(*sorted(files[group] for group in files.keys() - alone)))
+    for group, choice in alone.items():
+        cfg[group] = copy.deepcopy(composed(choice)[group])
+    ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(rest), cfg)
+    return cfg
+
+
+@functools.cache
+def resolved(*overrides: str) -> DictConfig:
+    """The resolved config that the command line would compose; not to be changed."""
+    cfg = put_together(*overrides)
     OmegaConf.resolve(cfg)
     return cfg
+
+
+def config(*overrides: str) -> DictConfig:
+    """A copy of the resolved config that the command line would compose."""
+    return copy.deepcopy(resolved(*overrides))
 
 
 def small(method: str, *overrides: str) -> DictConfig:

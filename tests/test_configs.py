@@ -1,9 +1,11 @@
 """Every method composes with every data set; what exists and the nearest name are said of what does not."""
 
 import functools
+import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from ssl_framework.build import build_module
 from ssl_framework.main import CONFIGS
 from ssl_framework.run import read_json
-from tests.runs import DATA, METHODS, composed, config, run_in
+from tests.runs import DATA, GROUPS, METHODS, SMALL, composed, config, put_together, run_in
 
 ROOT = Path(__file__).parent.parent
-GROUPS = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
 EXPERIMENTS = sorted(
     str(path.relative_to(CONFIGS / "experiment").with_suffix("")) for path in (CONFIGS / "experiment").rglob("*.yaml")
 )
@@ -113,13 +114,40 @@ def test_every_method_builds(method: str) -> None:
     ) + 2 * (32 + 64 + 128 + 192)
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=mochi", *SMALL, "feature_mixer.num_hard=8", "objective.queue.size=24"),
+        (
+            "trainer=ddp_cpu",
+            "method=imix",
+            "mixer=cutmix",
+            "data=cifar10",
+            "backbone=vit_tiny",
+        ),  # says more of its mixer
+        ("evaluation=head_layers", "~evaluation.probes.linear", "+views.groups.0.note=x", "method=supervised"),
+        ("experiment=study_small", "data=shapes", "evaluation=scores", "method=amcl", "~student.heads.projector_1"),
+        ("mixer=mixup", "mixer.add=false", "seed=1", "mixer=cutmix"),  # the later one
+        ("+trainer=cpu", "~mixer"),
+    ],
+)
+def test_configs_of_tests_are_put_together_as_hydra_composes_them(overrides: tuple[str, ...]) -> None:
+    def content(compose: Callable[..., DictConfig]) -> Any:
+        try:
+            return json.dumps(OmegaConf.to_container(compose(*overrides)))  # with the order of its keys
+        except Exception as refusal:
+            return repr(refusal)
+
+    assert content(put_together) == content(composed)
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes(experiment: str) -> None:
     assert targets(plain(config(f"experiment={experiment}")))
 
 
 @pytest.mark.parametrize(
-    "group", [g for g in GROUPS if g not in ("method", "experiment", "data", "study", "hparams_search")]
+    "group", [g for g in sorted(GROUPS) if g not in ("method", "experiment", "data", "study", "hparams_search")]
 )
 def test_every_choice_of_every_group_composes_and_every_target_imports(group: str) -> None:
     choices = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))

@@ -1,5 +1,6 @@
-"""Two gloo ranks with B samples each equal one process with 2B: loss, gradient, memory, features. One spawn for all."""
+"""Two gloo ranks with B samples each equal one process with 2B: loss, gradient, memory, features. One start for all."""
 
+import functools
 import os
 import socket
 from collections.abc import Iterator
@@ -9,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,6 +22,7 @@ from ssl_framework.memory import Queue
 from ssl_framework.models.encoder import EMATeacher, Encoder
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.types import Batch, Clock, Outputs
+from tests.forked import CONTEXT
 from tests.objectives.table import DIM, OBJECTIVES, Case
 
 GLOBAL_BATCH, WIDTH, STEPS = 8, 10, 3
@@ -45,8 +46,16 @@ class Step(nn.Module):
         return self.objective(student, teacher if self.case.teacher else None, batch, clock)["loss"]
 
 
-def train(case: Case) -> dict[str, Any]:
-    """Three steps on this rank's share of the data; what came out, as plain tensors."""
+@functools.cache
+def train(name: str, tile: int = functional.TILE) -> dict[str, Any]:
+    """Three steps on this rank's share of the data; what came out, as plain tensors.
+
+    Args:
+        name: of a case in ``OBJECTIVES``.
+        tile: comparisons at once.
+    """
+    functional.TILE = tile
+    case = OBJECTIVES[name]
     step = Step(case)
     # Without the broadcast, which would hide that ranks disagree about a memory.
     wrapped = DistributedDataParallel(step, broadcast_buffers=False) if world_size() > 1 else step
@@ -161,9 +170,8 @@ def work(process: int, port: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=process, world_size=2)
-    seen: dict[str, Any] = {name: train(case) for name, case in OBJECTIVES.items()}
-    functional.TILE = 3 * GLOBAL_BATCH  # a few anchors at a time
-    seen["tiled"] = {name: train(case) for name, case in OBJECTIVES.items()}
+    seen: dict[str, Any] = {name: train(name) for name in OBJECTIVES}
+    seen["tiled"] = {name: train(name, 3 * GLOBAL_BATCH) for name in OBJECTIVES}  # a few anchors at a time
     seen["micro_batches"] = micro_batches(divided=True)
     seen["others"], seen["gather_gradient"] = others(), gather_gradient()
     torch.save(seen, Path(folder) / f"{process}.pt")
@@ -176,13 +184,18 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[st
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(work, (port, str(folder)), nprocs=2)
+    ranks = [CONTEXT.Process(target=work, args=(process, port, str(folder))) for process in range(2)]
+    for each in ranks:
+        each.start()
+    for each in ranks:
+        each.join()
+    assert [each.exitcode for each in ranks] == [0, 0]
     yield [torch.load(folder / f"{r}.pt", weights_only=True) for r in range(2)]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_two_ranks_equal_one(name: str, two_ranks: list[dict[str, Any]]) -> None:
-    one = train(OBJECTIVES[name])
+    one = train(name)
     for each in two_ranks:
         for key in ("loss", "grad"):
             for got, expected in zip(each[name][key], one[key], strict=True):
@@ -192,7 +205,7 @@ def test_two_ranks_equal_one(name: str, two_ranks: list[dict[str, Any]]) -> None
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_two_ranks_with_tiled_losses_equal_one_without(name: str, two_ranks: list[dict[str, Any]]) -> None:
-    one = train(OBJECTIVES[name])
+    one = train(name)
     for each in two_ranks:
         for got, expected in zip(each["tiled"][name]["grad"], one["grad"], strict=True):
             torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
@@ -208,7 +221,7 @@ def test_memory_is_the_same_on_both_ranks(name: str, two_ranks: list[dict[str, A
 
 @pytest.mark.parametrize("name", [name for name, case in OBJECTIVES.items() if "index" in case.build().requires])
 def test_state_of_samples_is_that_of_one_process(name: str, two_ranks: list[dict[str, Any]]) -> None:
-    one = train(OBJECTIVES[name])["memory"]
+    one = train(name)["memory"]
     assert one["bank.visited"].sum() == GLOBAL_BATCH + 2 * (STEPS - 1)
     torch.testing.assert_close(two_ranks[1][name]["memory"], one, rtol=1e-5, atol=1e-5)
 

@@ -1,7 +1,6 @@
 """The studies that are shipped: every declaration reads, composes, names metrics that its runs will have, and shows no
 number without a source. Nothing is run."""
 
-import copy
 import functools
 import itertools
 import json
@@ -13,8 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from ssl_framework.build import build
 from ssl_framework.data.sources import Images
@@ -24,30 +22,9 @@ from ssl_framework.models.encoder import Encoder
 from ssl_framework.study.cells import cells_of, merged
 from ssl_framework.study.declaration import TRUST, Line, Study, declared, names_of_studies, read_study
 from ssl_framework.sweep import config_hash
-from tests.runs import composed
+from tests.runs import GROUPS, put_together
 
 STUDIES = names_of_studies()
-GROUPS = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
-
-
-def put_together(overrides: tuple[str, ...]) -> DictConfig:
-    """What Hydra composes of these overrides. Whole files are composed once for all cells that share them; the rest is
-    set afterwards, as Hydra does it, in a tenth of the time."""
-    keys = [item.partition("=")[0].lstrip("+~") for item in overrides]
-    files = [item for item, key in zip(overrides, keys, strict=True) if key in GROUPS]
-    data = [item for item in files if item.startswith("data=")]  # nothing but its own file says anything of it
-    cfg = copy.deepcopy(composed(*sorted(set(files) - set(data))))
-    for choice in data:
-        cfg.data = copy.deepcopy(composed(choice).data)
-    for override in OverridesParser.create().parse_overrides([item for item in overrides if item not in files]):
-        if override.is_delete():
-            parent, _, key = override.key_or_group.rpartition(".")
-            OmegaConf.set_struct(cfg, False)
-            del OmegaConf.select(cfg, parent)[key]
-            OmegaConf.set_struct(cfg, True)
-        else:
-            OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=override.is_add())
-    return cfg
 
 
 def overrides_of(study: Study, scale: str, row: Line, column: Line) -> tuple[str, ...]:
@@ -73,7 +50,7 @@ def places(name: str) -> list[Place]:
     study = read_study(name)
     found = []
     for row, column in itertools.product(study.rows, study.columns):
-        content: Any = OmegaConf.to_container(put_together(overrides_of(study, "small", row, column)), resolve=True)
+        content: Any = OmegaConf.to_container(put_together(*overrides_of(study, "small", row, column)), resolve=True)
         found.append(Place(f"{row}, {column}", content, metrics_of(study, row, column)))
     return found
 
@@ -126,7 +103,7 @@ def test_what_is_put_together_is_what_the_study_composes(name: str, row: int) ->
     study = read_study(name)
     study = study._replace(rows=study.rows[row : row + 1])
     cells = cells_of(study, "small", seeds=(5,))
-    ours = [put_together(overrides_of(study, "small", study.rows[0], column)) for column in study.columns]
+    ours = [put_together(*overrides_of(study, "small", study.rows[0], column)) for column in study.columns]
     assert [cell.run.folder.name for cell in cells] == [f"{config_hash(cfg)}-seed5" for cfg in ours]
     assert len({cell.run.folder for cell in cells}) == len(study.columns) == 2
     heads = {"amcl/heads": ["projector_0"], "mixup/early_stopped": ["classifier"]}[name]
@@ -169,7 +146,7 @@ def test_every_metric_is_one_that_the_evaluation_reports(name: str) -> None:
 def test_the_papers_scale_composes_and_differs_in_size_alone(name: str) -> None:
     study = read_study(name)
     row, column = study.rows[0], study.columns[0]
-    cfg = put_together(overrides_of(study, "paper", row, column))
+    cfg = put_together(*overrides_of(study, "paper", row, column))
     small = OmegaConf.create(places(name)[0].content)
     assert cfg.backbone.name.startswith("resnet") and cfg.trainer.max_epochs >= 200 > small.trainer.max_epochs
     assert cfg.objective._target_ == small.objective._target_
