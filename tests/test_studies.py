@@ -124,6 +124,8 @@ def test_every_study_says_what_it_is(name: str) -> None:
         assert study.published.trust in TRUST and study.published.values
         assert re.search(r"arXiv:\d{4}\.\d{5}|github\.com/\w+", study.published.source)
         assert all(0 < value < 100 for row in study.published.values.values() for value in row.values())
+        kind = "linear" if "linear" in study.published.what else "k-NN"  # they stand beside ours of the first metric
+        assert kind in study.published.what and kind in next(iter(study.metrics))
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -641,6 +641,10 @@ def test_a_dry_run_runs_nothing_and_says_how_long_the_rest_takes(
         raise FileNotFoundError("no data there")
 
     monkeypatch.setattr(estimate, "training_seconds", seconds)
+    name = declare(tmp_path / "no_data", rows={"DCL": ["method=dcl"]}, baseline="DCL")
+    main([name, "--dry-run"])
+    assert capsys.readouterr().out.splitlines()[-1] == "in all 1 of unknown time"
+    measured.clear()
     name = declare(tmp_path / "declared")
     done = cells_of(read_study("table", tmp_path / "declared"), "small")[1].run
     main([name, "seeds=0,1,2", "--dry-run", "jobs=2"])
@@ -653,7 +657,7 @@ def test_a_dry_run_runs_nothing_and_says_how_long_the_rest_takes(
     main([name, "seeds=0,1", "--dry-run"])
     out = capsys.readouterr().out
     assert out.count(": done |") == 1 and "DCL | 16 | seed 1: missing, about 30 s" in out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["declared", "outputs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["declared", "no_data", "outputs"]
 
 
 def test_the_estimate_counts_the_steps_of_a_run() -> None:

@@ -237,6 +237,9 @@ def dry_run(request: Request, cells: Sequence[Cell]) -> None:
             f"{' '.join(cell.run.overrides)}",
             flush=True,
         )
+    if not total:
+        print(f"in all {unknown} of unknown time" if unknown else "nothing to run")
+        return
     print(
         f"in all about {minutes(total / request.jobs)} of training with jobs={request.jobs} on this machine; start and "
         f"evaluation of what was not run yet come on top{f', and {unknown} runs of unknown time' if unknown else ''}"
