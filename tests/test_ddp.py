@@ -17,6 +17,7 @@ from ssl_framework import functional
 from ssl_framework.data.sources import Images
 from ssl_framework.distributed import gather, gather_with_grad, own_rows, rank, same_on_all_ranks, world_size
 from ssl_framework.evaluation.frozen import extract
+from ssl_framework.evaluation.online import OnlineLinear
 from ssl_framework.gradient_cache import cached_losses
 from ssl_framework.memory import Queue
 from ssl_framework.models.encoder import EMATeacher, Encoder
@@ -143,6 +144,12 @@ def others() -> dict[str, Any]:
         computed.append(len(x))
         return x.flatten(1).float()
 
+    online = OnlineLinear(0.1, 0.9, 1e-4)
+    online.weight, online.speed = torch.zeros(4, 11), torch.zeros(4, 11)
+    for seed in range(2):
+        x = torch.randn(GLOBAL_BATCH, 10, generator=torch.Generator().manual_seed(seed))
+        batch = Batch(views=[], index=torch.arange(0), label=own_rows(torch.arange(GLOBAL_BATCH) % 4))
+        online._learn_from(SimCLR(0.2), ([{"pooled": own_rows(x)}], None, batch, Clock(0, 0, 1)), {})
     memory = Queue(4, 3)
     torch.manual_seed(rank())
     memory.rows.normal_()
@@ -154,6 +161,7 @@ def others() -> dict[str, Any]:
         "features": extract(embed, Images(pixels, None), "cpu"),
         "expected_features": pixels.flatten(1).float(),
         "computed": sum(computed),
+        "classifier": online.weight,
     }
 
 
@@ -253,6 +261,13 @@ def test_features_are_complete_in_order_and_computed_once(two_ranks: list[dict[s
     for each in two_ranks:
         assert torch.equal(each["others"]["features"], each["others"]["expected_features"])
         assert each["others"]["computed"] == 7  # 13 images: 7 and 6, the last rank repeats one to fill its share
+
+
+def test_the_online_classifier_makes_the_step_of_the_global_batch(two_ranks: list[dict[str, Any]]) -> None:
+    alone = others()["classifier"]
+    assert alone.abs().max() > 0.01
+    for each in two_ranks:
+        torch.testing.assert_close(each["others"]["classifier"], alone, rtol=1e-6, atol=1e-7)
 
 
 def test_gather_sums_gradients_over_ranks(two_ranks: list[dict[str, Any]]) -> None:

@@ -25,6 +25,7 @@ from ssl_framework import main as main_module
 from ssl_framework.callbacks import Progress, load_checkpoint
 from ssl_framework.evaluation.again import evaluate
 from ssl_framework.evaluation.again import main as evaluate_main
+from ssl_framework.evaluation.scores import read_scores
 from ssl_framework.main import resumed_config
 from ssl_framework.metrics_log import read_metrics
 from ssl_framework.models.export import main as export_main
@@ -197,7 +198,8 @@ def test_two_ranks_stopped_by_a_signal_and_resumed_end_bit_for_bit_like_two_that
 
 def test_a_sweep_over_two_ranks_goes_on_after_a_job_that_a_rank_refuses(tmp_path: Path) -> None:
     """One folder a job and one table; what both ranks refuse is said once."""
-    settings = (*FAST[:2], *FAST[3:], "trainer.max_epochs=1", "evaluation.baselines=false", "report=page")
+    settings = [*FAST[:2], *FAST[3:], "trainer.max_epochs=1", "evaluation.baselines=false", "report=page"]
+    settings += ["evaluation=scores", "evaluation.scores.num_samples=20", "evaluation.scores.num_hard=4"]
     done = Command(tmp_path, "-m", "trainer=ddp_cpu", "data.batch_size=9,8", *settings).end()
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.count("error: data.batch_size is 9 for all 2 processes together") == 1
@@ -208,6 +210,8 @@ def test_a_sweep_over_two_ranks_goes_on_after_a_job_that_a_rank_refuses(tmp_path
     assert (trained / "report.html").is_file() and done.stdout.count("report: ") == 1  # rank 0 alone writes it
     result = json.loads((trained / "result.json").read_text())
     assert (result["processes"], result["steps"], result["seed"]) == (2, 6, 0)
+    scores = read_scores(trained / "scores.npz")  # by rank 0 alone, once
+    assert scores["step"].tolist() == [6] and scores["positive"].sum() == 20
     for metric in ("linear[l2=0.0001]/top1", KNN):
         assert mean_and_spread([result["metrics"][metric]]) in done.stdout
     assert done.stdout.count("M trainable parameters") == 2  # one line a job, not one a rank
