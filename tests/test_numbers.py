@@ -298,5 +298,8 @@ def test_bad_settings_are_refused(build, words: str) -> None:  # type: ignore[no
 
 def test_errors_are_printed_with_the_digits_that_count() -> None:
     assert shown("knn[k=20]/mae", 0.012345) == "0.0123" and shown("linear[l2=0.0001]/top1", 51.26) == "51.3"
-    assert mean_and_spread([0.011, 0.013], "ridge[penalty=auto]/mae") == "0.012 ± 0.00141"
+    assert mean_and_spread([0.011, 0.013], "ridge[penalty=auto]/mae") == "0.0120 ± 0.0014"
+    assert mean_and_spread([62.3, 67.7], "effective_rank") == "65.0 ± 3.8" and mean_and_spread([65.0], "a") == "65"
+    assert mean_and_spread([1.2e-8, 1.4e-8], "a") == "1.3e-08 ± 1.41e-09"
+    assert mean_and_spread([1e4, 3e4], "a") == "2e+04 ± 1.41e+04" and mean_and_spread([-1.0, 1.0], "a") == "0 ± 1.41"
     assert unit_of(["a/mae"]) == "metric" and unit_of(["a/top1", "a/learning_rate"]) == "top-1, percent"

@@ -20,11 +20,15 @@ from ssl_framework.evaluation.frozen import FrozenEvaluation
 from ssl_framework.main import CONFIGS
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.study.cells import cells_of, merged
+from ssl_framework.study.command import lead_of
 from ssl_framework.study.declaration import TRUST, Line, Study, declared, names_of_studies, read_study
+from ssl_framework.study.record import read_csv, sheet_of
+from ssl_framework.study.render import as_csv, latex, markdown
 from ssl_framework.sweep import config_hash
 from tests.runs import GROUPS, put_together
 
 STUDIES = names_of_studies()
+RECORDS = Path(__file__).parent.parent / "results" / "studies"
 
 
 def overrides_of(study: Study, scale: str, row: Line, column: Line) -> tuple[str, ...]:
@@ -237,3 +241,14 @@ def test_a_wrong_declaration_is_refused_in_one_sentence(keys: dict[str, Any], me
 def test_a_study_that_is_not_there_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(ValueError, match=r"there is no study=dcl/batchsize \(did you mean dcl/batch_size\?\)"):
         read_study("dcl/batchsize")
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent for path in RECORDS.rglob("results.csv")), ids=lambda f: f.name)
+def test_the_tables_of_a_record_are_those_of_its_results(folder: Path) -> None:
+    study, about = read_study(str(folder.relative_to(RECORDS))), json.loads((folder / "about.json").read_text())
+    entries = read_csv((folder / "results.csv").read_text())
+    sheet = sheet_of(study, entries, about["scale"], about["target"])
+    assert {entry.state for entry in entries} == {"done"} and sheet.seeds == study.seeds
+    lead = lead_of(study, about["scale"])
+    assert (folder / "table.md").read_text() == "\n\n".join([f"# {study.title}", *lead, markdown(sheet)])
+    assert (folder / "table.csv").read_text() == as_csv(sheet) and (folder / "table.tex").read_text() == latex(sheet)

@@ -73,7 +73,7 @@ def test_mean_spread_and_number_of_seeds_of_a_cell() -> None:
     assert mean_and_spread([50.0, 52.0, 51.5], KNN) == "51.2 ± 1.0"  # 51.1667, 1.0408
     assert text_of(found["A", "8"], KNN) == "51.2 ± 1.0 (3)"
     assert text_of(cells(sheet([entry("A", "8", 0, 50.0)]))["A", "8"], KNN) == "50.0 (1)"
-    assert mean_and_spread([0.01234, 0.02], "RankMe") == "0.0162 ± 0.00542"
+    assert mean_and_spread([0.01234, 0.02], "RankMe") == "0.0162 ± 0.0054"  # 0.01617, 0.005416
 
 
 def test_significance_is_the_paired_t_test_corrected_after_holm() -> None:

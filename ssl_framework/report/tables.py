@@ -1,6 +1,7 @@
 """Results as tables. Reads result.json only: needs no torch, so a sweep's end costs nothing."""
 
 import json
+import math
 import re
 import statistics
 from collections.abc import Iterable, Sequence
@@ -182,8 +183,19 @@ def mean_and_spread(values: list[float], metric: str = "/top1") -> str:
     """``52.1 ± 0.4``; without the spread for a single value, a dash for none."""
     if not values:
         return "-"
-    mean = shown(metric, statistics.mean(values))
-    return f"{mean} ± {shown(metric, statistics.stdev(values))}" if len(values) > 1 else mean
+    mean = statistics.mean(values)
+    return with_spread(mean, statistics.stdev(values), metric) if len(values) > 1 else shown(metric, mean)
+
+
+def with_spread(mean: float, spread: float, metric: str) -> str:
+    """``52.1 ± 0.4``, and of other metrics ``65.0 ± 3.4``: the spread with as many decimals as the mean has."""
+    if in_percent(metric):
+        decimals = 1
+    else:
+        decimals = 2 - math.floor(math.log10(abs(mean))) if mean and math.isfinite(mean) else -1
+    if not 0 <= decimals <= 5:
+        return f"{shown(metric, mean)} ± {shown(metric, spread)}"
+    return f"{mean:.{decimals}f} ± {spread:.{decimals}f}"
 
 
 def shown(metric: str, value: float) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ssl_framework.report.tables import in_percent, shown
+from ssl_framework.report.tables import in_percent, shown, with_spread
 from ssl_framework.study.declaration import Published
 
 LEVEL = 0.05
@@ -209,8 +209,10 @@ def written(value: float, metric: str) -> str:
 
 def mean_and_spread(values: Sequence[float], metric: str) -> str:
     """``52.1 ± 0.4``; a single value stands alone."""
-    mean = written(mean_of(values), metric)
-    return f"{mean} ± {written(deviation(values), metric)}" if len(values) > 1 else mean
+    mean = mean_of(values)
+    if len(values) == 1:
+        return written(mean, metric)
+    return with_spread(mean, deviation(values), "/top1" if is_accuracy(metric) else metric)
 
 
 def protocols(sheet: Sheet) -> list[str]:
