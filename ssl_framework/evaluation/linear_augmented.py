@@ -14,7 +14,7 @@ from ssl_framework.evaluation.after_run import AfterRun, clean, frozen_copy
 from ssl_framework.evaluation.bare import Bare
 from ssl_framework.evaluation.finetune import augmented_views, batches, class_labels
 from ssl_framework.evaluation.frozen import Splits, extract
-from ssl_framework.evaluation.probes import accuracies, moments, right
+from ssl_framework.evaluation.probes import accuracies, check_sgd, moments, right
 from ssl_framework.module import SSLModule
 from ssl_framework.optim import warmup_cosine
 
@@ -58,12 +58,7 @@ class LinearAugmented(AfterRun):
         seed: int,
     ) -> None:
         super().__init__(protocol)
-        if not learning_rates or min(learning_rates) <= 0:
-            raise ValueError(f"evaluation.learning_rates is {list(learning_rates)}: give one or more, above 0")
-        if not 0 < held_out < 1:
-            raise ValueError(f"evaluation.held_out is {held_out}: give a share of the train split, between 0 and 1")
-        if epochs < 1 or batch_size < 1:
-            raise ValueError(f"evaluation has epochs={epochs}, batch_size={batch_size}: both must be at least 1")
+        check_sgd("evaluation", learning_rates, epochs, batch_size, held_out)
         self.rates = [float(rate) for rate in learning_rates]
         self.epochs = epochs
         self.batch_size = batch_size

@@ -206,6 +206,16 @@ class LinearProbe:
         return weight.detach(), bias.detach()
 
 
+def check_sgd(where: str, learning_rates: Sequence[float], epochs: int, batch_size: int, held_out: float) -> None:
+    """Raises ValueError if a classifier cannot be trained by these settings, which the config has under ``where``."""
+    if not learning_rates or min(learning_rates) <= 0:
+        raise ValueError(f"{where}.learning_rates is {list(learning_rates)}: give one or more, above 0")
+    if not 0 < held_out < 1:
+        raise ValueError(f"{where}.held_out is {held_out}: give a share of the train split, between 0 and 1")
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"{where} has epochs={epochs}, batch_size={batch_size}: both must be at least 1")
+
+
 class LinearSGD:
     """Linear classifiers trained by SGD on cached features, one for each learning rate, all of them at once.
 
@@ -232,18 +242,7 @@ class LinearSGD:
         held_out: float,
         seed: int,
     ) -> None:
-        if not learning_rates or min(learning_rates) <= 0:
-            raise ValueError(
-                f"evaluation.probes.linear_sgd.learning_rates is {list(learning_rates)}: give one or more, above 0"
-            )
-        if not 0 < held_out < 1:
-            raise ValueError(
-                f"evaluation.probes.linear_sgd.held_out is {held_out}: give a share of the train split, between 0 and 1"
-            )
-        if epochs < 1 or batch_size < 1:
-            raise ValueError(
-                f"evaluation.probes.linear_sgd has epochs={epochs}, batch_size={batch_size}: both must be at least 1"
-            )
+        check_sgd("evaluation.probes.linear_sgd", learning_rates, epochs, batch_size, held_out)
         self.learning_rates = [float(rate) for rate in learning_rates]
         self.epochs = epochs
         self.batch_size = batch_size
