@@ -1,11 +1,13 @@
 """Tables of multiruns and the record of a comparison: never a number without n, what failed or is missing is shown."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from ssl_framework.report import comparison
 from ssl_framework.report.command import main
@@ -52,7 +54,7 @@ def test_one_row_a_setting_and_one_column_a_data_set_and_metric(tmp_path: Path) 
         ("b", "x", 0, None), ("b", "x", 1, None), ("b", "y", 0, 30.0),
     ):  # fmt: skip
         synthetic_job(tmp_path, method, data, seed, value, "unfinished" if (method, seed) == ("b", 1) else "failed")
-    knn = r"knn\[k=20,T=0.1]"
+    knn = "knn\n\\[k=20,T=0.1]"
     assert cells(tmp_path) == [
         ["setting", "method=a", "method=b"],
         ["x\nn", "2", "0 (1 failed, 1 unfinished)"],
@@ -62,10 +64,25 @@ def test_one_row_a_setting_and_one_column_a_data_set_and_metric(tmp_path: Path) 
     ]
 
 
+def test_the_default_metrics_fit_a_terminal(tmp_path: Path) -> None:
+    metrics = dict.fromkeys((KNN, "knn[k=200,T=0.1]/top1", "linear[l2=0.0001]/top1"), 52.5)
+    for temperature in ("0.1", "0.2"):
+        overrides = [f"objective.temperature={temperature}", "data.batch_size=256", "seed=0"]
+        folder = tmp_path / job_folder(overrides)
+        folder.mkdir()
+        about = {"method": "simclr", "data": "shapes", "overrides": overrides, "command": "python train.py"}
+        (folder / "run.json").write_text(json.dumps(about))
+        (folder / "result.json").write_text(json.dumps({**about, "seed": 0, "metrics": metrics, "config_hash": "a"}))
+    out = io.StringIO()
+    Console(file=out, width=80).print(sweep_table(tmp_path))
+    assert "…" not in out.getvalue() and out.getvalue().count(" 52.5") == 6
+    assert "[k=20,T=0.1]  [k=200,T=0.1]  [l2=0.0001]" in out.getvalue()
+
+
 def test_runs_of_different_configs_are_not_averaged(tmp_path: Path) -> None:
     synthetic_job(tmp_path, "a", "x", 0, 10.0)
     synthetic_job(tmp_path, "a", "x", 1, 14.0, config_hash="def")
-    assert cells(tmp_path)[1:] == [["n", "2 (2 different configs)"], [r"knn\[k=20,T=0.1]", "-"]]
+    assert cells(tmp_path)[1:] == [["n", "2 (2 different configs)"], ["knn\n\\[k=20,T=0.1]", "-"]]
 
 
 def test_numbers_in_settings_are_ordered_as_numbers() -> None:

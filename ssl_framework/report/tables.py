@@ -171,7 +171,8 @@ def sweep_table(folder: Path) -> Table:
     for data in found.data:
         table.add_column(f"{data}\nn" if data else "n", justify="right", no_wrap=True, min_width=1)
         for name in found.metrics:
-            table.add_column(short(name).replace("[", r"\["), justify="right", no_wrap=True)
+            # Parameters on a line of their own: three metrics stay readable in a terminal of 80 columns.
+            table.add_column(short(name).replace("[", "\n\\[", 1), justify="right", no_wrap=True)
     for setting in found.settings:
         cells = [found.cells[setting, data] for data in found.data]
         row = [text for cell in cells for text in (cell.counted, *(cell.mean(name) for name in found.metrics))]
