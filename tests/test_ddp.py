@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -192,12 +193,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[st
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ranks = [CONTEXT.Process(target=work, args=(process, port, str(folder))) for process in range(2)]
-    for each in ranks:
-        each.start()
-    for each in ranks:
-        each.join()
-    assert [each.exitcode for each in ranks] == [0, 0]
+    mp.start_processes(work, (port, str(folder)), nprocs=2, start_method=CONTEXT.get_start_method())
     yield [torch.load(folder / f"{r}.pt", weights_only=True) for r in range(2)]
 
 

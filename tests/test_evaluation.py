@@ -21,6 +21,7 @@ from ssl_framework.evaluation.frozen import (
     extract,
     extract_frozen,
     extract_layers,
+    images_at_once,
     raw_pixels,
 )
 from ssl_framework.evaluation.probes import KNN, LinearProbe, LinearSGD, Retrieval, largest, neighbours
@@ -166,6 +167,13 @@ def test_extraction_keeps_the_order_over_chunks(monkeypatch: pytest.MonkeyPatch)
 
     assert torch.equal(extract(embed, Images(pixels, None), "cpu"), pixels.flatten(1).float())
     assert sizes == [7, 7, 7, 7, 2]
+
+
+@pytest.mark.parametrize(
+    ("device", "side", "count"), [("cpu", 32, 128), ("cpu", 224, 2), ("cpu", 999, 1), ("cuda", 32, 2048)]
+)
+def test_as_many_images_at_once_as_the_device_does_well(device: str, side: int, count: int) -> None:
+    assert images_at_once(Images(torch.empty(1, 3, side, side, dtype=torch.uint8), None), device) == count
 
 
 def test_extraction_is_in_eval_mode_and_restores_every_mode_and_buffer() -> None:

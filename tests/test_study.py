@@ -657,6 +657,10 @@ def test_a_dry_run_runs_nothing_and_says_how_long_the_rest_takes(
     main([name, "seeds=0,1", "--dry-run"])
     out = capsys.readouterr().out
     assert out.count(": done |") == 1 and "DCL | 16 | seed 1: missing, about 30 s" in out
+    (done_too := cells_of(read_study("table", tmp_path / "declared"), "small")[0].run.folder).mkdir(parents=True)
+    (done_too / "result.json").write_text('{"wall_seconds": 30.0, "metrics": {}}')
+    main([name, "--dry-run"])
+    assert capsys.readouterr().out.splitlines()[-1] == "nothing to run"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["declared", "no_data", "outputs"]
 
 

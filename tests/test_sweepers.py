@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,10 +22,9 @@ from ssl_framework.data.sources import Images
 from ssl_framework.evaluation.frozen import Frozen
 from ssl_framework.evaluation.leave_one_out import LeaveOneOut, TrainLeaveOneOut
 from ssl_framework.main import CONFIGS, HERE, job, objective_of, refuse_test_labels
-from ssl_framework.study.engine import NO_PAGE
 from ssl_framework.sweep import best_trial, config_hash
 from tests.runs import SMALL, SMALL_MIXER, SMALL_QUEUE, config, multirun_in
-from tests.test_study import TABLE
+from tests.test_study import TABLE, declare
 
 LOO = "knn[k=loo,T=0.1]/train_top1"
 FEW = SMALL[:-1]
@@ -190,17 +190,29 @@ def test_a_multirun_that_searches_nothing_returns_nothing(tmp_path: Path, monkey
 
 @submitit
 def test_runs_through_submitit(tmp_path: Path) -> None:
-    """A multirun, as which a study starts its runs as well, hands them to other processes and waits for them."""
+    """A study and a plain multirun hand their run to another process and wait for it."""
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+    launcher = "hydra/launcher=submitit_local"
+    study = declare(tmp_path, rows={"SimCLR": ["method=simclr"]}, columns={"16": ["data.batch_size=16"]})
     small = [item for item in TABLE["scales"]["small"]["overrides"] if "max_epochs" not in item]  # type: ignore[index]
-    arguments = ["hydra/launcher=submitit_local", "hydra.sweep.dir=sweep", NO_PAGE, *small, "data.batch_size=16"]
-    code = "from ssl_framework.main import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "-m", *arguments, "trainer.max_epochs=1,few"],
-        cwd=tmp_path, env=environment, text=True, stdout=-1, stderr=subprocess.STDOUT, timeout=240,
-    )  # fmt: skip
-    assert done.returncode == 1 and "0 (1 failed)" in done.stdout, done.stdout  # one of them is refused
-    (result,) = (json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/result.json"))
-    top1 = f"{result['metrics']['knn[k=5,T=0.1]/top1']:.1f}"
-    assert result["steps"] == 4 and re.search(rf"max_epochs=1 +1 +{re.escape(top1)}\n", done.stdout), done.stdout
+    commands = [
+        ["from ssl_framework.study.command import main; main()", study, launcher, "trainer.max_epochs=1"],
+        ["from ssl_framework.main import main; main()", "-m", "hydra.sweep.dir=sweep", launcher, *small,
+         "data.batch_size=16", "trainer.max_epochs=1,few"],
+    ]  # fmt: skip
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", *one], cwd=tmp_path, env=environment, text=True, stdout=-1, stderr=subprocess.STDOUT
+        )
+        for one in commands
+    ]
+    deadline = time.monotonic() + 240
+    outputs = [process.communicate(timeout=deadline - time.monotonic())[0] for process in started]
+    assert [process.returncode for process in started] == [0, 1], outputs  # one job of the multirun is refused
+    assert "1 different runs, 0 done, 1 to run" in outputs[0] and "0 (1 failed)" in outputs[1]
+    assert re.search(r"\| SimCLR \| \d+\.\d \(1\) \|", outputs[0])
+    (of_study,) = (tmp_path / "outputs" / "studies" / "runs").glob("*-seed0/result.json")
+    (of_sweep,) = (tmp_path / "sweep").glob("*/result.json")
+    for path in (of_study, of_sweep):
+        assert json.loads(path.read_text())["steps"] == 4
     assert list((tmp_path / "sweep" / ".submitit").iterdir())
