@@ -1,6 +1,6 @@
 """``python train.py method=mochi data=cifar10``: see ``python train.py --help``."""
 
-from ssl_framework.main import main
+from ssl_framework.commands.train import main
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,6 @@
 """Speed as ratios: ``python scripts/benchmark.py {views,step,loss,knn,load,startup,mixers} [--json FILE]``."""
 
-from ssl_framework.benchmark.command import main
+from tools.benchmark.command import main
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,6 @@
 """Scores a run again: ``python scripts/evaluate.py run=outputs/latest [evaluation.probes.knn.k=200 ...]``."""
 
-from ssl_framework.evaluation.again import main
+from ssl_framework.commands.evaluate import main
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,5 @@
 """From a config to objects, and the safety rule for configs that come out of a run folder."""
 
-import importlib
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +8,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ssl_framework.data.generated import WithGenerated
-from ssl_framework.data.loader import DataModule
-from ssl_framework.data.sources import Source
+from ssl_framework.data.base import Source
+from ssl_framework.data.datamodule import DataModule
+from ssl_framework.data.images.generated import WithGenerated
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
-
-TRUSTED = ("ssl_framework.", "torch.optim.", "torch.nn.", "lightning.pytorch.loggers.")
-"""Where the classes that a stored config names may come from."""
 
 last_source: dict[str, Source] = {}
 """The source built last, by its config."""
@@ -148,52 +143,3 @@ def check_labels(objective: Objective, label: Tensor | None) -> None:
             f"objective.num_classes is {objective.num_classes}, but the training set has a label {highest}: "
             f"set data.num_classes to at least {highest + 1}"
         )
-
-
-def load_run_config(folder: str | Path) -> DictConfig:
-    """The resolved config of a run folder, after checking that it names only classes of ``TRUSTED`` packages.
-
-    Raises:
-        FileNotFoundError: the folder or its config.yaml does not exist.
-        ValueError: the config names something else, or is not a config.
-    """
-    path = Path(folder) / "config.yaml"
-    if not path.is_file():
-        what = "has no config.yaml: it is not a run folder" if Path(folder).is_dir() else "does not exist"
-        raise FileNotFoundError(f"the run folder {folder} {what}")
-    cfg = OmegaConf.load(path)
-    if not isinstance(cfg, DictConfig):
-        raise ValueError(f"{path} is not a run's config: it holds {type(cfg).__name__}, not a mapping")
-    refuse_foreign(OmegaConf.to_container(cfg, resolve=False), str(path))
-    return cfg
-
-
-def refuse_foreign(node: Any, where: str) -> None:
-    """Raises ValueError for a ``_target_`` outside ``TRUSTED`` and for interpolations, which a stored config lacks."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key == "_target_" and not is_trusted(value):
-                raise ValueError(
-                    f"{where} asks to construct {value!r}, which is not a class of this package or of "
-                    f"{', '.join(name.rstrip('.') for name in TRUSTED[1:])}: nothing was loaded"
-                )
-            refuse_foreign(value, where)
-    elif isinstance(node, list):
-        for value in node:
-            refuse_foreign(value, where)
-    elif isinstance(node, str) and "${" in node:
-        raise ValueError(
-            f"{where} holds the interpolation {node!r}, but a run's config is stored resolved: nothing was loaded"
-        )
-
-
-def is_trusted(target: Any) -> bool:
-    """Whether a dotted name is a class defined (not merely imported) in a trusted package."""
-    if not isinstance(target, str) or not target.startswith(TRUSTED):
-        return False
-    module, _, name = target.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError):
-        return False
-    return inspect.isclass(found) and (found.__module__ + ".").startswith(TRUSTED)

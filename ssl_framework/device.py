@@ -1,29 +1,25 @@
 """What the machine offers: threads, freed memory that stays with the process, half precision where it is faster."""
 
-import copy
 import ctypes
 import platform
-import statistics
-import time
 from pathlib import Path
 
 import torch
-from torch import Tensor
-
-from ssl_framework.models.encoder import Encoder
+from omegaconf import DictConfig
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+
+
 LARGE = 2**28
 """Bytes: a block below this size comes from memory that was used before."""
+
 
 THREADS = torch.get_num_threads()
 """As the environment (OMP_NUM_THREADS) says, or one a core."""
 
+
 BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
 """As Linux names them, on x86 and on ARM."""
-
-FASTER = 1.15
-"""Half precision has to win by this factor to be chosen."""
 
 
 def keep_freed_memory() -> bool:
@@ -70,26 +66,15 @@ def cpu_has_bf16() -> bool:
     return described.is_file() and bool(BF16_INSTRUCTIONS & set(described.read_text().split()))
 
 
-def faster_precision(encoder: Encoder, images: Tensor, rounds: int = 5) -> str:
-    """Times forward and backward passes of the encoder on the CPU in both precisions, in turns.
+def accelerator_of(cfg: DictConfig) -> str:
+    """ "gpu" or "cpu": what ``trainer.accelerator`` says, ``auto`` being a GPU if there is one."""
+    if cfg.accelerator != "auto":
+        return cfg.accelerator
+    return "gpu" if torch.cuda.is_available() else "cpu"
 
-    Args:
-        encoder: stays as it is; a copy is timed.
-        images: [B, C, H, W] float32.
-        rounds: of both, after one that does not count.
 
-    Returns:
-        "bf16-mixed" if that is faster by ``FASTER``, else "32-true".
-    """
-    trial = copy.deepcopy(encoder)
-    seconds: dict[bool, list[float]] = {False: [], True: []}
-    with torch.random.fork_rng(devices=[]):
-        for _ in range(rounds + 1):
-            for half, taken in seconds.items():
-                started = time.perf_counter()
-                with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                    outputs = trial.encode(images)
-                torch.stack([x.float().square().mean() for x in outputs.values()]).sum().backward()
-                taken.append(time.perf_counter() - started)
-    single, half_precision = (statistics.median(taken[1:]) for taken in seconds.values())
-    return "bf16-mixed" if single > FASTER * half_precision else "32-true"
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the number of threads of the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"

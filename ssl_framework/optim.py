@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ssl_framework.mixers.mixing import LearnedRule
+from ssl_framework.mixers.base import LearnedRule
 
 
 class LARS(Optimizer):

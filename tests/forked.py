@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["ssl_framework.run"])
+CONTEXT.set_forkserver_preload(["ssl_framework.training.run"])
 
 PID = "pid.txt"
 """In the folder of a study's run: which process it is, for tests that outlive the study."""
@@ -59,7 +59,7 @@ def run_command(
 
 def train(arguments: Sequence[str]) -> None:
     """Becomes ``python train.py``."""
-    from ssl_framework import main
+    from ssl_framework.commands import train as main
 
     sys.argv = ["train.py", *arguments]
     main.subprocess = SimpleNamespace(  # type: ignore[attr-defined]
@@ -103,14 +103,14 @@ class Fork:
 
 
 def rank(command: Sequence[str], env: dict[str, str], start_new_session: bool) -> Fork:
-    """In place of the Popen of ``main.launch``: a fork that becomes ``python -m ssl_framework.run FOLDER``."""
-    assert list(command[:3]) == [sys.executable, "-m", "ssl_framework.run"] and start_new_session
+    """In place of the Popen of ``main.launch``: a fork that becomes ``python -m ssl_framework.training.run FOLDER``."""
+    assert list(command[:3]) == [sys.executable, "-m", "ssl_framework.training.run"] and start_new_session
     return Fork(functools.partial(become_rank, Path(command[3]), env))
 
 
 def study(arguments: Sequence[str]) -> None:
     """Becomes ``python scripts/study.py``, whose runs are forks of it."""
-    from ssl_framework.study import command
+    from ssl_framework.commands import study as command
     from ssl_framework.study.engine import NO_PAGE, NO_TABLE, Engine, job_overrides
 
     def begin(self: Engine, run: Any, slot: int) -> Fork:
@@ -151,7 +151,8 @@ def become_rank(folder: Path, env: dict[str, str]) -> int:
     """The exit code of the rank, whose environment is ``env``."""
     import torch
 
-    from ssl_framework import device, run
+    from ssl_framework import device
+    from ssl_framework.training import run
 
     os.environ.clear()
     os.environ.update(env)

@@ -15,9 +15,9 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_framework import main
-from ssl_framework.main import CONFIGS
-from ssl_framework.run import run
+from ssl_framework.commands import train as main
+from ssl_framework.runs.config import CONFIGS
+from ssl_framework.training.run import run
 
 SMALL = (
     "data.source.num_train=48",

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ssl_framework.build import build_module
-from ssl_framework.evaluation.alarm import CollapseAlarm
+from ssl_framework.evaluation.during_training.alarm import CollapseAlarm
 from ssl_framework.evaluation.measures import feature_std
-from ssl_framework.metrics_log import read_metrics
+from ssl_framework.runs.folder import read_metrics
 from ssl_framework.types import Clock, Samples
 from tests.runs import config, run_in, small
 from tests.test_resume import assert_identical, interrupt_at, last, sigterm
@@ -75,7 +75,7 @@ def test_it_looks_at_the_first_step_and_at_those_that_are_logged(monkeypatch: py
     looked: list[int] = []
     watch = Watch(CollapseAlarm(0.08), every=3)
     monkeypatch.setattr(
-        "ssl_framework.evaluation.alarm.feature_std",
+        "ssl_framework.evaluation.during_training.alarm.feature_std",
         lambda x: looked.append(watch.trainer.global_step) or feature_std(x),
     )
     watch.steps(*[1.0] * 7)
@@ -114,7 +114,7 @@ def test_it_sees_the_whole_first_view_and_no_evaluator() -> None:
 
 
 def test_other_ranks_are_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssl_framework.evaluation.alarm.rank", lambda: 1)
+    monkeypatch.setattr("ssl_framework.evaluation.during_training.alarm.rank", lambda: 1)
     watch = Watch(CollapseAlarm(0.08))
     assert watch.steps(1.0, 0.01, 0.01) == [] and watch.logged == []
     assert not watch.module.objective._forward_hooks

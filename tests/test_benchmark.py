@@ -8,13 +8,13 @@ from types import ModuleType
 import pytest
 import torch
 
-from ssl_framework.benchmark import command, mixers, timing
-from ssl_framework.benchmark.loss import dense, rows, step, tiled
-from ssl_framework.benchmark.peers import need, random_images
-from ssl_framework.benchmark.step import Product, bare_loop
 from ssl_framework.device import keep_freed_memory
-from ssl_framework.main import CONFIGS
-from ssl_framework.report.mixtures import mixer_names
+from ssl_framework.report.pictures.mixtures import mixer_names
+from ssl_framework.runs.config import CONFIGS
+from tools.benchmark import command, mixers, timing
+from tools.benchmark.loss import dense, rows, step, tiled
+from tools.benchmark.peers import need, random_images
+from tools.benchmark.step import Product, bare_loop
 
 
 def test_competitors_take_turns_and_the_first_round_does_not_count() -> None:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ssl_framework.build import build_module
-from ssl_framework.mixers.mixing import Context, Mixing
+from ssl_framework.mixers.base import Context
+from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.mixers.partners import LabelKernel
 from ssl_framework.mixers.rules import Mixup
 from ssl_framework.types import Batch

@@ -15,8 +15,8 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.build import build_module
-from ssl_framework.main import CONFIGS
-from ssl_framework.run import read_json
+from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.folder import read_json
 from tests.runs import DATA, GROUPS, METHODS, SMALL, composed, config, put_together, run_in
 
 ROOT = Path(__file__).parent.parent
@@ -217,7 +217,7 @@ def test_misspelt_names_are_refused_with_what_exists_and_the_nearest(argument: s
 def test_help_and_the_config_answer_without_torch() -> None:
     code = (
         "import sys; sys.argv = ['train.py', '--cfg', 'job']\n"
-        "from ssl_framework.main import main\n"
+        "from ssl_framework.commands.train import main\n"
         "try: main()\n"
         "finally: print('torch' in sys.modules, 'lightning' in sys.modules, file=sys.stderr)"
     )

@@ -17,11 +17,12 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from ssl_framework.data.decoding import read_image
-from ssl_framework.data.folder import FolderSource
-from ssl_framework.data.shapes import FACTORS, SHAPES, Shapes
-from ssl_framework.data.sources import Digits, Images, TorchvisionSource, holdout, subset
-from ssl_framework.main import CONFIGS
+from ssl_framework.data.base import Images, holdout, subset
+from ssl_framework.data.images.arrays import Digits, TorchvisionSource
+from ssl_framework.data.images.decoding import read_image
+from ssl_framework.data.images.folder import FolderSource
+from ssl_framework.data.images.shapes import FACTORS, SHAPES, Shapes
+from ssl_framework.runs.config import CONFIGS
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -719,8 +720,8 @@ def test_arrays_larger_than_the_share_of_memory_are_refused_before_reading(
     np.savez_compressed(tmp_path / "train.npz", images=np.zeros((500, 6, 5, 3), np.uint8), labels=np.zeros(500, int))
     save_file({"images": torch.zeros(500, 6, 5, 3).byte(), "labels": torch.zeros(500)}, tmp_path / "test.safetensors")
     assert (tmp_path / "train.npz").stat().st_size < 2000  # what counts is its content
-    monkeypatch.setattr("ssl_framework.data.sources.free_memory", lambda: 90_000)
-    monkeypatch.setattr("ssl_framework.data.sources.read_arrays", lambda _: pytest.fail("read"))
+    monkeypatch.setattr("ssl_framework.data.images.arrays.free_memory", lambda: 90_000)
+    monkeypatch.setattr("ssl_framework.data.images.arrays.read_arrays", lambda _: pytest.fail("read"))
     for split, name in (("train", "train.npz"), ("test", "test.safetensors")):
         with pytest.raises(
             ValueError, match=rf"{name} holds .*data\.resident_share=0\.5 .*prepare_data\.py.*data=store"

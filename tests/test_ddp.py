@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl_framework import functional
-from ssl_framework.data.sources import Images
+from ssl_framework.data.base import Images
 from ssl_framework.distributed import gather, gather_with_grad, own_rows, rank, same_on_all_ranks, world_size
-from ssl_framework.evaluation.frozen import extract
-from ssl_framework.evaluation.online import OnlineLinear
+from ssl_framework.evaluation.during_training.online_linear import OnlineLinear
+from ssl_framework.evaluation.features import extract
 from ssl_framework.gradient_cache import cached_losses
 from ssl_framework.memory import Queue
 from ssl_framework.models.encoder import EMATeacher, Encoder

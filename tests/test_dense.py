@@ -9,10 +9,9 @@ from sklearn.metrics import jaccard_score
 from torch import Tensor
 
 from ssl_framework.build import build, build_data, build_module
-from ssl_framework.data.loader import DataModule
-from ssl_framework.data.sources import Digits
-from ssl_framework.data.views import Views
-from ssl_framework.evaluation.dense import (
+from ssl_framework.data.datamodule import DataModule
+from ssl_framework.data.images.arrays import Digits
+from ssl_framework.evaluation.after_training.dense import (
     Correspondence,
     Dense,
     Segmentation,
@@ -22,10 +21,11 @@ from ssl_framework.evaluation.dense import (
     matches,
     scores,
 )
-from ssl_framework.evaluation.probes import LinearProbe
+from ssl_framework.evaluation.probes.linear import LinearProbe
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.module import SSLModule
 from ssl_framework.types import Geometry, Samples
+from ssl_framework.views.image import Views
 from tests.runs import config, small
 
 LINEAR = LinearProbe(1e-4, 100)

@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ssl_framework import device
 from ssl_framework.build import build_data, build_module
 from ssl_framework.models.backbone import Backbone
-from ssl_framework.run import read_json, settle_precision
+from ssl_framework.runs.folder import read_json
+from ssl_framework.training.precision import settle_precision
 from ssl_framework.types import Batch, Clock, Samples
 from tests.runs import METHODS, config, run_in, small
 
@@ -123,11 +124,11 @@ def settled(folder: Path, *overrides: str) -> str:
 def test_precision_on_a_cpu_is_measured_only_where_there_is_bf16(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ssl_framework.run.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("ssl_framework.training.run.cpu_has_bf16", lambda: False)
     assert settled(tmp_path, "trainer=cpu") == "32-true"
     assert OmegaConf.load(tmp_path / "config.yaml").trainer.precision == "32-true"  # a resumed run does not ask again
 
-    monkeypatch.setattr("ssl_framework.run.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("ssl_framework.training.run.cpu_has_bf16", lambda: True)
     seconds = {True: 1.0, False: 2.0}
     clock = [0.0]
 
@@ -140,7 +141,7 @@ def test_precision_on_a_cpu_is_measured_only_where_there_is_bf16(
 
     monkeypatch.setattr(time, "perf_counter", perf_counter)
     once = functools.partial(device.faster_precision, rounds=1)
-    monkeypatch.setattr("ssl_framework.run.faster_precision", once)
+    monkeypatch.setattr("ssl_framework.training.run.faster_precision", once)
     assert settled(tmp_path, "trainer=cpu") == "bf16-mixed"
     seconds[True] = 1.9  # not faster by enough
     assert settled(tmp_path, "trainer=cpu") == "32-true"

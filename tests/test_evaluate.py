@@ -16,16 +16,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ssl_framework.build import build
-from ssl_framework.data.image_ops import with_channels
-from ssl_framework.data.sources import Digits, Images
-from ssl_framework.evaluation import foreign, several
-from ssl_framework.evaluation.again import evaluate, load_run, main
-from ssl_framework.evaluation.choices import composed, override_each, stored
-from ssl_framework.evaluation.frozen import Frozen, Splits
-from ssl_framework.evaluation.probes import KNN, LinearProbe, Retrieval
-from ssl_framework.evaluation.several import Chosen, score_all
-from ssl_framework.models.export import export
-from ssl_framework.run import read_json
+from ssl_framework.commands.evaluate import evaluate, main
+from ssl_framework.commands.export import export
+from ssl_framework.data.base import Images
+from ssl_framework.data.images.arrays import Digits
+from ssl_framework.evaluation import foreign
+from ssl_framework.evaluation import score_all as several
+from ssl_framework.evaluation.features import Frozen, Splits
+from ssl_framework.evaluation.probes.knn import KNN
+from ssl_framework.evaluation.probes.linear import LinearProbe
+from ssl_framework.evaluation.probes.retrieval import Retrieval
+from ssl_framework.evaluation.score_all import Chosen, score_all
+from ssl_framework.load import load_run
+from ssl_framework.runs.folder import read_json
+from ssl_framework.runs.overrides import composed, override_each, stored
+from ssl_framework.views.image_ops import with_channels
 from tests.runs import run_in, small
 
 FEW = ("data.source.num_train=48", "data.source.num_test=32")
@@ -87,7 +92,7 @@ def test_the_default_evaluation_is_that_of_the_run_to_the_last_digit(run: Path) 
 
 def test_the_number_of_threads_is_the_runs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr("ssl_framework.evaluation.again.use_threads", asked.append)
+    monkeypatch.setattr("ssl_framework.commands.evaluate.use_threads", asked.append)
     evaluate(run, ["trainer.num_threads=1", *FAST])
     assert asked == [1]
 

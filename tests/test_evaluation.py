@@ -13,22 +13,25 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from ssl_framework.build import build, build_data, build_module
-from ssl_framework.data.sources import Images
-from ssl_framework.evaluation.again import evaluate, references
-from ssl_framework.evaluation.frozen import (
+from ssl_framework.commands.evaluate import evaluate
+from ssl_framework.data.base import Images
+from ssl_framework.evaluation.features import (
     Frozen,
-    FrozenEvaluation,
     extract,
     extract_frozen,
     extract_layers,
     images_at_once,
     raw_pixels,
 )
-from ssl_framework.evaluation.probes import KNN, LinearProbe, LinearSGD, Retrieval, largest, neighbours
+from ssl_framework.evaluation.frozen import FrozenEvaluation
+from ssl_framework.evaluation.probes.knn import KNN, largest, neighbours
+from ssl_framework.evaluation.probes.linear import LinearProbe, LinearSGD
+from ssl_framework.evaluation.probes.retrieval import Retrieval
+from ssl_framework.evaluation.score_all import references
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.heads import Head
-from ssl_framework.run import read_json
+from ssl_framework.runs.folder import read_json
 from tests.runs import config, run_in, small
 
 
@@ -88,7 +91,7 @@ def test_a_grid_of_k_and_temperature_is_that_of_each_pair_from_one_pass(monkeypa
         passes.append((len(bank), len(x), k))
         return neighbours(bank, x, k, chunk)
 
-    monkeypatch.setattr("ssl_framework.evaluation.probes.neighbours", counted)
+    monkeypatch.setattr("ssl_framework.evaluation.probes.knn.neighbours", counted)
     got = KNN([20, 5, 200, 5], [0.5, 0.02], chunk=64)(train, test)  # the second 5 says nothing new
     assert got == expected and list(got) == list(expected) and passes == [(600, 500, 200)]
     assert len(set(got.values())) > 3 and all(value.count == 500 for value in got.values())
@@ -157,7 +160,7 @@ def test_bad_settings_are_refused(build, words: str) -> None:  # type: ignore[no
 
 
 def test_extraction_keeps_the_order_over_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssl_framework.evaluation.frozen.CHUNK_PIXELS", 7 * 16)
+    monkeypatch.setattr("ssl_framework.evaluation.features.CHUNK_PIXELS", 7 * 16)
     pixels = torch.randint(0, 256, (30, 3, 4, 4), dtype=torch.uint8)
     sizes = []
 
@@ -296,7 +299,7 @@ def test_every_layer_of_a_head_comes_out_of_one_pass(monkeypatch: pytest.MonkeyP
     """Equal to the layers called one after another, and in the order of the images over chunks."""
     module = build_module(small("byol"), True)
     images = build_data(small("byol")).train
-    monkeypatch.setattr("ssl_framework.evaluation.frozen.CHUNK_PIXELS", 20 * 32 * 32)
+    monkeypatch.setattr("ssl_framework.evaluation.features.CHUNK_PIXELS", 20 * 32 * 32)
     passes = []
     module.student.backbone.register_forward_hook(lambda *_: passes.append(1))
     layers = extract_layers(module, images, ["projector", "predictor"])

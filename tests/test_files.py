@@ -13,10 +13,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from ssl_framework.data.decoding import open_image, read_crops, read_image
-from ssl_framework.data.files import Cutter, Files, FilesLoader, FilesSource, Paths
-from ssl_framework.data.views import Views, central_box, draw_crops, place_crops
+from ssl_framework.data.images.decoding import open_image, read_crops, read_image
+from ssl_framework.data.images.files import Cutter, Files, FilesLoader, FilesSource, Paths
 from ssl_framework.types import Samples
+from ssl_framework.views.crops import central_box, draw_crops, place_crops
+from ssl_framework.views.image import Views
 from tests.runs import config, run_in
 from tests.test_data import RED, data_config, folder_source
 from tests.test_resume import assert_identical, interrupt_at, last, sigterm

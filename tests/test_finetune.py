@@ -9,19 +9,18 @@ import torch
 from torch import Tensor
 
 from ssl_framework.build import build, build_module
-from ssl_framework.data.loader import DataModule
-from ssl_framework.data.sources import Images
-from ssl_framework.evaluation.after_run import AfterRun
-from ssl_framework.evaluation.again import evaluate
-from ssl_framework.evaluation.bare import Bare
-from ssl_framework.evaluation.few_labels import FewLabels
-from ssl_framework.evaluation.finetune import FineTune, Network, augmented_views, batches, layer_groups
-from ssl_framework.evaluation.frozen import Accuracy, Frozen, extract_frozen
-from ssl_framework.evaluation.linear_augmented import LinearAugmented
-from ssl_framework.evaluation.probes import LinearProbe
+from ssl_framework.commands.evaluate import evaluate
+from ssl_framework.data.base import Images
+from ssl_framework.data.datamodule import DataModule
+from ssl_framework.evaluation.after_training.base import AfterRun
+from ssl_framework.evaluation.after_training.finetune import FineTune, Network, augmented_views, batches, layer_groups
+from ssl_framework.evaluation.after_training.linear_augmented import LinearAugmented
+from ssl_framework.evaluation.features import Accuracy, Bare, Frozen, extract_frozen
+from ssl_framework.evaluation.probes.few_labels import FewLabels
+from ssl_framework.evaluation.probes.linear import LinearProbe
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.module import SSLModule
-from ssl_framework.run import read_json
+from ssl_framework.runs.folder import read_json
 from tests.runs import config, run_in, small
 
 CROPS = {"scale": [0.766, 1.0], "ratio": [1.0, 1.0], "flip": 0.5}
@@ -163,7 +162,7 @@ def test_an_augmentation_it_cannot_make_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", BOTH)
 def test_several_processes_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssl_framework.evaluation.after_run.world_size", lambda: 2)
+    monkeypatch.setattr("ssl_framework.evaluation.after_training.base.world_size", lambda: 2)
     with pytest.raises(ValueError, match=f"evaluation={name} runs in one process, but there are 2"):
         BOTH[name]().score_module(module_of(), toy())
 

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from ssl_framework.build import build_data
-from ssl_framework.data.files import Files
-from ssl_framework.data.generated import Joined, WithGenerated, join
+from ssl_framework.data.base import Images
+from ssl_framework.data.images.files import Files
+from ssl_framework.data.images.generated import Joined, WithGenerated, join
+from ssl_framework.data.images.store import Mapped
 from ssl_framework.data.loader import resident
-from ssl_framework.data.sources import Images
-from ssl_framework.data.store import Mapped
-from ssl_framework.run import config_hash
+from ssl_framework.training.run import config_hash
 from tests.runs import SMALL, config
 
 

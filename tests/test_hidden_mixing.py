@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ssl_framework.build import build_data, build_module
+from ssl_framework.mixers.base import Rule
 from ssl_framework.mixers.hidden import AlignMix, ManifoldMixup, transport
 from ssl_framework.mixers.learned import AdaMixUp
-from ssl_framework.mixers.mixing import Mixing, Rule
+from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.mixers.partners import Others
 from ssl_framework.mixers.rules import Mixup, Switch
 from ssl_framework.models.backbone import Backbone

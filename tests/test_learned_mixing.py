@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from ssl_framework.build import build_data, build_module
 from ssl_framework.mixers import learned
+from ssl_framework.mixers.base import Context, LearnedRule
 from ssl_framework.mixers.learned import AdaMixUp, AutoMixBlock, LearnedMask, SAMixBlock, attention
-from ssl_framework.mixers.mixing import Context, LearnedRule
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.module import SSLModule

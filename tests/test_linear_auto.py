@@ -5,10 +5,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from ssl_framework.data.sources import holdout
-from ssl_framework.evaluation.frozen import Frozen
-from ssl_framework.evaluation.linear_auto import LinearAuto
-from ssl_framework.evaluation.probes import LinearProbe
+from ssl_framework.data.base import holdout
+from ssl_framework.evaluation.features import Frozen
+from ssl_framework.evaluation.probes.linear import LinearProbe
+from ssl_framework.evaluation.probes.linear_auto import LinearAuto
 from tests.test_evaluation import clusters
 
 PENALTIES = [1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0]

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ssl_framework.data import loader as loader_module
 from ssl_framework.data import residence
-from ssl_framework.data.loader import DataModule, HostLoader, Loader, ResidentLoader, ahead, resident
-from ssl_framework.data.sources import Images
-from ssl_framework.data.store import Mapped
+from ssl_framework.data.base import Images
+from ssl_framework.data.datamodule import DataModule
+from ssl_framework.data.images.store import Mapped
+from ssl_framework.data.loader import HostLoader, Loader, ResidentLoader, ahead, resident
 from ssl_framework.types import Samples
 
 CPU = torch.device("cpu")

@@ -5,10 +5,11 @@ import warnings
 import pytest
 import torch
 
-from ssl_framework.evaluation.few_labels import drawn_by_class
-from ssl_framework.evaluation.frozen import Frozen
-from ssl_framework.evaluation.long_tail import Answering, LongTail
-from ssl_framework.evaluation.probes import KNN, LinearProbe
+from ssl_framework.evaluation.features import Frozen
+from ssl_framework.evaluation.probes.few_labels import drawn_by_class
+from ssl_framework.evaluation.probes.knn import KNN
+from ssl_framework.evaluation.probes.linear import LinearProbe
+from ssl_framework.evaluation.probes.long_tail import Answering, LongTail
 from tests.test_evaluation import clusters
 
 KNN5, LINEAR = KNN(5, 0.1), LinearProbe(1e-2, 30)

@@ -12,15 +12,8 @@ from torch import Tensor
 from ssl_framework import functional
 from ssl_framework.build import build
 from ssl_framework.evaluation import spectrum
-from ssl_framework.evaluation.frozen import Frozen
-from ssl_framework.evaluation.measures import (
-    Measures,
-    alignment,
-    feature_std,
-    tolerance,
-    tolerance_within,
-    uniformity,
-)
+from ssl_framework.evaluation.features import Frozen
+from ssl_framework.evaluation.measures import Measures, alignment, feature_std, tolerance, tolerance_within, uniformity
 from tests.golden import core_view, golden, mix_rows
 from tests.runs import config
 

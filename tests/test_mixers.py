@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from ssl_framework.build import build_module
-from ssl_framework.main import CONFIGS
+from ssl_framework.mixers.base import Context, Rule
 from ssl_framework.mixers.masks import FMix, GridMix, PatchMix, SmoothMix, TokenMix
-from ssl_framework.mixers.mixing import Context, Mixing, Rule
+from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.mixers.partners import Following, Others, Reversed, Shuffle
 from ssl_framework.mixers.puzzle import PuzzleMix
 from ssl_framework.mixers.rules import CutMix, Mixup, ResizeMix, Share, Switch, shrink_weights
@@ -18,6 +18,7 @@ from ssl_framework.mixers.scores import SpectralResidual
 from ssl_framework.mixers.targets import class_targets, number_targets, overlap, targets
 from ssl_framework.module import clean_views
 from ssl_framework.objectives.base import parted
+from ssl_framework.runs.config import CONFIGS
 from ssl_framework.types import Batch, Clock, Mix, Samples
 from tests.runs import SMALL, config, small
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from ssl_framework.build import build_module
-from ssl_framework.report.mixing import alike, mixing_page, read_mixers, verdicts
 from tests.runs import small
+from tools.pages.mixing import alike, mixing_page, read_mixers, verdicts
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_the_page_of_mixers_is_up_to_date() -> None:
-    """To mend it: python -m ssl_framework.report.readme"""
+    """To mend it: python -m tools.pages.readme"""
     assert (ROOT / "docs" / "mixing.md").read_text() == mixing_page(ROOT)
 
 

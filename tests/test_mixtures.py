@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssl_framework.data.sources import Images
+from ssl_framework.commands.show import main
+from ssl_framework.data.base import Images
 from ssl_framework.mixers.mixing import Mixing
-from ssl_framework.report import mixtures
-from ssl_framework.report.mixtures import first_of_each_class, framed, mix_images, ownership, rgb
-from ssl_framework.report.show import main
+from ssl_framework.report.pictures import mixtures
+from ssl_framework.report.pictures.mixtures import first_of_each_class, framed, mix_images, ownership, rgb
 from tests.runs import config
 
 FEW = ("data.source.num_train=40", "data.source.num_test=20")

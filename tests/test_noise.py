@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from ssl_framework.build import build, build_module
-from ssl_framework.mixers.mixing import Context, Rule
+from ssl_framework.mixers.base import Context, Rule
 from ssl_framework.mixers.noise import Binary, Geometric, InputMix, Linear, Noise
 from ssl_framework.mixers.partners import Others, Reversed, Shuffles
 from ssl_framework.mixers.rules import Switch
-from ssl_framework.models.backbone import MLP
+from ssl_framework.models.small_nets import MLP
 from ssl_framework.types import Batch, Clock, Samples
 from tests.runs import config, small
 

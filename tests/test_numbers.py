@@ -14,18 +14,19 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
 
 from ssl_framework.build import build_module, check_labels
-from ssl_framework.data import prepare
-from ssl_framework.data.files import FilesSource
-from ssl_framework.data.layout import Layout
+from ssl_framework.commands import prepare
+from ssl_framework.data.base import Images
+from ssl_framework.data.images.files import FilesSource
+from ssl_framework.data.images.layout import Layout
+from ssl_framework.data.images.shapes import FACTORS, NUMBERS, quantise
+from ssl_framework.data.images.store import StoreSource
 from ssl_framework.data.pseudo_labels import Classes
-from ssl_framework.data.shapes import FACTORS, NUMBERS, quantise
-from ssl_framework.data.sources import Images
-from ssl_framework.data.store import StoreSource
-from ssl_framework.evaluation.frozen import Frozen
-from ssl_framework.evaluation.probes import KNN, LinearProbe, LinearSGD
-from ssl_framework.evaluation.regression import KNNRegression, Ridge, ranks, ridge, spearman
-from ssl_framework.report.tables import mean_and_spread, shown, unit_of
-from ssl_framework.run import read_json
+from ssl_framework.evaluation.features import Frozen
+from ssl_framework.evaluation.probes.knn import KNN
+from ssl_framework.evaluation.probes.linear import LinearProbe, LinearSGD
+from ssl_framework.evaluation.probes.regression import KNNRegression, Ridge, ranks, ridge, spearman
+from ssl_framework.runs.folder import read_json
+from ssl_framework.runs.numbers import mean_and_spread, shown, unit_of
 from tests.runs import run_in, small
 from tests.test_data import folder_source, shapes
 

@@ -20,18 +20,19 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ssl_framework.data.sources import Images
-from ssl_framework.evaluation.frozen import Frozen
-from ssl_framework.evaluation.probes import KNN
-from ssl_framework.main import MAY_CHANGE
-from ssl_framework.report import boards, curves, features, page
-from ssl_framework.report.boards import Tile, cut, draw_board
-from ssl_framework.report.curves import family, parameters, thinned
-from ssl_framework.report.features import pca
+from ssl_framework.commands.show import main
+from ssl_framework.commands.train import MAY_CHANGE
+from ssl_framework.data.base import Images
+from ssl_framework.evaluation.features import Frozen
+from ssl_framework.evaluation.probes.knn import KNN
+from ssl_framework.report import page
 from ssl_framework.report.inspection import Inspection, class_names, embedded, sampled
 from ssl_framework.report.page import Page, pictures_of, send
-from ssl_framework.report.show import main
-from ssl_framework.sweep import config_hash, refuse_other_config
+from ssl_framework.report.pictures import boards, curves, features
+from ssl_framework.report.pictures.boards import Tile, cut, draw_board
+from ssl_framework.report.pictures.curves import family, parameters, thinned
+from ssl_framework.report.pictures.features import pca
+from ssl_framework.runs.config import config_hash, refuse_other_config
 from tests.runs import config, run_in, small
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

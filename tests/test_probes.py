@@ -12,24 +12,18 @@ from omegaconf import OmegaConf
 from sklearn.naive_bayes import GaussianNB
 
 from ssl_framework.build import build
-from ssl_framework.evaluation.clusters import Clustering, agreement, kmeans
-from ssl_framework.evaluation.few_labels import (
-    FewLabels,
-    FewShot,
-    Transport,
-    drawn_by_class,
-    episode,
-    nearest_mean,
-    rows_by_class,
-)
-from ssl_framework.evaluation.frozen import Accuracy, Frozen
-from ssl_framework.evaluation.leave_one_out import LeaveOneOut
-from ssl_framework.evaluation.linear_auto import LinearAuto
-from ssl_framework.evaluation.long_tail import LongTail
-from ssl_framework.evaluation.naive_bayes import NaiveBayes, naive_bayes
-from ssl_framework.evaluation.out_of_distribution import OutOfDistribution
-from ssl_framework.evaluation.probes import KNN, LinearProbe
-from ssl_framework.main import CONFIGS
+from ssl_framework.evaluation.features import Accuracy, Frozen
+from ssl_framework.evaluation.probes.clusters import Clustering, agreement, kmeans
+from ssl_framework.evaluation.probes.few_labels import FewLabels, drawn_by_class, rows_by_class
+from ssl_framework.evaluation.probes.few_shot import FewShot, Transport, episode, nearest_mean
+from ssl_framework.evaluation.probes.knn import KNN
+from ssl_framework.evaluation.probes.leave_one_out import LeaveOneOut
+from ssl_framework.evaluation.probes.linear import LinearProbe
+from ssl_framework.evaluation.probes.linear_auto import LinearAuto
+from ssl_framework.evaluation.probes.long_tail import LongTail
+from ssl_framework.evaluation.probes.naive_bayes import NaiveBayes, naive_bayes
+from ssl_framework.evaluation.probes.out_of_distribution import OutOfDistribution
+from ssl_framework.runs.config import CONFIGS
 from tests.golden import core_view
 from tests.runs import config
 from tests.test_evaluation import clusters
@@ -164,9 +158,9 @@ def test_few_shot_with_transport_is_the_mean_over_the_same_episodes_in_parts(mon
     assert got[f"{name}/interval"] == pytest.approx(100 * 1.96 * np.std(shares, ddof=1) / math.sqrt(60))
     without = few_shot()(*HARD)
     assert got[f"{name}/top1"] > without["few_shot[3-way,1-shot,episodes=60]/top1"] + 2
-    monkeypatch.setattr("ssl_framework.evaluation.few_labels.EPISODE_VALUES", 7 * 3 * 11 * 16)
+    monkeypatch.setattr("ssl_framework.evaluation.probes.few_shot.EPISODE_VALUES", 7 * 3 * 11 * 16)
     assert few_shot(transport=move)(*HARD) == got and few_shot()(*HARD) == without
-    monkeypatch.setattr("ssl_framework.evaluation.few_labels.EPISODE_VALUES", 1)
+    monkeypatch.setattr("ssl_framework.evaluation.probes.few_shot.EPISODE_VALUES", 1)
     assert few_shot(transport=move)(*HARD) == got
 
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from ssl_framework.data.loader import DataModule
-from ssl_framework.data.sources import Images
-from ssl_framework.evaluation.frozen import Accuracy, Frozen, FrozenEvaluation, intervals, plain
+from ssl_framework.data.base import Images
+from ssl_framework.data.datamodule import DataModule
+from ssl_framework.evaluation.features import Accuracy, Frozen, intervals, plain
+from ssl_framework.evaluation.frozen import FrozenEvaluation
 from ssl_framework.evaluation.protocol import protocol_of, settings
-from ssl_framework.main import CONFIGS
+from ssl_framework.runs.config import CONFIGS
 from tests.runs import config
 
 PROTOCOLS = sorted(path.stem for path in (CONFIGS / "evaluation").glob("*.yaml"))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_framework.callbacks import load_checkpoint
+from ssl_framework.data.base import Images
 from ssl_framework.data.pseudo_labels import AutoEncoder, Classes, DenoisingClusters, LabelFile, clusters
-from ssl_framework.data.sources import Images
-from ssl_framework.run import read_json
+from ssl_framework.models.weights import load_checkpoint
+from ssl_framework.runs.folder import read_json
 from tests.runs import run_in, small
 from tests.test_resume import assert_identical, interrupt_at, sigterm
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from ssl_framework.report.comparison import condense
-from ssl_framework.report.methods import golden_of, method_tables, methods_page, read_by, read_methods
-from ssl_framework.report.protocols import protocols_page
-from ssl_framework.report.readme import filled
-from ssl_framework.report.studies import studies_page
 from tests.test_report import synthetic_job
+from tools.pages.methods import golden_of, method_tables, methods_page, read_by, read_methods
+from tools.pages.protocols import protocols_page
+from tools.pages.readme import filled
+from tools.pages.studies import studies_page
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -20,13 +20,13 @@ RECORDS = sorted(path.parent for path in (ROOT / "results").glob("*/result.json"
 
 
 def test_every_generated_block_is_up_to_date() -> None:
-    """To mend it: python -m ssl_framework.report.readme"""
+    """To mend it: python -m tools.pages.readme"""
     assert filled(README, ROOT) == README
     assert README.count("<!-- end -->") >= 5
 
 
 def test_the_page_of_methods_is_up_to_date() -> None:
-    """To mend it: python -m ssl_framework.report.readme"""
+    """To mend it: python -m tools.pages.readme"""
     assert (ROOT / "docs" / "methods.md").read_text() == methods_page(ROOT)
 
 
@@ -125,7 +125,7 @@ def test_results_stand_with_their_number_of_seeds_and_protocol(tree: Path, tmp_p
     ("name", "page"), [("evaluation", protocols_page), ("studies", studies_page)], ids=["evaluation", "studies"]
 )
 def test_a_page_says_what_configs_and_records_say(name: str, page: Callable[[Path], str]) -> None:
-    """Every table is computed anew from its record. To mend a page: python -m ssl_framework.report.readme"""
+    """Every table is computed anew from its record. To mend a page: python -m tools.pages.readme"""
     assert (ROOT / "docs" / f"{name}.md").read_text() == page(ROOT)
 
 

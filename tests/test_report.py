@@ -9,11 +9,12 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from ssl_framework.commands.report import main
 from ssl_framework.report import comparison
-from ssl_framework.report.command import main
 from ssl_framework.report.comparison import condense, read_record
-from ssl_framework.report.tables import natural, sweep_table
-from ssl_framework.sweep import job_folder
+from ssl_framework.report.tables import sweep_table
+from ssl_framework.runs.config import job_folder
+from ssl_framework.runs.numbers import natural
 
 KNN = "knn[k=20,T=0.1]/top1"
 

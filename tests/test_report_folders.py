@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
-from ssl_framework.benchmark.reports import settings, write_runs
-from ssl_framework.report import index
-from ssl_framework.report.command import main
+from ssl_framework.commands.report import main
 from ssl_framework.report.folders import report_folders, sheet_of
-from ssl_framework.report.index import NAME, read_runs
-from ssl_framework.study.record import read_csv
-from ssl_framework.study.sheet import cells
+from ssl_framework.report.results_csv import read_csv
+from ssl_framework.report.sheet import cells
+from ssl_framework.runs import index
+from ssl_framework.runs.index import NAME, read_runs
 from tests.test_study import TABLE
+from tools.benchmark.reports import settings, write_runs
 
 KNN = "knn[k=20,T=0.1]/top1"
 

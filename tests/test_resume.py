@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from ssl_framework.callbacks import Progress, load_checkpoint
-from ssl_framework.evaluation.again import load_run
-from ssl_framework.metrics_log import read_metrics
+from ssl_framework.load import load_run
+from ssl_framework.models.weights import load_checkpoint
+from ssl_framework.runs.folder import read_metrics
+from ssl_framework.training.progress import Progress
 from tests.runs import run_in, small
 
 EVALUATED = ("evaluation=frozen", "evaluation.every_n_epochs=1", "evaluation.probes.linear.max_iter=5")

@@ -21,17 +21,19 @@ import torch
 import yaml
 from PIL import Image
 
-from ssl_framework import main as main_module
-from ssl_framework.callbacks import Progress, load_checkpoint
-from ssl_framework.evaluation.again import evaluate
-from ssl_framework.evaluation.again import main as evaluate_main
-from ssl_framework.evaluation.scores import read_scores
-from ssl_framework.main import resumed_config
-from ssl_framework.metrics_log import read_metrics
-from ssl_framework.models.export import main as export_main
-from ssl_framework.report.tables import mean_and_spread, sweep_table
-from ssl_framework.run import config_hash
-from ssl_framework.sweep import claimed, job_folder
+from ssl_framework.commands import train as main_module
+from ssl_framework.commands.evaluate import evaluate
+from ssl_framework.commands.evaluate import main as evaluate_main
+from ssl_framework.commands.export import main as export_main
+from ssl_framework.commands.train import resumed_config
+from ssl_framework.evaluation.during_training.view_scores import read_scores
+from ssl_framework.models.weights import load_checkpoint
+from ssl_framework.report.tables import sweep_table
+from ssl_framework.runs.config import job_folder
+from ssl_framework.runs.folder import claimed, read_metrics
+from ssl_framework.runs.numbers import mean_and_spread
+from ssl_framework.training.progress import Progress
+from ssl_framework.training.run import config_hash
 from tests.forked import Command
 from tests.runs import SMALL, SMALL_MIXER, SMALL_QUEUE, config, multirun_in, run_in, small
 from tests.test_resume import assert_identical
@@ -359,4 +361,4 @@ def test_an_installed_wheel_finds_its_configs() -> None:
     """The wheel puts configs inside the package; the source tree has them beside it. The code takes what is there."""
     pyproject = (ROOT / "pyproject.toml").read_text()
     assert '"configs" = "ssl_framework/configs"' in pyproject
-    assert os.path.samefile(__import__("ssl_framework.main").main.CONFIGS, ROOT / "configs")
+    assert os.path.samefile(__import__("ssl_framework.commands.train").main.CONFIGS, ROOT / "configs")

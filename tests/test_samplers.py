@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from ssl_framework.data import loader as loader_module
-from ssl_framework.data.loader import DataModule, Loader, ResidentLoader
+from ssl_framework.data.base import Images
+from ssl_framework.data.datamodule import DataModule
+from ssl_framework.data.loader import Loader, ResidentLoader
 from ssl_framework.data.samplers import ClassBalanced, Distinct, Inflated, Population, Same, Sampler, Uniform
-from ssl_framework.data.sources import Images
 from ssl_framework.types import step_seed
 
 GROUP = torch.tensor([7] * 11 + [3] * 5 + [0] * 4 + [100] * 3 + [2] * 3 + [5])  # unequal, in any numbers

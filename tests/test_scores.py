@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ssl_framework.build import build_data, build_module
+from ssl_framework.mixers.base import Context
 from ssl_framework.mixers.hidden import ManifoldMixup
 from ssl_framework.mixers.labels import AttentionShare, ScoreMass
-from ssl_framework.mixers.mixing import Context, Mixing
+from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.mixers.partners import Reversed
 from ssl_framework.mixers.puzzle import PuzzleMix, lowest, rarity, seams, transported
 from ssl_framework.mixers.rules import CutMix, Mixup, beta_share

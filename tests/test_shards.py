@@ -20,12 +20,12 @@ from PIL import Image
 from torch import Tensor
 
 from ssl_framework.build import build
-from ssl_framework.data import shards as shards_module
-from ssl_framework.data.litdata_shards import write_litdata
-from ssl_framework.data.shards import Piece, ShardLoader, Shards, cut
-from ssl_framework.data.sources import Images
-from ssl_framework.data.webdataset_shards import count_samples, write_webdataset
-from ssl_framework.main import CONFIGS
+from ssl_framework.data.base import Images
+from ssl_framework.data.images import shards as shards_module
+from ssl_framework.data.images.litdata_shards import write_litdata
+from ssl_framework.data.images.shards import Piece, ShardLoader, Shards, cut
+from ssl_framework.data.images.webdataset_shards import count_samples, write_webdataset
+from ssl_framework.runs.config import CONFIGS
 from ssl_framework.types import Samples
 from tests.runs import config
 

@@ -11,15 +11,18 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.build import build_data, build_module
-from ssl_framework.callbacks import Progress, load_checkpoint
+from ssl_framework.commands.evaluate import evaluate
+from ssl_framework.commands.train import prepare
 from ssl_framework.data.pseudo_labels import clusters
 from ssl_framework.data.samplers import Same, Uniform
-from ssl_framework.evaluation.again import evaluate, load_run
 from ssl_framework.functional import unit
-from ssl_framework.main import discard_unless_trained, go_through, has_checkpoint, prepare, stage_config
-from ssl_framework.run import config_hash, read_json
-from ssl_framework.stages import StageClusters
-from ssl_framework.sweep import refuse_other_config
+from ssl_framework.load import load_run
+from ssl_framework.models.weights import load_checkpoint
+from ssl_framework.runs.config import refuse_other_config
+from ssl_framework.runs.folder import discard_unless_trained, has_checkpoint, read_json
+from ssl_framework.training.progress import Progress
+from ssl_framework.training.run import config_hash
+from ssl_framework.training.stages import StageClusters, go_through, stage_config
 from tests.runs import SMALL, config, small
 from tests.test_resume import assert_identical, crash, sigterm
 
@@ -168,11 +171,13 @@ def test_a_stage_goes_on_in_the_precision_it_began_in(tmp_path: Path, monkeypatc
     cfg = small("mcl", "student.earlier=1", *SETTINGS, "trainer.precision=auto")
     seen: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr("ssl_framework.run.cpu_has_bf16", lambda: False)
+        patch.setattr("ssl_framework.training.run.cpu_has_bf16", lambda: False)
         interrupt(patch, 2, sigterm)
         assert go(tmp_path / "parts", cfg) == "SIGTERM"
         interrupt(patch, 2, sigterm)
-        patch.setattr("ssl_framework.run.settle_precision", lambda cfg, *_: seen.append(cfg.trainer.precision))
+        patch.setattr(
+            "ssl_framework.training.precision.settle_precision", lambda cfg, *_: seen.append(cfg.trainer.precision)
+        )
         assert go(tmp_path / "parts", cfg, resume=True) == "SIGTERM"
     assert seen == ["32-true"]
 

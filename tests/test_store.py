@@ -13,9 +13,10 @@ import torch
 from hydra.utils import instantiate
 from PIL import Image
 
-from ssl_framework.data import decoding, folder, prepare, store
-from ssl_framework.data.folder import FolderSource
-from ssl_framework.data.store import Mapped, StoreSource
+from ssl_framework.commands import prepare
+from ssl_framework.data.images import decoding, folder, store
+from ssl_framework.data.images.folder import FolderSource
+from ssl_framework.data.images.store import Mapped, StoreSource
 from tests.test_data import data_config, folder_source, truncate
 
 SPLITS = ("pretrain", "train", "test")

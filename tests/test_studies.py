@@ -15,16 +15,16 @@ import yaml
 from omegaconf import OmegaConf
 
 from ssl_framework.build import build
-from ssl_framework.data.sources import Images
+from ssl_framework.data.base import Images
 from ssl_framework.evaluation.frozen import FrozenEvaluation
-from ssl_framework.main import CONFIGS
 from ssl_framework.models.encoder import Encoder
+from ssl_framework.report.render import as_csv, latex, markdown
+from ssl_framework.report.results_csv import read_csv
+from ssl_framework.report.sheet import TRUST
+from ssl_framework.runs.config import CONFIGS, config_hash
 from ssl_framework.study.cells import cells_of, merged
-from ssl_framework.study.command import lead_of
-from ssl_framework.study.declaration import TRUST, Line, Study, declared, names_of_studies, read_study
-from ssl_framework.study.record import read_csv, sheet_of
-from ssl_framework.study.render import as_csv, latex, markdown
-from ssl_framework.sweep import config_hash
+from ssl_framework.study.declaration import Line, Study, declared, names_of_studies, read_study
+from ssl_framework.study.record import lead_of, sheet_of
 from tests.runs import GROUPS, put_together
 
 STUDIES = names_of_studies()

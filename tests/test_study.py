@@ -22,16 +22,13 @@ import pytest
 import yaml
 from scipy.stats import ttest_rel
 
-from ssl_framework.main import quoted
-from ssl_framework.study import command, engine
-from ssl_framework.study.cells import POOL, Run, cells_of, merged, runs_of
-from ssl_framework.study.command import main, parse
-from ssl_framework.study.declaration import Published, read_study
-from ssl_framework.study.engine import NO_PAGE, NO_TABLE, Engine, job_overrides
-from ssl_framework.study.record import entries_of, protocol_id, read_csv, seconds_to, write_csv
-from ssl_framework.study.render import as_csv, latex, markdown, page, plot, text_of
-from ssl_framework.study.sheet import (
+from ssl_framework.commands import study as command
+from ssl_framework.commands.study import main, parse
+from ssl_framework.report.render import as_csv, latex, markdown, page, plot, text_of
+from ssl_framework.report.results_csv import read_csv, write_csv
+from ssl_framework.report.sheet import (
     Entry,
+    Published,
     Sheet,
     against_baseline,
     best,
@@ -41,7 +38,13 @@ from ssl_framework.study.sheet import (
     mean_and_spread,
     paired_p,
 )
-from ssl_framework.sweep import claimed, config_hash, refuse_other_config
+from ssl_framework.runs.config import config_hash, quoted, refuse_other_config
+from ssl_framework.runs.folder import claimed, protocol_id
+from ssl_framework.study import engine
+from ssl_framework.study.cells import POOL, Run, cells_of, merged, runs_of
+from ssl_framework.study.declaration import read_study
+from ssl_framework.study.engine import NO_PAGE, NO_TABLE, Engine, job_overrides
+from ssl_framework.study.record import entries_of, seconds_to
 from tests.forked import PID, Command, study
 from tests.runs import composed, small
 

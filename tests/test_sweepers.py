@@ -16,13 +16,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from ssl_framework import main as main_module
 from ssl_framework.build import build
-from ssl_framework.data.sources import Images
-from ssl_framework.evaluation.frozen import Frozen
-from ssl_framework.evaluation.leave_one_out import LeaveOneOut, TrainLeaveOneOut
-from ssl_framework.main import CONFIGS, HERE, job, objective_of, refuse_test_labels
-from ssl_framework.sweep import best_trial, config_hash
+from ssl_framework.commands import train as main_module
+from ssl_framework.commands.sweep import best_trial
+from ssl_framework.commands.train import job, objective_of, refuse_test_labels
+from ssl_framework.data.base import Images
+from ssl_framework.evaluation.features import Frozen
+from ssl_framework.evaluation.probes.leave_one_out import LeaveOneOut, TrainLeaveOneOut
+from ssl_framework.runs.config import CONFIGS, HERE, config_hash
 from tests.runs import SMALL, SMALL_MIXER, SMALL_QUEUE, config, multirun_in
 from tests.test_study import TABLE, declare
 
@@ -196,8 +197,8 @@ def test_runs_through_submitit(tmp_path: Path) -> None:
     study = declare(tmp_path, rows={"SimCLR": ["method=simclr"]}, columns={"16": ["data.batch_size=16"]})
     small = [item for item in TABLE["scales"]["small"]["overrides"] if "max_epochs" not in item]  # type: ignore[index]
     commands = [
-        ["from ssl_framework.study.command import main; main()", study, launcher, "trainer.max_epochs=1"],
-        ["from ssl_framework.main import main; main()", "-m", "hydra.sweep.dir=sweep", launcher, *small,
+        ["from ssl_framework.commands.study import main; main()", study, launcher, "trainer.max_epochs=1"],
+        ["from ssl_framework.commands.train import main; main()", "-m", "hydra.sweep.dir=sweep", launcher, *small,
          "data.batch_size=16", "trainer.max_epochs=1,few"],
     ]  # fmt: skip
     started = [

@@ -13,13 +13,21 @@ from torch import Tensor
 
 from ssl_framework import functional
 from ssl_framework.build import build, build_module
-from ssl_framework.data.sources import Images
+from ssl_framework.data.base import Images
+from ssl_framework.evaluation.during_training.view_scores import (
+    EDGES,
+    HISTOGRAMS,
+    ViewScores,
+    append,
+    read_scores,
+    similarities_of,
+    summary,
+)
 from ssl_framework.evaluation.measures import alignment
-from ssl_framework.evaluation.scores import EDGES, HISTOGRAMS, ViewScores, append, read_scores, similarities_of, summary
 from ssl_framework.evaluation.spectrum import lidar
 from ssl_framework.functional import unit
-from ssl_framework.metrics_log import read_metrics
 from ssl_framework.module import SSLModule
+from ssl_framework.runs.folder import read_metrics
 from ssl_framework.types import Samples
 from tests.runs import config, run_in, small
 from tests.test_resume import assert_identical, crash, interrupt_at, last

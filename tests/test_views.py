@@ -9,9 +9,11 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
-from ssl_framework.data import image_ops, views
-from ssl_framework.data.views import Group, Views
 from ssl_framework.types import Batch, Samples
+from ssl_framework.views import image as views
+from ssl_framework.views import image_ops
+from ssl_framework.views.image import Views
+from ssl_framework.views.reading import Group
 
 SIMCLR = {"scale": [0.2, 1.0], "flip": 0.5, "jitter": [0.4, 0.4, 0.4, 0.1], "jitter_p": 0.8, "gray": 0.2}
 EVERYTHING = {**SIMCLR, "blur": 0.5, "solarize": 0.3}

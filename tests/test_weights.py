@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ssl_framework.build import build_module
-from ssl_framework.callbacks import load_checkpoint
-from ssl_framework.evaluation.again import load_run
+from ssl_framework.commands.export import export
+from ssl_framework.load import load_run
 from ssl_framework.models.encoder import EMATeacher
-from ssl_framework.models.export import export
-from ssl_framework.models.weights import begin_with_weights
+from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.module import SSLModule
-from ssl_framework.run import read_json
+from ssl_framework.runs.folder import read_json
+from ssl_framework.training.run import begin_with_weights
 from tests.runs import run_in, small
 
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from ssl_framework.build import build, build_data, build_module, is_trusted, load_run_config
-from ssl_framework.main import local_processes
+from ssl_framework.build import build, build_data, build_module
+from ssl_framework.load import is_trusted, load_run_config
 from ssl_framework.models.encoder import EMATeacher
-from ssl_framework.run import build_trainer
+from ssl_framework.training.launch import local_processes
+from ssl_framework.training.run import build_trainer
 from tests.runs import SMALL, config, run_in, small
 
 
@@ -241,8 +242,8 @@ def write(folder: Path, content: object) -> Path:
         "torch.hub.load",
         "torch.load",
         "torch.nn.modules.module.torch.load",
-        "ssl_framework.main.subprocess.Popen",
-        "ssl_framework.main.launch",
+        "ssl_framework.commands.train.subprocess.Popen",
+        "ssl_framework.training.launch.launch",
         "ssl_framework.nothing.Here",
         7,
     ],

@@ -16,25 +16,23 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import lightning as L
-import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_framework.data.pseudo_labels import PseudoLabels, read_pseudo_labels
+from ssl_framework.data.base import Images, Pixels, chosen
 from ssl_framework.data.residence import free_memory, note
-from ssl_framework.data.samplers import Draw, Population, Sampler, Uniform, choice
-from ssl_framework.data.sources import Images, Pixels, Source, chosen
-from ssl_framework.data.views import Group, Views
+from ssl_framework.data.samplers import Draw, Population, Uniform
 from ssl_framework.distributed import rank, world_size
 from ssl_framework.types import Samples
+from ssl_framework.views.reading import Group
 
 AHEAD = 2  # batches that are made while one is trained on
-PSEUDO_LABELS = "pseudo_labels.npy"  # in the run folder
+
+
 COPY_BYTES = 2**28  # of a set that are moved to where it is trained on at once
+
 
 T = TypeVar("T")
 
@@ -274,175 +272,3 @@ class Streamed(Protocol):
     def loader(self, global_batch_size: int, seed: int, served: int, device: torch.device) -> Any:
         """Batches on ``device``, with the attributes and methods of ``Loader`` but ``draw`` and ``fetch``."""
         ...
-
-
-class DataModule(L.LightningDataModule):
-    """The training set as batches, and the two sets that evaluators use.
-
-    Args:
-        source: where the images come from.
-        batch_size: global, over all ranks.
-        seed: of the order of the samples.
-        resident_share: of the free memory of the device trained on, that the training images may take, in [0, 1].
-        sampler: which samples meet in a batch.
-        pseudo_labels: what the sampler goes by, if it needs any; made once by the first process of a run and kept in
-            ``pseudo_labels.npy``, which a resumed run reads.
-        folder: of the run; only pseudo-labels need it.
-        resumed: whether the run goes on from a checkpoint.
-
-    Raises:
-        ValueError: the set is smaller than the batch, the batch does not divide over the ranks, the share is none, or
-            the set, the sampler and the pseudo-labels do not fit together.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        batch_size: int,
-        seed: int,
-        resident_share: float,
-        sampler: Sampler | None = None,
-        pseudo_labels: PseudoLabels | None = None,
-        folder: Path | None = None,
-        resumed: bool = False,
-    ) -> None:
-        super().__init__()
-        self.prepare_data_per_node = False  # one process of all makes the pseudo-labels
-        if not isinstance(batch_size, int) or batch_size < 2:
-            raise ValueError(f"data.batch_size is {batch_size}: it must be a whole number, at least 2")
-        if not 0 <= resident_share <= 1:
-            raise ValueError(f"data.resident_share is {resident_share}: it is a share of the memory, between 0 and 1")
-        self.batch_size = batch_size
-        self.seed = seed
-        self.resident_share = resident_share
-        self.sampler = sampler or Uniform()
-        self.pseudo_labels = pseudo_labels
-        self.folder = folder
-        self.resumed = resumed
-        self.loader: Any = None  # a Loader, or what a Streamed set gives
-        self.served = 0
-        self.pretrain: Images | Streamed = source.load("pretrain")
-        self.train: Images = source.load("train")
-        self.test: Images = source.load("test")
-        count = self.pretrain.shape[0]
-        if count < batch_size:
-            raise ValueError(
-                f"data.batch_size is {batch_size}, but the training set has only {count} images: "
-                f"set data.batch_size to at most {count}"
-            )
-        self.check_sampler()
-
-    def check_sampler(self) -> None:
-        """Refuses a sampler that lacks what it goes by, in one sentence that names the key to change."""
-        name = choice(self.sampler)
-        if self.sampler.reads_pseudo_labels and self.pseudo_labels is None:
-            raise ValueError(
-                f"sampler={name} needs pseudo-labels, but the config has pseudo_labels=none: choose classes, file or "
-                "denoising_clusters, or sampler=uniform"
-            )
-        if not self.sampler.reads_pseudo_labels and self.pseudo_labels is not None:
-            raise ValueError(
-                f"sampler={name} reads no pseudo-labels: choose pseudo_labels=none, or sampler=distinct, same or "
-                "class_balanced"
-            )
-        if not isinstance(self.pretrain, Images) and not isinstance(self.sampler, Uniform):
-            raise ValueError(
-                f"sampler={name} chooses every sample itself, but shards are read in runs: choose data=folder, files "
-                "or store for these images, or sampler=uniform"
-            )
-
-    @property
-    def pseudo_labels_path(self) -> Path:
-        """Where the pseudo-labels of this run lie."""
-        assert self.folder is not None
-        return self.folder / PSEUDO_LABELS
-
-    def prepare_data(self) -> None:
-        """Writes the pseudo-labels of a new run; called by Lightning in the first process, while the others wait."""
-        assert self.trainer is not None
-        if self.pseudo_labels is None or self.resumed:
-            return
-        assert isinstance(self.pretrain, Images)
-        group = self.pseudo_labels(self.pretrain, self.seed, self.trainer.strategy.root_device)  # [N]
-        partial_path = self.pseudo_labels_path.with_suffix(".partial.npy")
-        np.save(partial_path, group.numpy())
-        partial_path.replace(self.pseudo_labels_path)
-
-    def group(self) -> Tensor | None:
-        """The pseudo-labels [N] int64 of this run, or None without any.
-
-        Raises:
-            FileNotFoundError: the file is gone.
-            ValueError: it does not belong to this data set.
-        """
-        if self.pseudo_labels is None:
-            return None
-        group = read_pseudo_labels(self.pseudo_labels_path)
-        if len(group) != self.pretrain.shape[0]:
-            raise ValueError(
-                f"{self.pseudo_labels_path} has {len(group)} pseudo-labels, but data has {self.pretrain.shape[0]} "
-                "training images: it belongs to other data; give one pseudo-label an image"
-            )
-        return group
-
-    def draw(self) -> Draw | None:
-        """The batches of an epoch; None for a set that is read in an order of its own."""
-        if not isinstance(self.pretrain, Images):
-            return None
-        population = Population(len(self.pretrain.pixels), self.pretrain.real, self.group())
-        return partial(self.sampler.batches, population, self.batch_size)
-
-    def num_batches(self) -> int:
-        """Batches of every epoch."""
-        draw = self.draw()
-        return self.pretrain.shape[0] // self.batch_size if draw is None else len(draw(self.seed, 0))
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether evaluators that need labels can run."""
-        return self.train.label is not None and self.test.label is not None
-
-    def train_dataloader(self) -> Any:
-        """Where the images go is decided here, once the model has taken its place on the device."""
-        if self.batch_size % world_size():
-            raise ValueError(
-                f"data.batch_size is {self.batch_size} for all {world_size()} processes together: "
-                f"make it a multiple of {world_size()}"
-            )
-        assert self.trainer is not None
-        device = self.trainer.strategy.root_device
-        rest = (self.batch_size, self.seed, self.served)
-        if not isinstance(self.pretrain, Images):
-            self.loader = self.pretrain.loader(*rest, device)
-            return self.loader
-        pixels, label, draw = self.pretrain.pixels, self.pretrain.label, self.draw()
-        if isinstance(pixels, Undecoded):
-            views = self.trainer.lightning_module.views
-            assert isinstance(views, Views)
-            self.loader = pixels.loader(label, views.groups, device, *rest, draw)
-        elif (whole := resident(pixels, device, self.resident_share)) is not None:
-            self.loader = ResidentLoader(Images(whole, None if label is None else label.to(device)), *rest, draw)
-        else:
-            self.loader = HostLoader(self.pretrain, device, *rest, draw)
-        used, count = len(self.loader) * self.batch_size, len(pixels)
-        if self.sampler.reads_pseudo_labels and count - used >= self.batch_size:
-            name = choice(self.sampler)
-            note(f"an epoch of sampler={name} has {used:,} of the {count:,} images, others each time")
-        return self.loader
-
-    def teardown(self, stage: str) -> None:
-        """Ends the loader's workers with the run."""
-        if self.loader is not None:
-            self.loader.close()
-
-    # The position inside the epoch goes into checkpoints here. Lightning's own protocol for loaders restores it only
-    # if nothing (such as the length of a learning-rate schedule) has asked for the loader before.
-
-    def state_dict(self) -> dict[str, int]:
-        """Batches of the running epoch that were served; and the size of the set, as a run may be loaded without it."""
-        served = self.loader.served if self.loader is not None else self.served
-        return {"served": served, "num_samples": self.pretrain.shape[0]}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Called before the loader is made."""
-        self.served = state_dict["served"]

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_framework.data.sources import Images, chosen
+from ssl_framework.data.base import Images, chosen
 
 CHUNK = 512  # images encoded at once
 

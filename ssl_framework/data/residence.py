@@ -9,6 +9,8 @@ import torch
 from ssl_framework.distributed import rank, world_size
 
 MEMINFO = Path("/proc/meminfo")
+
+
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 

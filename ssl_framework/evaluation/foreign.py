@@ -16,15 +16,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ssl_framework.build import build
-from ssl_framework.evaluation.bare import Bare
-from ssl_framework.evaluation.choices import composed, merged
-from ssl_framework.main import nearest
+from ssl_framework.evaluation.features import Bare
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.weights import misfits
+from ssl_framework.runs.messages import nearest
+from ssl_framework.runs.overrides import composed, merged
 
 PICKLED = (".pt", ".pth", ".bin")
 """Endings of files that ``torch.load`` reads, which here takes tensors and plain values only."""
+
 
 BACKBONE_KEYS = ("options", "channels_last")
 """What ``Foreign.trained_with`` says of the backbone; the rest is of the images."""

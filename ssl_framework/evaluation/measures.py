@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ssl_framework import functional
-from ssl_framework.evaluation.frozen import Frozen
-from ssl_framework.evaluation.probes import are_classes
+from ssl_framework.evaluation.features import Frozen
+from ssl_framework.evaluation.probes.base import are_classes
 from ssl_framework.evaluation.spectrum import (
     alpha_req,
     covariance_eigenvalues,

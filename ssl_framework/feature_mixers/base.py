@@ -2,8 +2,10 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from ssl_framework.distributed import gather_with_grad, rank
 from ssl_framework.functional import SameClass
 from ssl_framework.types import Clock
 
@@ -53,3 +55,18 @@ def share_of_run(key: str, value: float) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"feature_mixer.{key} is {value}: it is a share of the run, between 0 and 1")
     return value
+
+
+def in_batch(z0: Tensor, z1: Tensor) -> MixedFeatures:
+    """Every view of the global batch as a query; its negatives are both views of all other samples.
+
+    Args:
+        z0, z1: [B, D] unit rows of this rank.
+
+    Returns:
+        2B queries, sample by sample, so that their order does not depend on the number of ranks.
+    """
+    q = torch.stack([z0, z1], dim=1).flatten(0, 1)  # [2B, D]
+    k = torch.stack([z1, z0], dim=1).flatten(0, 1)  # [2B, D]
+    first = rank() * len(q) + 2 * torch.arange(len(z0), device=q.device).repeat_interleave(2)  # [2B] own sample's
+    return MixedFeatures(q, k, gather_with_grad(q), (torch.stack([first, first + 1], dim=1),))  # left out: [2B, 2]

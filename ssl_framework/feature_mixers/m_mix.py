@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from ssl_framework.distributed import gather_with_grad, rank
-from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures
+from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures, in_batch
 from ssl_framework.functional import by_tiles, unit
-from ssl_framework.objectives.infonce import in_batch
 from ssl_framework.types import Clock
 
 

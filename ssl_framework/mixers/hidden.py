@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ssl_framework.functional import full_precision
-from ssl_framework.mixers.mixing import Context, HiddenRule
+from ssl_framework.mixers.base import Context, HiddenRule
 from ssl_framework.mixers.rules import Share, owned, partners
 from ssl_framework.types import Mix
 

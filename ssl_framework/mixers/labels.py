@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_framework.mixers.mixing import Context
+from ssl_framework.mixers.base import Context
 from ssl_framework.mixers.scores import Score
 from ssl_framework.types import Mix
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ssl_framework.distributed import gather_with_grad
 from ssl_framework.functional import full_precision
 from ssl_framework.gradient_cache import running_statistics_kept
-from ssl_framework.mixers.mixing import Context, LearnedRule, uniform
+from ssl_framework.mixers.base import Context, LearnedRule, uniform
 from ssl_framework.mixers.rules import Share, owned, partners
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.types import Batch, Outputs

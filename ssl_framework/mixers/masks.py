@@ -15,11 +15,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssl_framework.mixers.mixing import Context, uniform
+from ssl_framework.mixers.base import Context, uniform
 from ssl_framework.mixers.rules import Share, inside, partners, pasted
 
 BLOCKS = 16  # of TokenMix: two or three reach a mean target, more are drawn for those that overlap
+
+
 BISECTIONS = 26  # float32 has 24 bits
+
+
 LEAST_ASPECT = 0.3  # of TokenMix's blocks, as BEiT's (arXiv:2106.08254)
 
 

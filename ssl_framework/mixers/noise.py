@@ -14,7 +14,7 @@ B samples of this rank, V views, P sources of a mixture, C channels, h x w pixel
 import torch
 from torch import Tensor
 
-from ssl_framework.mixers.mixing import Context, Partners, Rule, uniform
+from ssl_framework.mixers.base import Context, Partners, Rule, uniform
 from ssl_framework.mixers.rules import owned, partners
 from ssl_framework.types import Batch
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ssl_framework.functional import full_precision
-from ssl_framework.mixers.mixing import Context, uniform
+from ssl_framework.mixers.base import Context, uniform
 from ssl_framework.types import Batch
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_framework.mixers.mixing import Context
+from ssl_framework.mixers.base import Context
 from ssl_framework.mixers.rules import Share, owned, partners
 from ssl_framework.mixers.saliency import by_cell
 from ssl_framework.mixers.scores import Score, shares

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssl_framework.mixers.mixing import Context, HiddenRule, LearnedRule, Rule, beta, uniform
+from ssl_framework.mixers.base import Context, HiddenRule, LearnedRule, Rule, beta, uniform
 
 
 class Mixup:

@@ -23,11 +23,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from ssl_framework.functional import full_precision
-from ssl_framework.mixers.mixing import Context
+from ssl_framework.mixers.base import Context
 from ssl_framework.models.encoder import Encoder
 
 AT_ONCE = 256
 """Images whose activations the gradient keeps at a time; in evaluation mode the result is that of all at once."""
+
 
 EMPTY = 1e-2
 """Amplitudes of a spectrum count as at least this share of their mean."""

@@ -5,32 +5,34 @@ A resumed run has its own in its checkpoint and reads no others.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ssl_framework.callbacks import load_checkpoint
 from ssl_framework.models.backbone import Backbone
-from ssl_framework.module import SSLModule
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's content on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or holds foreign objects.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError ... for the two reasons
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"the checkpoint {path} cannot be loaded safely: {reason}") from error
+
 
 PREFIX = "student.backbone.net."
 """Of the backbone's names in a checkpoint."""
-
-
-def begin_with_weights(module: SSLModule) -> None:
-    """Gives every backbone of student and teacher the weights that its config names.
-
-    Raises:
-        FileNotFoundError: there is no such folder or file.
-        ValueError: it cannot be read safely, or does not fit.
-    """
-    encoders = [module.student] if module.teacher is None else [module.student, module.teacher.encoder]
-    for encoder in encoders:
-        for backbone in (encoder.backbone, *encoder.beside.values()):
-            assert isinstance(backbone, Backbone)
-            if backbone.weights is not None:
-                load_into(backbone, read_weights(Path(backbone.weights).expanduser()))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

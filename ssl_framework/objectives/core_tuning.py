@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ssl_framework.distributed import gather, gather_with_grad, own_rows, rank
 from ssl_framework.functional import by_tiles, full_precision, unit
-from ssl_framework.mixers.mixing import beta
+from ssl_framework.mixers.base import beta
 from ssl_framework.objectives.base import Objective, positive_temperature
 from ssl_framework.types import Batch, Clock, Outputs
 

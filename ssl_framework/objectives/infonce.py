@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssl_framework.distributed import gather_with_grad, rank
-from ssl_framework.feature_mixers.base import MixedFeatures, Mixture
+from ssl_framework.feature_mixers.base import MixedFeatures, Mixture, in_batch
 from ssl_framework.functional import left_out_columns, log_sum_exp
 from ssl_framework.types import Mix
 
@@ -68,21 +68,6 @@ def contrast(
         (each.detach().amax(dim=1) > hardest).float(),
         synthetic,
     )
-
-
-def in_batch(z0: Tensor, z1: Tensor) -> MixedFeatures:
-    """Every view of the global batch as a query; its negatives are both views of all other samples.
-
-    Args:
-        z0, z1: [B, D] unit rows of this rank.
-
-    Returns:
-        2B queries, sample by sample, so that their order does not depend on the number of ranks.
-    """
-    q = torch.stack([z0, z1], dim=1).flatten(0, 1)  # [2B, D]
-    k = torch.stack([z1, z0], dim=1).flatten(0, 1)  # [2B, D]
-    first = rank() * len(q) + 2 * torch.arange(len(z0), device=q.device).repeat_interleave(2)  # [2B] own sample's
-    return MixedFeatures(q, k, gather_with_grad(q), (torch.stack([first, first + 1], dim=1),))  # left out: [2B, 2]
 
 
 def pairs(z0: Tensor, z1: Tensor, mix: list[Mix | None] | None) -> MixedFeatures:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ssl_framework.distributed import gather, gather_with_grad, own_rows, world_size
 from ssl_framework.functional import unit
-from ssl_framework.mixers.mixing import beta
+from ssl_framework.mixers.base import beta
 from ssl_framework.objectives.base import Mixture, Objective, parted
 from ssl_framework.objectives.metric import Anchors, MetricLoss
 from ssl_framework.types import Batch, Clock, Outputs

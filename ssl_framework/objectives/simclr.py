@@ -7,9 +7,10 @@ samples of the global batch, and what a feature mixer makes of them.
 
 from torch import Tensor
 
+from ssl_framework.feature_mixers.base import in_batch
 from ssl_framework.functional import unit
 from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
-from ssl_framework.objectives.infonce import contrast, in_batch, pairs
+from ssl_framework.objectives.infonce import contrast, pairs
 from ssl_framework.objectives.siamese import Siamese, unit_rows
 from ssl_framework.types import Batch, Clock, Outputs
 

@@ -16,12 +16,16 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from ssl_framework.main import write
-from ssl_framework.report.tables import Job, cell, grid, mean_and_spread, natural, read_jobs, short
+from ssl_framework.report.tables import Job, cell, grid, read_jobs
+from ssl_framework.runs.folder import write
+from ssl_framework.runs.numbers import mean_and_spread, natural, short
 
 FILES = ("results.csv", "about.json", "table.md", "command.txt")
+
+
 COLUMNS = ("method", "data", "seed", "overrides", "state", "seconds", "images_per_second", "steps", "config_hash")
 """Of results.csv, before the metrics; after them comes why a job failed."""
+
 
 PROTOCOL = {
     "backbone": "backbone.name",
@@ -33,7 +37,9 @@ PROTOCOL = {
 }
 """Name -> key of a run's config that belongs to what a number means."""
 
+
 SPLITS = ("pretrain", "train", "test")
+
 
 REFERENCES = {"raw_pixels": "raw pixels", "untrained": "untrained backbone"}
 
@@ -161,7 +167,7 @@ def score_references(folder: Path, jobs: Sequence[Job]) -> dict[str, Any]:
     No training is in them, so one finished job of each seed stands for all: the first by name. (Other methods may draw
     other initial weights from the same seed, as some draw their memory first.)
     """
-    from ssl_framework.evaluation.again import references  # imports torch, which nothing else here needs
+    from ssl_framework.evaluation.score_all import references  # imports torch, which nothing else here needs
 
     found: dict[str, Any] = {}
     for path in sorted(folder.glob("*/result.json")):

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ssl_framework.report.tables import short, shown
+from ssl_framework.runs.numbers import short, shown
 
 REFERENCES = {"untrained": "untrained", "raw_pixels": "raw pixels"}
 """Keys of a record's references, and what tables call them."""

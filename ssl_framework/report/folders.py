@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssl_framework.main import write
-from ssl_framework.report.index import Summary, read_runs
-from ssl_framework.report.tables import natural
-from ssl_framework.study.record import write_csv
-from ssl_framework.study.render import as_csv, latex, markdown, page
-from ssl_framework.study.sheet import Entry, Sheet
+from ssl_framework.report.render import as_csv, latex, markdown, page
+from ssl_framework.report.results_csv import write_csv
+from ssl_framework.report.sheet import Entry, Sheet
+from ssl_framework.runs.folder import write
+from ssl_framework.runs.index import Summary, read_runs
+from ssl_framework.runs.numbers import natural
 
 ALIKE = "all alike"
 """The row of runs that differ in seed and column only."""

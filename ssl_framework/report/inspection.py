@@ -12,15 +12,15 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from ssl_framework.build import build_data, build_module, load_run_config
-from ssl_framework.callbacks import load_checkpoint
-from ssl_framework.data.loader import DataModule
-from ssl_framework.data.sources import Images, chosen
-from ssl_framework.evaluation.again import load_run
-from ssl_framework.evaluation.frozen import images_at_once
-from ssl_framework.metrics_log import read_metrics
+from ssl_framework.build import build_data, build_module
+from ssl_framework.data.base import Images, chosen
+from ssl_framework.data.datamodule import DataModule
+from ssl_framework.device import accelerator_of
+from ssl_framework.evaluation.features import images_at_once
+from ssl_framework.load import load_run, load_run_config
+from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.module import SSLModule
-from ssl_framework.run import accelerator_of, read_json
+from ssl_framework.runs.folder import read_json, read_metrics
 
 
 class Inspection:

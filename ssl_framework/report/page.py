@@ -14,27 +14,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from omegaconf import OmegaConf
 
 from ssl_framework.evaluation.protocol import protocol_of
-from ssl_framework.main import write
-from ssl_framework.report.augmented import draw_mixes, draw_views
-from ssl_framework.report.curves import draw_evaluation, draw_scores, draw_training
-from ssl_framework.report.features import (
+from ssl_framework.report.inspection import Inspection
+from ssl_framework.report.pictures.augmented import draw_mixes, draw_views
+from ssl_framework.report.pictures.curves import draw_evaluation, draw_scores, draw_training
+from ssl_framework.report.pictures.features import (
     draw_attention,
     draw_confusion,
     draw_embedding,
     draw_neighbours,
     draw_spectrum,
 )
-from ssl_framework.report.inspection import Inspection
-from ssl_framework.report.tables import shown, unit_of
+from ssl_framework.runs.folder import write
+from ssl_framework.runs.numbers import shown, unit_of
+
+matplotlib.use("Agg")
+
 
 STYLE = """
 :root { color-scheme: light; }
@@ -60,6 +60,7 @@ code, pre { font: .86rem/1.45 ui-monospace, SFMono-Regular, Menlo, "DejaVu Sans 
 pre { background: #f6f6f6; padding: .6rem .8rem; white-space: pre-wrap; }
 summary { cursor: pointer; }
 """
+
 
 PICTURES = "pictures"
 """Folder in the run folder."""

@@ -1,17 +1,15 @@
 """Results as tables. Reads result.json only: needs no torch, so a sweep's end costs nothing."""
 
 import json
-import math
-import re
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich import box
 from rich.table import Table
 
-from ssl_framework.sweep import ERROR
+from ssl_framework.runs.folder import ERROR
+from ssl_framework.runs.numbers import mean_and_spread, natural, short, shown, unit_of
 
 
 def run_table(result: dict[str, Any]) -> Table:
@@ -75,12 +73,6 @@ def read_jobs(folder: Path) -> list[Job]:
             )
         )
     return sorted(jobs, key=lambda job: natural("\n".join(job.overrides)))
-
-
-def natural(text: str) -> list[tuple[int, float, str]]:
-    """A key that sorts 8 before 16 and 0.1 before 0.25."""
-    parts = re.split(r"(\d+(?:\.\d+)?)", text)
-    return [(0, float(part), "") if i % 2 else (1, 0.0, part) for i, part in enumerate(parts)]
 
 
 class Cell(NamedTuple):
@@ -147,11 +139,6 @@ def cell(runs: Sequence[Job], seeds: set[str]) -> Cell:
     )
 
 
-def short(metric: str) -> str:
-    """A metric's name without what all have in common."""
-    return metric.removesuffix("/top1")
-
-
 def sweep_table(folder: Path) -> Table:
     """Mean and standard deviation over seeds for every setting of a sweep; what failed or is missing is shown as such.
 
@@ -178,37 +165,3 @@ def sweep_table(folder: Path) -> Table:
         row = [text for cell in cells for text in (cell.counted, *(cell.mean(name) for name in found.metrics))]
         table.add_row("\n".join(setting) or "all alike", *row)
     return table
-
-
-def mean_and_spread(values: list[float], metric: str = "/top1") -> str:
-    """``52.1 ± 0.4``; without the spread for a single value, a dash for none."""
-    if not values:
-        return "-"
-    mean = statistics.mean(values)
-    return with_spread(mean, statistics.stdev(values), metric) if len(values) > 1 else shown(metric, mean)
-
-
-def with_spread(mean: float, spread: float, metric: str) -> str:
-    """``52.1 ± 0.4``, and of other metrics ``65.0 ± 3.4``: the spread with as many decimals as the mean has."""
-    if in_percent(metric):
-        decimals = 1
-    else:
-        decimals = 2 - math.floor(math.log10(abs(mean))) if mean and math.isfinite(mean) else -1
-    if not 0 <= decimals <= 5:
-        return f"{shown(metric, mean)} ± {shown(metric, spread)}"
-    return f"{mean:.{decimals}f} ± {spread:.{decimals}f}"
-
-
-def shown(metric: str, value: float) -> str:
-    """A metric's value as it is printed: percent with one decimal, errors and correlations with three digits."""
-    return f"{value:.1f}" if in_percent(metric) else f"{value:.3g}"
-
-
-def in_percent(metric: str) -> bool:
-    """Whether a metric of result.json is an accuracy."""
-    return metric.endswith(("/top1", "/train_top1"))
-
-
-def unit_of(metrics: Iterable[str]) -> str:
-    """What a table of these metrics shows."""
-    return "top-1, percent" if any(map(in_percent, metrics)) else "metric"

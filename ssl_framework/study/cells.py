@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 
-from ssl_framework.main import CONFIGS
+from ssl_framework.runs.config import CONFIGS, config_hash
+from ssl_framework.runs.folder import ERROR
 from ssl_framework.study.declaration import Study
-from ssl_framework.sweep import ERROR, config_hash
 
 POOL = Path("outputs") / "studies" / "runs"
 """Where the runs of all studies lie."""

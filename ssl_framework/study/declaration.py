@@ -10,19 +10,15 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ssl_framework.main import CONFIGS
+from ssl_framework.report.sheet import TRUST, Published
+from ssl_framework.runs.config import CONFIGS
 
 STUDIES = CONFIGS / "study"
 
-TRUST = {
-    "paper": "read in the paper",
-    "readme": "read in the authors' README or code",
-    "re-implementation": "read in a re-implementation by others",
-    "memory": "from memory, unchecked: no target",
-}
-"""How far a published number can be relied on."""
 
 KEYS = {"title", "paper", "question", "metrics", "seeds", "rows", "columns", "baseline", "published", "scales", "axis"}
+
+
 OPTIONAL = {"baseline", "published"}
 
 
@@ -35,15 +31,6 @@ class Line(NamedTuple):
 
     def __str__(self) -> str:
         return self.name
-
-
-class Published(NamedTuple):
-    """Numbers of others beside ours."""
-
-    what: str  # metric, data set, network, epochs
-    source: str
-    trust: str  # a key of TRUST
-    values: dict[str, dict[str, float]]  # row -> column -> value
 
 
 class Scale(NamedTuple):

@@ -13,15 +13,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from ssl_framework.main import HERE, quoted
+from ssl_framework.runs.config import HERE, quoted
+from ssl_framework.runs.folder import claimed
 from ssl_framework.study.cells import Run
-from ssl_framework.sweep import claimed
 
 PAUSE = 0.2
 """Seconds between two looks at the processes."""
 
+
 NO_TABLE = "~hydra.callbacks.sweep_table"
 """The runs of all studies lie in one folder, of which one table would say nothing."""
+
 
 NO_PAGE = "report=none"
 """Stands first, so that ``report=page`` on the command line wins: few runs of a study are looked at one by one."""
@@ -113,7 +115,7 @@ class Engine:
         command = [
             sys.executable,
             "-c",
-            "from ssl_framework.main import main; main()",
+            "from ssl_framework.commands.train import main; main()",
             "-m",
             NO_PAGE,
             *job_overrides(run),

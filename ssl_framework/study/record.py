@@ -4,29 +4,20 @@ results.csv  one line a cell and seed: state, metrics, seconds, protocol, hash o
 about.json   study, scale, versions, hardware and commits of the runs
 """
 
-import csv
-import hashlib
-import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ssl_framework.report.comparison import together
+from ssl_framework.report.sheet import Entry, Sheet
+from ssl_framework.runs.folder import protocol_id
 from ssl_framework.study.cells import Cell
 from ssl_framework.study.declaration import Study
-from ssl_framework.study.sheet import Entry, Sheet
-
-COLUMNS = ("row", "column", "seed", "state", "seconds", "reached", "protocol", "config_hash")
-"""Of results.csv, before the metrics; after them comes why a run failed."""
 
 
-def protocol_id(result: dict[str, Any]) -> str:
-    """``frozen/1`` and a fingerprint of the settings; nothing for a result of an earlier version."""
-    if not (protocol := result.get("protocol")):
-        return ""
-    content = json.dumps(protocol["settings"], sort_keys=True)
-    return f"{protocol['name']}#{hashlib.sha256(content.encode()).hexdigest()[:6]}"
+def lead_of(study: Study, scale: str) -> list[str]:
+    """What the table is about, before it."""
+    return [study.question, f"Paper: {study.paper}.", f"Scale {scale}: {study.scales[scale].note}"]
 
 
 def entries_of(study: Study, cells: Sequence[Cell], target: float | None = None) -> tuple[list[Entry], dict[str, Any]]:
@@ -75,7 +66,7 @@ def seconds_to(folder: Path, result: dict[str, Any], metric: str, target: float)
 
     Evaluation is taken to be spread over the run as its steps are.
     """
-    from ssl_framework.metrics_log import read_metrics
+    from ssl_framework.runs.folder import read_metrics
 
     if not (folder / "metrics.csv").is_file():
         return None
@@ -99,28 +90,3 @@ def sheet_of(study: Study, entries: Sequence[Entry], scale: str, target: float |
         study.published,
         target,
     )
-
-
-def write_csv(entries: Sequence[Entry]) -> str:
-    """results.csv."""
-    out = io.StringIO()
-    metrics = list(dict.fromkeys(name for entry in entries for name in entry.values))
-    writer = csv.DictWriter(out, [*COLUMNS, *metrics, "error"], lineterminator="\n")
-    writer.writeheader()
-    for entry in entries:
-        row = {name: getattr(entry, name) for name in (*COLUMNS, "error")}
-        writer.writerow({**row, **entry.values})
-    return out.getvalue()
-
-
-def read_csv(text: str) -> list[Entry]:
-    """The entries of a results.csv."""
-    entries = []
-    for line in csv.DictReader(io.StringIO(text)):
-        values = {name: float(value) for name, value in line.items() if name not in (*COLUMNS, "error") and value}
-        seconds, reached = (float(line[name]) if line[name] else None for name in ("seconds", "reached"))
-        rest = (line[name] for name in ("protocol", "config_hash", "error"))
-        entries.append(
-            Entry(line["row"], line["column"], int(line["seed"]), line["state"], values, seconds, reached, *rest)
-        )
-    return entries

@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
+from ssl_framework.feature_mixers.base import in_batch
 from ssl_framework.objectives.dcl import DCL, dclw_weight
-from ssl_framework.objectives.infonce import contrast, in_batch, nt_xent
+from ssl_framework.objectives.infonce import contrast, nt_xent
 from tests.golden import core_view, golden
 from tests.objectives import loops
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssl_framework.feature_mixers.base import in_batch
 from ssl_framework.feature_mixers.m_mix import MMix
 from ssl_framework.objectives.dcl import DCL
-from ssl_framework.objectives.infonce import in_batch
 from ssl_framework.objectives.simclr import SimCLR
 from tests.golden import core_view
 from tests.objectives import loops

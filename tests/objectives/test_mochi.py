@@ -1,12 +1,11 @@
 import pytest
 import torch
 
-from ssl_framework.feature_mixers.base import MixedFeatures
+from ssl_framework.feature_mixers.base import MixedFeatures, in_batch
 from ssl_framework.feature_mixers.hard_negatives import hard_negatives
 from ssl_framework.feature_mixers.mochi import MoCHi
 from ssl_framework.functional import SameClass
 from ssl_framework.objectives.dcl import DCL
-from ssl_framework.objectives.infonce import in_batch
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.types import Clock
 from tests.golden import ENTRIES, core_queue, core_view, golden

@@ -1,0 +1,47 @@
+"""The trained backbone as a file that timm loads."""
+
+import json
+import sys
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+from ssl_framework.load import load_run
+from ssl_framework.runs.messages import split_run
+
+
+def export(folder: Path, out: Path) -> str:
+    """Writes the backbone's weights under timm's names; returns the call that loads them."""
+    cfg, module = load_run(folder, [])
+    backbone = module.student.backbone
+    weights = {name: tensor.detach().contiguous() for name, tensor in backbone.net.state_dict().items()}
+    views = OmegaConf.masked_copy(cfg.views, ["image_size", "channels", "mean", "std"])
+    layout = OmegaConf.masked_copy(cfg.backbone, ["options", "channels_last"])
+    trained_with = OmegaConf.to_container(OmegaConf.merge(views, layout))
+    metadata = {"timm_name": backbone.timm_name, "format": "pt", "in_chans": str(cfg.data.channels)}
+    metadata["trained_with"] = json.dumps(trained_with)  # what scripts/evaluate.py backbone=<file> needs
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights, str(out), metadata=metadata)
+    options = "".join(f", {key}={value!r}" for key, value in cfg.backbone.options.items())
+    imported = "import ssl_framework.models.backbone  # registers the small nets with timm\n"
+    return (
+        (imported if backbone.timm_name.startswith("ssl_") else "")
+        + f"timm.create_model({backbone.timm_name!r}, num_classes=0, in_chans={cfg.data.channels}{options}, "
+        + f"checkpoint_path={str(out)!r})"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """``run=FOLDER [out=FILE]``."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    folder, rest = split_run(arguments, "python scripts/export.py run=outputs/latest out=backbone.safetensors")
+    outs = [a.removeprefix("out=") for a in rest if a.startswith("out=")]
+    if len(outs) > 1 or len(outs) != len(rest):
+        sys.exit(f"error: unknown argument among {rest}: export takes run=FOLDER and out=FILE")
+    out = Path(outs[0]) if outs else folder / "backbone.safetensors"
+    try:
+        print(f"load it with:\n{export(folder, out)}")
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    print(out)

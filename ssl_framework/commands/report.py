@@ -1,0 +1,78 @@
+"""The command ``python scripts/report.py``: a record of a multirun, or a table of any number of them or of a study."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ssl_framework.report.comparison import condense
+from ssl_framework.report.folders import report_folders
+
+OUT = Path("outputs") / "report"
+
+
+USAGE = """python scripts/report.py FOLDER [OUT] [--references]
+           a record of one multirun: results.csv, about.json, table.md (in OUT, or in FOLDER itself)
+       python scripts/report.py FOLDER [FOLDER ...] [--baseline "method=simclr"] [--metric NAME] [--out DIR]
+           the runs of any multiruns in one table, rows by setting, columns by data set or the one number that was
+           swept: table.md, .csv, .tex, .html and results.csv in DIR (outputs/report); two folders of runs, or any of
+           these options, ask for it
+       python scripts/report.py study=NAME [scale=small] [key=value ...] [--out DIR]
+           the table of a study as far as it has been run (python scripts/study.py --help)"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``scripts/report.py``."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    parser = argparse.ArgumentParser(prog="report.py", usage=USAGE)
+    parser.add_argument("folders", nargs="+", help="hydra.sweep.dir of multiruns; or study=NAME and overrides")
+    parser.add_argument("--references", action="store_true", help="score raw pixels and the untrained backbone too")
+    parser.add_argument("--baseline", help="overrides of the row that the others are tested against")
+    parser.add_argument("--metric", help="the one to show, by its name in result.json")
+    parser.add_argument("--out", type=Path, help=f"where the table goes (default: {OUT})")
+    given = parser.parse_args(arguments)
+    chosen = [f"--{name}" for name in ("baseline", "metric", "out") if getattr(given, name) is not None]
+    try:
+        if any(item.startswith("study=") for item in given.folders):
+            if wrong := [f"--{name}" for name in ("references", "baseline", "metric") if getattr(given, name)]:
+                raise ValueError(f"{wrong[0]} is not for studies, which declare what they show")
+            study(given.folders, given.out, shlex.join(["python", "scripts/report.py", *arguments]))
+            return
+        folders = [Path(item) for item in given.folders]
+        if chosen or len(folders) > 2 or (len(folders) == 2 and all(map(holds_runs, folders))):
+            if given.references:
+                raise ValueError("--references is for the record of one multirun: leave out other folders and options")
+            table(folders, given.out or OUT, given.baseline, given.metric)
+            return
+        out = folders[-1]
+        condense(folders[0], out, given.references)
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(1, f"error: {error}\n")
+    print((out / "table.md").read_text(), end="")
+    print(out)
+
+
+def holds_runs(folder: Path) -> bool:
+    """Whether the folder is a multirun's."""
+    return next(folder.glob("*/run.json"), None) is not None
+
+
+def table(folders: Sequence[Path], out: Path, baseline: str | None, metric: str | None) -> None:
+    """Writes the table of the folders' runs and prints it, unless it is longer than a screen is read."""
+    sheet = report_folders(folders, out, baseline, metric)
+    if len(sheet.rows) <= 60:
+        print((out / "table.md").read_text())
+    print(f"{len(sheet.entries)} runs in {len(sheet.rows)} rows and {len(sheet.columns)} columns")
+    print(out)
+
+
+def study(arguments: Sequence[str], out: Path | None, typed: str) -> None:
+    """Writes the table of a study as it stands; runs nothing."""
+    from ssl_framework.commands import study as command
+
+    request, cells = command.understood(arguments)
+    folder = out or command.OUT / request.study.name / request.scale
+    command.report(request, cells, folder, typed)
+    print((folder / "table.md").read_text())
+    print(folder)

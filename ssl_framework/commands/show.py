@@ -1,0 +1,92 @@
+"""Draws mixers, views and runs.
+
+    python scripts/show.py mixer=cutmix data=cifar10     what a mixer does to images
+    python scripts/show.py mixers | gallery              one row for each mixer; one column for each, of two images
+    python scripts/show.py views method=byol data=digits images and two views of each
+    python scripts/show.py report run=outputs/latest     the page of a run, report.html in its folder
+    python scripts/show.py neighbours run=outputs/latest test images and their nearest neighbours
+    python scripts/show.py embedding run=outputs/latest  features in the plane (by=tsne, pca or umap)
+
+Each prints the path of what it has written. Further key=value change the config, such as data.root=data.
+"""
+
+import argparse
+import difflib
+from pathlib import Path
+
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ssl_framework.device import use_threads
+from ssl_framework.report.inspection import Inspection
+from ssl_framework.report.page import PICTURES, Page
+from ssl_framework.report.pictures.features import PLANES, draw_embedding, draw_neighbours
+from ssl_framework.report.pictures.mixtures import show_all, show_both_views, show_one, show_side_by_side
+from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.messages import explain, quiet
+
+DRAWERS = {"": show_one, "mixers": show_all, "gallery": show_side_by_side, "views": show_both_views}
+
+
+OF_RUNS = ("report", "neighbours", "embedding")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point; draws, and prints the path of the picture or the page."""
+    parser = argparse.ArgumentParser(
+        prog="show.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="+", metavar="[word] key=value")
+    parser.add_argument("--out", type=Path, help="folder of the picture; outputs/show, or pictures in the run folder")
+    given = parser.parse_intermixed_args(arguments)
+    words = [word for word in given.words if "=" not in word]
+    overrides = [word for word in given.words if "=" in word]
+    what, known = " ".join(words), [*filter(None, DRAWERS), *OF_RUNS]
+    if len(words) > 1 or what not in ("", *known):
+        near = difflib.get_close_matches(what, known, n=1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        parser.error(f"{what!r}{meant} is neither key=value nor one of {', '.join(known)}")
+    try:
+        if what in OF_RUNS:
+            print(show_run(what, overrides, given.out))
+        else:
+            print(DRAWERS[what](overrides, given.out or Path("outputs") / "show"))
+    except (ValueError, FileNotFoundError, HydraException, OmegaConfBaseException) as error:
+        parser.exit(1, f"error: {explain(error)}\n")
+
+
+def show_run(what: str, overrides: list[str], out: Path | None) -> Path:
+    """The page of a run, or one picture of it.
+
+    Args:
+        what: of ``OF_RUNS``.
+        overrides: ``run=FOLDER``, ``by=KIND`` for an embedding, and keys of the run's config.
+        out: folder of the picture; ``None``: pictures in the run folder.
+
+    Raises:
+        FileNotFoundError, ValueError: no run, an unknown key or kind, or something that cannot be drawn.
+    """
+    own = {key: [o.partition("=")[2] for o in overrides if o.startswith(f"{key}=")] for key in ("run", "by")}
+    others = [o for o in overrides if o.partition("=")[0] not in own]
+    if len(own["run"]) != 1:
+        raise ValueError(f"say which run: python scripts/show.py {what} run=outputs/latest")
+    if own["by"] and what != "embedding":
+        raise ValueError(f"by={own['by'][0]} is of the word embedding, not of {what}: leave it out")
+    kind = own["by"][-1] if own["by"] else "tsne"
+    if kind not in PLANES:
+        raise ValueError(f"by={kind} is not known: choose {', '.join(PLANES)}")
+    quiet()
+    folder, settings = Path(own["run"][0]), OmegaConf.load(CONFIGS / "report" / "page.yaml")
+    if what == "report":
+        if out is not None:
+            raise ValueError("the page lies in the run folder: leave out --out")
+        return Page(settings.num_images, tsne=True, seed=settings.seed).write(folder, overrides=others)
+    seen = Inspection(folder, others, settings.num_images, settings.seed)
+    use_threads(seen.stored.trainer.num_threads)
+    path = (out or folder / PICTURES) / (f"embedding_{kind}.png" if what == "embedding" else f"{what}.png")
+    if what == "embedding":
+        draw_embedding(seen, path, (kind,))
+    else:
+        draw_neighbours(seen, path)
+    return path

@@ -1,0 +1,58 @@
+"""The jobs of a multirun: their folders, what is left to do of each, and the table at the end.
+
+A multirun started again with the same ``hydra.sweep.dir`` does what is missing there. Several may run at once in one
+folder: a job that another process is running is left to it.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from ssl_framework.runs.config import command_line
+
+
+def best_trial(jobs: Sequence[Any], metric: str, direction: str) -> str:
+    """What a search of hyper-parameters has found, of how many trials, and the command that trains with it."""
+    scored = [(job.result["metrics"][metric], job) for job in jobs if job.result and metric in job.result["metrics"]]
+    failed = sum(job.state == "failed" for job in jobs)
+    if not scored:
+        return f"no trial of {len(jobs)} has {metric} ({failed} failed)"
+    # A Direction of the sweeper, or its name.
+    value, best = (max if "maximize" in direction else min)(scored, key=lambda pair: pair[0])
+    rest = [item for item in best.overrides if item.partition("=")[0] not in ("hparams_search", "evaluation", "method")]
+    command = command_line([f"method={best.about['method']}", *rest])
+    return f"best of {len(jobs)} trials ({failed} failed) by {metric}: {value:.4g}\nwith it: {command}"
+
+
+class SweepTable(Callback):
+    """Keeps the commands of ``python train.py -m ...`` in the sweep's folder, and ends each with one table over all
+    jobs there and the folder as the last line."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Adds this command to command.txt, unless it is there."""
+        path = Path(config.hydra.sweep.dir) / "command.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        line = command_line([*config.hydra.overrides.task, f"hydra.sweep.dir={config.hydra.sweep.dir}"], "-m")
+        if not path.is_file() or line not in path.read_text().splitlines():
+            with path.open("a") as file:
+                file.write(line + "\n")
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Prints the table."""
+        from rich.console import Console
+
+        from ssl_framework.report.tables import read_jobs, sweep_table
+
+        folder = Path(config.hydra.sweep.dir)
+        Console(width=None if sys.stdout.isatty() else 200).print(sweep_table(folder))  # a file takes any width
+        if not str(OmegaConf.select(config, "hydra.launcher._target_")).endswith(".BasicLauncher"):
+            from ssl_framework.runs.messages import failures
+
+            failures += [job.error for job in read_jobs(folder) if job.error]  # of jobs in processes elsewhere
+        if (metric := OmegaConf.select(config, "hparams_search.metric")) is not None:
+            print(best_trial(read_jobs(folder), metric, str(OmegaConf.select(config, "hydra.sweeper.direction"))))
+        print(folder)

@@ -1,0 +1,263 @@
+"""The command: compose a config, prepare the run's folder, start the run in this process or in several.
+
+Imports nothing heavy, so that ``--help``, ``--cfg job`` and a misspelt key answer at once.
+"""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ssl_framework.runs.config import CONFIGS, command_line, quoted, refuse_other_config, refuse_other_types
+from ssl_framework.runs.folder import ERROR, claimed, discard_unless_trained, has_checkpoint, has_trained, record, write
+from ssl_framework.runs.messages import REFUSALS, STOPPED, explain, failures, say_error
+from ssl_framework.training.launch import is_first_process
+from ssl_framework.training.stages import go_through
+
+MAY_CHANGE = (
+    *("trainer", "logger", "evaluation", "report", "resume"),
+    *("data.root", "data.download", "data.num_workers", "data.resident_share", "data.store"),
+)
+"""Keys that may differ when a run is resumed: they say how and how long it runs, not what it learns from."""
+
+
+def main() -> None:
+    """Entry point of ``python train.py`` and ``ssl-train``."""
+    whole_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they are explained here
+    sys.argv[1:] = point_to_resumed_folder(sys.argv[1:])
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        if whole_errors:
+            raise
+        sys.exit(f"error: {explain(error)}")
+    except ValueError:
+        if not failures:
+            raise
+        sys.exit("error: no trial of the search has ended with a value")  # of which Optuna takes the best
+    except KeyboardInterrupt:
+        sys.exit("interrupted before training began, or twice: nothing was saved beyond the last checkpoint")
+    if failures:
+        sys.exit(1)
+
+
+def point_to_resumed_folder(arguments: list[str]) -> list[str]:
+    """``resume=FOLDER`` writes into FOLDER: the run folder Hydra makes is the one that is resumed."""
+    resumed = [a.split("=", 1)[1] for a in arguments if a.startswith("resume=") and a != "resume=null"]
+    if not resumed or any(a.startswith("hydra.run.dir=") for a in arguments):
+        return arguments
+    folder = Path(resumed[-1]).resolve()  # outputs/latest is a link that the new start would move
+    if not (folder / "config.yaml").is_file():
+        sys.exit(f"error: resume={resumed[-1]}: there is no run in that folder (no config.yaml)")
+    return [*arguments, f"hydra.run.dir={quoted(os.path.relpath(folder))}"]
+
+
+def job(cfg: DictConfig) -> float | None:
+    """One job: a single run, or one of a multirun. A user's error is one line; the other jobs of a multirun go on.
+
+    Returns:
+        What a search of hyper-parameters is after, if this is one of its trials and has come to its end.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        print(f"\njob {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}", flush=True)
+        job_of_multirun(cfg, folder)
+        return objective_of(cfg, folder)
+    latest = Path("outputs") / "latest"
+    before = os.readlink(latest) if latest.is_symlink() else None
+    try:
+        stopped_by = start(cfg, folder)
+    except REFUSALS as error:
+        say_error(error)
+        failures.append(str(folder))
+        discard_unless_trained(folder, before)
+        return None
+    if is_first_process(cfg):
+        end(stopped_by, os.path.relpath(folder), f"python train.py resume={os.path.relpath(folder)}")
+    return None
+
+
+def objective_of(cfg: DictConfig, folder: Path) -> float | None:
+    """The value of ``hparams_search.metric`` in a job's result; ``None`` where nothing is searched or it failed."""
+    metric = OmegaConf.select(cfg, "hparams_search.metric")
+    if metric is None or not (folder / "result.json").is_file() or str(folder) in failures:
+        return None
+    found = json.loads((folder / "result.json").read_text())["metrics"]
+    if math.isfinite(value := found.get(metric, math.nan)):
+        return value
+    say_error(
+        ValueError(f"hparams_search.metric is {metric}, of which this trial has no number; it has: {', '.join(found)}")
+    )
+    failures.append(str(folder))
+    return None
+
+
+def refuse_test_labels(cfg: DictConfig) -> None:
+    """Refuses a search that would choose by the test split.
+
+    Raises:
+        ValueError: ``hparams_search.metric`` may come from a probe of it.
+    """
+    metric = OmegaConf.select(cfg, "hparams_search.metric")
+    probes = [*(cfg.evaluation.get("probes") or {}), *(cfg.evaluation.get("head_probes") or {})]
+    if metric is not None and probes and not metric.endswith("/train_top1"):
+        raise ValueError(
+            f"hparams_search.metric is {metric}, but {', '.join(map(str, probes))} of evaluation.probes read the test "
+            "split, by which nothing may be chosen: set evaluation=search"
+        )
+
+
+def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
+    """Does what is left of a job: nothing where it has a result or another process runs it, the rest where it was
+    interrupted. A failure is noted in the folder, and tried again when the multirun is started again."""
+    with claimed(folder) if is_first_process(cfg) else contextlib.nullcontext(True) as mine:
+        if not mine:
+            print("left to the process that is running it")
+            return
+        try:
+            goes_on = False
+            refuse_test_labels(cfg)
+            if has_trained(folder):
+                refuse_other_config(cfg, folder)
+                if (folder / "result.json").is_file():
+                    print("has a result already")
+                    return
+                goes_on = has_checkpoint(folder)
+        except REFUSALS as error:  # what lies there belongs to another run: it stays as it is
+            say_error(error)
+            failures.append(str(folder))
+            return
+        (folder / ERROR).unlink(missing_ok=True)
+        if not goes_on:  # interrupted before its first checkpoint: it starts anew
+            (folder / "metrics.csv").unlink(missing_ok=True)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        try:
+            stopped_by = start(cfg, folder, goes_on)
+        except Exception as error:
+            say_error(error)
+            failures.append(str(folder))
+            write(folder / ERROR, f"{type(error).__name__}: {' '.join(str(error).split())}\n")
+            if not (folder / "run.json").is_file():
+                write(folder / "run.json", json.dumps(describe(), indent=2) + "\n")
+            return
+    if is_first_process(cfg):
+        end(
+            stopped_by,
+            os.path.relpath(folder),
+            f"the same command with hydra.sweep.dir={os.path.relpath(folder.parent)}",
+        )
+
+
+def end(stopped_by: str | None, shown: str, again: str) -> None:
+    """The last lines of a job: its folder, and for one that a signal stopped, the command that continues it."""
+    if stopped_by is not None:
+        print(f"stopped by {stopped_by}; to continue: {again}")
+    print(shown, flush=True)
+    if stopped_by is not None:
+        sys.exit(STOPPED + signal.Signals[stopped_by])
+
+
+def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
+    """Prepares the folder and runs; returns the name of the signal that stopped the run, if one did.
+
+    Args:
+        cfg: the composed config.
+        folder: of the run.
+        goes_on: continue from the folder's checkpoint, as ``resume`` does.
+
+    Raises:
+        ValueError, FileNotFoundError: what the user asked for cannot be done.
+        RunFailed: a process of the run failed and said why.
+    """
+    first = is_first_process(cfg)
+    requeued = bool(cfg.trainer.slurm and int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+    resume = goes_on or cfg.resume is not None or (requeued and has_checkpoint(folder))
+    about = describe()
+    about["resume"] = resume
+    refuse_other_types(cfg, HydraConfig.get().overrides.task)
+    if cfg.resume is not None:
+        if Path(str(cfg.resume)).resolve() != folder.resolve():
+            raise ValueError(f"resume={cfg.resume} goes on in that folder itself: leave out -m and hydra.run.dir")
+        cfg = resumed_config(cfg, Path(str(cfg.resume)))
+    if first and not resume and has_trained(folder):
+        raise ValueError(
+            f"{folder} already holds a run: continue it with resume={folder}, or choose another hydra.run.dir"
+        )
+    if first:
+        prepare(cfg, folder, about)
+    stopped_by = go_through(cfg, folder, about, first)
+    if stopped_by == "SIGUSR1" and first:
+        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
+    return stopped_by
+
+
+def describe() -> dict[str, Any]:
+    """Names of the chosen method and data set, the overrides, and a command that repeats the run."""
+    hydra_cfg = HydraConfig.get()
+    overrides = [item for item in hydra_cfg.overrides.task if not item.startswith("resume=")]
+    choices = hydra_cfg.runtime.choices
+    names = {"method": choices["method"], "data": choices["data"]}
+    return {**names, "overrides": overrides, "command": command_line(overrides)}
+
+
+def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> None:
+    """Writes the resolved config and what the run is called, and points outputs/latest to the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if about["resume"] and (folder / "run.json").is_file():  # the first start's names stay
+        about |= {**json.loads((folder / "run.json").read_text()), "resume": True}
+    record(cfg, folder, about)
+    outputs = Path("outputs")
+    outputs.mkdir(exist_ok=True)
+    link = outputs / f".latest.{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(folder.resolve(), outputs.resolve()))
+    link.replace(outputs / "latest")
+
+
+def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
+    """The stored config, with the overrides of this command that may change.
+
+    Raises:
+        ValueError: an override contradicts the stored run, or the stored config is not trusted.
+    """
+    from ssl_framework.load import load_run_config
+
+    stored = load_run_config(folder.resolve())
+    if not has_checkpoint(folder):
+        raise FileNotFoundError(f"resume={folder}: no checkpoint was written there yet; start the run again")
+    names = json.loads((folder / "run.json").read_text()) if (folder / "run.json").is_file() else {}
+    for item in HydraConfig.get().overrides.task:
+        key, _, value = item.lstrip("+~").partition("=")
+        if key == "resume":
+            continue
+        if key in ("method", "data"):
+            if names.get(key) != value:
+                raise ValueError(
+                    f"resume={folder} is a run of {key}={names.get(key)}: leave {item} out, or start a new run"
+                )
+        elif any(key == free or key.startswith(free + ".") for free in MAY_CHANGE):
+            OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
+        elif "." in key or key == "seed":
+            before, now = OmegaConf.select(stored, key), OmegaConf.select(cfg, key)
+            if before != now:
+                raise ValueError(
+                    f"resume continues {folder} as it was configured, with {key}={before}: leave {item} out, "
+                    f"or start a new run with {key}={now}"
+                )
+        elif OmegaConf.select(stored, key) != OmegaConf.select(cfg, key):
+            raise ValueError(f"resume continues {folder} as it was configured: leave {item} out, or start a new run")
+    return stored

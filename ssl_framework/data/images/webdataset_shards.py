@@ -1,0 +1,336 @@
+"""Shards of the webdataset format: tar files whose consecutive files of one stem make a sample, read by webdataset.
+
+A sample is an image (jpg, jpeg, png or webp) and, in a labelled set, its class as a number in ``cls``; other files are
+not looked at. Nothing in a shard is unpickled: none of webdataset's decoders is used.
+"""
+
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from io import BytesIO
+from itertools import accumulate, groupby, islice, repeat
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import urlparse
+
+from PIL import Image
+
+from ssl_framework.data.base import Images
+from ssl_framework.data.images.decoding import reason_of
+from ssl_framework.data.images.shards import Encoded, Piece, Shards, ShardsConfig, Splits
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+
+
+SCHEMES = ("http", "https", "gs", "hf")  # what webdataset reads besides files; not "pipe", which runs a shell command
+
+
+SIZES = "sizes.json"
+
+
+def library() -> ModuleType:
+    """The module webdataset.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        import webdataset  # optional
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "data=webdataset needs the package webdataset, which is not installed: pip install 'ssl-framework[shards]'."
+        ) from error
+    return webdataset
+
+
+def list_shards(root: Path, patterns: str | Sequence[str] | None) -> list[str]:
+    """Paths and URLs of the shards.
+
+    Args:
+        root: what relative paths start at.
+        patterns: one or several folders of ``.tar`` files, files or URLs, where ``{00..41}`` counts and ``{a,b}``
+            lists; None for no shards.
+
+    Raises:
+        FileNotFoundError: a file or folder is not there.
+        ValueError: a folder without shards, or a URL that is not read.
+    """
+    if patterns is None:
+        return []
+    from braceexpand import braceexpand  # comes with webdataset
+
+    found: list[str] = []
+    for name in braceexpand(patterns) if isinstance(patterns, str) else [n for p in patterns for n in braceexpand(p)]:
+        if scheme := urlparse(name).scheme:
+            if scheme not in SCHEMES:
+                raise ValueError(f"the shard {name} starts with {scheme}: give a path or one of {', '.join(SCHEMES)}.")
+            found.append(name)
+            continue
+        path = (root / name).resolve()  # absolute, so that webdataset takes no path for a URL
+        if not path.exists():
+            raise FileNotFoundError(
+                f"there is no {path}: point data.root, data.train_shards and data.test_shards at shards, or set "
+                "data.test_shards=null to train without an evaluation."
+            )
+        shards = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+        if not shards:
+            raise ValueError(
+                f"{path} has no .tar files: point data.root, data.train_shards and data.test_shards at shards."
+            )
+        found += map(str, shards)
+    return found
+
+
+def count_samples(path: str) -> int:
+    """Samples of one tar file, from the headers alone.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    split = library().tariterators.base_plus_ext
+    try:
+        with tarfile.open(path) as archive:
+            names = [member.name for member in archive if member.isreg()]
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise ValueError(
+            f"the shard {path} cannot be read ({reason_of(error)}): write it again or remove it."
+        ) from error
+    stems = [split(name)[0] for name in names if not name.startswith("__")]
+    return sum(1 for _ in groupby(stem for stem in stems if stem is not None))
+
+
+def shard_sizes(shards: Sequence[str], sizes: Path | None) -> list[int]:
+    """Samples of each shard, from ``sizes``, else from ``sizes.json`` beside the shards, else counted.
+
+    Counting reads all headers once, about a second for 10,000 samples on a disk; the result is written beside the
+    shards, where it can be, for later runs.
+
+    Args:
+        shards: paths or URLs.
+        sizes: a JSON file that gives the number of samples for the file name of each shard.
+
+    Raises:
+        FileNotFoundError: ``sizes`` is not there.
+        ValueError: it does not fit the shards, or there is none for URLs, which are not counted.
+    """
+    folders = {os.path.dirname(shard) for shard in shards}
+    beside = Path(min(folders), SIZES) if len(folders) == 1 and not urlparse(shards[0]).scheme else None
+    path = sizes if sizes is not None else beside
+    if sizes is not None and not sizes.is_file():
+        raise FileNotFoundError(f"data.train_sizes or data.test_sizes is {sizes}, which is not there.")
+    if path is not None and path.is_file():
+        return read_sizes(path, shards)
+    if any(urlparse(shard).scheme for shard in shards):
+        raise ValueError(
+            f"the samples of {shards[0]} cannot be counted from afar: set data.train_sizes (and data.test_sizes) to a "
+            'JSON file such as {"000.tar": 1000, "001.tar": 987}.'
+        )
+    counts = [count_samples(shard) for shard in shards]
+    if beside is not None and os.access(beside.parent, os.W_OK):
+        write_sizes(beside, dict(zip(map(os.path.basename, shards), counts, strict=True)))
+    return counts
+
+
+def read_sizes(path: Path, shards: Sequence[str]) -> list[int]:
+    """Samples of each shard as ``path`` has them; raises ValueError when it is no such file or lacks a shard."""
+    try:
+        known = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}): write it again, or delete it to have shards counted."
+        ) from error
+    names = [os.path.basename(urlparse(shard).path) for shard in shards]
+    if not isinstance(known, dict) or (
+        wrong := [n for n in names if not isinstance(known.get(n), int) or known[n] < 0]
+    ):
+        missing = wrong[0] if isinstance(known, dict) else names[0]
+        raise ValueError(
+            f"{path} gives no number of samples for {missing}: add it, or delete it to have shards counted."
+        )
+    return [known[name] for name in names]
+
+
+def write_sizes(path: Path, counts: dict[str, int]) -> None:
+    """Writes ``sizes.json`` whole or not at all; several ranks may do so at once."""
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(counts, indent=1) + "\n")
+    part.replace(path)
+
+
+class TarReader:
+    """Shards of one split; see ``shards.Reader``.
+
+    Args:
+        shards: paths or URLs, in the order of their numbers.
+        sizes: as in ``shard_sizes``.
+        shuffle_buffer: encoded images that a stream holds to draw the next one from.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``shard_sizes``, or the first sample is not an image.
+    """
+
+    def __init__(self, shards: Sequence[str], sizes: Path | None, shuffle_buffer: int) -> None:
+        self.shards = list(shards)
+        self.shuffle_buffer = shuffle_buffer
+        self.counts = shard_sizes(shards, sizes) if shards else []
+        self.firsts = [0, *accumulate(self.counts)]
+        self.labelled = False
+        filled = [shard for shard, count in enumerate(self.counts) if count]
+        if filled:
+            first = next(self.raw(Piece(filled[0], 0, 1)))[1]
+            self.labelled = "cls" in first
+
+    def raw(self, piece: Piece) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Number in the shard and files of each sample of a piece, as webdataset reads them.
+
+        Raises:
+            ValueError: the shard cannot be read or has another number of samples than it should.
+        """
+        url, count = self.shards[piece.shard], self.counts[piece.shard]
+        found = 0
+        try:
+            for number, sample in enumerate(library().tarfile_samples(iter([{"url": url}]))):
+                found = number + 1
+                if number >= piece.last and piece.last < count:
+                    return
+                if piece.first <= number < piece.last:
+                    yield number, sample
+        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            # webdataset adds arguments of its own to the error's, which str() would show
+            reason = (isinstance(error, OSError) and error.strerror) or error.args[0]
+            raise ValueError(f"the shard {url} cannot be read ({reason}): write it again.") from error
+        if found != count:
+            raise ValueError(
+                f"the shard {url} has {found} samples, but {SIZES} or data.train_sizes says {count}: correct that file."
+            )
+
+    def samples(self, piece: Piece) -> Iterator[Encoded]:
+        """The samples of a piece in their order; what lies before it in the shard is read and dropped.
+
+        Raises:
+            ValueError: as ``raw``, or a sample without an image or, in a labelled set, without a class.
+        """
+        for number, sample in self.raw(piece):
+            name = f"sample {sample['__key__']} of {self.shards[piece.shard]}"
+            suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in sample), None)
+            if suffix is None:
+                there = ", ".join(key for key in sample if not key.startswith("__"))
+                raise ValueError(f"{name} has no {', '.join(IMAGE_SUFFIXES)} but {there}: write the shard again.")
+            label = sample.get("cls", b"").decode("utf-8", "replace").strip() if self.labelled else None
+            if label is not None and not label.isdecimal():
+                raise ValueError(
+                    f"{name} has the class {label!r} in cls: number the classes from 0, and give all samples one or "
+                    "none."
+                )
+            index = self.firsts[piece.shard] + number
+            yield Encoded(sample[suffix], index, None if label is None else int(label), name)
+
+    def stream(self, pieces: Sequence[Piece], seed: int, skip: int) -> Iterator[Encoded]:
+        """The samples of all pieces through webdataset's shuffle buffer.
+
+        To skip costs reading, not decoding: shards whose samples were all served are not opened, those of which one
+        is still to come are read from their start.
+        """
+        shuffle = library().shuffle(self.shuffle_buffer, seed=seed)
+        total = sum(piece.last - piece.first for piece in pieces)
+        served = set(islice(shuffle(iter(range(total))), skip)) if skip else set()  # the buffer draws by number alone
+
+        def read() -> Iterator[Encoded | None]:
+            position = 0
+            for piece in pieces:
+                numbers = range(position, position := position + piece.last - piece.first)
+                yield from repeat(None, len(numbers)) if served.issuperset(numbers) else self.samples(piece)
+
+        return islice(shuffle(read()), skip, None)
+
+
+class WebDatasetSource:
+    """Images in tar shards, read with webdataset.
+
+    Args:
+        root: folder that relative paths start at.
+        train_shards, test_shards: folders, files or URLs, as in ``list_shards``; no test shards, no scores.
+        train_sizes, test_sizes: files with their numbers of samples, as in ``shard_sizes``.
+        shuffle_buffer: encoded images that a stream holds to draw the next one from.
+        channels, image_size, stored_size, num_streams, num_workers, eval_samples: as in ``ShardsConfig``.
+
+    Raises:
+        ValueError: an argument outside its range, or webdataset is not installed.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        train_shards: str | Sequence[str],
+        test_shards: str | Sequence[str] | None,
+        train_sizes: str | None,
+        test_sizes: str | None,
+        shuffle_buffer: int,
+        channels: int,
+        image_size: int,
+        stored_size: int,
+        num_streams: int,
+        num_workers: int | None,
+        eval_samples: int,
+    ) -> None:
+        library()
+        if not isinstance(shuffle_buffer, int) or shuffle_buffer < 1:
+            raise ValueError(f"data.shuffle_buffer is {shuffle_buffer}: it must be a whole number, at least 1.")
+        config = ShardsConfig(channels, image_size, stored_size, num_streams, num_workers, eval_samples)
+        config.check()
+        self.splits = Splits(self.open, config)
+        self.root = Path(root).expanduser()
+        self.shards = {"train": train_shards, "test": test_shards}
+        self.sizes = {"train": train_sizes, "test": test_sizes}
+        self.shuffle_buffer = shuffle_buffer
+
+    def open(self, name: str) -> TarReader:
+        """The reader of the train or the test shards."""
+        sizes = self.sizes[name]
+        path = None if sizes is None else self.root / Path(sizes).expanduser()
+        return TarReader(list_shards(self.root, self.shards[name]), path, self.shuffle_buffer)
+
+    def load(self, split: str) -> Images | Shards:
+        """As ``Splits.load``."""
+        return self.splits.load(split)
+
+
+def format_of(data: bytes) -> str:
+    """The format of an encoded image as Pillow calls it, in small letters."""
+    try:
+        with Image.open(BytesIO(data)) as image:
+            return str(image.format).lower()
+    except OSError:
+        return "no image"
+
+
+def write_webdataset(images: Iterable[tuple[bytes, int | None]], folder: Path, samples_per_shard: int) -> None:
+    """Writes encoded images and their classes, if any, as tar shards with ``sizes.json``.
+
+    Shards are shuffled whole and read in order: give the images in a random order, not class by class.
+
+    Args:
+        images: the bytes of JPEG, PNG or WebP files, each with its class or None.
+        folder: made; must not have shards.
+        samples_per_shard: of all shards but the last.
+
+    Raises:
+        ValueError: the folder has shards, or an image is of another format.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if found := sorted(folder.glob("*.tar")):
+        raise ValueError(f"{folder} has shards already ({found[0].name}): remove them or name another folder.")
+    counts: dict[str, int] = {}
+    pattern = str(folder.resolve()).replace("%", "%%") + "/%06d.tar"
+    with library().ShardWriter(pattern, maxcount=samples_per_shard, verbose=0, encoder=False) as writer:
+        for number, (data, label) in enumerate(images):
+            suffix = format_of(data)
+            if suffix not in IMAGE_SUFFIXES:
+                raise ValueError(f"image {number} is {suffix}: encode it as one of {', '.join(IMAGE_SUFFIXES)}.")
+            files: dict[str, Any] = {suffix: data} if label is None else {suffix: data, "cls": str(label).encode()}
+            writer.write({"__key__": f"{number:09d}", **files})
+            name = os.path.basename(writer.fname)
+            counts[name] = counts.get(name, 0) + 1
+    write_sizes(folder / SIZES, counts)

@@ -1,0 +1,240 @@
+"""Features of a frozen encoder, extracted once an evaluation, and the protocols of what reads them."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_framework.data.base import Images
+from ssl_framework.data.loader import ahead, chosen
+from ssl_framework.data.residence import free_memory
+from ssl_framework.distributed import gather, rank, world_size
+from ssl_framework.models.encoder import Encoder
+from ssl_framework.module import SSLModule
+from ssl_framework.views.image import Views
+from ssl_framework.views.image_ops import with_channels
+
+
+class Bare(nn.Module):
+    """What evaluators read of an ``SSLModule``: a student, and the transform of clean images.
+
+    Args:
+        views: of which only ``clean`` is used.
+        student: the encoder, usually without heads.
+    """
+
+    def __init__(self, views: Views, student: Encoder) -> None:
+        super().__init__()
+        self.views = views
+        self.student = student
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.student.parameters()).device
+
+
+CHUNK_PIXELS = 128 * 32 * 32
+"""Pixels (times channels ignored) that go through the encoder at once on the CPU, whose caches hold no more."""
+
+
+CHUNK_PIXELS_GPU = 16 * CHUNK_PIXELS
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Frozen(NamedTuple):
+    """Features of one split."""
+
+    x: Tensor  # [N, D] float32 or bfloat16, not normalised
+    y: Tensor  # [N] int64 classes, or float32 numbers; None for a measure of data without labels
+
+
+class Accuracy(float):
+    """Percent of ``count`` test samples, each scored once, of which ``right`` were answered right."""
+
+    right: int
+    count: int
+
+    def __new__(cls, right: int, count: int) -> "Accuracy":
+        self = super().__new__(cls, 100 * right / count)
+        self.right, self.count = right, count
+        return self
+
+    def __reduce__(self) -> tuple[type["Accuracy"], tuple[int, int]]:
+        return Accuracy, (self.right, self.count)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % percentile bootstrap interval over test samples, percent: how far the value may be from that on
+        other test images of the same kind. It says nothing of other seeds of the training.
+
+        Drawing the ``count`` samples anew, with replacement, and counting the right ones is a binomial draw, so the
+        quantiles of infinitely many resamples are those of the binomial distribution (Efron, Annals of Statistics 1979,
+        section 2, has the one-sample case). Cost: none.
+        """
+        from scipy.stats import binom  # slow to import
+
+        low, high = binom.ppf((0.025, 0.975), self.count, self.right / self.count)
+        return 100 * float(low) / self.count, 100 * float(high) / self.count
+
+
+class Splits(NamedTuple):
+    """What is fitted on and what is scored."""
+
+    train: Images
+    test: Images
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether probes can run."""
+        return self.train.label is not None and self.test.label is not None
+
+
+class Probe(Protocol):
+    """Fits on the features of train, scores those of test; returns metric name (with its protocol) -> percent, or
+    for numbers the units of ``regression``. Where every test sample is scored once the value is an ``Accuracy``."""
+
+    def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]: ...
+
+
+class Measure(Protocol):
+    """Describes the features of train, whose ``y`` is ``None`` without labels; returns metric name -> value."""
+
+    def __call__(self, train: Frozen) -> dict[str, float]: ...
+
+
+class Readout(NamedTuple):
+    """A linear classifier that was trained with the features."""
+
+    weight: Tensor  # [classes, D] float32
+    bias: Tensor  # [classes] float32
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Class scores of features [M, D]: [M, classes] float32."""
+        return F.linear(x.float(), self.weight, self.bias)
+
+
+class HeadProbe(Protocol):
+    """Judges a classifier that the student has trained itself; returns metric name -> value."""
+
+    def __call__(self, train: Frozen, test: Frozen, readout: Readout) -> dict[str, float]: ...
+
+
+@torch.no_grad()
+def extract(
+    embed: Callable[[Tensor], Tensor],
+    images: Images,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Features of all images in their order, each computed on exactly one rank.
+
+    Args:
+        embed: uint8 [B, C, H, W] -> [B, D].
+        images: N images.
+        device: where ``embed`` runs.
+        dtype: of the features.
+
+    Returns:
+        [N, D] on the CPU, the same on every rank.
+    """
+    pixels = images.pixels
+    total, ranks = len(pixels), world_size()
+    share = -(-total // ranks)  # rounded up; the rows that pad the last rank are cut off below
+    mine = torch.arange(rank() * share, (rank() + 1) * share).clamp(max=total - 1)  # [share]
+    chunk = images_at_once(images, device)
+    read = ahead(chosen(pixels, index.to(pixels.device)) for index in mine.split(chunk))  # while the encoder is busy
+    parts = [embed(part.to(device)).to(dtype) for part in read]
+    return gather(torch.cat(parts))[:total].cpu()  # [N, D]
+
+
+def images_at_once(images: Images, device: torch.device | str) -> int:
+    """How many of them go through an encoder on ``device`` at once, at least 1."""
+    pixels = CHUNK_PIXELS if torch.device(device).type == "cpu" else CHUNK_PIXELS_GPU
+    return max(1, pixels // (images.shape[2] * images.shape[3]))
+
+
+def extract_frozen(module: SSLModule | Bare, images: Images, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Features of the student's backbone on clean images in eval mode, [N, D] ``dtype``; the modes are restored."""
+    return extract_in_eval(module, module.student.embed, images, dtype)
+
+
+def extract_layers(
+    module: SSLModule | Bare, images: Images, heads: Sequence[str], dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """As ``extract_frozen``, and the outputs of every layer of some heads, in the same pass.
+
+    Returns:
+        "" for the backbone's features, "<head>.<number>" for the layers, each [N, D] ``dtype``.
+    """
+    widths: dict[str, int] = {}
+
+    def embed(x: Tensor) -> Tensor:
+        layers = module.student.embed_layers(x, heads)
+        widths.update({name: layer.shape[1] for name, layer in layers.items()})
+        return torch.cat(list(layers.values()), dim=1)  # [B, sum of the widths]
+
+    joint = extract_in_eval(module, embed, images, dtype)  # [N, sum of the widths]
+    return dict(zip(widths, joint.split(list(widths.values()), dim=1), strict=True))
+
+
+@torch.no_grad()
+def extract_in_eval(
+    module: SSLModule | Bare, embed: Callable[[Tensor], Tensor], images: Images, dtype: torch.dtype
+) -> Tensor:
+    """Features that ``embed`` computes from normalised images [B, C, H, W] while the module is in eval mode: [N, D].
+
+    Images with another number of channels than the module's are turned grey, or grey ones repeated, on its device.
+    """
+
+    def clean(x: Tensor) -> Tensor:
+        return module.views.clean(with_channels(x, module.views.channels))
+
+    with in_eval_mode(module), torch.autocast(module.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        return extract(lambda x: embed(clean(x)), images, module.device, dtype)
+
+
+@contextlib.contextmanager
+def in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode; afterwards every part is in the mode that it was in."""
+    modes = {name: part.training for name, part in module.named_modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for name, part in module.named_modules():
+            part.training = modes[name]
+
+
+def plain(scores: Mapping[str, float]) -> dict[str, float]:
+    """The values alone, as checkpoints and JSON hold them."""
+    return {name: float(value) for name, value in scores.items()}
+
+
+def intervals(scores: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Metric -> its 95 % interval over test samples, percent, for those that are an ``Accuracy``."""
+    return {name: value.interval for name, value in scores.items() if isinstance(value, Accuracy)}
+
+
+def raw_pixels(images: Images) -> Tensor:
+    """[N, C * H * W] in [0, 1]: what a representation has to beat.
+
+    Raises:
+        ValueError: they do not fit in memory as float32.
+    """
+    size, free = 4 * math.prod(images.shape), free_memory()
+    if size > free:
+        raise ValueError(
+            f"the baseline on raw pixels needs {size / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory are free: "
+            "set evaluation.baselines=false"
+        )
+    pixels = images.pixels
+    if not isinstance(pixels, Tensor):
+        pixels = pixels[torch.arange(len(pixels))]  # [N, C, H, W]
+    return pixels.flatten(1).cpu().float().div_(255)

@@ -1,0 +1,43 @@
+"""What probes share: what counts as right, moments of features, checks of settings."""
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssl_framework.evaluation.features import Accuracy
+
+
+def right(answer: Tensor, y: Tensor) -> Accuracy:
+    """Top-1 of answers [M] to samples of the classes [M]."""
+    return Accuracy(int((answer == y).sum()), len(y))
+
+
+def are_classes(y: Tensor, name: str) -> bool:
+    """Whether labels [N] are classes; where they are numbers, warns in one line that the probe ``name`` is skipped."""
+    if y.is_floating_point():
+        warnings.warn(f"{name} skipped: it needs classes, but the labels are numbers: choose evaluation=regression")
+    return not y.is_floating_point()
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [D] and standard deviation [D] of features [N, D], float32; 1 for a feature that does not vary."""
+    mean, std = x.float().mean(dim=0), x.float().std(dim=0)  # [D] each
+    return mean, torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, torch.ones_like(std))
+
+
+def check_sgd(where: str, learning_rates: Sequence[float], epochs: int, batch_size: int, held_out: float) -> None:
+    """Raises ValueError if a classifier cannot be trained by these settings, which the config has under ``where``."""
+    if not learning_rates or min(learning_rates) <= 0:
+        raise ValueError(f"{where}.learning_rates is {list(learning_rates)}: give one or more, above 0")
+    if not 0 < held_out < 1:
+        raise ValueError(f"{where}.held_out is {held_out}: give a share of the train split, between 0 and 1")
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"{where} has epochs={epochs}, batch_size={batch_size}: both must be at least 1")
+
+
+def accuracies(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Share of right answers of L classifiers: [L, classes, D], [L, classes], [M, D], [M] -> [L]."""
+    predicted = torch.einsum("md,lcd->mlc", x, weight).add_(bias).argmax(dim=2)  # [M, L]
+    return (predicted == y[:, None]).float().mean(dim=0)

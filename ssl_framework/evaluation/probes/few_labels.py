@@ -1,0 +1,63 @@
+"""What features are worth when few labels are known: few-shot episodes, and a linear probe on a share of the labels.
+
+N samples of the train split, M of the test split, D features, C classes; an episode has W ways, K shots, Q queries.
+"""
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssl_framework.evaluation.features import Frozen
+from ssl_framework.evaluation.probes.base import are_classes
+from ssl_framework.evaluation.probes.linear import LinearProbe
+
+
+class FewLabels:
+    """The linear probe fitted on a share of the train labels, the same share of every class.
+
+    The protocol of 1 % and 10 % of the labels of Chen et al., SimCLR, ICML 2020 (arXiv:2002.05709), but with a linear
+    probe on frozen features where they fine-tune the network. A smaller share is a part of the larger ones. Cost: that
+    of the linear probe on so many rows, for each share.
+
+    Args:
+        shares: of the labels, each in (0, 1].
+        linear: the linear probe.
+        seed: of which labels are kept.
+    """
+
+    def __init__(self, shares: Sequence[float], linear: LinearProbe, seed: int) -> None:
+        if not shares or not all(0 < share <= 1 for share in shares):
+            raise ValueError(
+                f"evaluation.probes.semi_supervised.shares is {list(shares)}: give one or more, above 0 and at most 1"
+            )
+        self.shares = list(shares)
+        self.linear = linear
+        self.seed = seed
+
+    def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
+        """Top-1 accuracy in percent for each share, named ``linear[labels=1%,l2=0.0001]/top1``."""
+        if not are_classes(train.y, "the linear probe on few labels"):
+            return {}
+        classes = drawn_by_class(train.y, self.seed)
+        if len(classes) < 2:
+            warnings.warn("the linear probe on few labels skipped: the train split has only one class")
+            return {}
+        found = {}
+        for share in self.shares:
+            kept = torch.cat([rows[: max(1, round(share * len(rows)))] for rows in classes])  # [n]
+            (top1,) = self.linear(Frozen(train.x[kept], train.y[kept]), test).values()
+            found[f"linear[labels={100 * share:g}%,l2={self.linear.weight_decay:g}]/top1"] = top1
+        return found
+
+
+def rows_by_class(y: Tensor) -> list[Tensor]:
+    """The rows of each class that occurs in labels [N], in the order of the classes: int64 tensors."""
+    return list(y.argsort(stable=True).split(y.unique(return_counts=True)[1].tolist()))
+
+
+def drawn_by_class(y: Tensor, seed: int) -> list[Tensor]:
+    """As ``rows_by_class``, each class in an order drawn with ``seed``: its first n rows are a sample of n."""
+    generator = torch.Generator().manual_seed(seed)
+    return [rows[torch.randperm(len(rows), generator=generator)] for rows in rows_by_class(y)]

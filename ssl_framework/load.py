@@ -1,0 +1,90 @@
+"""A finished run as objects, and the safety rule for configs that come out of a run folder."""
+
+import importlib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ssl_framework.build import build_module
+from ssl_framework.models.weights import load_checkpoint
+from ssl_framework.module import SSLModule
+from ssl_framework.runs.overrides import override_each
+
+TRUSTED = ("ssl_framework.", "torch.optim.", "torch.nn.", "lightning.pytorch.loggers.")
+"""Where the classes that a stored config names may come from."""
+
+
+def load_run_config(folder: str | Path) -> DictConfig:
+    """The resolved config of a run folder, after checking that it names only classes of ``TRUSTED`` packages.
+
+    Raises:
+        FileNotFoundError: the folder or its config.yaml does not exist.
+        ValueError: the config names something else, or is not a config.
+    """
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        what = "has no config.yaml: it is not a run folder" if Path(folder).is_dir() else "does not exist"
+        raise FileNotFoundError(f"the run folder {folder} {what}")
+    cfg = OmegaConf.load(path)
+    if not isinstance(cfg, DictConfig):
+        raise ValueError(f"{path} is not a run's config: it holds {type(cfg).__name__}, not a mapping")
+    refuse_foreign(OmegaConf.to_container(cfg, resolve=False), str(path))
+    return cfg
+
+
+def refuse_foreign(node: Any, where: str) -> None:
+    """Raises ValueError for a ``_target_`` outside ``TRUSTED`` and for interpolations, which a stored config lacks."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "_target_" and not is_trusted(value):
+                raise ValueError(
+                    f"{where} asks to construct {value!r}, which is not a class of this package or of "
+                    f"{', '.join(name.rstrip('.') for name in TRUSTED[1:])}: nothing was loaded"
+                )
+            refuse_foreign(value, where)
+    elif isinstance(node, list):
+        for value in node:
+            refuse_foreign(value, where)
+    elif isinstance(node, str) and "${" in node:
+        raise ValueError(
+            f"{where} holds the interpolation {node!r}, but a run's config is stored resolved: nothing was loaded"
+        )
+
+
+def is_trusted(target: Any) -> bool:
+    """Whether a dotted name is a class defined (not merely imported) in a trusted package."""
+    if not isinstance(target, str) or not target.startswith(TRUSTED):
+        return False
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        return False
+    return inspect.isclass(found) and (found.__module__ + ".").startswith(TRUSTED)
+
+
+def load_run(folder: Path, overrides: Sequence[str]) -> tuple[DictConfig, SSLModule]:
+    """The config and the trained module of a run folder; nothing in it is unpickled or imported from elsewhere.
+
+    Raises:
+        FileNotFoundError, ValueError: no such run, an unknown key, or a folder that is not trusted.
+    """
+    return load_run_and_checkpoint(folder, overrides)[:2]
+
+
+def load_run_and_checkpoint(folder: Path, overrides: Sequence[str]) -> tuple[DictConfig, SSLModule, dict[str, Any]]:
+    """As ``load_run``, and what else lies in the checkpoint."""
+    cfg = load_run_config(folder)
+    override_each([cfg], overrides, str(folder / "config.yaml"))
+    checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
+    module = build_module(cfg, has_labels=True, num_samples=checkpoint["DataModule"].get("num_samples"))
+    try:
+        module.load_state_dict(checkpoint.pop("state_dict"))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{folder}: the checkpoint does not fit config.yaml: {' '.join(str(error).split())}"
+        ) from error
+    return cfg, module, checkpoint

@@ -1,0 +1,342 @@
+"""A sheet as markdown, CSV, LaTeX and a page of its own. No number stands without n and its protocol."""
+
+import base64
+import csv
+import html
+import io
+import math
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from ssl_framework.report.sheet import (
+    LEVEL,
+    TRUST,
+    Against,
+    Cell,
+    Sheet,
+    against_baseline,
+    best,
+    cells,
+    deviation,
+    is_accuracy,
+    mean_and_spread,
+    mean_of,
+    protocols,
+    written,
+)
+
+Found = Mapping[tuple[str, str], Cell]
+
+
+def text_of(cell: Cell, metric: str) -> str:
+    """``52.1 ± 0.4 (3)`` with the number of seeds, and what the cell lacks."""
+    values = cell.values(metric)
+    if not values:
+        return cell.lacks or "-"
+    lacks = [cell.lacks, f"{without} without it" if (without := len(cell.by_seed) - len(values)) else ""]
+    return f"{mean_and_spread(values, metric)} ({', '.join(filter(None, [str(len(values)), *lacks]))})"
+
+
+def tables(sheet: Sheet) -> list[tuple[str, list[list[str]]]]:
+    """Every table of the sheet: title, and its lines of cells, the head first. Bold is marked by ``**``."""
+    found = cells(sheet)
+    result = []
+    for metric in sheet.metrics:
+        marked, against = best(sheet, found, metric), {}
+        if metric == sheet.metrics[0]:
+            against = against_baseline(sheet, found)
+        body = [[head_of(sheet), *sheet.columns]]
+        for row in sheet.rows:
+            line = [row]
+            for column in sheet.columns:
+                text = text_of(found[row, column], metric)
+                if (row, column) in marked:
+                    text = f"**{text}**"
+                line.append(text + (" *" if (row, column) in against and against[row, column].significant else ""))
+            body.append(line)
+            if metric == sheet.metrics[0] and sheet.published and row in sheet.published.values:
+                theirs = sheet.published.values[row]
+                body.append([f"{row}, published", *(f"{theirs[c]:g}" if c in theirs else "-" for c in sheet.columns)])
+        result.append((metric, body))
+        if against:
+            result.append((f"{metric}, difference to {sheet.baseline}", differences(sheet, against)))
+    result.append(("Cost", costs(sheet, found)))
+    return result
+
+
+def head_of(sheet: Sheet) -> str:
+    """What stands above the rows."""
+    return f"{sheet.axis} →" if sheet.axis else ""
+
+
+def differences(sheet: Sheet, against: Mapping[tuple[str, str], Against]) -> list[list[str]]:
+    """Ours with its spread and p-value, and the published one below."""
+    metric, body = sheet.metrics[0], [[head_of(sheet), *sheet.columns]]
+    theirs = sheet.published.values if sheet.published else {}
+    for row in sheet.rows:
+        if row == sheet.baseline:
+            continue
+        line = [row]
+        for column in sheet.columns:
+            if (value := against.get((row, column))) is None:
+                line.append("-")
+                continue
+            spread = "" if math.isnan(value.spread) else f" ± {written(value.spread, metric)}"
+            p = "" if math.isnan(value.p) else f", p {value.p:.2g}"
+            line.append(f"{signed(value.difference, metric)}{spread} (n {value.n}{p})")
+        body.append(line)
+        base = theirs.get(sheet.baseline or "", {})
+        if row in theirs and base:
+            body.append(
+                [f"{row}, published"]
+                + [
+                    signed(theirs[row][column] - base[column], metric)
+                    if column in theirs[row] and column in base
+                    else "-"
+                    for column in sheet.columns
+                ]
+            )
+    return body
+
+
+def signed(value: float, metric: str) -> str:
+    """``+1.2`` or ``-0.0``: a difference as the metric is printed."""
+    return written(value, metric) if value < 0 else f"+{written(value, metric)}"
+
+
+def costs(sheet: Sheet, found: Found) -> list[list[str]]:
+    """Hours of the finished runs of a row, and the median seconds of a run; to the target where there is one. Runs that
+    were interrupted do not know their time: the hours say of how many they are."""
+    head = ["", "runs", "hours in all", "median seconds a run"]
+    if sheet.target is not None:
+        head.append(f"median seconds to {sheet.metrics[0]} {sheet.target:g} (reached by)")
+    body = [head]
+    for row in sheet.rows:
+        own = [found[row, column] for column in sheet.columns]
+        seconds = [value for cell in own for value in cell.seconds]
+        runs = sum(len(cell.by_seed) for cell in own)
+        line = [row, str(runs)]
+        known = f" ({len(seconds)} of {runs})" if len(seconds) < runs else ""
+        hours = f"{sum(seconds) / 3600:.2f}{known}"
+        line += [hours, f"{statistics.median(seconds):.0f}"] if seconds else ["-", "-"]
+        if sheet.target is not None:
+            reached = [value for cell in own for value in cell.reached]
+            line.append(
+                f"{statistics.median(reached):.0f} ({len(reached)} of {runs})" if reached else f"- (0 of {runs})"
+            )
+        body.append(line)
+    return body
+
+
+def notes(sheet: Sheet) -> list[str]:
+    """What the marks mean and where the published numbers come from."""
+    bold = " Bold: the largest mean of a column." if any(map(is_accuracy, sheet.metrics)) else ""
+    lines = [f"Mean ± standard deviation over seeds (number of seeds).{bold}"]
+    if sheet.baseline:
+        lines.append(
+            f"\\*: differs from {sheet.baseline} at the {100 * LEVEL:g} % level (paired t-test over seeds; p is "
+            "corrected after Holm over the table)."
+        )
+    if measured := protocols(sheet):
+        lines.append(f"Protocol: {', '.join(name or 'not said (an earlier version)' for name in measured)}.")
+    if sheet.published:
+        p = sheet.published
+        lines.append(f"Published: {p.what}; {p.source} ({TRUST[p.trust]}).")
+    return lines
+
+
+def markdown(sheet: Sheet) -> str:
+    """All tables, one below the other."""
+    parts = []
+    for title, body in tables(sheet):
+        head, *rest = [[cell.replace("|", "\\|") for cell in line] for line in body]
+        lines = ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rest)]
+        parts.append(f"**{title}**\n\n" + "\n".join(lines))
+    return "\n\n".join([*parts, *notes(sheet)]) + "\n"
+
+
+def as_csv(sheet: Sheet) -> str:
+    """One line a cell and metric, with everything the other forms show."""
+    found, out = cells(sheet), io.StringIO()
+    against = against_baseline(sheet, found)
+    writer = csv.writer(out, lineterminator="\n")
+    names = ("row", "column", "metric", "n", "mean", "std", "failed", "unfinished", "missing", "published")
+    writer.writerow([*names, "difference", "difference_std", "p_holm", "seconds"])
+    for metric in sheet.metrics:
+        first = metric == sheet.metrics[0]
+        for row in sheet.rows:
+            for column in sheet.columns:
+                cell, values = found[row, column], found[row, column].values(metric)
+                theirs = sheet.published.values.get(row, {}).get(column, "") if first and sheet.published else ""
+                value = against.get((row, column)) if first else None
+                writer.writerow(
+                    [row, column, metric, len(values)]
+                    + [round(mean_of(values), 4) if values else ""]
+                    + [round(deviation(values), 4) if len(values) > 1 else ""]
+                    + [cell.failed, cell.unfinished, cell.missing, theirs]
+                    + (
+                        ["", "", ""]
+                        if value is None
+                        else [plain(value.difference), plain(value.spread), plain(value.p)]
+                    )
+                    + [round(statistics.median(cell.seconds), 1) if cell.seconds else ""]
+                )
+    return out.getvalue()
+
+
+def plain(value: float) -> float | str:
+    """Rounded, nothing for NaN."""
+    return "" if math.isnan(value) else float(f"{value:.4g}")
+
+
+def latex(sheet: Sheet) -> str:
+    """The tables for a paper (booktabs), published rows in italics."""
+    parts = []
+    for title, body in tables(sheet):
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{escaped(title)}}}"]
+        lines += [rf"\begin{{tabular}}{{l{'r' * (len(body[0]) - 1)}}}", r"\toprule"]
+        for number, line in enumerate(body):
+            texts = [bold(cell) for cell in line]
+            if line[0].endswith(", published"):
+                texts = [rf"\textit{{{text}}}" for text in texts]
+            lines.append(" & ".join(texts) + r" \\")
+            lines += [r"\midrule"] if number == 0 else []
+        parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]))
+    said = "\n".join(f"% {line}" for line in notes(sheet))
+    return "\n\n".join([*parts, said]) + "\n"
+
+
+def bold(cell: str) -> str:
+    """A cell with its mark of bold as LaTeX."""
+    head, marked, rest = cell.partition("**")
+    if not marked:
+        return escaped(cell)
+    inner, _, tail = rest.partition("**")
+    return rf"{escaped(head)}\textbf{{{escaped(inner)}}}{escaped(tail)}"
+
+
+LATEX: dict[str, str | int | None] = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": "$<$", ">": "$>$", "|": "$|$",
+    "[": "{[}",  # at the start of a line it would belong to the end of the one before
+    "±": r"$\pm$", "→": r"$\rightarrow$", "×": r"$\times$", "≥": r"$\geq$", "≤": r"$\leq$", "∞": r"$\infty$",
+    **{letter: rf"$\{name}$" for letter, name in zip("αβγδελμνρστω", (
+        *("alpha", "beta", "gamma", "delta", "epsilon", "lambda"), *("mu", "nu", "rho", "sigma", "tau", "omega"),
+    ), strict=True)},
+}  # fmt: skip
+"""What LaTeX writes otherwise."""
+
+
+def escaped(text: str) -> str:
+    """Text as LaTeX takes it."""
+    return text.translate(str.maketrans(LATEX))
+
+
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse;margin:.5rem 0 1.5rem}td,th{padding:.25rem .7rem;text-align:right;white-space:nowrap}
+td:first-child,th:first-child{text-align:left}thead tr{border-bottom:2px solid #222}
+tr.theirs{color:#666;font-style:italic}
+img{max-width:100%}div.wide{overflow-x:auto}"""
+
+
+def page(sheet: Sheet, lead: list[str]) -> str:
+    """One file with the tables and static plots; needs no network and no script."""
+    parts = [f"<h1>{html.escape(sheet.title)}</h1>", *(f"<p>{html.escape(line)}</p>" for line in lead)]
+    for metric in sheet.metrics:
+        if (picture := plot(sheet, metric)) is not None:
+            data = base64.b64encode(picture).decode()
+            parts.append(
+                f'<img alt="{html.escape(metric)} by {html.escape(sheet.axis)}" src="data:image/png;base64,{data}">'
+            )
+    for title, body in tables(sheet):
+        head, *rest = [[marked(cell) for cell in line] for line in body]
+        lines = [f"<h2>{html.escape(title)}</h2><div class=wide><table><thead><tr>"]
+        lines += [f"<th>{cell}</th>" for cell in head] + ["</tr></thead><tbody>"]
+        for line in rest:
+            kind = ' class="theirs"' if line[0].endswith(", published") else ""
+            lines.append(f"<tr{kind}>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>")
+        parts.append("".join([*lines, "</tbody></table></div>"]))
+    parts += [f"<p>{html.escape(line).replace(chr(92), '')}</p>" for line in notes(sheet)]
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(sheet.title)}</title>'
+        f"<style>{STYLE}</style>" + "\n".join(parts) + "</html>\n"
+    )
+
+
+def marked(cell: str) -> str:
+    """A cell with its mark of bold as HTML."""
+    text = html.escape(cell)
+    return text.replace("**", "<b>", 1).replace("**", "</b>", 1)
+
+
+def plot(sheet: Sheet, metric: str) -> bytes | None:
+    """A PNG of one metric: lines with bands of one standard deviation over a swept number, a heat map where rows are
+    numbers too, else one group of points a column (of a single column: one line a row); None where there is nothing to
+    draw, or too much."""
+    found = cells(sheet)
+    means = {place: mean_of(v) for place, cell in found.items() if (v := cell.values(metric))}
+    means = {place: mean for place, mean in means.items() if math.isfinite(mean)}
+    rows, columns = len(sheet.rows), len(sheet.columns)
+    if len(means) < 2 or rows * columns > 400 or (columns == 1 and rows > 60):
+        return None
+    from matplotlib.figure import Figure  # slow to import
+
+    spreads = {place: deviation(v) if len(v := found[place].values(metric)) > 1 else 0.0 for place in means}
+    x, y = numbers(sheet.columns), numbers(sheet.rows)
+    if columns > 1 and rows > 1 and x is not None and y is not None:
+        figure = Figure(figsize=(1.2 + 0.9 * columns, 1.2 + 0.5 * rows))
+        axes = figure.subplots()
+        grid = [[means.get((row, column), math.nan) for column in sheet.columns] for row in sheet.rows]
+        drawn = axes.imshow(grid, cmap="viridis", aspect="auto")
+        axes.set_xticks(range(columns), sheet.columns)
+        axes.set_yticks(range(rows), sheet.rows)
+        figure.colorbar(drawn, label=metric)
+    elif columns == 1:
+        figure = Figure(figsize=(7, 0.8 + 0.28 * rows))
+        axes = figure.subplots()
+        for number, row in enumerate(sheet.rows):
+            if (place := (row, sheet.columns[0])) in means:
+                axes.errorbar(means[place], number, xerr=spreads[place], fmt="o", color="C0", capsize=3)
+        axes.set_yticks(range(rows), sheet.rows)
+        axes.invert_yaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+    else:
+        figure = Figure(figsize=(7, 3.6))
+        axes = figure.subplots()
+        for number, row in enumerate(sheet.rows):
+            places = [(i, column) for i, column in enumerate(sheet.columns) if (row, column) in means]
+            at = [x[i] if x is not None else i for i, _ in places]
+            mean = [means[row, column] for _, column in places]
+            spread = [spreads[row, column] for _, column in places]
+            style: dict[str, Any] = {"color": f"C{number % 10}", "marker": "os^Dv<>*Ph"[number % 10], "label": row}
+            if x is None:
+                shift = 0.6 * (number / max(1, rows - 1) - 0.5)
+                axes.errorbar([i + shift for i in at], mean, spread, linestyle="none", capsize=3, **style)
+            else:
+                axes.plot(at, mean, **style)
+                low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
+                axes.fill_between(at, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        if x is None:
+            axes.set_xticks(range(columns), sheet.columns)
+        else:
+            if min(x) > 0 and max(x) / min(x) >= 8:
+                axes.set_xscale("log")
+            axes.set_xticks(x, sheet.columns)
+            axes.minorticks_off()
+        axes.set_ylabel(metric)
+        axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel(metric if columns == 1 else sheet.axis)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+    return out.getvalue()
+
+
+def numbers(names: tuple[str, ...]) -> list[float] | None:
+    """The names as finite numbers, None unless all are."""
+    try:
+        values = [float(name) for name in names]
+    except ValueError:
+        return None
+    return values if all(map(math.isfinite, values)) else None

@@ -1,0 +1,93 @@
+"""What a user reads when something cannot be done."""
+
+import difflib
+import logging
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.errors import ConfigCompositionException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ssl_framework.runs.config import CONFIGS
+
+
+def split_run(arguments: list[str], example: str) -> tuple[Path, list[str]]:
+    """The folder of ``run=``, and the other arguments."""
+    folders = [a.removeprefix("run=") for a in arguments if a.startswith("run=")]
+    if len(folders) != 1:
+        sys.exit(f"error: say which run: {example}")
+    return Path(folders[0]), [a for a in arguments if not a.startswith("run=")]
+
+
+STOPPED = 128
+"""Exit codes above it name, as a shell's do, the signal that stopped a run."""
+
+
+failures: list[str] = []
+
+
+class RunFailed(Exception):
+    """A process of a run ended with an error that it has printed itself."""
+
+
+REFUSALS = (ValueError, FileNotFoundError, OmegaConfBaseException, RunFailed)
+"""What a user can cause, and what was said already."""
+
+
+def say_error(error: Exception) -> None:
+    """One line for what a user can cause, the traceback for the rest; a rank has printed its own."""
+    if isinstance(error, RunFailed):
+        return
+    if isinstance(error, REFUSALS):
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    else:
+        traceback.print_exception(error)
+
+
+def explain(error: Exception) -> str:
+    """A composition error in one or two lines: what was found, what exists, and the nearest name."""
+    cause: BaseException = error
+    while cause.__cause__ is not None and not isinstance(cause, MissingConfigException):
+        cause = cause.__cause__
+    message = str(error).strip()
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, wanted = (error.missing_cfg_file or "").rpartition("/")
+        return (
+            f"there is no {group}={wanted}{nearest(wanted, error.options)}; {group} can be: {', '.join(error.options)}"
+        )
+    key = getattr(cause, "key", None)
+    parent = getattr(cause, "parent_node", None)
+    if isinstance(error, ConfigCompositionException) and key is not None and isinstance(parent, DictConfig):
+        known = [str(name) for name in parent if not str(name).startswith("_") and name != "hydra"]
+        full = str(getattr(cause, "full_key", "") or key)
+        where = full.rsplit(".", 1)[0] if "." in full else "the config"
+        if "." not in full:
+            known = sorted({*known, *(path.name for path in CONFIGS.iterdir() if path.is_dir())})
+        if not known:
+            return f"there is no key {full}, and {where} is empty as shipped: add it with +{full}=..."
+        return f"there is no key {full}{nearest(str(key), known)}; {where} has: {', '.join(known)}"
+    found = re.search(r"Could not override '(\w+)'", message)
+    if found and "No match in the defaults list" in message:
+        groups = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
+        return f"there is no group {found[1]}{nearest(found[1], groups)}; groups are: {', '.join(groups)}"
+    return " ".join(message.split())
+
+
+def nearest(wanted: str, known: Sequence[str]) -> str:
+    """`` (did you mean X?)`` or nothing."""
+    match = difflib.get_close_matches(wanted, known, n=1)
+    return f" (did you mean {match[0]}?)" if match else ""
+
+
+def quiet() -> None:
+    """Silences notes of libraries that a user of this command can do nothing about."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*`torch.distributed.*` is deprecated.*")
+    warnings.formatwarning = lambda message, *_args, **_kwargs: f"note: {message}\n"

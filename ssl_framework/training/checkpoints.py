@@ -1,0 +1,122 @@
+"""Checkpoints written whole or not at all, and the signals that ask for one."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from ssl_framework.distributed import world_size
+from ssl_framework.models.weights import load_checkpoint
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, and loads tensors and plain values only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Writes beside the target, flushes to the disk, then renames over it."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Never unpickles objects, whatever ``weights_only`` says.
+
+        Raises:
+            ValueError: the file is damaged or holds foreign objects.
+        """
+        return load_checkpoint(path)
+
+
+class StopSignals(L.Callback):
+    """Notes Ctrl-C, SIGTERM and SLURM's SIGUSR1 in ``asked`` instead of dying of them; a second Ctrl-C stops at once.
+
+    Stands first in the list of callbacks, so that it listens before any other does work.
+    """
+
+    def __init__(self) -> None:
+        self.asked: str | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def _listen(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+                handler = signal.signal(number, self._ask)
+                self._previous.setdefault(number, handler)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._listen()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._listen()  # Lightning has put its own handler for SIGTERM in place in between; it exits without saving
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = signal.Signals(number).name
+
+
+class Checkpoints(Checkpoint):
+    """Keeps ``last.ckpt``: every n epochs, at the end, and when the run is asked to stop.
+
+    ``stopped_by`` names the signal that ended the run, if one did.
+
+    Args:
+        folder: where checkpoints lie.
+        every_n_epochs: at least 1.
+        signals: what the run was asked.
+    """
+
+    def __init__(self, folder: Path, every_n_epochs: int, signals: StopSignals) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"trainer.checkpoint_every_n_epochs is {every_n_epochs}: it must be at least 1")
+        self.path = folder / "last.ckpt"
+        self.every_n_epochs = every_n_epochs
+        self.signals = signals
+        self.stopped_by: str | None = None
+
+    def _someone_asked(self, trainer: L.Trainer) -> bool:
+        """Whether any rank got a signal; the ranks must save in the same step, so they agree every few steps."""
+        if world_size() == 1:
+            return self.signals.asked is not None
+        if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return False
+        asked = torch.tensor(float(self.signals.asked is not None), device=trainer.strategy.root_device)
+        dist.all_reduce(asked, op=dist.ReduceOp.MAX)
+        return bool(asked)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        if self._someone_asked(trainer):
+            self.stopped_by = self.signals.asked or "SIGTERM"  # or another rank was asked
+            trainer.save_checkpoint(self.path)
+            trainer.should_stop = True
+        elif trainer.global_step == trainer.max_steps and not trainer.is_last_batch:
+            trainer.save_checkpoint(self.path)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        done = trainer.current_epoch + 1
+        whole = trainer.is_last_batch and self.stopped_by is None
+        if whole and (done == trainer.max_epochs or done % self.every_n_epochs == 0):
+            trainer.save_checkpoint(self.path)

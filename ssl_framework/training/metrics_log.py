@@ -1,0 +1,74 @@
+"""The record of a run that is always written: metrics.csv, one row a number."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+
+COLUMNS = ("step", "name", "value")
+
+
+class MetricsCSV(Logger):
+    """Appends to ``metrics.csv`` (columns step, name, value), so nothing is lost when a run is interrupted.
+
+    Lightning's own CSV logger rewrites the file with one column a metric and starts anew on resume.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self.path = Path(folder) / "metrics.csv"
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return "0"
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> None:
+        return None
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The resolved config lies beside the file already."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Appends one row a metric. Lightning adds "epoch" to every call; it is left out."""
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(COLUMNS)
+            writer.writerows((step, name, repr(float(value))) for name, value in metrics.items() if name != "epoch")
+
+    @rank_zero_only
+    def drop_after(self, step: int) -> None:
+        """Removes what a run resumed after ``step`` updates will write again.
+
+        A training row counts the updates before its own, so that of ``step`` itself belongs to the next one; an
+        evaluation's row describes the state after ``step`` updates.
+        """
+
+        def stays(row: dict[str, str]) -> bool:
+            at = int(row["step"]) if row["step"].isdigit() else step + 1  # a line cut off in the middle goes
+            return at < step or (at == step and row["name"].startswith("eval/"))
+
+        if not self.path.exists():
+            return
+        with self.path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["value"] is not None and stays(row)]
+        partial = self.path.with_name(f".{self.path.name}")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.replace(self.path)

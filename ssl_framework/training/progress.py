@@ -1,0 +1,113 @@
+"""What accompanies training without changing it: progress, checkpoints, and stopping in good order."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from ssl_framework.distributed import rank
+from ssl_framework.evaluation.frozen import FrozenEvaluation
+from ssl_framework.runs.numbers import shown
+
+
+class Progress(L.Callback):
+    """Loss, images per second and time left: a bar on a terminal, one line an epoch elsewhere.
+
+    ``images`` and ``seconds`` hold what this process saw of training, evaluation excluded; ``images`` counts all ranks.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.images = 0
+        self.seconds = 0.0
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
+        self._since = 0.0
+        self._counted = 0
+        self._loss = float("nan")
+
+    @property
+    def images_per_second(self) -> float:
+        """Training throughput so far, samples (not views) of all ranks."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+    def _write(self, draw: Callable[[], None]) -> None:
+        if rank() == 0:
+            draw()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since = time.perf_counter()  # a run resumed in the middle of an epoch sees no epoch start
+        if rank() == 0 and self.console.is_terminal:
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} images/s"),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
+            total = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
+            done = trainer.global_step * trainer.accumulate_grad_batches
+            self._task = self._bar.add_task("", total=total, completed=done, loss=float("nan"), speed=0.0)
+            self._bar.start()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since, self._counted = time.perf_counter(), 0
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any) -> None:
+        assert trainer.train_dataloader is not None
+        self._counted += trainer.train_dataloader.global_batch_size
+        every = trainer.log_every_n_steps * trainer.train_dataloader.global_batch_size  # type: ignore[attr-defined]
+        if trainer.is_last_batch or trainer.global_step == trainer.max_steps or self._counted % every == 0:
+            self._loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # waits for the device: now and then
+            if self._bar is not None and self._task is not None:
+                elapsed = time.perf_counter() - self._since
+                self._bar.update(self._task, loss=self._loss, speed=self._counted / elapsed)
+        if self._bar is not None and self._task is not None:
+            self._bar.advance(self._task)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        elapsed = time.perf_counter() - self._since
+        self.images += self._counted
+        self.seconds += elapsed
+        if self._bar is None and rank() == 0:
+            done, of = trainer.current_epoch + 1, trainer.max_epochs
+            left = (of - done) * elapsed if of is not None and of > 0 else 0.0
+            self.console.print(
+                f"epoch {done}/{of}  loss {self._loss:.3f}  {self._counted / elapsed:,.0f} images/s  {left:.0f} s left",
+                highlight=False,
+            )
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class EvaluationLines(L.Callback):
+    """Prints each evaluation in one line as it happens. Stands after ``FrozenEvaluation`` in the list of callbacks."""
+
+    def __init__(self, console: Console, evaluation: FrozenEvaluation) -> None:
+        self.console = console
+        self.evaluation = evaluation
+        self._seen = -1
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._seen = self.evaluation.evaluated_at
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if rank() == 0 and self.evaluation.evaluated_at > self._seen:
+            self._seen = self.evaluation.evaluated_at
+            values = "  ".join(f"{name} {shown(name, value)}" for name, value in self.evaluation.metrics.items())
+            self.console.print(f"  evaluation: {values}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,129 @@
+"""Training in stages (MCL): Zhang et al., Learning the Unlearned: Mitigating Feature Suppression in Contrastive
+Learning, ECCV 2024 (arXiv:2402.11816).
+
+The images are clustered by what one stage has learned, and the next stage trains a new encoder with negatives from the
+anchor's own cluster only: what tells those apart is what the earlier stages have missed. The representation is that of
+all stages side by side.
+
+A stage is an ordinary run in a folder of its own; ``main.go_through`` runs one after another. From the one before it
+takes the backbones (``Encoder.take_over``) and the clusters, which are here.
+
+N images, D features, K clusters a stage.
+"""
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from ssl_framework.data.base import Images, chosen
+from ssl_framework.data.datamodule import PSEUDO_LABELS
+from ssl_framework.data.pseudo_labels import CHUNK, clusters, read_pseudo_labels
+from ssl_framework.functional import unit
+from ssl_framework.load import load_run
+from ssl_framework.runs.folder import record
+from ssl_framework.training.launch import launch, local_processes
+
+
+def go_through(cfg: DictConfig, folder: Path, about: dict[str, Any], first: bool) -> str | None:
+    """Runs the stages of a run one after another; most runs have one, which is the run itself.
+
+    Stage s lies in ``folder/stage_<s>``, the last in ``folder``. In a run that is resumed, finished stages are left
+    out, the one that was interrupted goes on, and later ones start.
+
+    Args:
+        cfg: of the whole run, which is that of its last stage.
+        folder: of the run, prepared.
+        about: what the run is called, and whether it is resumed.
+        first: whether this process writes the folders.
+
+    Returns:
+        Name of the signal that stopped the run, ``None`` if it ran to its end.
+    """
+    last = OmegaConf.select(cfg, "student.earlier") or 0
+    for stage in range(last + 1):
+        where = folder if stage == last else folder / f"stage_{stage}"
+        if stage < last and about["resume"] and (where / "result.json").is_file():
+            continue
+        own = stage_config(cfg, folder, stage, last)
+        goes_on = about["resume"] and (where / "checkpoints" / "last.ckpt").is_file()
+        if last and goes_on and own.trainer.precision == "auto":  # settled when the stage began
+            own.trainer.precision = OmegaConf.load(where / "config.yaml").trainer.precision
+        if last and first:
+            where.mkdir(exist_ok=True)
+            if not goes_on:
+                (where / "metrics.csv").unlink(missing_ok=True)  # of a try that was killed before its first checkpoint
+            record(own, where, {**about, "resume": goes_on})
+            print(f"stage {stage + 1} of {last + 1}: {os.path.relpath(where)}", flush=True)
+        processes = local_processes(own.trainer)
+        if processes == 1 or own.trainer.slurm:
+            from ssl_framework.training.run import run  # imports torch: only now, and not where the ranks do it
+
+            OmegaConf.resolve(own)
+            stopped_by = run(own, where, about, goes_on)
+        else:
+            stopped_by = launch(where, processes)
+        if stopped_by is not None:
+            return stopped_by
+    return None
+
+
+def stage_config(cfg: DictConfig, folder: Path, stage: int, last: int) -> DictConfig:
+    """The config of one stage: it begins with the stages before it; the first has no clusters to go by."""
+    own = copy.deepcopy(cfg)
+    if not last:
+        return own
+    OmegaConf.set_struct(own, False)
+    own.student.earlier = stage
+    if stage == 0:
+        own.sampler = {"_target_": "ssl_framework.data.samplers.Uniform"}
+        own.pseudo_labels, own.previous = {}, None
+    else:
+        own.previous = str((folder / f"stage_{stage - 1}").resolve())
+        if "previous" in own.pseudo_labels:
+            own.pseudo_labels.previous = own.previous
+        if "baselines" in own.evaluation:
+            own.evaluation.baselines = False  # they are the first stage's
+    return own
+
+
+class StageClusters:
+    """Pseudo-labels of a stage: k-means on the features of the stage before, within what earlier stages told apart.
+
+    Args:
+        num_clusters: K of every stage; after s stages there are at most K^s pseudo-labels.
+        previous: folder of the stage before, which ``main`` fills in.
+    """
+
+    def __init__(self, num_clusters: int, previous: str | None) -> None:
+        if num_clusters < 1:
+            raise ValueError(f"pseudo_labels.num_clusters is {num_clusters}: it must be at least 1")
+        self.num_clusters = num_clusters
+        self.previous = previous
+
+    def __call__(self, images: Images, seed: int, device: torch.device) -> Tensor:
+        """[N] int64: the clusters of all stages so far as the digits of one number, the first stage's last.
+
+        Raises:
+            ValueError: there is no stage before.
+        """
+        if self.previous is None:
+            raise ValueError(
+                "pseudo_labels=stages clusters what the stage before has learned, but this run has no stages: set "
+                "student.earlier to at least 1"
+            )
+        folder = Path(self.previous)
+        _, module = load_run(folder, [])
+        module.to(device).eval()
+        parts = []
+        with torch.no_grad():
+            for index in torch.arange(images.shape[0]).split(CHUNK):
+                part = chosen(images.pixels, index.to(images.pixels.device)).to(device)  # [n, C, H, W]
+                parts.append(unit(module.student.backbone(module.views.clean(part))["pooled"]).cpu())  # [n, D]
+        found = clusters(torch.cat(parts), self.num_clusters, seed)  # [N]
+        done = len(module.student.earlier)
+        return found if done == 0 else read_pseudo_labels(folder / PSEUDO_LABELS) + self.num_clusters**done * found

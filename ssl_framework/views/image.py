@@ -1,0 +1,330 @@
+"""Random views of a batch, made on the device it lives on.
+
+The order of operations is that of SimCLR (arXiv 2002.05709), MoCo v2 (2003.04297) and BYOL (2006.07733): random
+resized crop and flip, colour jitter, grayscale, blur, solarize, normalise. Every sample has its own random parameters
+with the distributions of torchvision's transforms, the order of the four jitter operations included.
+All parameters of a group of views are drawn for the whole batch before any pixel is touched.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ssl_framework.types import Batch, Geometry, Samples
+from ssl_framework.views import image_ops
+from ssl_framework.views.crops import central_box, draw_crops, uniform
+from ssl_framework.views.reading import Group, read_group, read_integer, read_numbers
+
+CHUNK_PIXELS = 1024 * 32 * 32  # pixels (of a source or a view) worked on at once on the CPU: 12 MiB of RGB floats
+
+
+CHUNK_PIXELS_GPU = 16 * CHUNK_PIXELS  # kernel launches cost more there, and memory is larger
+
+
+class Parameters(NamedTuple):
+    """What was drawn for one view; None: the operation is off."""
+
+    box: Tensor  # [B, 4] int64: top, left, height, width in pixels of the source image
+    flip: Tensor | None  # [B] bool
+    factors: Tensor | None  # [B, 4] brightness, contrast, saturation factors, hue shift in turns
+    order: Tensor | None  # [B, 4] int64, a permutation of the columns of factors
+    jitter: Tensor | None  # [B] bool
+    gray: Tensor | None  # [B] bool
+    blur: Tensor | None  # [B] bool
+    sigma: Tensor | None  # [B] pixels
+    solarize: Tensor | None  # [B] bool
+
+    def rows(self, first: int, last: int) -> "Parameters":
+        """The parameters of samples first..last - 1."""
+        return Parameters(*(None if tensor is None else tensor[first:last] for tensor in self))  # type: ignore[arg-type]
+
+
+class Views(nn.Module):
+    """Makes V views of every image of a batch. Keep it on the device of the images.
+
+    Beside the views themselves it needs for a while at most five times the memory of those made at once: of a small
+    batch all views of a group, of a large one ``CHUNK_PIXELS``, about 60 MiB (on a GPU 1 GiB).
+
+    Args:
+        groups: one mapping a group of like views, in the order of the views. Keys, all optional: ``count`` (views,
+            default 1), ``size`` (pixels, default image_size), ``scale`` [lo, hi] (area share of the random crop;
+            without it the central square is taken), ``ratio`` [lo, hi] (width / height, default 3/4, 4/3), ``flip``
+            (probability), ``jitter`` [brightness, contrast, saturation, hue] (strengths) with ``jitter_p``
+            (probability), ``gray``, ``blur``, ``solarize`` (probabilities), ``blur_sigma`` [lo, hi] (pixels, default
+            0.1, 2.0). What is missing is off.
+        image_size: pixels, height and width of a view unless its group says otherwise.
+        channels: C of the images. With one channel saturation, hue and gray change nothing; with two or more than
+            three they are refused.
+        mean, std: one number a channel, images in 0..1, for normalisation.
+        blur: False switches all blur off, for data sets where it makes no sense.
+        min_crop: the least area share of a random crop is raised to this, for data sets whose object is small in the
+            image and would be cut away.
+        hue: replaces the hue strength of every group that jitters, for data sets whose colours mean nothing.
+        geometry: True reports box and flip of every view.
+        noise: changes all views together, as pixels in [0, 1] (see ``mixers.noise``); ``None``: no noise.
+
+    Raises:
+        ValueError: for an entry that is unknown, out of range or without effect.
+    """
+
+    mean: Tensor  # [C, 1, 1]
+    std: Tensor  # [C, 1, 1]
+
+    def __init__(
+        self,
+        groups: Sequence[Mapping[str, Any]],
+        image_size: int,
+        channels: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        blur: bool = True,
+        min_crop: float = 0.0,
+        hue: float | None = None,
+        geometry: bool = False,
+        noise: Callable[[Batch, torch.Generator | None], Batch] | None = None,
+    ):
+        super().__init__()
+        self.image_size = read_integer(image_size, "views.image_size", least=2)
+        self.channels = read_integer(channels, "views.channels", least=1)
+        mean = read_numbers(mean, "views.mean", self.channels, "one number per channel in [0, 1]", 0.0, 1.0)
+        std = read_numbers(std, "views.std", self.channels, "one number per channel in (0, 1]", 1e-6, 1.0)
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+        if isinstance(groups, str | Mapping) or not isinstance(groups, Sequence) or len(groups) == 0:
+            raise ValueError(
+                f"views.groups is {groups!r}: give a list with at least one group, such as [{{count: 2}}]."
+            )
+        self.groups = [
+            read_group(group, f"views.groups[{number}]", self.image_size, self.channels)
+            for number, group in enumerate(groups)
+        ]
+        if not 0 <= min_crop <= 1:
+            raise ValueError(f"views.min_crop is {min_crop}: it is an area share, between 0 and 1")
+        if hue is not None and not 0 <= hue <= 0.5:
+            raise ValueError(f"views.hue is {hue}: it is a share of the colour circle, between 0 and 0.5")
+        for number, group in enumerate(self.groups):
+            if group.scale is not None:
+                group = group._replace(scale=(max(group.scale[0], min_crop), max(group.scale[1], min_crop)))
+            if hue is not None and group.jitter_p > 0 and self.channels == 3:
+                group = group._replace(jitter=(*group.jitter[:3], hue))
+            self.groups[number] = group
+        if not blur:
+            self.groups = [group._replace(blur=0.0) for group in self.groups]
+        for size in {group.size for group in self.groups if group.blur > 0}:
+            taps = image_ops.reflected_taps(size, image_ops.blur_kernel_size(size))  # [kernel_size, size * size]
+            self.register_buffer(f"taps_{size}", taps, persistent=False)
+        self.num_views = sum(group.num_views for group in self.groups)
+        self.geometry = geometry
+        self.noise = noise
+        self.make = make_view  # a compiled run replaces it
+
+    @torch.no_grad()
+    def forward(self, samples: Samples, generator: torch.Generator | None = None) -> Batch:
+        """Uint8 images [B, C, H, W] -> V x [B, C, size, size] float32, normalised.
+
+        Instead of images the loader may give V crops [B, C, size, size]: cut and resized where the images were decoded,
+        they are only mirrored and changed in colour here, and their geometry is the crop's.
+        The result is a function of the generator's state alone; it does not depend on how the batch is chunked.
+        ``generator=None`` means torch's default generator of the images' device. A generator of another device is
+        allowed: a CPU generator draws the same parameters whatever the device of the images.
+        """
+        views: list[Tensor] = []
+        geometry: list[Geometry] = []
+        for group in self.groups:
+            # All views of a group are one batch: half the calls, which is most of the time for small images.
+            own = slice(len(views), len(views) + group.num_views)
+            if isinstance(samples.images, list):
+                images, group = torch.cat(samples.images[own]), group._replace(scale=None)  # [G * B, C, size, size]
+                self._checked(images)
+            else:
+                images = self._checked(samples.images)  # [B, C, H, W]
+            height, width = images.shape[-2:]
+            with torch.autocast(images.device.type, enabled=False):  # half precision would round the pixel positions
+                rows = group.num_views * len(samples.index)
+                drawn = draw_parameters(group, rows, height, width, images.device, generator)
+                joint = self._make(images, group, drawn)  # [G * B, C, size, size]
+            views += joint.chunk(group.num_views)
+            if self.geometry:
+                box, flip = as_geometry(drawn, height, width)
+                boxes = box.chunk(group.num_views) if samples.box is None else samples.box[own]  # G x [B, 4]
+                geometry += map(Geometry, boxes, flip.chunk(group.num_views))
+        batch = Batch(views, samples.index, samples.label, geometry if self.geometry else None)
+        return batch if self.noise is None else self._noisy(batch, self.noise, generator)
+
+    def _noisy(
+        self,
+        batch: Batch,
+        noise: Callable[[Batch, torch.Generator | None], Batch],
+        generator: torch.Generator | None,
+    ) -> Batch:
+        with torch.autocast(self.mean.device.type, enabled=False):  # pixels keep their precision
+            pixels = [view.mul(self.std).add_(self.mean).clamp_(0, 1) for view in batch.views]  # V x [B, C, size, size]
+            noisy = noise(batch._replace(views=pixels), generator)
+            return noisy._replace(views=[(view - self.mean) / self.std for view in noisy.views])
+
+    @torch.no_grad()
+    def clean(self, images: Tensor) -> Tensor:
+        """The evaluation transform, without randomness: uint8 [B, C, H, W] -> [B, C, image_size, image_size] float32.
+
+        Images of another size are resized (bilinear, antialias) until the short side fits, then cut to the centre.
+        """
+        images, size = self._checked(images), self.image_size
+        height, width = images.shape[-2:]
+        result = torch.empty(len(images), self.channels, size, size, device=images.device)  # [B, C, size, size]
+        for first, last in chunks(len(images), max(height * width, size * size), images.device):
+            part = images[first:last].float().div_(255.0)  # [n, C, H, W]
+            if (height, width) != (size, size):
+                part = resize_short_side(part, size)  # [n, C, size, size]
+            self._normalise(part, result[first:last])
+        return result
+
+    def _make(self, images: Tensor, group: Group, drawn: Parameters) -> Tensor:
+        """Views of one group, chunk by chunk: row r of the parameters belongs to image r modulo the number of images.
+
+        Args:
+            images: [B, C, H, W] uint8.
+            group: the group.
+            drawn: parameters of R views.
+
+        Returns:
+            [R, C, size, size] float32, normalised.
+        """
+        size = group.size
+        taps = self.get_buffer(f"taps_{size}") if group.blur > 0 else None  # [kernel_size, size * size]
+        whole = group.scale is None and images.shape[-2:] == (size, size)
+        rows = len(drawn.box)
+        result = torch.empty(rows, self.channels, size, size, device=images.device)  # [R, C, size, size]
+        for first, last in chunks(rows, max(images[0, 0].numel(), size * size), images.device):
+            part = around(images, first, last)  # [n, C, H, W]
+            part = self.make(part, drawn.rows(first, last), size, taps, hue=group.jitter[3] > 0, whole=whole)
+            self._normalise(part, result[first:last])
+        return result
+
+    def _normalise(self, images: Tensor, out: Tensor) -> None:
+        torch.sub(images, self.mean, out=out).div_(self.std)
+
+    def _checked(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(
+                f"Views take uint8 images [B, C, H, W], but the loader gave {images.dtype} {list(images.shape)}: "
+                "leave scaling and normalisation to views.mean and views.std."
+            )
+        if images.shape[1] != self.channels:
+            raise ValueError(
+                f"views.channels is {self.channels}, but the images have {images.shape[1]}: set it to the data's."
+            )
+        return images
+
+
+def make_view(
+    images: Tensor, drawn: Parameters, size: int, taps: Tensor | None, hue: bool = True, whole: bool = False
+) -> Tensor:
+    """Apply drawn parameters, everything but the normalisation.
+
+    Args:
+        images: [B, C, H, W] uint8.
+        drawn: parameters of these B samples.
+        size: pixels of the view.
+        taps: [kernel_size, size * size] from ``reflected_taps``, needed when there is blur.
+        hue: False when the hue strength is 0, which saves its pass.
+        whole: True when the boxes are the whole images, of the view's size already, which saves the resampling.
+
+    Returns:
+        [B, C, size, size] float32 in [0, 1].
+    """
+    if whole:
+        view = images.float().div_(255.0)  # [B, C, size, size]
+        view = view if drawn.flip is None else torch.where(drawn.flip[:, None, None, None], view.flip(3), view)
+    else:
+        view = image_ops.resized_crop(images, drawn.box, size, drawn.flip)  # [B, C, size, size]
+    if drawn.factors is not None and drawn.order is not None and drawn.jitter is not None:
+        view = image_ops.color_jitter_(view, drawn.factors, drawn.order, drawn.jitter, hue)
+    if drawn.gray is not None:
+        view = image_ops.on_selected_(view, drawn.gray, image_ops.grayscale)
+    if drawn.blur is not None and drawn.sigma is not None and taps is not None:
+        view = image_ops.on_selected_(
+            view, drawn.blur, lambda x, sigma: image_ops.gaussian_blur(x, sigma, taps), drawn.sigma
+        )
+    if drawn.solarize is not None:
+        view = image_ops.on_selected_(view, drawn.solarize, image_ops.solarize)
+    return view
+
+
+def as_geometry(drawn: Parameters, height: int, width: int) -> Geometry:
+    """Where the view was cut from, as fractions of the source image."""
+    top, left, box_height, box_width = drawn.box.float().unbind(1)  # 4 x [B]
+    box = torch.stack(
+        (left / width, top / height, (left + box_width) / width, (top + box_height) / height), 1
+    )  # [B, 4]
+    return Geometry(box, torch.zeros_like(box[:, 0], dtype=torch.bool) if drawn.flip is None else drawn.flip)
+
+
+def resize_short_side(images: Tensor, size: int) -> Tensor:
+    """Resize until the short side has ``size`` pixels, then cut the centre: [B, C, H, W] -> [B, C, size, size]."""
+    height, width = images.shape[-2:]
+    short = min(height, width)
+    height, width = int(size * height / short), int(size * width / short)
+    images = nn.functional.interpolate(images, (height, width), mode="bilinear", antialias=True)  # [B, C, h, w]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return images[:, :, top : top + size, left : left + size]  # [B, C, size, size]
+
+
+def around(images: Tensor, first: int, last: int) -> Tensor:
+    """Rows first..last - 1 of the images repeated without end: [last - first, C, H, W]; a copy only where they wrap."""
+    start, count = first % len(images), last - first
+    turns = -(-(start + count) // len(images))
+    return (images.repeat(turns, 1, 1, 1) if turns > 1 else images)[start : start + count]
+
+
+def chunks(batch: int, pixels: int, device: torch.device) -> list[tuple[int, int]]:
+    """(first, last) of the chunks of a batch whose images have so many pixels."""
+    length = max(1, (CHUNK_PIXELS if device.type == "cpu" else CHUNK_PIXELS_GPU) // pixels)
+    return [(first, min(first + length, batch)) for first in range(0, batch, length)]
+
+
+def draw_jitter(
+    batch: int, strengths: tuple[float, float, float, float], device: torch.device, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Factors [B, 4] and order [B, 4] of torchvision's ColorJitter.
+
+    Brightness, contrast and saturation uniform in [max(0, 1 - strength), 1 + strength], hue in [-strength, strength]
+    turns, all orders alike.
+    """
+    draws = uniform((batch, 8), device, generator)  # [B, 8]
+    ranges = [(max(0.0, 1.0 - strength), 1.0 + strength) for strength in strengths[:3]] + [
+        (-strengths[3], strengths[3])
+    ]
+    columns = [low + (high - low) * draws[:, i] for i, (low, high) in enumerate(ranges)]  # 4 x [B]
+    return torch.stack(columns, 1), draws[:, 4:].argsort(1)  # [B, 4], [B, 4]
+
+
+def draw_sigma(
+    batch: int, limits: tuple[float, float], device: torch.device, generator: torch.Generator | None
+) -> Tensor:
+    """Standard deviations of the blur, uniform: [B] in pixels."""
+    return limits[0] + (limits[1] - limits[0]) * uniform((batch,), device, generator)  # [B]
+
+
+def draw_parameters(
+    group: Group, batch: int, height: int, width: int, device: torch.device, generator: torch.Generator | None
+) -> Parameters:
+    """Everything random of one view of a whole batch."""
+
+    def happens(probability: float) -> Tensor | None:
+        return uniform((batch,), device, generator) < probability if probability > 0 else None  # [B] bool
+
+    if group.scale is None:
+        box = torch.empty(batch, 4, dtype=torch.int64, device=device)  # [B, 4]
+        for column, value in enumerate(central_box(height, width, (1.0, 1.0))):
+            box[:, column] = value
+    else:
+        box = draw_crops(batch, height, width, group.scale, group.ratio, device, generator)  # [B, 4]
+    flip = happens(group.flip)
+    jitter = happens(group.jitter_p if any(group.jitter) else 0.0)
+    factors, order = (None, None) if jitter is None else draw_jitter(batch, group.jitter, device, generator)
+    gray = happens(group.gray)
+    blur = happens(group.blur)
+    sigma = None if blur is None else draw_sigma(batch, group.blur_sigma, device, generator)
+    return Parameters(box, flip, factors, order, jitter, gray, blur, sigma, happens(group.solarize))

@@ -1,0 +1,407 @@
+"""What may be said of every method, read from its config, its tests and the record of the comparison.
+
+Nothing here is written by hand: a method that has no golden value, no run or no test is shown without.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from hydra.utils import get_class
+
+from ssl_framework.report.comparison import REFERENCES, Record, protocol_line, read_record
+from ssl_framework.runs.numbers import short
+
+RECORD = Path("results") / "comparison"
+
+
+SHOWN = "knn[k=20,T=0.1]/top1"
+"""Metric of the README's columns, one for each data set of the record."""
+
+
+NEEDED = {
+    "label": "labels",
+    "number": "numbers as labels",
+    "index": "a state of every training image",
+    "geometry": "where each view was cut",
+    "mixer": "a mixer",
+    "added mixtures": "a mixer",
+}
+
+
+MIXTURES = {"mixer": "in the place of clean views", "added mixtures": "beside the clean views"}
+
+
+KINDS = {"reference code": "golden value", "formula": "formula only"}
+"""``kind`` of an entry of tests/golden.json -> what its test shows, the strongest first."""
+
+
+GROUPS = (
+    "Two views of a batch",
+    "Any number of views",
+    "Memory, no teacher",
+    "Teacher, no memory",
+    "Teacher and memory",
+    "Labels",
+)
+
+
+class Method(NamedTuple):
+    """One file of configs/method."""
+
+    name: str
+    title: str
+    authors: str
+    venue: str  # with year; "" where the header has none
+    paper: str  # title of the paper
+    arxiv: str  # number; "" where the header has none
+    command: str
+    notes: dict[str, list[str]]  # "Differs" and "Unverified" -> lines of the header
+    views: int
+    student_views: list[int] | None
+    teacher_views: list[int] | None
+    memory: list[str]
+    needs: list[str]  # beside views and memory
+    feature_mixer: str  # its own; "" for none
+    feature_mixers: list[str]  # that it accepts
+    mixtures: list[str]  # where it reads mixtures of images, of ``MIXTURES``
+    files: list[str]
+    tests: list[str]  # below tests/, that of the loss first
+    loss_of: str  # the method whose test that is, where it is another with the same objective
+    golden: dict[str, int]  # kind -> number of entries of tests/golden.json that its tests compare with
+
+    @property
+    def shows(self) -> str:
+        """What its tests compare it with, beside a loop."""
+        found = next((words for kind, words in KINDS.items() if self.golden.get(kind)), None)
+        return found or (f"loss of `{self.loss_of}`" if self.loss_of else "loop only")
+
+    @property
+    def group(self) -> str:
+        """Which of ``GROUPS`` it belongs to, by what it needs."""
+        teacher = "a teacher" in self.needs
+        if NEEDED["label"] in self.needs or NEEDED["number"] in self.needs:
+            return GROUPS[5]
+        if self.memory or NEEDED["index"] in self.needs:
+            return GROUPS[4] if teacher else GROUPS[2]
+        return GROUPS[3] if teacher else GROUPS[1 if self.views > 2 else 0]
+
+    @property
+    def link(self) -> str:
+        """To the paper."""
+        return f"[{self.arxiv}](https://arxiv.org/abs/{self.arxiv})" if self.arxiv else ""
+
+
+def read_methods(root: Path) -> list[Method]:
+    """All methods of a source tree, by name."""
+    entries = json.loads((root / "tests" / "golden.json").read_text())
+    paths = sorted((root / "configs" / "method").glob("*.yaml"))
+    configs = {path.stem: yaml.safe_load(path.read_text()) for path in paths}
+    tests = {name: tests_of(name, config, root) for name, config in configs.items()}
+    return [
+        Method(
+            path.stem,
+            **from_header(path),
+            **from_config(configs[path.stem], root),
+            tests=[
+                str(test.relative_to(root / "tests"))
+                for test in (*tests[path.stem], *tests_of_data(configs[path.stem], root))
+            ],
+            loss_of=same_loss(path.stem, tests[path.stem], configs),
+            golden=golden_of(path.stem, module_of(configs[path.stem]), tests, entries),
+        )
+        for path in paths
+    ]
+
+
+def comment(path: Path) -> list[str]:
+    """The lines of the comment at a config's top, without Hydra's own."""
+    lines = []
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line[1:])
+    return [line for line in lines if not line.strip().startswith("@package")]
+
+
+def from_header(path: Path) -> dict[str, Any]:
+    """Paper, command, and the lines that begin with "Differs:" or "Unverified:", which go on where indented further."""
+    lines = comment(path)
+    whole = " ".join(line.strip() for line in lines)
+    title, _, rest = whole.partition(": ")
+    cited = re.match(r"(?P<text>.*?)\s*\(arXiv:(?P<number>\d{4}\.\d{5})\)", rest)
+    text = cited["text"] if cited else rest.partition(". ")[0]
+    authors, _, paper = text.partition(", ")
+    before, _, last = paper.rpartition(", ")
+    dated = before and re.search(r"\b(19|20)\d\d\b", last)
+    notes: dict[str, list[str]] = {"Differs": [], "Unverified": []}
+    current: list[str] | None = None
+    for line in lines:
+        kind = next((kind for kind in notes if line.strip().startswith(f"{kind}:")), None)
+        if kind is not None:
+            current = notes[kind]
+            current.append(line.strip().removeprefix(f"{kind}:").strip())
+        elif current is not None and line.startswith("   "):
+            current[-1] += f" {line.strip()}"
+        else:
+            current = None
+    command = re.search(r"Command: (python train\.py(?: [\w./]+=[\w./]+)+)", whole)
+    return {
+        "title": title,
+        "authors": authors,
+        "venue": last if dated else "",
+        "paper": before if dated else paper,
+        "arxiv": cited["number"] if cited else "",
+        "command": command[1] if command else f"python train.py method={path.stem}",
+        "notes": notes,
+    }
+
+
+def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
+    """What a method needs and accepts."""
+    chosen = {key.split("/")[-1]: value for item in config.get("defaults", []) for key, value in item.items()}
+    views = yaml.safe_load((root / "configs" / "views" / f"{chosen.get('views', 'simclr')}.yaml").read_text())
+    objective: Any = get_class(config["objective"]["_target_"])
+    mixers: dict[str, Any] = {
+        path.stem: get_class(yaml.safe_load(path.read_text())["_target_"])
+        for path in sorted((root / "configs" / "feature_mixer").glob("*.yaml"))
+        if path.stem != "none"
+    }
+    own = chosen.get("feature_mixer", "none").replace("none", "")
+    parts = list(targets(config["objective"]))
+    if own:
+        parts += targets(yaml.safe_load((root / "configs" / "feature_mixer" / f"{own}.yaml").read_text()))
+    memory = [
+        f"{node['_target_'].rpartition('.')[2]}"
+        + (f" of {node['size']:,}" if isinstance(node.get("size"), int) else "")
+        for node in parts
+        if node["_target_"].startswith("ssl_framework.memory.")
+    ]
+    modules = [node["_target_"].rpartition(".")[0] for node in parts]
+    return {
+        "views": sum(group.get("count", 1) for group in views["groups"]),
+        "student_views": config.get("student_views"),
+        "teacher_views": config.get("teacher_views"),
+        "memory": memory,
+        "needs": [
+            *(["a teacher"] if config.get("teacher") else []),
+            *(words for key, words in NEEDED.items() if key in objective.requires),
+        ],
+        "feature_mixer": own,
+        "mixtures": [words for key, words in MIXTURES.items() if key in objective.accepts | objective.requires],
+        "feature_mixers": [name for name, mixer in mixers.items() if mixer.needs <= objective.accepts],
+        "files": [
+            f"{module.replace('.', '/')}.py" for module in dict.fromkeys(modules) if module != "ssl_framework.memory"
+        ],
+    }
+
+
+def targets(node: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping with a ``_target_`` in a config, outermost first."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for value in node.values():
+            yield from targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from targets(value)
+
+
+def tests_of(name: str, config: dict[str, Any], root: Path) -> list[Path]:
+    """The test file called as the method or as its objective's module, else those that import the objective."""
+    folder, module = root / "tests" / "objectives", config["objective"]["_target_"].rpartition(".")[0]
+    for stem in (name, module.rpartition(".")[2]):
+        if (folder / f"test_{stem}.py").is_file():
+            return [folder / f"test_{stem}.py"]
+    return [path for path in sorted(folder.glob("test_*.py")) if f"from {module} import" in path.read_text()]
+
+
+def module_of(config: dict[str, Any]) -> str:
+    """The objective's module, without package."""
+    return config["objective"]["_target_"].split(".")[-2]
+
+
+def same_loss(name: str, tests: Sequence[Path], configs: dict[str, dict[str, Any]]) -> str:
+    """The other method with the same objective after which a test file of this one is called, "" if there is none."""
+    own = configs[name]["objective"]["_target_"]
+    called = [test.stem.removeprefix("test_") for test in tests]
+    return next((c for c in called if c != name and c in configs and configs[c]["objective"]["_target_"] == own), "")
+
+
+def tests_of_data(config: dict[str, Any], root: Path) -> list[Path]:
+    """The test files of the parts by which a method says which images meet: tests/test_<module of the part>.py."""
+    chosen = {key.split("/")[-1]: value for item in config.get("defaults", []) for key, value in item.items()}
+    found = []
+    for group in ("sampler", "pseudo_labels", "generated"):
+        if group in chosen:
+            part = yaml.safe_load((root / "configs" / group / f"{chosen[group]}.yaml").read_text())
+            modules = [node["_target_"].split(".")[-2] for node in targets(part)]
+            found += [root / "tests" / f"test_{module}.py" for module in modules]
+    return [path for path in dict.fromkeys(found) if path.is_file()]
+
+
+def golden_of(
+    name: str, module: str, tests: dict[str, list[Path]], entries: Sequence[dict[str, Any]]
+) -> dict[str, int]:
+    """How many golden values of each kind the tests of a method read.
+
+    Entries are a method's own by their ``config``. Without such, a loss may be compared with entries that are no other
+    method's, as SimCLR's is with "ntxent": they count where the test file is called as the module of the loss, for the
+    method that is called so too or alone is tested there.
+
+    Args:
+        name: of the method.
+        module: of its objective, without package.
+        tests: method -> its test files.
+        entries: of tests/golden.json.
+    """
+    found = [entry for path in tests[name] for entry in read_by(path, entries)]
+    own = [entry for entry in found if entry["config"] == name]
+    its_loss = [path.stem for path in tests[name]] == [f"test_{module}"]
+    alone = name.startswith(module) or sum(files == tests[name] for files in tests.values()) == 1
+    if not own and its_loss and alone:
+        own = [entry for entry in found if entry["config"] not in tests]
+    return {kind: count for kind in KINDS if (count := sum(entry["kind"] == kind for entry in own))}
+
+
+def read_by(path: Path, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries that the ``golden(...)`` calls of a test file name.
+
+    A call with an f-string stands for all entries of that form; where the form begins with a variable, only for those
+    whose config the file names. A call with a variable stands for the entries whose whole names are in the file, or if
+    there are none, whose config is.
+    """
+    tree = ast.parse(path.read_text())
+    named = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    calls = [
+        node.args[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "golden"
+    ]
+
+    def matches(argument: ast.expr, entry: dict[str, Any]) -> bool:
+        if isinstance(argument, ast.Constant):
+            return argument.value == entry["name"]
+        if isinstance(argument, ast.JoinedStr):
+            parts = [re.escape(str(p.value)) if isinstance(p, ast.Constant) else ".+" for p in argument.values]
+            said = isinstance(argument.values[0], ast.Constant) or entry["config"] in named
+            return said and re.fullmatch("".join(parts), entry["name"]) is not None
+        return entry["name"] in named or (not spelt_out and entry["config"] in named)
+
+    spelt_out = any(entry["name"] in named for entry in entries)
+    return [entry for entry in entries if any(matches(argument, entry) for argument in calls)]
+
+
+def needs_of(method: Method) -> str:
+    """What a method needs, in words."""
+    seen = [
+        f"{who} {', '.join(map(str, which))}"
+        for who, which in (("student", method.student_views), ("teacher", method.teacher_views))
+        if which is not None
+    ]
+    views = f"{method.views} view{'s' * (method.views > 1)}" + (f" ({'; '.join(seen)})" if seen else "")
+    return ", ".join([views, *method.needs, *method.memory])
+
+
+def methods_page(root: Path) -> str:
+    """docs/methods.md: all methods by group, each with paper, files, needs, tests, results and deviations."""
+    methods, record = read_methods(root), read_record(root / RECORD)
+    lines = [
+        "# Methods",
+        "",
+        "Made by `python -m tools.pages.readme` from the configs, the tests and the records; a test compares.",
+        "",
+        "*Tests* says what the values of a method's loss are compared with, beside a loop over samples in float64: a "
+        "golden value that the authors' public code gave, or one of the paper's formula computed apart from this code. "
+        "Two ranks equal one process for all of them.",
+        "",
+    ]
+    if record is not None:
+        lines += [f"*k-NN*: {protocol_line(record.about)} [Record](../{RECORD})", ""]
+        lines += reference_lines(record)
+    for group in GROUPS:
+        members = [method for method in methods if method.group == group]
+        if members:
+            lines += [f"## {group}", ""]
+        for method in members:
+            lines += section(method, record)
+    return "\n".join(lines)
+
+
+def section(method: Method, record: Record | None) -> list[str]:
+    """One method."""
+    cited = [method.authors, f"*{method.paper}*", method.venue, f"arXiv:{method.link}" if method.link else ""]
+    files = [f"configs/method/{method.name}.yaml", *method.files]
+    kinds = ", ".join(
+        f"{count} {'golden value' + 's' * (count > 1) + ' of ' + kind if kind != 'formula' else 'by formula'}"
+        for kind, count in method.golden.items()
+    )
+    tests = ", ".join(f"[{Path(name).name}](../tests/{name})" for name in method.tests) or "none"
+    accepted = [f"**{name}**" if name == method.feature_mixer else name for name in method.feature_mixers]
+    lines = [
+        f"### {method.name}",
+        "",
+        f"{method.title}: {', '.join(filter(None, cited))}",
+        "",
+        f"- `{method.command}`",
+        f"- Files: {', '.join(f'[{Path(name).name}](../{name})' for name in files)}",
+        f"- Needs: {needs_of(method)}",
+        f"- Mixtures: {' or '.join(method.mixtures) or 'none'}{' ([which](mixing.md))' * bool(method.mixtures)}; "
+        f"feature mixers: {', '.join(accepted) or 'none'}",
+        f"- Tests: {kinds or method.shows}, {tests}",
+    ]
+    if record is not None:
+        for data in record.data:
+            shown = [f"{short(metric)} {record.shown(method.name, data, metric)}" for metric in record.metrics]
+            lines.append(f"- {data}: {', '.join(shown)}")
+    lines += [f"- {kind}: {text}" for kind, texts in method.notes.items() for text in texts]
+    return [*lines, ""]
+
+
+def reference_lines(record: Record) -> list[str]:
+    """Raw pixels and the untrained backbone, where they were scored."""
+    lines = []
+    for name, words in REFERENCES.items() if record.about["references"] else ():
+        scores = "; ".join(
+            f"{data}: "
+            + ", ".join(f"{short(metric)} {record.reference(name, data, metric)}" for metric in record.metrics)
+            for data in record.data
+        )
+        lines.append(f"- {words}: {scores}")
+    return [*lines, ""] if lines else []
+
+
+def method_tables(root: Path) -> str:
+    """The README's: one short table a group; with a record, k-NN on ``SHOWN`` and what it means below."""
+    methods, record = read_methods(root), read_record(root / RECORD)
+    if record is not None and SHOWN not in record.metrics:
+        record = None
+    data_sets = sorted(record.data, reverse=True) if record else []
+    head = ["method", "paper", "equal to", "test", *(f"{data} k-NN" for data in data_sets)]
+    lines = []
+    for group in GROUPS:
+        members = [method for method in methods if method.group == group]
+        if not members:
+            continue
+        lines += [f"**{group}**", "", f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |"]
+        for method in members:
+            paper = ", ".join(filter(None, (method.authors, method.venue, method.link)))
+            notes = [
+                word
+                for kind, word in (("Unverified", "unverified detail"), ("Differs", "differs"))
+                if method.notes[kind]
+            ]
+            tests = ", ".join(f"[{Path(name).stem[5:]}](tests/{name})" for name in method.tests) or "none"
+            row = [f"[`{method.name}`](docs/methods.md#{method.name})", paper, "; ".join([method.shows, *notes]), tests]
+            row += [record.shown(method.name, data, SHOWN) for data in data_sets] if record else []
+            lines.append(f"| {' | '.join(row)} |")
+        lines.append("")
+    if record is not None:
+        lines += [f"k-NN is {short(SHOWN)}. {protocol_line(record.about)} [Record]({RECORD})", ""]
+        lines += reference_lines(record)
+    return "\n".join(lines[:-1]) + "\n"

@@ -1,0 +1,187 @@
+"""docs/mixing.md: the mixers, and which method takes which; every verdict is that of the code that builds a run."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from ssl_framework.build import build
+from ssl_framework.report.comparison import protocol_line, read_record, table_of
+from ssl_framework.runs.config import CONFIGS
+from ssl_framework.wiring import check_wiring
+from tools.pages.methods import comment
+
+BUDGET = (
+    "It shows that they train together; papers see the gain of mixing after hundreds of epochs, and a budget of "
+    "minutes can neither show nor refute it."
+)
+
+
+RECORDS = {
+    "mixing": ("In self-supervision", ("knn[k=20,T=0.1]/top1", "linear[l2=0.0001]/top1"), BUDGET),
+    "mixing_supervised": (
+        "Supervised",
+        ("classifier/top1", "classifier/ece[bins=15]", "knn[k=20,T=0.1]/top1"),
+        f"classifier is the run's own head; ece its expected calibration error, percent. {BUDGET}",
+    ),
+}
+"""Folder of results -> heading, metrics shown, and what else these mean."""
+
+
+COST = (
+    "*of a step*: time of mixing one view of 128 images of 32 px, in percent of a training step of SimCLR with the "
+    "tiny backbone: median, and least to greatest of the rounds ([record](../results/speed_mixers)). Mixers inside the "
+    "network draw only their shares there; what learned ones add to the backward pass is not in it."
+)
+
+
+class MixerFile(NamedTuple):
+    """One file of configs/mixer."""
+
+    name: str
+    title: str  # what it is, and its paper
+    notes: str  # the rest of the comment at its top
+    node: DictConfig
+
+
+def read_mixers(root: Path) -> list[MixerFile]:
+    """All mixers of a source tree, by name."""
+    found = []
+    for path in sorted((root / "configs" / "mixer").glob("*.yaml")):
+        whole = " ".join(line.strip() for line in comment(path))
+        cited = re.match(r".*?\(arXiv:\d{4}\.\d{5}\)", whole)
+        title = cited[0] if cited else whole.partition(". ")[0]
+        notes = whole.removeprefix(title).lstrip(" .;,:")
+        node = OmegaConf.load(path)
+        assert isinstance(node, DictConfig)
+        if node:
+            found.append(MixerFile(path.stem, title, notes, node))
+    return found
+
+
+def read_speed(root: Path) -> dict[str, str]:
+    """Mixer -> its cost in percent of a step, ``3.1 (2.9 to 3.4)``; nothing without the record."""
+    path = root / "results" / "speed_mixers" / "benchmark.json"
+    figures = json.loads(path.read_text())["mixers"] if path.is_file() else {}
+    costs = {name.removesuffix("/over_step"): value for name, value in figures.items() if name.endswith("/over_step")}
+    percent = {name: [f"{100 * value[key]:.1f}" for key in ("median", "min", "max")] for name, value in costs.items()}
+    return {name: f"{median} % ({low} to {high})" for name, (median, low, high) in percent.items()}
+
+
+def verdicts(root: Path, methods: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Method -> mixer -> why it is refused, "" where it is accepted, for the methods' own settings.
+
+    A method's file may set keys of the mixer, which is composed before it.
+    """
+    mixers = read_mixers(root)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        shipped = compose("train")
+    built: dict[tuple[str, str], Any] = {}  # mixer, and what a method's file sets of it
+    found: dict[str, dict[str, str]] = {}
+    for method in methods:
+        cfg = chosen_by(root, method, shipped)
+        objective, views, feature_mixer = build(cfg.objective), build(cfg.views), build(cfg.feature_mixer)
+        found[method] = {}
+        for mixer in mixers:
+            key = mixer.name, OmegaConf.to_yaml(cfg.mixer)
+            if key not in built:
+                built[key] = build(OmegaConf.merge(mixer.node, cfg.mixer))
+            seen = (views.num_views, cfg.student_views, cfg.teacher_views)
+            try:
+                check_wiring(objective, cfg.teacher is not None, built[key], feature_mixer, *seen)
+                found[method][mixer.name] = ""
+            except ValueError as error:
+                found[method][mixer.name] = str(error)
+    return found
+
+
+def chosen_by(root: Path, method: str, shipped: DictConfig) -> DictConfig:
+    """What a method's file says on the default data, with ``mixer=none``, as far as wiring asks for it.
+
+    That is what Hydra composes, in a fiftieth of the time.
+    """
+    own = OmegaConf.load(root / "configs" / "method" / f"{method}.yaml")
+    assert isinstance(own, DictConfig)
+    chosen = {key.split("/")[-1]: value for item in own.pop("defaults", []) for key, value in item.items()}
+    groups = {
+        group: OmegaConf.load(root / "configs" / group / f"{chosen.get(group, default)}.yaml")
+        for group, default in (("views", "simclr"), ("feature_mixer", "none"))
+    }
+    empty: dict[str, Any] = {"teacher": None, "student_views": None, "teacher_views": None, "mixer": {}}
+    cfg = OmegaConf.merge({"data": shipped.data, "backbone": shipped.backbone}, empty, groups, own)
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
+def mixing_page(root: Path) -> str:
+    """docs/mixing.md."""
+    methods = sorted(path.stem for path in (root / "configs" / "method").glob("*.yaml"))
+    mixers = read_mixers(root)
+    lines = [
+        "# Mixing",
+        "",
+        "Made by `python -m tools.pages.readme` from the configs, the code that builds a run and the records; "
+        "a test compares.",
+        "",
+        "`mixer=<name>` mixes views, `feature_mixer=<name>` embeddings ([methods.md](methods.md) says which method "
+        "takes which of those). A mixer says of every pixel how much of it is of which sample; labels are the means of "
+        "that unless the table says otherwise. `mixer.views` chooses the views, `mixer.probability` how many samples, "
+        "`mixer.start` and `mixer.stop` the part of the run: `mixer.stop=0.5` is early-stopped mixup.",
+        "",
+        "![every mixer on the embedded data set](pictures/mixers.png)",
+        "",
+        "Made by `python scripts/show.py mixers --out docs/pictures`; one mixer alone by `python scripts/show.py "
+        "mixer=fmix data=cifar10`. The network is untrained here, so masks that a network draws are still nearly flat. "
+        "Left out are mixers inside the network.",
+        "",
+        "## Mixers",
+        "",
+    ]
+    speed = read_speed(root)
+    lines += ["| `mixer=` | | |" + " of a step |" * bool(speed), "| --- | --- | --- |" + " --- |" * bool(speed)]
+    for m in mixers:
+        cost = f" {speed.get(m.name, 'not measured')} |" if speed else ""
+        lines.append(f"| [`{m.name}`](../configs/mixer/{m.name}.yaml) | {m.title} | {m.notes} |{cost}")
+    if speed:
+        lines += ["", COST]
+    lines += ["", "## Which method takes which mixer", ""]
+    found = verdicts(root, methods)
+    columns = alike({m.name: tuple(found[method][m.name] == "" for method in methods) for m in mixers})
+    # The first word of a refusal is the part that refuses.
+    rows = alike({method: tuple(found[method][c[0]].partition(" ")[2] for c in columns) for method in methods})
+    reasons: dict[str, str] = {}  # without the mixer's name -> the first with it
+    lines += ["| method | " + " | ".join(", ".join(f"`{name}`" for name in column) for column in columns) + " |"]
+    lines += ["| --- |" + " --- |" * len(columns)]
+    rules = {m.name: m.node.rule._target_.rpartition(".")[2] for m in mixers}
+    for row in rows:
+        cells = []
+        for column in columns:
+            reason = found[row[0]][column[0]]
+            key = reason.replace(rules[column[0]], "it")
+            reasons.setdefault(key, reason)
+            cells.append(f"no [{[*filter(None, reasons)].index(key) + 1}]" if reason else "yes")
+        lines.append(f"| {', '.join(f'`{name}`' for name in row)} | {' | '.join(cells)} |")
+    lines += ["", "Why, for the first method and mixer of each group:", ""]
+    lines += [f"{number}. {reason}" for number, reason in enumerate(filter(None, reasons.values()), start=1)]
+    for name, (heading, metrics, meaning) in RECORDS.items():
+        record = read_record(root / "results" / name)
+        if record is not None:
+            lines += ["", f"## {heading}", "", f"{protocol_line(record.about)} {meaning}".strip(), ""]
+            lines += [
+                table_of(record, metrics),
+                "",
+                f"[Record](../results/{name}), [command](../results/{name}/command.txt)",
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def alike(patterns: dict[str, tuple[Any, ...]]) -> list[list[str]]:
+    """Names of equal patterns together, in the order of their first."""
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for name, pattern in patterns.items():
+        groups.setdefault(pattern, []).append(name)
+    return list(groups.values())
