@@ -11,6 +11,7 @@ from torch import Tensor
 from ssl_framework.distributed import rank, same_on_all_ranks
 from ssl_framework.feature_mixers.base import FeatureMixer
 from ssl_framework.gradient_cache import cached_losses, together
+from ssl_framework.mixers.base import LearnedRule
 from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.models.encoder import EMATeacher, Encoder
 from ssl_framework.objectives.base import Objective
@@ -215,12 +216,16 @@ class SSLModule(L.LightningModule):
         if self.teacher is not None:  # once per optimizer step, also under gradient accumulation
             self.teacher.update(self.student, self.clock)
 
+    def own_rates(self) -> dict[torch.nn.Module, float]:
+        """The learned mixing rules, and their learning rate relative to that of all others."""
+        return {part: part.lr_factor for part in self.modules() if isinstance(part, LearnedRule)}
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         self.total_steps = int(self.trainer.estimated_stepping_batches)  # sets the loader up
         loader = self.trainer.train_dataloader
         assert loader is not None
         global_batch = loader.global_batch_size * self.trainer.accumulate_grad_batches
-        optimizer, schedule = self.recipe.build(self, global_batch, self.total_steps)
+        optimizer, schedule = self.recipe.build(self, global_batch, self.total_steps, self.own_rates())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

@@ -1,14 +1,13 @@
 """Optimizers as the papers describe them: parameter groups, LARS, linear warm-up and cosine decay."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-
-from ssl_framework.mixers.base import LearnedRule
 
 
 class LARS(Optimizer):
@@ -90,19 +89,29 @@ class OptimizerRecipe:
         self.exclude_bias_and_norm = exclude_bias_and_norm
         self.warmup = warmup
 
-    def build(self, module: nn.Module, global_batch: int, total_steps: int) -> tuple[Optimizer, LambdaLR]:
+    def build(
+        self,
+        module: nn.Module,
+        global_batch: int,
+        total_steps: int,
+        own_rates: Mapping[nn.Module, float] = MappingProxyType({}),
+    ) -> tuple[Optimizer, LambdaLR]:
         """The optimizer over the module's trainable parameters, and its schedule in steps.
 
-        Learned mixing rules are groups of their own, behind all others, with a learning rate of their own.
+        Args:
+            module: whose parameters are trained.
+            global_batch: samples of an optimizer step, over all ranks.
+            total_steps: of the run.
+            own_rates: parts of the module, and their learning rate relative to all others; they become groups of their
+                own behind the rest.
         """
         lr = self.lr_per_256 * global_batch / 256
         groups = parameter_groups(module, self.weight_decay, self.exclude_bias_and_norm)
-        rules = [m for m in module.modules() if isinstance(m, LearnedRule)]
-        theirs = {id(p) for rule in rules for p in rule.parameters()}
+        theirs = {id(p) for part in own_rates for p in part.parameters()}
         groups = [{**group, "params": [p for p in group["params"] if id(p) not in theirs]} for group in groups]
-        for rule in rules:
-            own = parameter_groups(rule, self.weight_decay, self.exclude_bias_and_norm)
-            groups += [{**group, "lr": lr * rule.lr_factor} for group in own]
+        for part, factor in own_rates.items():
+            own = parameter_groups(part, self.weight_decay, self.exclude_bias_and_norm)
+            groups += [{**group, "lr": lr * factor} for group in own]
         optimizer = self.algorithm(groups, lr=lr, weight_decay=self.weight_decay)
         return optimizer, LambdaLR(optimizer, lambda step: warmup_cosine(step, total_steps, self.warmup))
 

@@ -264,7 +264,7 @@ def three_steps(method: str, *overrides: str) -> tuple[SSLModule, dict[str, Tens
     torch.manual_seed(0)
     module = build_module(cfg, True, data.shape[0])
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    optimizer, _ = module.recipe.build(module, global_batch=256, total_steps=3)
+    optimizer, _ = module.recipe.build(module, 256, 3, module.own_rates())
     losses = []
     for step in range(3):
         index = torch.arange(8 * step, 8 * (step + 1))
@@ -329,7 +329,7 @@ def test_a_rule_is_a_group_with_a_rate_of_its_own(exclude: bool) -> None:
 
     module = nn.Sequential(nn.Linear(4, 5), Rule())
     recipe = OptimizerRecipe(torch.optim.SGD, 0.1, 1e-4, exclude, warmup=0.5)
-    optimizer, schedule = recipe.build(module, 512, 10)
+    optimizer, schedule = recipe.build(module, 512, 10, {module[1]: 0.5})
     groups = [(sum(p.numel() for p in g["params"]), g["lr"], g["weight_decay"]) for g in optimizer.param_groups]
     sizes, rates, decays = zip(*groups, strict=True)
     assert sizes == ((20, 5, 6, 3) if exclude else (25, 9)) and decays == (

@@ -12,11 +12,11 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (  # from the ground up; rooms of one line do not know each other
     ("types", "functional", "distributed", "device", "optim", "memory"),
     ("runs",),
-    ("views", "models"),
+    ("views", "models", "gradient_cache"),
     ("data",),
     ("mixers", "feature_mixers"),
     ("objectives",),
-    ("wiring", "gradient_cache"),
+    ("wiring",),
     ("module",),
     ("build",),
     ("load",),

@@ -23,7 +23,7 @@ import yaml
 from scipy.stats import ttest_rel
 
 from ssl_framework.commands import study as command
-from ssl_framework.commands.study import main, parse
+from ssl_framework.commands.study import main
 from ssl_framework.report.render import as_csv, latex, markdown, page, plot, text_of
 from ssl_framework.report.results_csv import read_csv, write_csv
 from ssl_framework.report.sheet import (
@@ -45,6 +45,7 @@ from ssl_framework.study.cells import POOL, Run, cells_of, merged, runs_of
 from ssl_framework.study.declaration import read_study
 from ssl_framework.study.engine import NO_PAGE, NO_TABLE, Engine, job_overrides
 from ssl_framework.study.record import entries_of, seconds_to
+from ssl_framework.study.request import parse
 from tests.forked import PID, Command, study
 from tests.runs import composed, small
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from ssl_framework.report.comparison import condense
 from ssl_framework.report.folders import report_folders
+from ssl_framework.study.record import report
+from ssl_framework.study.request import OUT as OUT_OF_STUDIES
+from ssl_framework.study.request import understood
 
 OUT = Path("outputs") / "report"
 
@@ -69,10 +72,8 @@ def table(folders: Sequence[Path], out: Path, baseline: str | None, metric: str 
 
 def study(arguments: Sequence[str], out: Path | None, typed: str) -> None:
     """Writes the table of a study as it stands; runs nothing."""
-    from ssl_framework.commands import study as command
-
-    request, cells = command.understood(arguments)
-    folder = out or command.OUT / request.study.name / request.scale
-    command.report(request, cells, folder, typed)
+    request, cells = understood(arguments)
+    folder = out or OUT_OF_STUDIES / request.study.name / request.scale
+    report(request, cells, folder, typed)
     print((folder / "table.md").read_text())
     print(folder)

@@ -4,15 +4,44 @@ results.csv  one line a cell and seed: state, metrics, seconds, protocol, hash o
 about.json   study, scale, versions, hardware and commits of the runs
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ssl_framework.report.comparison import together
+from ssl_framework.report.render import as_csv, latex, markdown, page, plot
+from ssl_framework.report.results_csv import write_csv
 from ssl_framework.report.sheet import Entry, Sheet
-from ssl_framework.runs.folder import protocol_id
+from ssl_framework.runs.folder import protocol_id, write
 from ssl_framework.study.cells import Cell
 from ssl_framework.study.declaration import Study
+from ssl_framework.study.request import Request
+
+
+def report(request: Request, cells: Sequence[Cell], folder: Path, command: str) -> Sheet:
+    """Writes the table in all its forms, the record it is made of, and the command."""
+    study = request.study
+    entries, about = entries_of(study, cells, request.target)
+    sheet = sheet_of(study, entries, request.scale, request.target)
+    folder.mkdir(parents=True, exist_ok=True)
+    scale = study.scales[request.scale]
+    about = {"study": study.name, "scale": request.scale, "overrides": scale.overrides, "note": scale.note,
+             "extra": request.extra, "target": request.target, **about}  # fmt: skip
+    lead = lead_of(study, request.scale)
+    write(folder / "results.csv", write_csv(entries))
+    write(folder / "about.json", json.dumps(about, indent=2) + "\n")
+    write(folder / "table.md", "\n\n".join([f"# {study.title}", *lead, markdown(sheet)]))
+    write(folder / "table.csv", as_csv(sheet))
+    write(folder / "table.tex", latex(sheet))
+    write(folder / "command.txt", command + "\n")
+    if (picture := plot(sheet, sheet.metrics[0])) is not None:
+        (folder / "plot.png").write_bytes(picture)
+    else:
+        (folder / "plot.png").unlink(missing_ok=True)  # of what the table was before
+    if folder != request.record:
+        write(folder / "table.html", page(sheet, lead))
+    return sheet
 
 
 def lead_of(study: Study, scale: str) -> list[str]:

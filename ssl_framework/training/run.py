@@ -1,7 +1,7 @@
 """One run: data, model, trainer, fit, result.json. Everything here happens in each process of the run.
 
-``python -m ssl_framework.training.run FOLDER`` is what ``ssl_framework.commands.train`` starts for each rank of a run whose folder it has
-prepared.
+``python -m ssl_framework.training.run FOLDER`` is what ``training.launch`` starts for each rank of a run whose folder
+the command has prepared.
 """
 
 import json
