@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from ssl_framework.build import build_module
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.module import SSLModule
+from ssl_framework.runs.addresses import as_now
 from ssl_framework.runs.overrides import override_each
 
 TRUSTED = ("ssl_framework.", "torch.optim.", "torch.nn.", "lightning.pytorch.loggers.")
@@ -31,8 +32,9 @@ def load_run_config(folder: str | Path) -> DictConfig:
     cfg = OmegaConf.load(path)
     if not isinstance(cfg, DictConfig):
         raise ValueError(f"{path} is not a run's config: it holds {type(cfg).__name__}, not a mapping")
-    refuse_foreign(OmegaConf.to_container(cfg, resolve=False), str(path))
-    return cfg
+    content = as_now(OmegaConf.to_container(cfg, resolve=False))
+    refuse_foreign(content, str(path))
+    return OmegaConf.create(content)
 
 
 def refuse_foreign(node: Any, where: str) -> None:

@@ -59,13 +59,14 @@ def run_command(
 
 def train(arguments: Sequence[str]) -> None:
     """Becomes ``python train.py``."""
-    from ssl_framework.commands import train as main
+    from ssl_framework.commands import train as command
+    from ssl_framework.training import launch
 
     sys.argv = ["train.py", *arguments]
-    main.subprocess = SimpleNamespace(  # type: ignore[attr-defined]
+    launch.subprocess = SimpleNamespace(  # type: ignore[attr-defined]
         Popen=rank, run=subprocess.run, TimeoutExpired=subprocess.TimeoutExpired
     )
-    main.main()
+    command.main()
 
 
 class Fork:
@@ -103,7 +104,7 @@ class Fork:
 
 
 def rank(command: Sequence[str], env: dict[str, str], start_new_session: bool) -> Fork:
-    """In place of the Popen of ``main.launch``: a fork that becomes ``python -m ssl_framework.training.run FOLDER``."""
+    """In place of the Popen of ``training.launch``: a fork that becomes ``python -m ssl_framework.training.run FOLDER``."""
     assert list(command[:3]) == [sys.executable, "-m", "ssl_framework.training.run"] and start_new_session
     return Fork(functools.partial(become_rank, Path(command[3]), env))
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from ssl_framework.build import build_module
 from ssl_framework.runs.config import CONFIGS
 from ssl_framework.runs.folder import read_json
-from tests.runs import DATA, GROUPS, METHODS, SMALL, composed, config, put_together, run_in
+from tests.small_runs import DATA, GROUPS, METHODS, SMALL, composed, config, put_together, run_in
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = sorted(

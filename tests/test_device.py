@@ -16,7 +16,7 @@ from ssl_framework.models.backbone import Backbone
 from ssl_framework.runs.folder import read_json
 from ssl_framework.training.precision import settle_precision
 from ssl_framework.types import Batch, Clock, Samples
-from tests.runs import METHODS, config, run_in, small
+from tests.small_runs import METHODS, config, run_in, small
 
 
 class Reads(TorchDispatchMode):
@@ -124,11 +124,11 @@ def settled(folder: Path, *overrides: str) -> str:
 def test_precision_on_a_cpu_is_measured_only_where_there_is_bf16(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ssl_framework.training.run.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("ssl_framework.training.precision.cpu_has_bf16", lambda: False)
     assert settled(tmp_path, "trainer=cpu") == "32-true"
     assert OmegaConf.load(tmp_path / "config.yaml").trainer.precision == "32-true"  # a resumed run does not ask again
 
-    monkeypatch.setattr("ssl_framework.training.run.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("ssl_framework.training.precision.cpu_has_bf16", lambda: True)
     seconds = {True: 1.0, False: 2.0}
     clock = [0.0]
 

@@ -11,7 +11,7 @@ from ssl_framework.build import build_data, build_module
 from ssl_framework.functional import nce, unit
 from ssl_framework.gradient_cache import cached_losses
 from ssl_framework.types import Clock, Outputs, Samples, step_seed
-from tests.runs import run_in, small
+from tests.small_runs import run_in, small
 
 B, WIDTH, DIM = 11, 6, 5
 

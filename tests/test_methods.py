@@ -7,7 +7,7 @@ from ssl_framework.build import build_data, build_module
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.types import Clock, Samples
-from tests.runs import METHODS, small
+from tests.small_runs import METHODS, small
 
 
 def three_steps(method: str, *overrides: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor], list[float]]:

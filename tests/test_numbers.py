@@ -27,8 +27,8 @@ from ssl_framework.evaluation.probes.linear import LinearProbe, LinearSGD
 from ssl_framework.evaluation.probes.regression import KNNRegression, Ridge, ranks, ridge, spearman
 from ssl_framework.runs.folder import read_json
 from ssl_framework.runs.numbers import mean_and_spread, shown, unit_of
-from tests.runs import run_in, small
-from tests.test_data import folder_source, shapes
+from tests.data.test_data import folder_source, shapes
+from tests.small_runs import run_in, small
 
 # --- shapes
 

@@ -11,7 +11,7 @@ from ssl_framework.load import is_trusted, load_run_config
 from ssl_framework.models.encoder import EMATeacher
 from ssl_framework.training.launch import local_processes
 from ssl_framework.training.run import build_trainer
-from tests.runs import SMALL, config, run_in, small
+from tests.small_runs import SMALL, config, run_in, small
 
 
 def refused(*overrides: str) -> str:

@@ -15,6 +15,8 @@ from timm.models._manipulate import group_with_matcher
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
+from ssl_framework.models import small_nets  # noqa: F401  registers its networks with timm
+
 SMALL_IMAGE = 64
 """Up to this side in pixels the first convolution is 3x3 with stride 1 and there is no max-pooling."""
 

@@ -11,7 +11,9 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-HERE = Path(__file__).resolve().parent
+from ssl_framework.runs.addresses import as_first_published, as_now
+
+HERE = Path(__file__).resolve().parents[1]  # the package
 
 
 CONFIGS = HERE / "configs" if (HERE / "configs").is_dir() else HERE.parent / "configs"  # installed, or a source tree
@@ -74,7 +76,7 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
         now.trainer.precision = cfg.trainer.precision = stored.trainer.precision
     # A run of several stages fills these in when its last one begins.
     filled_in = ("previous", "pseudo_labels.previous", "evaluation.baselines") if now.student.get("earlier") else ()
-    before, after = (dict(leaves(without_places(OmegaConf.to_container(c)))) for c in (stored, now))
+    before, after = (dict(leaves(without_places(as_now(OmegaConf.to_container(c))))) for c in (stored, now))
     for key in sorted((before.keys() | after.keys()) - set(filled_in)):
         here, there = (values.get(key, "absent") for values in (after, before))
         if here != there:
@@ -91,7 +93,7 @@ def config_hash(cfg: DictConfig) -> str:
         content.pop(key, None)
     content["data"]["source"].pop("seed", None)
     (content.get("pseudo_labels") or {}).pop("previous", None)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(as_first_published(content), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def without_places(content: Any) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from ssl_framework.runs.addresses import as_first_published
+
 TRACES = ("checkpoints", "metrics.csv", "result.json")
 """What training leaves in a run folder from its first steps on."""
 
@@ -81,7 +83,7 @@ def protocol_id(result: dict[str, Any]) -> str:
     """``frozen/1`` and a fingerprint of the settings; nothing for a result of an earlier version."""
     if not (protocol := result.get("protocol")):
         return ""
-    content = json.dumps(protocol["settings"], sort_keys=True)
+    content = json.dumps(as_first_published(protocol["settings"]), sort_keys=True)
     return f"{protocol['name']}#{hashlib.sha256(content.encode()).hexdigest()[:6]}"
 
 

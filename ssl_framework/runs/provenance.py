@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """Of the source tree this package is run from, "+" for uncommitted changes; ``None`` for an installed copy."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     if not (here.parent / ".git").exists():
         return None
     try:

@@ -11,7 +11,7 @@ from ssl_framework.objectives.core_tuning import CoreTuning, Pairs, focal_supcon
 from ssl_framework.types import Clock, Samples
 from tests.golden import core_view, golden
 from tests.objectives import loops
-from tests.runs import small
+from tests.small_runs import small
 
 LABEL = torch.tensor([2, 0, 2, 1, 2, 1])  # the second sample is alone in its class
 WEIGHTS = {name: loops.random_unit(4, 5, seed) for name, seed in (("projector", 7), ("classifier", 8))}

@@ -13,7 +13,7 @@ from ssl_framework.objectives.metrix import Draws, Examples, Metrix, a_positive,
 from ssl_framework.types import Batch, Clock, Mix, Samples
 from tests.objectives import loops
 from tests.objectives.table import seeded
-from tests.runs import small
+from tests.small_runs import small
 
 LABEL = torch.tensor([0, 1, 0, 2, 1, 0, 3])  # the fourth and the last are alone in their class
 Z = loops.random_unit(7, 5, 0)

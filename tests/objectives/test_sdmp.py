@@ -15,7 +15,7 @@ from ssl_framework.objectives.sdmp import SDMP, log_of_mean
 from ssl_framework.types import Batch, Clock, Mix, Outputs, Samples
 from tests.golden import golden, mix_rows
 from tests.objectives import loops
-from tests.runs import config, small
+from tests.small_runs import config, small
 
 LAM = [0.9, 0.6, 0.8, 0.7, 0.55, 1.0]
 HEADS = ("predictor", "projector")

@@ -8,7 +8,7 @@ from ssl_framework.build import build_module
 from ssl_framework.objectives.sepclr import SepCLR, align, k_jem, uniform
 from tests.golden import core_view, golden
 from tests.objectives import loops
-from tests.runs import small
+from tests.small_runs import small
 
 LABEL = torch.tensor([0, 3, 1, 2, 0, 3])  # 0 and 1 are background
 

@@ -11,7 +11,7 @@ from ssl_framework.objectives.simlap import LabelGate, SimLAP, gated_similarity,
 from ssl_framework.types import Clock
 from tests.golden import core_view, golden
 from tests.objectives import loops
-from tests.runs import run_in, small
+from tests.small_runs import run_in, small
 
 LABEL, TARGET = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([1, 0, 2, 1, 0, 2])
 

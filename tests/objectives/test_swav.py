@@ -16,7 +16,7 @@ from tests.objectives import loops
 from tests.objectives.test_imix import LAM, PARTNER
 from tests.objectives.test_imix import batch as imix_batch
 from tests.objectives.test_imix import mix as imix
-from tests.runs import small
+from tests.small_runs import small
 
 PROTOTYPES = torch.cos(0.4 * torch.arange(4.0).double()[None] + 1.3 * torch.arange(3.0).double()[:, None])  # [3, 4]
 SETTINGS: dict[str, Any] = {

@@ -14,7 +14,7 @@ from ssl_framework.types import Batch, Clock, Mix, Samples
 from tests.objectives import loops
 from tests.objectives.test_imix import LAM, PARTNER, mix, soft_cross_entropy
 from tests.objectives.test_moco import objective
-from tests.runs import small
+from tests.small_runs import small
 
 REVERSED = [5, 4, 3, 2, 1, 0]
 

@@ -234,14 +234,14 @@ def same_loss(name: str, tests: Sequence[Path], configs: dict[str, dict[str, Any
 
 
 def tests_of_data(config: dict[str, Any], root: Path) -> list[Path]:
-    """The test files of the parts by which a method says which images meet: tests/test_<module of the part>.py."""
+    """The test files of the parts by which a method says which images meet: tests/data/test_<module of the part>.py."""
     chosen = {key.split("/")[-1]: value for item in config.get("defaults", []) for key, value in item.items()}
     found = []
     for group in ("sampler", "pseudo_labels", "generated"):
         if group in chosen:
             part = yaml.safe_load((root / "configs" / group / f"{chosen[group]}.yaml").read_text())
             modules = [node["_target_"].split(".")[-2] for node in targets(part)]
-            found += [root / "tests" / f"test_{module}.py" for module in modules]
+            found += [root / "tests" / "data" / f"test_{module}.py" for module in modules]
     return [path for path in dict.fromkeys(found) if path.is_file()]
 
 

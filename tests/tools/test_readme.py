@@ -1,0 +1,157 @@
+"""What the README shows is what the configs, the tests and the records of runs say."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ssl_framework.report.comparison import condense
+from tests.report.test_report import synthetic_job
+from tools.pages.methods import golden_of, method_tables, methods_page, read_by, read_methods
+from tools.pages.protocols import protocols_page
+from tools.pages.readme import filled
+from tools.pages.studies import studies_page
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+RECORDS = sorted(path.parent for path in (ROOT / "results").glob("*/result.json"))
+
+
+def test_every_generated_block_is_up_to_date() -> None:
+    """To mend it: python -m tools.pages.readme"""
+    assert filled(README, ROOT) == README
+    assert README.count("<!-- end -->") >= 5
+
+
+def test_the_page_of_methods_is_up_to_date() -> None:
+    """To mend it: python -m tools.pages.readme"""
+    assert (ROOT / "docs" / "methods.md").read_text() == methods_page(ROOT)
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/methods.md", "docs/mixing.md", "docs/evaluation.md", "docs/studies.md"]
+)
+def test_every_file_and_picture_it_points_to_exists(page: str) -> None:
+    text = (ROOT / page).read_text()
+    links = re.findall(r"\]\((?!http|#)([^)]+)\)", text)
+    assert len(links) > 10
+    for link in links:
+        name, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / name
+        assert target.exists(), link
+        assert not anchor or f"### {anchor}\n" in target.read_text(), link
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A source tree with two methods and without a record."""
+    for name in ("configs/views", "configs/mixer", "configs/feature_mixer", "tests/golden.json", "tests/objectives"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "configs" / "method").mkdir()
+    for name in ("simclr", "mochi"):
+        (tmp_path / "configs" / "method" / f"{name}.yaml").symlink_to(ROOT / "configs" / "method" / f"{name}.yaml")
+    return tmp_path
+
+
+def test_methods_are_described_by_config_and_tests_alone(tree: Path) -> None:
+    simclr = (ROOT / "configs" / "method" / "simclr.yaml").read_text()
+    marked = simclr.replace(
+        "(arXiv:2002.05709).   ", "(arXiv:2002.05709).\n# Differs: one thing\n#   and why.\n# Unverified: another.\n# "
+    )
+    assert marked != simclr
+    (tree / "configs" / "method" / "variant.yaml").write_text(marked)
+    mochi, plain, variant = read_methods(tree)
+    assert (plain.authors, plain.venue, plain.arxiv, plain.views) == ("Chen et al.", "ICML 2020", "2002.05709", 2)
+    assert plain.paper == "A Simple Framework for Contrastive Learning of Visual Representations"
+    assert plain.command == "python train.py method=simclr data=cifar10" and plain.tests == [
+        "objectives/test_simclr.py"
+    ]
+    assert plain.golden == {"reference code": 2, "formula": 1} and variant.golden == {}
+    assert plain.notes == {"Differs": [], "Unverified": []}
+    assert variant.notes == {"Differs": ["one thing and why."], "Unverified": ["another."]}
+    assert mochi.golden == {"formula": 1} and mochi.shows == "formula only" and mochi.group == "Teacher and memory"
+    assert (mochi.memory, mochi.needs, mochi.feature_mixer) == (["Queue of 4,096"], ["a teacher"], "mochi")
+    assert mochi.feature_mixers == ["feature_transform", "hallucinator", "mochi", "synco"]
+    assert plain.mixtures == mochi.mixtures == ["in the place of clean views"]
+    assert plain.feature_mixers == ["hallucinator", "m_mix", "mochi", "synco"]
+    assert mochi.files == ["ssl_framework/objectives/moco.py", "ssl_framework/feature_mixers/mochi.py"]
+    page, tables = methods_page(tree), method_tables(tree)
+    assert "- Differs: one thing and why." in page and "| loss of `simclr`; unverified detail; differs |" in tables
+    assert "k-NN" not in page and "k-NN" not in tables
+
+
+def test_golden_values_are_those_that_a_test_file_reads(tmp_path: Path) -> None:
+    """By full name, by a form, and by a form that begins with a variable only for what the file names."""
+    path, names = tmp_path / "test_a.py", ["a: loss [tau=1]", "a: loss [tau=2]", "a: weights", "b: loss [tau=1]"]
+    entries = [{"name": name, "config": name[0], "kind": "formula"} for name in names]
+    for line, expected in (
+        ("golden('a: weights')", names[2:3]),
+        ("golden(f'a: loss [tau={t}]')", names[:2]),
+        ("[golden(f'{n}: loss [tau={t}]') for n in ('a',)]", names[:2]),
+        ("[golden(f'{n}: loss [tau=1]') for n in ('a', 'b')]", [names[0], names[3]]),
+        ("'a: weights'; other('b')", []),
+    ):
+        path.write_text(line)
+        assert [entry["name"] for entry in read_by(path, entries)] == expected
+    path.write_text("golden('a: weights')")
+    for module, tests, expected in (
+        ("a", {"one": [path]}, {"formula": 1}),
+        ("a", {"one": [path], "a": []}, {}),  # the entry belongs to the other method
+        ("a", {"one": [path], "two": [path]}, {}),  # whose it is cannot be told
+        ("b", {"one": [path]}, {}),  # the loss is another's
+    ):
+        assert golden_of("one", module, tests, entries) == expected
+
+
+def test_results_stand_with_their_number_of_seeds_and_protocol(tree: Path, tmp_path: Path) -> None:
+    for seed, value in enumerate((50.0, 52.0)):
+        synthetic_job(tmp_path / "runs", "simclr", "shapes", seed, value)
+    synthetic_job(tmp_path / "runs", "mochi", "shapes", 0, 40.0)
+    synthetic_job(tmp_path / "runs", "mochi", "shapes", 1, None)
+    (tmp_path / "runs" / "command.txt").write_text("python train.py -m ...\n")
+    condense(tmp_path / "runs", tree / "results" / "comparison", with_references=False)
+    page, tables = methods_page(tree), method_tables(tree)
+    assert "- shapes: knn[k=20,T=0.1] 51.0 ± 1.4 (2)" in page
+    (row,) = [line for line in tables.splitlines() if "method" in line and "#mochi" in line]
+    assert row.endswith("| 40.0 (1, 1 failed) |")
+    for text in (page, tables):
+        assert "epochs 3, batch 128" in text and "shapes: 30 pretrain, 30 train, 20 test images" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "page"), [("evaluation", protocols_page), ("studies", studies_page)], ids=["evaluation", "studies"]
+)
+def test_a_page_says_what_configs_and_records_say(name: str, page: Callable[[Path], str]) -> None:
+    """Every table is computed anew from its record. To mend a page: python -m tools.pages.readme"""
+    assert (ROOT / "docs" / f"{name}.md").read_text() == page(ROOT)
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.name)
+def test_a_record_is_one_run(record: Path) -> None:
+    """The printed table, the metrics file and result.json of a record agree, and carry command and commit."""
+    result, output = json.loads((record / "result.json").read_text()), (record / "output.txt").read_text()
+    assert result["command"] in (record / "command.txt").read_text() and result["commit"]
+    for name, value in result["metrics"].items():
+        (row,) = [line for line in output.splitlines() if line.startswith(f"│ {name} ")]
+        references = [result["baselines"][kind][name] for kind in ("untrained", "raw_pixels")]
+        assert [float(cell.split()[0]) for cell in row.split("│")[2:5]] == [
+            pytest.approx(v, abs=0.051) for v in (value, *references)
+        ]
+        ends = [float(end) for end in re.findall(r"[\d.]+", row.partition("(")[2].partition(")")[0])]
+        assert ends == [pytest.approx(end, abs=0.051) for end in result["intervals"].get(name, [])]
+
+
+def test_the_records_keep_what_the_project_promises() -> None:
+    """The default job beats both references by 15 points, MoCHi on CIFAR-10 raw pixels by 8 (k-NN, final epoch); the
+    default job spends at most a tenth of its training's time on evaluation."""
+    metric = "knn[k=20,T=0.1]/top1"
+    default = json.loads((ROOT / "results" / "default" / "result.json").read_text())
+    assert default["metrics"][metric] >= 15 + max(v[metric] for v in default["baselines"].values())
+    took = f"took {default['evaluation_seconds']:.0f} s beside {default['training_seconds']:.0f} s of training"
+    assert took in README
+    assert default["evaluation_seconds"] <= 0.1 * default["training_seconds"]
+    mochi = json.loads((ROOT / "results" / "mochi_cifar10" / "result.json").read_text())
+    assert mochi["metrics"][metric] >= 8 + mochi["baselines"]["raw_pixels"][metric]
