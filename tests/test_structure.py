@@ -19,7 +19,7 @@ ROOMS = (  # from the ground up; rooms of one line do not know each other
     ("wiring",),
     ("module",),
     ("build",),
-    ("load",),
+    ("loading",),
     ("evaluation",),
     ("report",),
     ("training",),

@@ -26,12 +26,14 @@ from ssl_framework.device import cpu_name, device_name, use_threads
 from ssl_framework.evaluation.features import Bare, Splits
 from ssl_framework.evaluation.foreign import Foreign, as_many_channels, foreign_config
 from ssl_framework.evaluation.score_all import Chosen, metrics_of, noted, score_all
-from ssl_framework.load import load_run_and_checkpoint
+from ssl_framework.loading import load_run_and_checkpoint
 from ssl_framework.module import SSLModule
 from ssl_framework.report.evaluations import csv_of, evaluation_tables
 from ssl_framework.runs.folder import read_json, write_json
+from ssl_framework.runs.groups import admit
 from ssl_framework.runs.messages import nearest, quiet
 from ssl_framework.runs.overrides import composed, merged, names_of, override_each, pair, resolved, stored
+from ssl_framework.runs.plugins import as_typed
 from ssl_framework.runs.provenance import commit, versions
 
 WORDS = ("run", "backbone", "model", "pretrained", "data", "evaluation", "trainer", "out")
@@ -149,7 +151,7 @@ def evaluate_request(request: Request) -> dict[str, Any]:
         **(results[0] if len(results) == 1 else {"results": results}),
         "left_out": {name: why for name, why in left_out.items() if why},
         "model": about,
-        "command": shlex.join(["python", "scripts/evaluate.py", *request.arguments]),
+        "command": shlex.join(["python", "scripts/evaluate.py", *as_typed(), *request.arguments]),
         "overrides": request.overrides,
         "versions": versions(),
         "commit": source,
@@ -300,12 +302,13 @@ def written(request: Request) -> Path:
 def main(arguments: list[str] | None = None) -> None:
     """The command; see this module's docstring."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if {"-h", "--help"} & set(arguments):
+    others = admit(arguments)
+    if {"-h", "--help"} & set(others):
         print(__doc__)
         return
     quiet()
     try:
-        request = request_of(arguments)
+        request = request_of(others)
         path = written(request)
         if path.suffix != ".json":
             raise ValueError(f"out={path} is not the name of a .json file")

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssl_framework.runs.config import CONFIGS, command_line, quoted, refuse_other_config, refuse_other_types
 from ssl_framework.runs.folder import ERROR, claimed, discard_unless_trained, has_checkpoint, has_trained, record, write
+from ssl_framework.runs.groups import admit
 from ssl_framework.runs.messages import REFUSALS, STOPPED, explain, failures, say_error
 from ssl_framework.training.launch import is_first_process
 from ssl_framework.training.stages import go_through
@@ -38,7 +39,7 @@ def main() -> None:
     """Entry point of ``python train.py`` and ``ssl-train``."""
     whole_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they are explained here
-    sys.argv[1:] = point_to_resumed_folder(sys.argv[1:])
+    sys.argv[1:] = point_to_resumed_folder(admit(sys.argv[1:]))
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(job)()
     except (HydraException, OmegaConfBaseException) as error:
@@ -87,7 +88,7 @@ def job(cfg: DictConfig) -> float | None:
         discard_unless_trained(folder, before)
         return None
     if is_first_process(cfg):
-        end(stopped_by, os.path.relpath(folder), f"python train.py resume={os.path.relpath(folder)}")
+        end(stopped_by, os.path.relpath(folder), command_line([f"resume={os.path.relpath(folder)}"]))
     return None
 
 
@@ -234,7 +235,7 @@ def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
     Raises:
         ValueError: an override contradicts the stored run, or the stored config is not trusted.
     """
-    from ssl_framework.load import load_run_config
+    from ssl_framework.loading import load_run_config
 
     stored = load_run_config(folder.resolve())
     if not has_checkpoint(folder):

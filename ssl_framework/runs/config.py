@@ -12,11 +12,10 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.runs.addresses import as_first_published, as_now
-
-HERE = Path(__file__).resolve().parents[1]  # the package
-
-
-CONFIGS = HERE / "configs" if (HERE / "configs").is_dir() else HERE.parent / "configs"  # installed, or a source tree
+from ssl_framework.runs.groups import CONFIGS as CONFIGS
+from ssl_framework.runs.groups import HERE as HERE
+from ssl_framework.runs.groups import groups
+from ssl_framework.runs.plugins import as_typed
 
 
 def quoted(text: str) -> str:
@@ -33,9 +32,10 @@ def as_shipped(*groups: str) -> DictConfig:
 def refuse_other_types(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Refuses a value that is no number (or no truth value) where the shipped config has one."""
     split = [item.partition("=") for item in overrides if not item.startswith(("+", "~"))]
-    shipped = as_shipped(*(f"{key}={value}" for key, _, value in split if (CONFIGS / key).is_dir()))
+    known = groups()
+    shipped = as_shipped(*(f"{key}={value}" for key, _, value in split if key in known))
     for key, _, _ in split:
-        if (CONFIGS / key).is_dir():
+        if key in known:
             continue
         default, value = OmegaConf.select(shipped, key), OmegaConf.select(cfg, key)
         for kind, name in ((bool, "true or false"), ((int, float), "a number")):
@@ -126,6 +126,7 @@ def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def command_line(overrides: Sequence[str], *options: str) -> str:
-    """The command that a user types for these overrides."""
-    quoted = (item if re.fullmatch(r"[\w=.,:/+~@%-]+", item) else f'"{item}"' for item in overrides)
+    """The command that a user types for these overrides, with the plugins that this one was told of."""
+    words = [*as_typed(), *overrides]
+    quoted = (item if re.fullmatch(r"[\w=.,:/+~@%-]+", item) else f'"{item}"' for item in words)
     return " ".join(["python train.py", *options, *quoted])

@@ -13,7 +13,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.groups import groups
 
 
 def split_run(arguments: list[str], example: str) -> tuple[Path, list[str]]:
@@ -67,14 +67,13 @@ def explain(error: Exception) -> str:
         full = str(getattr(cause, "full_key", "") or key)
         where = full.rsplit(".", 1)[0] if "." in full else "the config"
         if "." not in full:
-            known = sorted({*known, *(path.name for path in CONFIGS.iterdir() if path.is_dir())})
+            known = sorted({*known, *groups()})
         if not known:
             return f"there is no key {full}, and {where} is empty as shipped: add it with +{full}=..."
         return f"there is no key {full}{nearest(str(key), known)}; {where} has: {', '.join(known)}"
     found = re.search(r"Could not override '(\w+)'", message)
     if found and "No match in the defaults list" in message:
-        groups = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
-        return f"there is no group {found[1]}{nearest(found[1], groups)}; groups are: {', '.join(groups)}"
+        return f"there is no group {found[1]}{nearest(found[1], groups())}; groups are: {', '.join(groups())}"
     return " ".join(message.split())
 
 

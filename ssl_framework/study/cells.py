@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 
-from ssl_framework.runs.config import CONFIGS, config_hash
+from ssl_framework.runs.config import config_hash
 from ssl_framework.runs.folder import ERROR
+from ssl_framework.runs.groups import composing
 from ssl_framework.study.declaration import Study
 
 POOL = Path("outputs") / "studies" / "runs"
@@ -76,7 +77,7 @@ def cells_of(
     GlobalHydra.instance().clear()
     cells = []
     known: dict[tuple[str, ...], str] = {}
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with composing():
         for seed in seeds or study.seeds:
             for row in study.rows:
                 for column in study.columns:

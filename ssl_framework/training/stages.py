@@ -24,7 +24,7 @@ from ssl_framework.data.base import Images, chosen
 from ssl_framework.data.datamodule import PSEUDO_LABELS
 from ssl_framework.data.pseudo_labels import CHUNK, clusters, read_pseudo_labels
 from ssl_framework.functional import unit
-from ssl_framework.load import load_run
+from ssl_framework.loading import load_run
 from ssl_framework.runs.folder import record
 from ssl_framework.training.launch import launch, local_processes
 

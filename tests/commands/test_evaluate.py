@@ -27,7 +27,7 @@ from ssl_framework.evaluation.probes.knn import KNN
 from ssl_framework.evaluation.probes.linear import LinearProbe
 from ssl_framework.evaluation.probes.retrieval import Retrieval
 from ssl_framework.evaluation.score_all import Chosen, score_all
-from ssl_framework.load import load_run
+from ssl_framework.loading import load_run
 from ssl_framework.runs.folder import read_json
 from ssl_framework.runs.overrides import composed, override_each, stored
 from ssl_framework.views.image_ops import with_channels

@@ -16,7 +16,7 @@ from ssl_framework.commands.train import prepare
 from ssl_framework.data.pseudo_labels import clusters
 from ssl_framework.data.samplers import Same, Uniform
 from ssl_framework.functional import unit
-from ssl_framework.load import load_run
+from ssl_framework.loading import load_run
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.config import refuse_other_config
 from ssl_framework.runs.folder import discard_unless_trained, has_checkpoint, read_json
