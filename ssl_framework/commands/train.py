@@ -21,17 +21,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl_framework.runs.config import CONFIGS, command_line, quoted, refuse_other_config, refuse_other_types
+from ssl_framework.runs.config import (
+    CONFIGS,
+    command_line,
+    may_change,
+    names_of_run,
+    quoted,
+    refuse_other_config,
+    refuse_other_types,
+)
 from ssl_framework.runs.folder import ERROR, claimed, discard_unless_trained, has_checkpoint, has_trained, record, write
 from ssl_framework.runs.groups import admit
 from ssl_framework.runs.messages import REFUSALS, STOPPED, explain, failures, say_error
 from ssl_framework.training.launch import is_first_process
-
-MAY_CHANGE = (
-    *("trainer", "logger", "evaluation", "report", "resume"),
-    *("data.root", "data.download", "data.num_workers", "data.resident_share", "data.store"),
-)
-"""Keys that may differ when a run is resumed: they say how and how long it runs, not what it learns from."""
 
 
 def main() -> None:
@@ -211,9 +213,7 @@ def describe() -> dict[str, Any]:
     """Names of the chosen method and data set, the overrides, and a command that repeats the run."""
     hydra_cfg = HydraConfig.get()
     overrides = [item for item in hydra_cfg.overrides.task if not item.startswith("resume=")]
-    choices = hydra_cfg.runtime.choices
-    names = {"method": choices["method"], "data": choices["data"]}
-    return {**names, "overrides": overrides, "command": command_line(overrides)}
+    return names_of_run(hydra_cfg.runtime.choices, overrides)
 
 
 def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> None:
@@ -251,7 +251,7 @@ def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
                 raise ValueError(
                     f"resume={folder} is a run of {key}={names.get(key)}: leave {item} out, or start a new run"
                 )
-        elif any(key == free or key.startswith(free + ".") for free in MAY_CHANGE):
+        elif may_change(key):
             OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
         elif "." in key or key == "seed":
             before, now = OmegaConf.select(stored, key), OmegaConf.select(cfg, key)

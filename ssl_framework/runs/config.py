@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,18 @@ def refuse_other_types(cfg: DictConfig, overrides: Sequence[str]) -> None:
         for kind, name in ((bool, "true or false"), ((int, float), "a number")):
             if isinstance(default, kind) and not isinstance(value, kind) and value is not None:
                 raise ValueError(f"{key} is {value!r}: it must be {name} (as shipped: {default})")
+
+
+MAY_CHANGE = (
+    *("trainer", "logger", "evaluation", "report", "resume"),
+    *("data.root", "data.download", "data.num_workers", "data.resident_share", "data.store"),
+)
+"""Keys that may differ when a run is resumed: they say how and how long it runs, not what it learns from."""
+
+
+def may_change(key: str) -> bool:
+    """Whether a run that is resumed may have another value of ``key``."""
+    return any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)
 
 
 LONGEST_NAME = 120
@@ -130,3 +142,14 @@ def command_line(overrides: Sequence[str], *options: str) -> str:
     words = [*as_typed(), *overrides]
     quoted = (item if re.fullmatch(r"[\w=.,:/+~@%-]+", item) else f'"{item}"' for item in words)
     return " ".join(["python train.py", *options, *quoted])
+
+
+def names_of_run(choices: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The names of the chosen method and data set, the overrides, and a command that repeats the run.
+
+    Args:
+        choices: group -> the choice that was composed.
+        overrides: of the command line.
+    """
+    names = {"method": choices["method"], "data": choices["data"]}
+    return {**names, "overrides": list(overrides), "command": command_line(overrides)}

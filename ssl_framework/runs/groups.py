@@ -1,7 +1,6 @@
 """Where config files lie: the shipped ones and those of plugins, which groups they form, and how they are composed."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from ssl_framework.runs.plugins import FOLDERS, TRUST, plugins, remember, split_plugins, trusted
+from ssl_framework.runs.plugins import Plugin, of_command_line, plugins, remember, split_plugins, trusted
 
 HERE = Path(__file__).resolve().parents[1]  # the package
 
@@ -24,33 +23,23 @@ def admit(arguments: Sequence[str]) -> list[str]:
     Ends the process with one sentence where one of them, or an installed plugin, is refused.
     """
     try:
-        folders, prefixes, others = split_plugins(arguments)
-        remember(folders, prefixes)
-        trusted()
-        refuse_doubles()
+        return admitted(arguments)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    use_plugins()
-    return others
 
 
-@contextlib.contextmanager
-def admitted(config_dir: str | Path | None, trust: Sequence[str]) -> Iterator[None]:
-    """Meanwhile a plugin is known, as ``--config-dir`` and ``trust`` would make it.
+def admitted(arguments: Sequence[str]) -> list[str]:
+    """As ``admit``, for a process that goes on.
 
     Raises:
-        ValueError: no such folder, or a prefix that cannot be trusted.
+        ValueError: no such folder, a name that is there already, or a prefix that cannot be trusted.
     """
-    before = {variable: os.environ.get(variable) for variable in (FOLDERS, TRUST)}
-    words = ["--config-dir", str(config_dir)] if config_dir is not None else []
-    remember(*split_plugins([*words, *(f"trust={prefix}" for prefix in trust)])[:2])
-    try:
-        refuse_doubles()
-        yield
-    finally:
-        for variable, value in before.items():
-            os.environ.pop(variable, None)
-            os.environ.update({} if value is None else {variable: value})
+    new, prefixes, others = split_plugins(arguments)
+    trusted()
+    refuse_doubles([*plugins(), *map(of_command_line, new)])
+    remember(new, prefixes)
+    use_plugins()
+    return others
 
 
 def folders() -> list[Path]:
@@ -78,10 +67,10 @@ def groups() -> list[str]:
     return sorted({path.name for folder in folders() for path in folder.iterdir() if path.is_dir()} - {"hydra"})
 
 
-def refuse_doubles() -> None:
+def refuse_doubles(found: Sequence[Plugin]) -> None:
     """Raises ValueError where a plugin has a file that is there already: nobody could say which of the two is meant."""
     owner: dict[str, str] = {}
-    names = {CONFIGS: "this package", **{plugin.folder: plugin.name for plugin in plugins()}}
+    names = {CONFIGS: "this package", **{plugin.folder: plugin.name for plugin in found}}
     for folder, name in names.items():
         for path in folder.rglob("*.yaml"):
             file = path.relative_to(folder).as_posix()

@@ -44,8 +44,12 @@ def plugins() -> list[Plugin]:
     Raises:
         ValueError: an entry point or folder leads nowhere, or a prefix cannot be trusted.
     """
-    said = [Plugin(f"--config-dir {typed(folder)}", folder, ()) for folder in map(Path, entries(FOLDERS, os.pathsep))]
-    return [*installed(tuple(sys.path)), *said]
+    return [*installed(tuple(sys.path)), *map(of_command_line, entries(FOLDERS, os.pathsep))]
+
+
+def of_command_line(folder: str) -> Plugin:
+    """A folder that the command line named."""
+    return Plugin(f"--config-dir {typed(Path(folder))}", Path(folder), ())
 
 
 def trusted() -> tuple[str, ...]:
