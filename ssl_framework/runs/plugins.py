@@ -71,7 +71,8 @@ def installed(path: tuple[str, ...]) -> tuple[Plugin, ...]:
         ValueError: an entry point leads nowhere, or names what cannot be trusted.
     """
     found = {(point.name, point.value) for point in importlib.metadata.entry_points(group=GROUP)}
-    return tuple(Plugin(name, folder_of(name, value), (declared(name),)) for name, value in sorted(found))
+    prefixes = {name: (declared(name),) for name, _ in sorted(found)}
+    return tuple(Plugin(name, folder_of(name, value), prefixes[name]) for name, value in sorted(found))
 
 
 def declared(prefix: str) -> str:
@@ -89,7 +90,7 @@ def folder_of(name: str, value: str) -> Path:
         ValueError: there is none.
     """
     package, *below = value.split(".")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    spec = importlib.util.find_spec(package) if all(part.isidentifier() for part in (package, *below)) else None
     for place in (spec and spec.submodule_search_locations) or ():
         if (folder := Path(place, *below)).is_dir():
             return folder
