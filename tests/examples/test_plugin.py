@@ -33,7 +33,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("template")
     shutil.copytree(TEMPLATE, folder / "source", ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg-info"))
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
-    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder / "site"), "source"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder / "site"), "./source"]
     subprocess.run(command, cwd=folder, check=True)
     return folder / "site"
 
@@ -48,10 +48,11 @@ def without(module: str) -> None:
 def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Iterator[Callable]:
     """Calls a command in a folder of its own: exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-    for variable, value in ((FOLDERS, ""), (TRUST, ""), ("HYDRA_FULL_ERROR", "0")):
-        monkeypatch.setenv(variable, value)
+    for variable in (FOLDERS, TRUST):
+        monkeypatch.setenv(variable, "")
 
     def call(command: Any, *arguments: str) -> SimpleNamespace:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         monkeypatch.setattr(train, "failures", [])
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         code: Any = 0
@@ -82,7 +83,9 @@ def test_help_and_errors_list_what_an_installed_package_brings(site: Path) -> No
         [sys.executable, "-X", "importtime", str(ROOT / "train.py"), "--help"], env=env, capture_output=True, text=True
     )
     assert found.returncode == 0
-    listed = {line.partition(": ")[0]: line.partition(": ")[2].split(", ") for line in found.stdout.splitlines()}
+    listed = {
+        line.partition(": ")[0]: line.partition(": ")[2].split(", ") for line in reversed(found.stdout.splitlines())
+    }
     assert "align_uniform" in listed["method"] and "stripes" in listed["data"] and "rows" in listed["mixer"]
     assert "nearest_mean" in listed["evaluation"] and listed["study/mylab"] == ["weight"]
     imported = {line.rpartition("|")[2].strip() for line in found.stderr.splitlines() if "|" in line}
@@ -179,14 +182,9 @@ def test_the_templates_loss_is_that_of_its_formula() -> None:
         z0, z1 = torch.randn(5, 4).double(), torch.randn(5, 4).double()
         u, v = ([z / z.norm() for z in side] for side in (z0, z1))
         align = sum((a - b).square().sum() for a, b in zip(u, v, strict=True)) / 5
-        uniform = sum(
-            torch.stack(
-                [(-2 * (a - b).square().sum()).exp() for i, a in enumerate(x) for j, b in enumerate(x) if i != j]
-            )
-            .mean()
-            .log()
-            for x in (u, v)
-        )
+        pairs = [(i, j) for i in range(5) for j in range(5) if i != j]
+        closeness = [[(-2 * (x[i] - x[j]).square().sum()).exp() for i, j in pairs] for x in (u, v)]
+        uniform = sum(torch.stack(each).mean().log() for each in closeness)
         found = AlignUniform(weight=0.5, t=2.0).loss_of(z0, z1)
         torch.testing.assert_close(found, align + 0.5 * uniform / 2)
     without("mylab")
