@@ -81,7 +81,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     check_labels(module.objective, data.pretrain.label if isinstance(data.pretrain, Split) else None)
     if cfg.previous is not None and not resume:
         module.student.take_over(load_checkpoint(Path(cfg.previous) / "checkpoints" / "last.ckpt")["state_dict"])
-    settle_precision(cfg, folder, module, data)
+    settle_precision(cfg, folder)
     if cfg.trainer.compile:
         module.compile_parts()
     csv = MetricsCSV(folder)

@@ -361,4 +361,4 @@ def test_an_installed_wheel_finds_its_configs() -> None:
     """The wheel puts configs inside the package; the source tree has them beside it. The code takes what is there."""
     pyproject = (ROOT / "pyproject.toml").read_text()
     assert '"configs" = "ssl_framework/configs"' in pyproject
-    assert os.path.samefile(__import__("ssl_framework.commands.train").main.CONFIGS, ROOT / "configs")
+    assert os.path.samefile(CONFIGS, ROOT / "configs")
