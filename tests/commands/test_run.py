@@ -29,7 +29,7 @@ from ssl_framework.commands.train import resumed_config
 from ssl_framework.evaluation.during_training.view_scores import read_scores
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.report.tables import sweep_table
-from ssl_framework.runs.config import job_folder
+from ssl_framework.runs.config import CONFIGS, job_folder
 from ssl_framework.runs.folder import claimed, read_metrics
 from ssl_framework.runs.numbers import mean_and_spread
 from ssl_framework.training.progress import Progress
