@@ -27,7 +27,6 @@ from ssl_framework.evaluation.after_training.base import AfterRun
 from ssl_framework.evaluation.during_training.alarm import CollapseAlarm
 from ssl_framework.evaluation.frozen import FrozenEvaluation, copied, count_parameters
 from ssl_framework.evaluation.protocol import protocol_of
-from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.weights import load_checkpoint, load_into, read_weights
 from ssl_framework.module import SSLModule
 from ssl_framework.report.tables import cost_of, run_table
@@ -51,8 +50,7 @@ def begin_with_weights(module: SSLModule) -> None:
     """
     encoders = [module.student] if module.teacher is None else [module.student, module.teacher.encoder]
     for encoder in encoders:
-        for backbone in (encoder.backbone, *encoder.beside.values()):
-            assert isinstance(backbone, Backbone)
+        for backbone in encoder.backbones:
             if backbone.weights is not None:
                 load_into(backbone, read_weights(Path(backbone.weights).expanduser()))
 
