@@ -40,7 +40,7 @@ net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, 2), torch.nn.ReLU(), torch.n
 objective = SimCLR(temperature=0.2)
 optimizer = torch.optim.Adam([*net.parameters(), *objective.parameters()], lr=1e-3)
 pixels = composition.data().pretrain.rows
-for step in range(20):
+for _ in range(20):
     batch = pixels[torch.randint(len(pixels), (64,))]  # [64, 3, 32, 32] uint8
     v0, v1 = views.of(batch)  # [64, 3, 32, 32] float32 each
     loss = objective.loss_of(net(v0), net(v1))
@@ -54,8 +54,7 @@ import lightning as L  # noqa: E402
 
 data = composition.data()
 module = composition.module(data)
-trainer = L.Trainer(
-    accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
-)
+quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+trainer = L.Trainer(accelerator="cpu", max_epochs=1, **quiet)
 trainer.fit(module, datamodule=data)
 print({name: round(float(value), 2) for name, value in trainer.callback_metrics.items()})

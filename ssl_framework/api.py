@@ -31,6 +31,7 @@ from ssl_framework.runs.folder import has_checkpoint, has_trained, read_json, re
 from ssl_framework.runs.groups import admitted, composing
 from ssl_framework.runs.messages import explain
 from ssl_framework.runs.overrides import override_each, pair
+from ssl_framework.training.place import leave_to_launcher, settle
 from ssl_framework.training.stages import go_through
 from ssl_framework.views.image import Views
 
@@ -208,6 +209,7 @@ def resume(folder: str | Path, *overrides: str) -> Run:
     if fixed := [item for item in overrides if not may_change(pair(item)[0])]:
         raise ValueError(f"a run is resumed as it was configured: leave {fixed[0]} out, or start a new run")
     override_each([config], overrides, str(folder / "config.yaml"))
+    leave_to_launcher(config.trainer)
     return trained(config, folder, {**read_json(folder / "run.json"), "resume": True})
 
 
@@ -215,6 +217,7 @@ def trained(config: DictConfig, folder: Path, about: dict[str, Any]) -> Run:
     """Prepares the folder, runs, and loads what came of it."""
     config = copy.deepcopy(config)  # a run settles what is left open
     OmegaConf.set_readonly(config, False)
+    settle(config.trainer)
     folder.mkdir(parents=True, exist_ok=True)
     record(config, folder, about)
     with as_before():
