@@ -31,6 +31,7 @@ from ssl_framework.runs.config import (
     quoted,
     refuse_other_config,
     refuse_other_types,
+    hosted,
 )
 from ssl_framework.runs.folder import ERROR, claimed, discard_unless_trained, has_checkpoint, has_trained, record, write
 from ssl_framework.runs.messages import REFUSALS, STOPPED, explain, failures, say_error
@@ -195,7 +196,7 @@ def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
     again."""
     with claimed(folder) if is_first() else contextlib.nullcontext(True) as mine:
         try:
-            settle(cfg.trainer)
+            settle(hosted(cfg, HydraConfig.get().overrides.task).trainer)
             todo = agree(lambda: left_to_do(cfg, folder, mine))
         except REFUSALS as error:
             say_once(error)
@@ -247,7 +248,7 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
     from ssl_framework.training.stages import go_through  # imports torch: only now
 
     settle(cfg.trainer)
-    refuse_other_types(cfg, HydraConfig.get().overrides.task)
+    refuse_other_types(hosted(cfg, HydraConfig.get().overrides.task), HydraConfig.get().overrides.task)
     if cfg.resume is not None:
         if Path(str(cfg.resume)).resolve() != folder.resolve():
             raise ValueError(f"resume={cfg.resume} goes on in that folder itself: leave out -m and hydra.run.dir")

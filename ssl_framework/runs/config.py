@@ -28,7 +28,38 @@ def quoted(text: str) -> str:
 @functools.cache
 def as_shipped(*groups: str) -> DictConfig:
     """The config of these choices without any other override; the jobs of a multirun share most of them."""
-    return hydra.compose("train", overrides=list(groups))
+    return hosted(hydra.compose("train", overrides=list(groups)))
+
+
+PICTURES = "ssl_framework.views.image.Views"
+
+
+def hosted(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
+    """The config with the data's own views (``data.views``) where the method has chosen views of pictures.
+
+    The method says how many views there are; data that are no pictures say what may be changed about a sample. Has to
+    come before anything is resolved, for the views of pictures read keys that such data have not. Changes ``cfg``.
+
+    Args:
+        cfg: as Hydra has composed it.
+        overrides: of the command, which must not ask for views of pictures.
+
+    Raises:
+        ValueError: the command or the method asks for what the data's own views cannot do.
+    """
+    own = OmegaConf.select(cfg, "data.views")
+    if own is None or cfg.views.get("_target_") != PICTURES:
+        return cfg
+    asked = [item for item in overrides if re.match(r"\+*views[=.]", item) and not re.search(r"\.count=", item)]
+    name = f"data={cfg.data.name} has no pictures"
+    if asked:
+        raise ValueError(f"{asked[0]} is about pictures, but {name}: leave it out, or set keys of data.views")
+    if cfg.views.get("noise") or cfg.views.get("geometry"):
+        raise ValueError(f"the method has views.noise or views.geometry of pictures, but {name}: choose another method")
+    count = sum(group.get("count", 1) for group in cfg.views.groups)
+    cfg.views = own
+    cfg.views.count = count
+    return cfg
 
 
 def refuse_other_types(cfg: DictConfig, overrides: Sequence[str]) -> None:
