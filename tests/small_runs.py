@@ -63,6 +63,8 @@ SMALL_OF = {
 }
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
+PICTURES = [name for name in DATA if "\nmodalities:" not in (CONFIGS / "data" / f"{name}.yaml").read_text()]
+"""Data sets of pictures alone, on which every image method runs."""
 
 
 GROUPS = {path.name for path in CONFIGS.iterdir() if path.is_dir()}

@@ -28,10 +28,10 @@ from ssl_framework.runs.config import (
     CONFIGS,
     begin,
     command_line,
+    hosted,
     quoted,
     refuse_other_config,
     refuse_other_types,
-    hosted,
 )
 from ssl_framework.runs.folder import ERROR, claimed, discard_unless_trained, has_checkpoint, has_trained, record, write
 from ssl_framework.runs.messages import REFUSALS, STOPPED, explain, failures, say_error

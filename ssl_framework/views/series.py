@@ -82,7 +82,7 @@ class SeriesViews(nn.Module):
     @torch.no_grad()
     def forward(self, samples: Samples, generator: torch.Generator | None = None) -> Batch:
         """[B, C, T] -> V x [B, C, T] float32, normalised. A CPU generator draws the same whatever the device."""
-        x = self.clean(samples.inputs)  # [B, C, T]
+        x = self.clean(samples.inputs)  # type: ignore[arg-type]  # [B, C, T]
         return Batch([self.view(x, generator) for _ in range(self.num_views)], samples.index, samples.label)
 
     def view(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -162,7 +162,9 @@ def stretched(x: Tensor, start: Tensor, share: Tensor) -> Tensor:
 
 def drawing(x: Tensor) -> Tensor:
     """The lines of a normalised series [C, T] as a picture [1, HEIGHT, WIDTH] in [0, 1]."""
-    points = nn.functional.interpolate(x[None].float(), WIDTH + 1, mode="linear", align_corners=True)[0]  # [C, WIDTH + 1]
+    points = nn.functional.interpolate(x[None].float(), WIDTH + 1, mode="linear", align_corners=True)[
+        0
+    ]  # [C, WIDTH + 1]
     row = ((REACH - points) / (2 * REACH) * (HEIGHT - 1)).round().clamp(0, HEIGHT - 1)  # [C, WIDTH + 1]
     top, bottom = torch.minimum(row[:, :-1], row[:, 1:]), torch.maximum(row[:, :-1], row[:, 1:])  # [C, WIDTH] each
     rows = torch.arange(HEIGHT)[None, :, None]  # [1, HEIGHT, 1]
