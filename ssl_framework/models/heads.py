@@ -84,6 +84,24 @@ class Classifier(Head):
         return self.linear(outputs[self.source])
 
 
+class Features(Head):
+    """No head: the features themselves, [B, in] -> [B, in].
+
+    Args:
+        dims: widths of the features known so far, filled in by the encoder.
+        source: which of them it hands on.
+    """
+
+    def __init__(self, dims: Mapping[str, int], source: str) -> None:
+        super().__init__()
+        self.out = width_of(dims, source)
+        self.source = source
+
+    def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Reads ``outputs[source]`` [B, in] -> [B, in]"""
+        return outputs[self.source]
+
+
 class LayerNormHead(Head):
     """Layer normalisation with learned scale and shift: [B, in] -> [B, in].
 

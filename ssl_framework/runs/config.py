@@ -11,6 +11,8 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from ssl_framework.runs import composition  # noqa: F401  registers what configs refer to
+from ssl_framework.runs.added_keys import without_added
 from ssl_framework.runs.addresses import as_first_published, as_now
 
 HERE = Path(__file__).resolve().parents[1]  # the package
@@ -76,7 +78,8 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
         now.trainer.precision = cfg.trainer.precision = stored.trainer.precision
     # A run of several stages fills these in when its last one begins.
     filled_in = ("previous", "pseudo_labels.previous", "evaluation.baselines") if now.student.get("earlier") else ()
-    before, after = (dict(leaves(without_places(as_now(OmegaConf.to_container(c))))) for c in (stored, now))
+    contents = (without_added(without_places(as_now(OmegaConf.to_container(c)))) for c in (stored, now))
+    before, after = (dict(leaves(content)) for content in contents)
     for key in sorted((before.keys() | after.keys()) - set(filled_in)):
         here, there = (values.get(key, "absent") for values in (after, before))
         if here != there:
@@ -87,13 +90,18 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
 
 
 def config_hash(cfg: DictConfig) -> str:
-    """Short hash of what determines a result up to chance: all but seed, places, loggers, report and alarm."""
+    """Short hash of what determines a result up to chance: all but seed, places, loggers, report and alarm.
+
+    It is that of the config as it was first written: an address that moved and a key that was added do not change it.
+    """
     content = without_places(OmegaConf.to_container(cfg, resolve=True))
     for key in ("seed", "previous"):
         content.pop(key, None)
     content["data"]["source"].pop("seed", None)
     (content.get("pseudo_labels") or {}).pop("previous", None)
-    return hashlib.sha256(json.dumps(as_first_published(content), sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(as_first_published(without_added(content)), sort_keys=True).encode()).hexdigest()[
+        :12
+    ]
 
 
 def without_places(content: Any) -> dict[str, Any]:
