@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 
 class Head(nn.Module):
-    """Base of all heads: reads the features of a view, returns [B, ``out``]."""
+    """Base of all heads: reads the features of a view under the name ``source``, returns [B, ``out``]."""
 
     out: int
+    source: str
 
     def each_layer(self, outputs: Mapping[str, Tensor]) -> list[Tensor]:
         """What every layer gives, first to last; the last is the head's output. One layer unless a head says more."""
@@ -206,5 +207,8 @@ def width_of(dims: Mapping[str, int], source: str) -> int:
         ValueError: there are none of that name.
     """
     if source not in dims:
-        raise ValueError(f"a head has source={source}, but the encoder offers {sorted(dims)} at this point")
+        raise ValueError(
+            f"a head has source={source}, but the encoder offers {sorted(dims)} at this point: choose another head, or "
+            f"name one of these"
+        )
     return dims[source]

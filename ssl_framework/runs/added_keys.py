@@ -3,46 +3,38 @@ configs leave them out, so that records and run folders from before are still th
 
 from typing import Any
 
-ADDED: dict[str, dict[str, Any]] = {
-    "models.encoder.EMATeacher": {"final_momentum": None, "shuffle_bn": None},
-    "models.heads.MLPHead": {"last_norm": False},
-    **{
-        f"objectives.{name}": {"head": "projector"}
-        for name in [
-            "barlow_twins.BarlowTwins",
-            "cacr.CACR",
-            "cacr_moco.CACRMoCo",
-            "dcl.DCL",
-            "groco.GroCo",
-            "instance_discrimination.InstanceDiscrimination",
-            "metrix.Metrix",
-            "moco.MoCo",
-            "multiview.DHEL",
-            "multiview.MultiView",
-            "simclr.SimCLR",
-            "simlap.SimLAP",
-            "sogclr.ISogCLR",
-            "sogclr.SogCLR",
-            "supcon.SupCon",
-            "supremix.SupReMix",
-            "swav.SwAV",
-        ]
-    },
-    **{
-        f"objectives.{name}": {"student_head": "predictor", "teacher_head": "projector"}
-        for name in ("byol.BYOL", "cacr_moco.CACRMoCoV3", "mocov3.MoCoV3", "patchmix.PatchMix", "sdmp.SDMP")
-    },
-    **{
-        f"objectives.{name}": {"head": "classifier"}
-        for name in ("decoupled_mixup.DecoupledMixup", "rankmixup.RankMixup", "supervised.Supervised")
-    },
-    "objectives.conr.ConR": {"regressor": "regressor", "head": "pooled"},
-    "objectives.core_tuning.CoreTuning": {"projector": "projector", "classifier": "classifier"},
-    "objectives.nnclr.NNCLR": {"projector": "projector", "predictor": "predictor"},
-    "objectives.regression.Regression": {"head": "regressor"},
-    "objectives.sepclr.SepCLR": {"common": "common", "salient": "salient"},
+KEYS: dict[tuple[str, Any], str] = {
+    ("final_momentum", None): "models.encoder.EMATeacher",
+    ("shuffle_bn", None): "models.encoder.EMATeacher",
+    ("last_norm", False): "models.heads.MLPHead",
+    ("head", "projector"): (
+        "objectives.barlow_twins.BarlowTwins objectives.cacr.CACR objectives.cacr_moco.CACRMoCo objectives.dcl.DCL "
+        "objectives.groco.GroCo objectives.instance_discrimination.InstanceDiscrimination objectives.metrix.Metrix "
+        "objectives.moco.MoCo objectives.multiview.DHEL objectives.multiview.MultiView objectives.simclr.SimCLR "
+        "objectives.simlap.SimLAP objectives.sogclr.ISogCLR objectives.sogclr.SogCLR objectives.supcon.SupCon "
+        "objectives.supremix.SupReMix objectives.swav.SwAV"
+    ),
+    ("head", "classifier"): (
+        "objectives.decoupled_mixup.DecoupledMixup objectives.rankmixup.RankMixup objectives.supervised.Supervised"
+    ),
+    ("head", "regressor"): "objectives.regression.Regression",
+    ("head", "pooled"): "objectives.conr.ConR",
+    ("regressor", "regressor"): "objectives.conr.ConR",
+    ("student_head", "predictor"): (
+        "objectives.byol.BYOL objectives.cacr_moco.CACRMoCoV3 objectives.mocov3.MoCoV3 objectives.patchmix.PatchMix "
+        "objectives.sdmp.SDMP"
+    ),
+    ("teacher_head", "projector"): (
+        "objectives.byol.BYOL objectives.cacr_moco.CACRMoCoV3 objectives.mocov3.MoCoV3 objectives.patchmix.PatchMix "
+        "objectives.sdmp.SDMP"
+    ),
+    ("projector", "projector"): "objectives.core_tuning.CoreTuning objectives.nnclr.NNCLR",
+    ("classifier", "classifier"): "objectives.core_tuning.CoreTuning",
+    ("predictor", "predictor"): "objectives.nnclr.NNCLR",
+    ("common", "common"): "objectives.sepclr.SepCLR",
+    ("salient", "salient"): "objectives.sepclr.SepCLR",
 }
-"""Class -> key -> value at which the key is left out."""
+"""Key and the value at which it is left out -> the classes whose argument it is."""
 
 ALWAYS_NAMED = "ssl_framework.models.heads.SymmetricReLUHead"
 """The objective of runs with this head has named its head from the first."""
@@ -58,12 +50,13 @@ def without_added(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def left_out(node: Any) -> Any:
-    """A copy of a node in which no class has one of its ``ADDED`` keys at the value that changes nothing."""
+    """A copy of a node in which no class has one of its ``KEYS`` at the value that changes nothing."""
     if isinstance(node, list):
         return [left_out(value) for value in node]
     if not isinstance(node, dict):
         return node
-    added = dict(ADDED.get(str(node.get("_target_")).removeprefix("ssl_framework."), {}))
+    target = str(node.get("_target_")).removeprefix("ssl_framework.")
+    added = {key: value for (key, value), classes in KEYS.items() if target in classes.split()}
     if node.get("hidden") == []:  # what normalisation between the layers does not change; one file did not name it
         added["norm"] = True
     return {key: left_out(value) for key, value in node.items() if key not in added or value != added[key]}
