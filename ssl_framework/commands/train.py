@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ssl_framework.runs.composition import PARTS, called, choice_of
 from ssl_framework.runs.config import CONFIGS, command_line, quoted, refuse_other_config, refuse_other_types
 from ssl_framework.runs.folder import ERROR, claimed, discard_unless_trained, has_checkpoint, has_trained, record, write
 from ssl_framework.runs.messages import REFUSALS, STOPPED, explain, failures, say_error
@@ -206,11 +207,12 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
 
 
 def describe() -> dict[str, Any]:
-    """Names of the chosen method and data set, the overrides, and a command that repeats the run."""
+    """What the run is called, its data set and chosen groups, the overrides, and a command that repeats the run."""
     hydra_cfg = HydraConfig.get()
     overrides = [item for item in hydra_cfg.overrides.task if not item.startswith("resume=")]
     choices = hydra_cfg.runtime.choices
-    names = {"method": choices["method"], "data": choices["data"]}
+    chosen = {group: choices[group] for group in ("method", *PARTS)}
+    names = {"method": called(chosen), "data": choices["data"], "choices": chosen}
     return {**names, "overrides": overrides, "command": command_line(overrides)}
 
 
@@ -244,11 +246,10 @@ def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
         key, _, value = item.lstrip("+~").partition("=")
         if key == "resume":
             continue
-        if key in ("method", "data"):
-            if names.get(key) != value:
-                raise ValueError(
-                    f"resume={folder} is a run of {key}={names.get(key)}: leave {item} out, or start a new run"
-                )
+        if key in ("method", "data", *PARTS):
+            before = choice_of(names, key)
+            if before != value:
+                raise ValueError(f"resume={folder} is a run of {key}={before}: leave {item} out, or start a new run")
         elif any(key == free or key.startswith(free + ".") for free in MAY_CHANGE):
             OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
         elif "." in key or key == "seed":

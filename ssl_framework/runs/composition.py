@@ -2,8 +2,10 @@
 
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 PARTS = {"objective": "objective", "head": "student.heads", "teacher": "teacher"}
@@ -27,10 +29,18 @@ def called(choices: Mapping[str, str | None]) -> str:
     return f"{method} + {' '.join(others)}" if others else method
 
 
-def composition_folder(method: str, objective: str, head: str, teacher: str) -> str:
-    """The name of a composition as that of a folder: ``simclr+objective-dcl+head-barlow_twins``."""
-    name = called({"method": method, "objective": objective, "head": head, "teacher": teacher})
-    return name.replace(" + ", "+").replace(" ", "+").replace("=", "-")
+def choice_of(about: Mapping[str, Any], group: str) -> str | None:
+    """What a run of these names (run.json) chose of a group; older runs name their method and data set only."""
+    if group == "data" or (group == "method" and "choices" not in about):
+        return about.get(group)
+    if "choices" in about:
+        return about["choices"].get(group)
+    return own_parts(about["method"])[group] if "method" in about else None
+
+
+def composition_folder() -> str:
+    """The name of this command's composition as that of a folder: ``simclr+objective-dcl+head-barlow_twins``."""
+    return called(HydraConfig.get().runtime.choices).replace(" + ", "+").replace(" ", "+").replace("=", "-")
 
 
 def width(output: str, *, _root_: DictConfig) -> int | str:

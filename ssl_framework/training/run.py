@@ -122,6 +122,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
             "baselines": before.get("baselines", evaluation.baselines),  # only the first stage begins untrained
             "protocol": protocol_of(cfg.evaluation, about["overrides"]),
             "method": about["method"],
+            "choices": about.get("choices", {}),
             "data": about["data"],
             "seed": cfg.seed,
             "config_hash": config_hash(cfg),
