@@ -13,8 +13,8 @@ PARTS = {"objective": "objective", "head": "student.heads", "teacher": "teacher"
 
 
 @functools.cache
-def own_parts(method: str) -> dict[str, str]:
-    """What a method's file chooses of each of ``PARTS``."""
+def own_parts(method: str) -> dict[str, str | None]:
+    """What a method's file chooses of each of ``PARTS``; ``None`` where it writes the part itself."""
     shipped = hydra.compose("train", overrides=[f"method={method}"], return_hydra_config=True)
     return {group: shipped.hydra.runtime.choices[group] for group in PARTS}
 
@@ -23,8 +23,17 @@ def called(choices: Mapping[str, str | None]) -> str:
     """Name of a composition: the method's where all parts are its own, otherwise what else was chosen, too.
 
     ``simclr + objective=dcl head=barlow_twins``: it is never shown as SimCLR.
+
+    Raises:
+        ValueError: a part was chosen that the method's file writes itself.
     """
     method, own = str(choices["method"]), own_parts(str(choices["method"]))
+    for group, node in PARTS.items():
+        if own[group] is None and choices[group] is not None:
+            raise ValueError(
+                f"method={method} has a {node} of its own, which {group}={choices[group]} would be mixed with: give it "
+                f"a file in configs/{group} that the method chooses, or leave {group}={choices[group]} out"
+            )
     others = [f"{group}={choices[group]}" for group in PARTS if choices[group] != own[group]]
     return f"{method} + {' '.join(others)}" if others else method
 

@@ -13,7 +13,7 @@ from ssl_framework.build import build
 from ssl_framework.report.comparison import protocol_line, read_record, table_of
 from ssl_framework.runs.config import CONFIGS
 from ssl_framework.wiring import check_wiring
-from tools.pages.methods import comment
+from tools.pages.methods import comment, composed_by
 
 BUDGET = (
     "It shows that they train together; papers see the gain of mixing after hundreds of epochs, and a budget of "
@@ -104,8 +104,7 @@ def chosen_by(root: Path, method: str, shipped: DictConfig) -> DictConfig:
 
     That is what Hydra composes, in a fiftieth of the time.
     """
-    own = OmegaConf.load(root / "configs" / "method" / f"{method}.yaml")
-    assert isinstance(own, DictConfig)
+    own = OmegaConf.create(composed_by(root / "configs" / "method" / f"{method}.yaml", root))
     chosen = {key.split("/")[-1]: value for item in own.pop("defaults", []) for key, value in item.items()}
     groups = {
         group: OmegaConf.load(root / "configs" / group / f"{chosen.get(group, default)}.yaml")
