@@ -1,9 +1,10 @@
 """Which parts fit together: every refusal of a combination is here."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from ssl_framework.feature_mixers.base import FeatureMixer
 from ssl_framework.mixers.base import LearnedRule
@@ -44,23 +45,32 @@ def refuse_missing(name: str, reads: Sequence[str], student: Encoder) -> None:
 
 
 def heads_with(reads: Sequence[str]) -> str:
-    """What to choose instead: the shipped heads that an objective reads whole."""
+    """What to choose instead: the shipped heads that an objective reads whole, or those that have what it reads."""
 
-    def whole(node: DictConfig) -> bool:
+    def having(node: dict[str, Any]) -> bool:
+        return set(reads) <= {*node, *FEATURES}
+
+    def whole(node: dict[str, Any]) -> bool:
         behind = [head for head in reads if head in node]
         for head in behind:  # grows
-            source = node[head].source
+            source = node[head]["source"]
             behind += [source] if source in node and source not in behind else []
-        return set(reads) <= {*node, *FEATURES} and set(node) == set(behind)
+        return having(node) and set(node) == set(behind)
 
-    return f"choose {choices('head', whole)}another objective"
+    return f"choose {choices('head', whole) or choices('head', having)}another objective"
 
 
 def choices(group: str, fits: Callable[[Any], bool]) -> str:
     """``head=byol, mocov3 or ``: the shipped choices of a group that fit; nothing if there is none."""
-    files = sorted((CONFIGS / group).glob("*.yaml"))
-    found = [file.stem for file in files if fits(OmegaConf.load(file))]
+    found = [name for name, node in shipped(group).items() if fits(node)]
     return f"{group}={', '.join(found)} or " if found else ""
+
+
+@functools.cache
+def shipped(group: str) -> dict[str, Any]:
+    """Choice -> its node, unresolved."""
+    files = sorted((CONFIGS / group).glob("*.yaml"))
+    return {file.stem: OmegaConf.to_container(OmegaConf.load(file)) for file in files}
 
 
 def listed(names: Sequence[str]) -> str:
