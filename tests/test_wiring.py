@@ -132,8 +132,8 @@ def test_memories_are_not_sent_between_ranks_in_every_step() -> None:
 def test_unknown_heads() -> None:
     message = refused("method=mocov2", "teacher.heads=[projektor]")
     assert message == (
-        "teacher.heads names ['projektor'], but the student has ['projector']: choose another head or teacher, or set "
-        "teacher.heads"
+        "teacher.heads names ['projektor'], but the student has ['projector']: choose another teacher=<name> or "
+        "head=<name>, or set teacher.heads"
     )
     message = refused("method=simclr", "student.heads.projector.source=poled")
     assert message.startswith("a head has source=poled, but the encoder offers ['pooled'] at this point: choose")

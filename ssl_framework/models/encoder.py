@@ -193,8 +193,8 @@ class EMATeacher(nn.Module):
         unknown = [name for name in heads if name not in student.heads]
         if unknown:
             raise ValueError(
-                f"teacher.heads names {unknown}, but the student has {list(student.heads)}: choose another head or "
-                "teacher, or set teacher.heads"
+                f"teacher.heads names {unknown}, but the student has {list(student.heads)}: choose another "
+                "teacher=<name> or head=<name>, or set teacher.heads"
             )
         if not 0 <= momentum <= 1 or not 0 <= (final_momentum if final_momentum is not None else 1) <= 1:
             raise ValueError(f"teacher.momentum is {momentum} (final {final_momentum}): it must lie between 0 and 1")

@@ -73,15 +73,13 @@ def verdicts(root: Path) -> Verdicts:
     heads, teachers = (
         {name: part(root, group, name) for name in names_of(root, group)} for group in ("head", "teacher")
     )
+    outputs = {n: json.dumps({output: one["source"] for output, one in node.items()}) for n, node in heads.items()}
+    alone = {key: heads[name] for name, key in outputs.items()}  # wiring asks for outputs, and what they read, alone
     with torch.device("meta"):
         backbone = build(shipped.backbone)
     for objective, method in found.method.items():
         around = Around(chosen_for(root, method, shipped, ("views", "feature_mixer", "mixer")), shipped, backbone)
-        # Wiring asks for nothing but a head's outputs and what they read.
-        outputs = {
-            name: json.dumps({output: one["source"] for output, one in node.items()}) for name, node in heads.items()
-        }
-        refusals = {key: around.refusal(heads=heads[name]) for key, name in {k: n for n, k in outputs.items()}.items()}
+        refusals = {key: around.refusal(heads=node) for key, node in alone.items()}
         found.head[objective] = {name: refusals[key] for name, key in outputs.items()}
         found.teacher[objective] = {name: around.refusal(teacher=node) for name, node in teachers.items()}
         found.host[objective] = around.refusal(objective={**HOST, "host": around.own["objective"]}, host=True)
@@ -185,9 +183,9 @@ def compositions_page(root: Path) -> str:
         "Made by `python -m tools.pages.readme` from the configs and the code that builds a run; a test compares.",
         "",
         "A method is a head, a teacher and an objective beside its views and optimizer, and each can be replaced: "
-        "`python train.py method=simclr head=barlow_twins objective=dcl`. An objective says which outputs it reads, and "
-        "with MoCo's kind which views are queries and which keys; a head has outputs; a run whose parts do not fit is "
-        "refused before it begins. A run is called by what it is composed of, "
+        "`python train.py method=simclr head=barlow_twins objective=dcl`. A head has outputs, and an objective says "
+        "which of them it reads, and which views are queries and which keys; a run whose parts do not fit is refused "
+        "before it begins. A run is called by what it is composed of, "
         "`simclr + objective=dcl head=barlow_twins`, in its folder, its tables and its page.",
         "",
         *group_table(root, "head", "A head is what stands between the backbone and the objective"),
