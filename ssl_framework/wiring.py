@@ -174,6 +174,6 @@ def check_wiring(
         if (key == "student_views" or has_teacher) and not fewest <= count <= (most or count):
             wanted = f"{fewest}" if fewest == most else f"at least {fewest}"
             raise ValueError(
-                f"{name} takes {wanted} view{'s' * (most != 1)} of a sample from each encoder, but {key} names {count} of the "
-                f"{num_views} that views.groups make: choose other views, change the count of a group, or set {key}"
+                f"{name} takes {wanted} view{'s' * (most != 1)} of a sample from each encoder, but {key} names {count} "
+                f"of the {num_views} that views.groups make: choose other views, change a group's count, or set {key}"
             )

@@ -208,7 +208,7 @@ def width_of(dims: Mapping[str, int], source: str) -> int:
     """
     if source not in dims:
         raise ValueError(
-            f"a head has source={source}, but the encoder offers {sorted(dims)} at this point: choose another head=<name>, "
-            "or set source to one of these"
+            f"a head has source={source}, but the encoder offers {sorted(dims)} at this point: choose another "
+            "head=<name>, or set source to one of these"
         )
     return dims[source]

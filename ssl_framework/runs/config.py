@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,17 @@ def refuse_other_types(cfg: DictConfig, overrides: Sequence[str]) -> None:
                 raise ValueError(f"{key} is {value!r}: it must be {name} (as shipped: {default})")
 
 
+began = [datetime.now()]
+"""When the command was called, alike in all processes of a run."""
+
+
+def begin(at: str) -> None:
+    """Says when the command was called (ISO 8601)."""
+    began[0] = datetime.fromisoformat(at)
+
+
+OmegaConf.register_new_resolver("began", lambda pattern: began[0].strftime(pattern), replace=True)
+
 LONGEST_NAME = 120
 """Characters of a job folder's name; file systems take 255 bytes."""
 
@@ -76,11 +88,9 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
     stored, now = OmegaConf.load(folder / "config.yaml"), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
     if now.trainer.precision == "auto":
         now.trainer.precision = cfg.trainer.precision = stored.trainer.precision
-    # A run of several stages fills these in when its last one begins.
-    filled_in = ("previous", "pseudo_labels.previous", "evaluation.baselines") if now.student.get("earlier") else ()
     contents = (without_added(without_places(as_now(OmegaConf.to_container(c)))) for c in (stored, now))
     before, after = (dict(leaves(content)) for content in contents)
-    for key in sorted((before.keys() | after.keys()) - set(filled_in)):
+    for key in sorted(before.keys() | after.keys()):
         here, there = (values.get(key, "absent") for values in (after, before))
         if here != there:
             raise ValueError(
@@ -95,13 +105,10 @@ def config_hash(cfg: DictConfig) -> str:
     It is that of the config as it was first written: an address that moved and a key that was added do not change it.
     """
     content = without_places(OmegaConf.to_container(cfg, resolve=True))
-    for key in ("seed", "previous"):
-        content.pop(key, None)
+    content.pop("seed", None)
     content["data"]["source"].pop("seed", None)
-    (content.get("pseudo_labels") or {}).pop("previous", None)
-    return hashlib.sha256(json.dumps(as_first_published(without_added(content)), sort_keys=True).encode()).hexdigest()[
-        :12
-    ]
+    written = as_first_published(without_added(content))
+    return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def without_places(content: Any) -> dict[str, Any]:
@@ -109,8 +116,9 @@ def without_places(content: Any) -> dict[str, Any]:
 
     Changes ``content``.
     """
-    for key in ("resume", "logger", "report", "hparams_search"):
+    for key in ("resume", "logger", "report", "hparams_search", "previous"):  # the last: of an earlier version
         content.pop(key, None)
+    (content.get("pseudo_labels") or {}).pop("previous", None)
     data = content.get("data", {})
     for node in (data, data.get("source", {})):
         for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache"):

@@ -31,7 +31,8 @@ def test_the_page_of_methods_is_up_to_date() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/methods.md", "docs/mixing.md", "docs/evaluation.md", "docs/studies.md"]
+    "page",
+    ["README.md", "docs/compositions.md", "docs/methods.md", "docs/mixing.md", "docs/evaluation.md", "docs/studies.md"],
 )
 def test_every_file_and_picture_it_points_to_exists(page: str) -> None:
     text = (ROOT / page).read_text()
@@ -47,15 +48,8 @@ def test_every_file_and_picture_it_points_to_exists(page: str) -> None:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A source tree with two methods and without a record."""
-    parts = ("configs/head", "configs/teacher", "configs/objective")
-    for name in (
-        *parts,
-        "configs/views",
-        "configs/mixer",
-        "configs/feature_mixer",
-        "tests/golden.json",
-        "tests/objectives",
-    ):
+    parts = ("configs/head", "configs/teacher", "configs/objective", "configs/views", "configs/mixer")
+    for name in (*parts, "configs/feature_mixer", "tests/golden.json", "tests/objectives"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "configs" / "method").mkdir()
