@@ -28,11 +28,12 @@ def called(choices: Mapping[str, str | None]) -> str:
         ValueError: a part was chosen that the method's file writes itself.
     """
     method, own = str(choices["method"]), own_parts(str(choices["method"]))
-    for group, node in PARTS.items():
+    for group in PARTS:
         if own[group] is None and choices[group] is not None:
             raise ValueError(
-                f"method={method} has a {node} of its own, which {group}={choices[group]} would be mixed with: give it "
-                f"a file in configs/{group} that the method chooses, or leave {group}={choices[group]} out"
+                f"the file of method={method} holds the {group} itself, with which {group}={choices[group]} would be "
+                f"mixed: give it a file in configs/{group} that the method chooses, or leave {group}={choices[group]} "
+                "out"
             )
     others = [f"{group}={choices[group]}" for group in PARTS if choices[group] != own[group]]
     return f"{method} + {' '.join(others)}" if others else method
