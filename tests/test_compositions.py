@@ -1,6 +1,5 @@
 """Head, teacher and objective are chosen apart: what fits trains, and what does not is refused in one sentence."""
 
-import functools
 import hashlib
 import inspect
 import json
@@ -25,7 +24,7 @@ from ssl_framework.types import Batch, Clock
 from tests.objectives.table import DIM, OBJECTIVES
 from tests.small_runs import METHODS, SMALL, composed, config, run_in, small
 from tests.test_methods import three_steps
-from tools.pages.compositions import REFUSED, Verdicts, compositions_page, refused, verdicts
+from tools.pages.compositions import REFUSED, compositions_page, refused, verdicts
 from tools.pages.methods import chosen_by
 
 ROOT = Path(__file__).parent.parent
@@ -43,11 +42,6 @@ DIGESTS = {
     "symmetric_relu_head": "af2cf2eb1da2",
 }
 """Method -> digest of its resolved student, teacher, objective and views of each, as they were in one file."""
-
-
-@functools.cache
-def found() -> Verdicts:
-    return verdicts(ROOT)
 
 
 def content(group: str, name: str) -> Any:
@@ -131,7 +125,7 @@ def test_the_page_of_compositions_is_up_to_date() -> None:
 
 
 def test_every_cross_builds_or_is_refused_in_one_sentence_that_names_a_group() -> None:
-    verdict = found()
+    verdict = verdicts(ROOT)
     assert len(verdict.head) == len(choices("objective")) and len(verdict.head["simclr"]) == len(choices("head"))
     for group in (verdict.head, verdict.teacher):
         for objective, refusals in group.items():
@@ -143,8 +137,8 @@ def test_every_cross_builds_or_is_refused_in_one_sentence_that_names_a_group() -
 @pytest.mark.parametrize("method", METHODS)
 def test_a_methods_own_parts_fit(method: str) -> None:
     own = chosen_by(content("method", method))
-    assert found().head[own["objective"]][own["head"]] == ""
-    assert found().teacher[own["objective"]][own["teacher"]] == ""
+    assert verdicts(ROOT).head[own["objective"]][own["head"]] == ""
+    assert verdicts(ROOT).teacher[own["objective"]][own["teacher"]] == ""
 
 
 @pytest.mark.parametrize(
@@ -161,8 +155,8 @@ def test_a_methods_own_parts_fit(method: str) -> None:
     ],
 )
 def test_a_verdict_is_that_of_building_the_run(objective: str, group: str, choice: str) -> None:
-    verdict = getattr(found(), group)[objective][choice]
-    overrides = (f"method={found().method[objective]}", f"{group}={choice}")
+    verdict = getattr(verdicts(ROOT), group)[objective][choice]
+    overrides = (f"method={verdicts(ROOT).method[objective]}", f"{group}={choice}")
     if not verdict:
         assert build_module(config(*SMALL, *overrides), has_labels=True, num_samples=48)
     else:
@@ -238,10 +232,10 @@ def test_a_teacher_has_the_heads_that_its_heads_read() -> None:
         ("simclr", ("head=linear",)),
         ("simclr", ("head=none",)),
         ("mocov2", ("head=none", "objective.queue.size=24")),
-        ("mocov2", ("objective=simclr", "teacher=none")),
+        ("byol", ("objective=simclr", "head=simclr", "teacher=none")),
         ("mocov2", ("teacher=ema", "objective.queue.size=24")),
         ("simclr", ("objective=mocov2", "teacher=moco", "objective.queue.size=24")),
-        ("mocov2", ("objective=byol", "head=imix_byol")),
+        ("mocov3", ("objective=byol", "head=imix_byol", "teacher=moco")),
         ("supcon", ("objective=barlow_twins",)),
         ("unmix_simclr", ("objective=unmix", "teacher=moco", "objective.host.queue.size=24")),
     ],
@@ -291,9 +285,8 @@ def test_a_part_that_a_method_writes_itself_is_not_mixed_with_another(
     )
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("train", overrides=[f"hydra.searchpath=[file://{tmp_path}]", "method=mine"])
-    assert set(cfg.objective) == {"_target_", "temperature", "weight_sigma"} and list(cfg.student.heads) == [
-        "projector"
-    ]
+    assert set(cfg.objective) == {"_target_", "temperature", "weight_sigma"}
+    assert list(cfg.student.heads) == ["projector"]
     own = {"objective": None, "head": "linear", "teacher": "none"}
     monkeypatch.setattr("ssl_framework.runs.composition.own_parts", lambda method: own)
     assert called({"method": "mine", **own}) == "mine"

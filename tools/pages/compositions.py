@@ -1,6 +1,7 @@
 """docs/compositions.md: which objective goes with which head and teacher; every verdict is that of the code that builds
 a run."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,6 +66,7 @@ def methods_of(root: Path) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+@functools.cache
 def verdicts(root: Path) -> Verdicts:
     """Every objective with every head, with every teacher, and as a host. Encoders and memories have no values here."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
