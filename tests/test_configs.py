@@ -225,7 +225,10 @@ def test_help_and_the_config_answer_without_torch() -> None:
     assert "temperature: 0.2" in done.stdout
     assert done.stderr.split() == ["False", "False"]
     done = command("--help")
-    assert "byol, cacr" in done.stdout and "python train.py resume=outputs/latest" in done.stdout
+    assert "byol, cacr" in done.stdout and all(
+        f"{group}: " in done.stdout for group in ("head", "objective", "teacher")
+    )
+    assert "python train.py resume=outputs/latest" in done.stdout
 
 
 def test_the_gpu_experiment_rehearses_on_a_cpu(tmp_path: Path) -> None:

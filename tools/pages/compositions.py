@@ -61,8 +61,9 @@ def methods_of(root: Path) -> dict[str, str]:
     """Objective -> the method that is called so, or else the first that has it."""
     found: dict[str, str] = {}
     for name in names_of(root, "method"):
-        objective = chosen_by(yaml.safe_load((root / "configs" / "method" / f"{name}.yaml").read_text()))["objective"]
-        found[objective] = name if objective == name else found.get(objective, name)
+        chosen = chosen_by(yaml.safe_load((root / "configs" / "method" / f"{name}.yaml").read_text()))
+        if objective := chosen.get("objective"):
+            found[objective] = name if objective == name else found.get(objective, name)
     return dict(sorted(found.items()))
 
 
