@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from ssl_framework.build import build_module
 from ssl_framework.load import load_run, load_run_config
 from ssl_framework.runs.added_keys import left_out, without_added
-from ssl_framework.runs.composition import PARTS, called, choice_of, own_parts
+from ssl_framework.runs.composition import PARTS, called, choice_of, own_parts, refuse_mixed_parts
 from ssl_framework.runs.config import CONFIGS, config_hash, refuse_other_config
 from ssl_framework.runs.folder import read_json
 from ssl_framework.types import Batch, Clock
@@ -293,11 +293,12 @@ def test_a_part_that_a_method_writes_itself_is_not_mixed_with_another(
         cfg = compose("train", overrides=[f"hydra.searchpath=[file://{tmp_path}]", "method=mine"])
     assert set(cfg.objective) == {"_target_", "temperature", "weight_sigma"}
     assert list(cfg.student.heads) == ["projector"]
-    own = {"objective": None, "head": "linear", "teacher": "none"}
+    own = {"objective": None, "head": "linear", "teacher": None}
     monkeypatch.setattr("ssl_framework.runs.composition.own_parts", lambda method: own)
     assert called({"method": "mine", **own}) == "mine"
+    refuse_mixed_parts({"method": "mine", **own})
     with pytest.raises(ValueError) as error:
-        called({"method": "mine", **own, "objective": "byol"})
+        refuse_mixed_parts({"method": "mine", **own, "objective": "byol"})
     assert str(error.value) == (
         "the file of method=mine holds the objective itself, with which objective=byol would be mixed: give it a file "
         "in configs/objective that the method chooses, or leave objective=byol out"

@@ -203,6 +203,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
         ("trainer.max_epoch=1", ["trainer.max_epoch (did you mean max_epochs?)"]),
         ("sed=1", ["sed (did you mean seed?)"]),
         ("objective.temperature=", []),
+        ("teacher=null", ["teacher=null chooses nothing: choose teacher=none"]),
+        ("head=mlp4", ["there is no head=mlp4 (did you mean mlp3?)"]),
     ],
 )
 def test_misspelt_names_are_refused_with_what_exists_and_the_nearest(argument: str, words: list[str]) -> None:

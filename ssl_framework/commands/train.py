@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl_framework.runs.composition import PARTS, called, choice_of
+from ssl_framework.runs.composition import PARTS, called, choice_of, refuse_mixed_parts
 from ssl_framework.runs.config import (
     CONFIGS,
     begin,
@@ -50,6 +50,7 @@ def main() -> None:
     whole_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they are explained here
     sys.argv[1:] = point_to_resumed_folder(sys.argv[1:])
+    refuse_null_choices(sys.argv[1:])
     try:
         begin(called_at(sys.argv[1:]))
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(job)()
@@ -65,6 +66,17 @@ def main() -> None:
         sys.exit("interrupted before training began, or twice: nothing was saved beyond the last checkpoint")
     if failures:
         sys.exit(1)
+
+
+def refuse_null_choices(arguments: list[str]) -> None:
+    """Ends the command if a group's choice is ``null``, which Hydra takes for no choice at all."""
+    for item in arguments:
+        group, _, choice = item.partition("=")
+        if choice == "null" and (CONFIGS / group).is_dir():
+            instead = (
+                f"{group}=none" if (CONFIGS / group / "none.yaml").is_file() else f"one of its files, or no {group}"
+            )
+            sys.exit(f"error: {item} chooses nothing: choose {instead}")
 
 
 def point_to_resumed_folder(arguments: list[str]) -> list[str]:
@@ -248,6 +260,7 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
     from ssl_framework.training.stages import go_through  # imports torch: only now
 
     settle(cfg.trainer)
+    refuse_mixed_parts(HydraConfig.get().runtime.choices)
     refuse_other_types(cfg, HydraConfig.get().overrides.task)
     if cfg.resume is not None:
         if Path(str(cfg.resume)).resolve() != folder.resolve():

@@ -23,20 +23,22 @@ def called(choices: Mapping[str, str | None]) -> str:
     """Name of a composition: the method's where all parts are its own, otherwise what else was chosen, too.
 
     ``simclr + objective=dcl head=barlow_twins``: it is never shown as SimCLR.
-
-    Raises:
-        ValueError: a part was chosen that the method's file writes itself.
     """
     method, own = str(choices["method"]), own_parts(str(choices["method"]))
-    for group in PARTS:
-        if own[group] is None and choices[group] is not None:
+    others = [f"{group}={choices[group]}" for group in PARTS if choices[group] != own[group]]
+    return f"{method} + {' '.join(others)}" if others else method
+
+
+def refuse_mixed_parts(choices: Mapping[str, str | None]) -> None:
+    """Raises ValueError if a part was chosen that the method's file writes itself: both would be one node."""
+    method = str(choices["method"])
+    for group, own in own_parts(method).items():
+        if own is None and choices[group] is not None:
             raise ValueError(
                 f"the file of method={method} holds the {group} itself, with which {group}={choices[group]} would be "
                 f"mixed: give it a file in configs/{group} that the method chooses, or leave {group}={choices[group]} "
                 "out"
             )
-    others = [f"{group}={choices[group]}" for group in PARTS if choices[group] != own[group]]
-    return f"{method} + {' '.join(others)}" if others else method
 
 
 def choice_of(about: Mapping[str, Any], group: str) -> str | None:
