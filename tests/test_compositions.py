@@ -1,5 +1,6 @@
 """Head, teacher and objective are chosen apart: what fits trains, and what does not is refused in one sentence."""
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -15,6 +16,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from ssl_framework.build import build_module
+from ssl_framework.commands import train
 from ssl_framework.load import load_run, load_run_config
 from ssl_framework.runs.added_keys import left_out, without_added
 from ssl_framework.runs.composition import PARTS, called, choice_of, own_parts, refuse_mixed_parts
@@ -303,6 +305,35 @@ def test_a_part_that_a_method_writes_itself_is_not_mixed_with_another(
         "the file of method=mine holds the objective itself, with which objective=byol would be mixed: give it a file "
         "in configs/objective that the method chooses, or leave objective=byol out"
     )
+
+
+def test_the_command_trains_a_composition_under_its_name_and_goes_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def command(*arguments: str) -> list[str]:
+        monkeypatch.setattr(train, "failures", [])
+        monkeypatch.setattr("sys.argv", ["train.py", *arguments])
+        with contextlib.suppress(SystemExit):
+            train.main()
+        return [line for text in capfd.readouterr() for line in text.splitlines()]
+
+    parts = ("method=simclr", "head=linear", "objective=dcl")
+    lines = command(*parts, *SMALL, "trainer=cpu", "trainer.max_epochs=1")
+    assert lines[0].startswith("simclr + objective=dcl head=linear on shapes: 48 images")
+    assert lines[-1].startswith("outputs/simclr+objective-dcl+head-linear/shapes/")
+    folder = tmp_path / lines[-1]
+    result = read_json(folder / "result.json")
+    assert result["method"] == "simclr + objective=dcl head=linear" and result["steps"] == 6
+    assert result["choices"] == {"method": "simclr", "objective": "dcl", "head": "linear", "teacher": "none"}
+    assert f"error: resume={lines[-1]} is a run of head=linear: leave head=simclr out, or start a new run" in command(
+        f"resume={lines[-1]}", "head=simclr"
+    )
+    command(f"resume={lines[-1]}", "objective=dcl", "trainer.max_epochs=2")
+    again = read_json(folder / "result.json")
+    assert again["steps"] == 12 and again["resumed_at"] == 6 and again["method"] == result["method"]
 
 
 # Hashes and old folders

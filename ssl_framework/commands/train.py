@@ -265,7 +265,7 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
     if cfg.resume is not None:
         if Path(str(cfg.resume)).resolve() != folder.resolve():
             raise ValueError(f"resume={cfg.resume} goes on in that folder itself: leave out -m and hydra.run.dir")
-        cfg = resumed_config(cfg, Path(str(cfg.resume)))
+        cfg, goes_on = resumed_config(cfg, Path(str(cfg.resume))), True
         leave_to_launcher(cfg.trainer)
         settle(cfg.trainer)
     about = json.loads(agree(lambda: json.dumps(opened(cfg, folder, goes_on))))
@@ -282,7 +282,7 @@ def opened(cfg: DictConfig, folder: Path, goes_on: bool) -> dict[str, Any]:
         ValueError: the folder holds a run that this one would overwrite.
     """
     requeued = bool(cfg.trainer.slurm and int(os.environ.get("SLURM_RESTART_COUNT", "0")))
-    resume = goes_on or cfg.resume is not None or (requeued and has_checkpoint(folder))
+    resume = goes_on or (requeued and has_checkpoint(folder))
     if not resume and has_trained(folder):
         raise ValueError(
             f"{folder} already holds a run: continue it with resume={folder}, or choose another hydra.run.dir"
