@@ -26,7 +26,7 @@ from ssl_framework.loading import load_run, load_run_config
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
-from ssl_framework.runs.config import may_change, names_of_run, refuse_other_types
+from ssl_framework.runs.config import hosted, may_change, names_of_run, refuse_other_types
 from ssl_framework.runs.folder import has_checkpoint, has_trained, read_json, record
 from ssl_framework.runs.groups import admitted, composing
 from ssl_framework.runs.messages import explain
@@ -169,7 +169,7 @@ def compose(*overrides: str) -> Composition:
         try:
             whole = hydra.compose("train", list(overrides), return_hydra_config=True)
             about = names_of_run(whole.hydra.runtime.choices, overrides)
-            config = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
+            config = hosted(OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"]))
             OmegaConf.resolve(config)
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(explain(error)) from error

@@ -12,6 +12,7 @@ import hydra
 from hydra.errors import HydraException
 
 from ssl_framework.report.sheet import mean_and_spread
+from ssl_framework.runs.config import hosted
 from ssl_framework.runs.groups import admit, composing
 from ssl_framework.runs.messages import STOPPED
 from ssl_framework.study.cells import Cell, Run, runs_of
@@ -145,7 +146,7 @@ def seconds_of(cells: Sequence[Cell], cell: Cell) -> float:
 
     try:
         with composing():
-            return training_seconds(hydra.compose("train", list(cell.run.overrides)))
+            return training_seconds(hosted(hydra.compose("train", list(cell.run.overrides))))
     except (ValueError, OSError, RuntimeError, HydraException) as error:  # no data or no GPU here
         print(f"{cell.row} | {cell.column}: no step can be measured here: {' '.join(str(error).split())}")
         return math.nan

@@ -29,6 +29,7 @@ class AlignUniform(Objective):
         self.weight = weight
         self.t = t
         self.head = head
+        self.reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
