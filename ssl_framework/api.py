@@ -169,7 +169,7 @@ def compose(*overrides: str) -> Composition:
         try:
             whole = hydra.compose("train", list(overrides), return_hydra_config=True)
             about = names_of_run(whole.hydra.runtime.choices, overrides)
-            config = hosted(OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"]))
+            config = hosted(OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"]), overrides)
             OmegaConf.resolve(config)
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(explain(error)) from error

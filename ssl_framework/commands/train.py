@@ -37,7 +37,7 @@ from ssl_framework.runs.config import (
     refuse_other_types,
 )
 from ssl_framework.runs.folder import ERROR, claimed, discard_unless_trained, has_checkpoint, has_trained, record, write
-from ssl_framework.runs.groups import admit
+from ssl_framework.runs.groups import admit, choices, groups
 from ssl_framework.runs.messages import REFUSALS, STOPPED, explain, failures, say_error
 from ssl_framework.training.meeting import agree, first_to_say, meeting
 from ssl_framework.training.place import is_first, leave_to_launcher, settle
@@ -70,10 +70,8 @@ def refuse_null_choices(arguments: list[str]) -> None:
     """Ends the command if a group's choice is ``null``, which Hydra takes for no choice at all."""
     for item in arguments:
         group, _, choice = item.partition("=")
-        if choice == "null" and (CONFIGS / group).is_dir():
-            instead = (
-                f"{group}=none" if (CONFIGS / group / "none.yaml").is_file() else f"one of its files, or no {group}"
-            )
+        if choice == "null" and group in groups():
+            instead = f"{group}=none" if "none" in choices(group) else f"one of its files, or no {group}"
             sys.exit(f"error: {item} chooses nothing: choose {instead}")
 
 
