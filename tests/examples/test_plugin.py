@@ -118,6 +118,8 @@ def test_a_mixer_of_a_package_goes_into_a_method_of_this_one(
 ) -> None:
     monkeypatch.syspath_prepend(str(site))
     assert called(train, *SMALL, "method=simclr", "mixer=rows", "trainer.max_epochs=1", "hydra.run.dir=run").code == 0
+    crossed = ("method=simclr", "objective=align_uniform", "head=linear_norm", "trainer.max_epochs=1")
+    assert called(train, *SMALL, *crossed, "hydra.run.dir=crossed").code == 0
     refused = called(train, *SMALL, "mixer=rows", "hydra.run.dir=other")
     assert refused.code == 1 and "AlignUniform" in refused.err
     unknown = called(train, "method=align_unifrom")
