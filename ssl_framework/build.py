@@ -16,7 +16,7 @@ from ssl_framework.models.encoder import Encoder
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
 from ssl_framework.runs.config import leaves
-from ssl_framework.wiring import refuse_missing
+from ssl_framework.wiring import check_modalities, refuse_missing
 
 last_source: dict[str, Source] = {}
 """The source built last, by its config."""
@@ -108,8 +108,10 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
             f"{type(objective).__name__} keeps a state of every training sample, but how many data={cfg.data.name} has "
             "is not known: choose another data set or a method without such a state"
         )
+    views = build(cfg.views)
+    check_modalities(views.modality, OmegaConf.select(cfg, "data.modalities") or ["image"], cfg.data.name)
     return SSLModule(
-        views=build(cfg.views),
+        views=views,
         student=student,
         objective=objective,
         optimizer=build(cfg.optimizer),

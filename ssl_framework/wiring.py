@@ -177,3 +177,35 @@ def check_wiring(
                 f"{name} takes {wanted} view{'s' * (most != 1)} of a sample from each encoder, but {key} names {count} "
                 f"of the {num_views} that views.groups make: choose other views, change a group's count, or set {key}"
             )
+
+
+def check_modalities(views: Sequence[str], data: Sequence[str], name: str) -> None:
+    """Refuses views of modalities that the data have not.
+
+    Args:
+        views: modality of each view.
+        data: modalities of a sample, the main one first.
+        name: of the data.
+    """
+    missing = [modality for modality in dict.fromkeys(views) if modality not in data]
+    if missing:
+        raise ValueError(
+            f"data={name} has no {missing[0]}, of which the views are: choose views of {' and '.join(data)}, another "
+            f"method, or data with {missing[0]}"
+        )
+
+
+def check_mixable(mixer: Mixing, shapes: Sequence[tuple[int, ...]], modality: Sequence[str]) -> None:
+    """Refuses to mix views that are no pictures.
+
+    Args:
+        mixer: mixes pixels, or maps inside a network of pictures.
+        shapes: of each view of one sample; that of a picture is C, h, w.
+        modality: of each view.
+    """
+    for view in mixer.views:
+        if len(shapes[view]) != 3:
+            raise ValueError(
+                f"{type(mixer.rule).__name__} mixes pictures, but view {view} is of modality {modality[view]}: set "
+                "mixer=none, or choose a method without a mixer"
+            )

@@ -29,6 +29,7 @@ from ssl_framework.runs.config import (
     CONFIGS,
     begin,
     command_line,
+    hosted,
     quoted,
     refuse_other_config,
     refuse_other_types,
@@ -208,7 +209,7 @@ def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
     again."""
     with claimed(folder) if is_first() else contextlib.nullcontext(True) as mine:
         try:
-            settle(cfg.trainer)
+            settle(hosted(cfg, HydraConfig.get().overrides.task).trainer)
             todo = agree(lambda: left_to_do(cfg, folder, mine))
         except REFUSALS as error:
             say_once(error)
@@ -261,7 +262,7 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
 
     settle(cfg.trainer)
     refuse_mixed_parts(HydraConfig.get().runtime.choices)
-    refuse_other_types(cfg, HydraConfig.get().overrides.task)
+    refuse_other_types(hosted(cfg, HydraConfig.get().overrides.task), HydraConfig.get().overrides.task)
     if cfg.resume is not None:
         if Path(str(cfg.resume)).resolve() != folder.resolve():
             raise ValueError(f"resume={cfg.resume} goes on in that folder itself: leave out -m and hydra.run.dir")
