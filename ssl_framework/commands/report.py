@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ssl_framework.report.comparison import condense
 from ssl_framework.report.folders import report_folders
+from ssl_framework.runs.folder import runs_in
 from ssl_framework.study.record import report
 from ssl_framework.study.request import OUT as OUT_OF_STUDIES
 from ssl_framework.study.request import understood
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def holds_runs(folder: Path) -> bool:
     """Whether the folder is a multirun's."""
-    return next(folder.glob("*/run.json"), None) is not None
+    return folder.is_dir() and bool(runs_in(folder))
 
 
 def table(folders: Sequence[Path], out: Path, baseline: str | None, metric: str | None) -> None:

@@ -4,10 +4,8 @@ Imports nothing heavy, so that ``--help``, ``--cfg job`` and a misspelt key answ
 """
 
 import contextlib
-import json
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_framework.runs.config import CONFIGS, command_line, quoted, refuse_other_config, refuse_other_types
-from ssl_framework.runs.folder import ERROR, claimed, discard_unless_trained, has_checkpoint, has_trained, record, write
+from ssl_framework.runs.folder import LATEST, RunFolder
 from ssl_framework.runs.messages import REFUSALS, STOPPED, explain, failures, say_error
 from ssl_framework.training.launch import is_first_process
 from ssl_framework.training.stages import go_through
@@ -61,7 +59,7 @@ def point_to_resumed_folder(arguments: list[str]) -> list[str]:
     if not resumed or any(a.startswith("hydra.run.dir=") for a in arguments):
         return arguments
     folder = Path(resumed[-1]).resolve()  # outputs/latest is a link that the new start would move
-    if not (folder / "config.yaml").is_file():
+    if not RunFolder(folder).config_file.is_file():
         sys.exit(f"error: resume={resumed[-1]}: there is no run in that folder (no config.yaml)")
     return [*arguments, f"hydra.run.dir={quoted(os.path.relpath(folder))}"]
 
@@ -77,14 +75,13 @@ def job(cfg: DictConfig) -> float | None:
         print(f"\njob {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}", flush=True)
         job_of_multirun(cfg, folder)
         return objective_of(cfg, folder)
-    latest = Path("outputs") / "latest"
-    before = os.readlink(latest) if latest.is_symlink() else None
+    before = os.readlink(LATEST) if LATEST.is_symlink() else None
     try:
         stopped_by = start(cfg, folder)
     except REFUSALS as error:
         say_error(error)
         failures.append(str(folder))
-        discard_unless_trained(folder, before)
+        RunFolder(folder).discard_unless_trained(before)
         return None
     if is_first_process(cfg):
         end(stopped_by, os.path.relpath(folder), f"python train.py resume={os.path.relpath(folder)}")
@@ -94,9 +91,9 @@ def job(cfg: DictConfig) -> float | None:
 def objective_of(cfg: DictConfig, folder: Path) -> float | None:
     """The value of ``hparams_search.metric`` in a job's result; ``None`` where nothing is searched or it failed."""
     metric = OmegaConf.select(cfg, "hparams_search.metric")
-    if metric is None or not (folder / "result.json").is_file() or str(folder) in failures:
+    if metric is None or not RunFolder(folder).result_file.is_file() or str(folder) in failures:
         return None
-    found = json.loads((folder / "result.json").read_text())["metrics"]
+    found = RunFolder(folder).read_result()["metrics"]
     if math.isfinite(value := found.get(metric, math.nan)):
         return value
     say_error(
@@ -124,35 +121,35 @@ def refuse_test_labels(cfg: DictConfig) -> None:
 def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
     """Does what is left of a job: nothing where it has a result or another process runs it, the rest where it was
     interrupted. A failure is noted in the folder, and tried again when the multirun is started again."""
-    with claimed(folder) if is_first_process(cfg) else contextlib.nullcontext(True) as mine:
+    run = RunFolder(folder)
+    with run.claimed() if is_first_process(cfg) else contextlib.nullcontext(True) as mine:
         if not mine:
             print("left to the process that is running it")
             return
         try:
             goes_on = False
             refuse_test_labels(cfg)
-            if has_trained(folder):
-                refuse_other_config(cfg, folder)
-                if (folder / "result.json").is_file():
+            if run.has_trained:
+                refuse_other_config(cfg, run)
+                if run.result_file.is_file():
                     print("has a result already")
                     return
-                goes_on = has_checkpoint(folder)
+                goes_on = run.has_checkpoint
         except REFUSALS as error:  # what lies there belongs to another run: it stays as it is
             say_error(error)
             failures.append(str(folder))
             return
-        (folder / ERROR).unlink(missing_ok=True)
+        run.error_file.unlink(missing_ok=True)
         if not goes_on:  # interrupted before its first checkpoint: it starts anew
-            (folder / "metrics.csv").unlink(missing_ok=True)
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            run.forget_try()
         try:
             stopped_by = start(cfg, folder, goes_on)
         except Exception as error:
             say_error(error)
             failures.append(str(folder))
-            write(folder / ERROR, f"{type(error).__name__}: {' '.join(str(error).split())}\n")
-            if not (folder / "run.json").is_file():
-                write(folder / "run.json", json.dumps(describe(), indent=2) + "\n")
+            run.write_error(error)
+            if not run.about_file.is_file():
+                run.write_about(describe())
             return
     if is_first_process(cfg):
         end(
@@ -185,7 +182,7 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
     """
     first = is_first_process(cfg)
     requeued = bool(cfg.trainer.slurm and int(os.environ.get("SLURM_RESTART_COUNT", "0")))
-    resume = goes_on or cfg.resume is not None or (requeued and has_checkpoint(folder))
+    resume = goes_on or cfg.resume is not None or (requeued and RunFolder(folder).has_checkpoint)
     about = describe()
     about["resume"] = resume
     refuse_other_types(cfg, HydraConfig.get().overrides.task)
@@ -193,7 +190,7 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
         if Path(str(cfg.resume)).resolve() != folder.resolve():
             raise ValueError(f"resume={cfg.resume} goes on in that folder itself: leave out -m and hydra.run.dir")
         cfg = resumed_config(cfg, Path(str(cfg.resume)))
-    if first and not resume and has_trained(folder):
+    if first and not resume and RunFolder(folder).has_trained:
         raise ValueError(
             f"{folder} already holds a run: continue it with resume={folder}, or choose another hydra.run.dir"
         )
@@ -216,16 +213,10 @@ def describe() -> dict[str, Any]:
 
 def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> None:
     """Writes the resolved config and what the run is called, and points outputs/latest to the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if about["resume"] and (folder / "run.json").is_file():  # the first start's names stay
-        about |= {**json.loads((folder / "run.json").read_text()), "resume": True}
-    record(cfg, folder, about)
-    outputs = Path("outputs")
-    outputs.mkdir(exist_ok=True)
-    link = outputs / f".latest.{os.getpid()}"
-    link.unlink(missing_ok=True)
-    link.symlink_to(os.path.relpath(folder.resolve(), outputs.resolve()))
-    link.replace(outputs / "latest")
+    if about["resume"]:  # the first start's names stay
+        about |= {**RunFolder(folder).read_about(), "resume": True}
+    RunFolder(folder).prepare(cfg, about)
+    RunFolder(folder).point_latest_here()
 
 
 def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
@@ -237,9 +228,9 @@ def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
     from ssl_framework.load import load_run_config
 
     stored = load_run_config(folder.resolve())
-    if not has_checkpoint(folder):
+    if not RunFolder(folder).has_checkpoint:
         raise FileNotFoundError(f"resume={folder}: no checkpoint was written there yet; start the run again")
-    names = json.loads((folder / "run.json").read_text()) if (folder / "run.json").is_file() else {}
+    names = RunFolder(folder).read_about()
     for item in HydraConfig.get().overrides.task:
         key, _, value = item.lstrip("+~").partition("=")
         if key == "resume":

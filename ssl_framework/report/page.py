@@ -30,7 +30,7 @@ from ssl_framework.report.pictures.features import (
     draw_neighbours,
     draw_spectrum,
 )
-from ssl_framework.runs.folder import write
+from ssl_framework.runs.folder import RunFolder, write
 from ssl_framework.runs.numbers import shown, unit_of
 
 matplotlib.use("Agg")
@@ -60,10 +60,6 @@ code, pre { font: .86rem/1.45 ui-monospace, SFMono-Regular, Menlo, "DejaVu Sans 
 pre { background: #f6f6f6; padding: .6rem .8rem; white-space: pre-wrap; }
 summary { cursor: pointer; }
 """
-
-
-PICTURES = "pictures"
-"""Folder in the run folder."""
 
 
 class Picture(NamedTuple):
@@ -117,8 +113,9 @@ class Page:
         for each in drawn:
             if each.path is not None:
                 send(each.path, each.picture, loggers, seen.result.get("steps", 0))
-        write(folder / "report.html", page(seen, drawn))
-        return folder / "report.html"
+        path = RunFolder(folder).page_file
+        write(path, page(seen, drawn))
+        return path
 
 
 def pictures_of(tsne: bool) -> list[Picture]:
@@ -140,7 +137,7 @@ def pictures_of(tsne: bool) -> list[Picture]:
 
 def attempt(seen: Inspection, picture: Picture) -> Drawn | None:
     """Draws a picture; ``None`` where it does not apply to the run. Whatever goes wrong is words."""
-    path = seen.folder / PICTURES / f"{picture.name}.png"
+    path = seen.run.pictures / f"{picture.name}.png"
     path.unlink(missing_ok=True)  # of an earlier page
     try:
         words = picture.draw(seen, path)

@@ -6,7 +6,7 @@ import html
 import io
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ssl_framework.report.sheet import (
@@ -29,13 +29,13 @@ from ssl_framework.report.sheet import (
 Found = Mapping[tuple[str, str], Cell]
 
 
-def text_of(cell: Cell, metric: str) -> str:
+def text_of(cell: Cell, metric: str, summed_up: Callable[[list[float], str], str] = mean_and_spread) -> str:
     """``52.1 ± 0.4 (3)`` with the number of seeds, and what the cell lacks."""
     values = cell.values(metric)
     if not values:
         return cell.lacks or "-"
     lacks = [cell.lacks, f"{without} without it" if (without := len(cell.by_seed) - len(values)) else ""]
-    return f"{mean_and_spread(values, metric)} ({', '.join(filter(None, [str(len(values)), *lacks]))})"
+    return f"{summed_up(values, metric)} ({', '.join(filter(None, [str(len(values)), *lacks]))})"
 
 
 def tables(sheet: Sheet) -> list[tuple[str, list[list[str]]]]:

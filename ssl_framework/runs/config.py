@@ -12,6 +12,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.runs.addresses import as_first_published, as_now
+from ssl_framework.runs.folder import RunFolder
 
 HERE = Path(__file__).resolve().parents[1]  # the package
 
@@ -63,7 +64,7 @@ def job_folder(overrides: Sequence[str]) -> str:
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)  # also where a launcher unpickles a job
 
 
-def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
+def refuse_other_config(cfg: DictConfig, folder: RunFolder) -> None:
     """Refuses to take a run for this job's that was configured otherwise. Settles ``trainer.precision: auto`` as there.
 
     Loggers and places, which change no number, may differ.
@@ -71,7 +72,7 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
     Raises:
         ValueError: a key of the folder's config.yaml and of ``cfg`` differ.
     """
-    stored, now = OmegaConf.load(folder / "config.yaml"), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
+    stored, now = folder.read_config(), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
     if now.trainer.precision == "auto":
         now.trainer.precision = cfg.trainer.precision = stored.trainer.precision
     # A run of several stages fills these in when its last one begins.

@@ -7,6 +7,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from ssl_framework.runs.folder import RunFolder
+
 COLUMNS = ("step", "name", "value")
 
 
@@ -21,7 +23,7 @@ class MetricsCSV(Logger):
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
-        self.path = Path(folder) / "metrics.csv"
+        self.path = RunFolder(Path(folder)).metrics_file
 
     @property
     def name(self) -> str:

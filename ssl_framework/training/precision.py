@@ -7,14 +7,14 @@ import time
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.device import accelerator_of, cpu_has_bf16
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.module import SSLModule
-from ssl_framework.runs.folder import write
+from ssl_framework.runs.folder import RunFolder
 from ssl_framework.training.launch import local_processes
 
 FASTER = 1.15
@@ -63,4 +63,4 @@ def settle_precision(cfg: DictConfig, folder: Path, module: SSLModule, data: Dat
         precision = faster_precision(module.student, module.views.clean(data.train.pixels[index]))
     cfg.trainer.precision = precision
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
-        write(folder / "config.yaml", OmegaConf.to_yaml(cfg))
+        RunFolder(folder).write_config(cfg)

@@ -4,7 +4,6 @@
 the command has prepared.
 """
 
-import json
 import os
 import signal
 import sys
@@ -32,7 +31,7 @@ from ssl_framework.models.weights import load_checkpoint, load_into, read_weight
 from ssl_framework.module import SSLModule
 from ssl_framework.report.tables import cost_of, run_table
 from ssl_framework.runs.config import config_hash
-from ssl_framework.runs.folder import read_json, write_json
+from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.messages import STOPPED, quiet
 from ssl_framework.runs.provenance import commit, versions
 from ssl_framework.training.checkpoints import AtomicCheckpointIO, Checkpoints, StopSignals
@@ -80,7 +79,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     module = build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
     check_labels(module.objective, data.pretrain.label if isinstance(data.pretrain, Images) else None)
     if cfg.previous is not None and not resume:
-        module.student.take_over(load_checkpoint(Path(cfg.previous) / "checkpoints" / "last.ckpt")["state_dict"])
+        module.student.take_over(load_checkpoint(RunFolder(Path(cfg.previous)).checkpoint_file)["state_dict"])
     settle_precision(cfg, folder, module, data)
     if cfg.trainer.compile:
         module.compile_parts()
@@ -97,7 +96,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
         begin_with_weights(module)
     progress = Progress(console)
     signals = StopSignals()
-    checkpoints = Checkpoints(folder / "checkpoints", cfg.trainer.checkpoint_every_n_epochs, signals)
+    checkpoints = Checkpoints(RunFolder(folder).checkpoint_file, cfg.trainer.checkpoint_every_n_epochs, signals)
     below = OmegaConf.select(cfg, "trainer.collapse_below")  # a run folder of an earlier version has no such key
     watching = [*([] if below is None else [CollapseAlarm(below)]), *evaluation.beside]
     callbacks = [signals, progress, *watching, evaluation, EvaluationLines(console, evaluation), checkpoints]
@@ -108,14 +107,14 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     if resume:
         step = int(load_checkpoint(checkpoints.path)["global_step"])
         last = -(-data.num_batches() // trainer.accumulate_grad_batches) * cfg.trainer.max_epochs
-        if step >= last and (folder / "result.json").is_file():
+        if step >= last and RunFolder(folder).result_file.is_file():
             raise ValueError(f"{folder} is complete ({step} steps): raise trainer.max_epochs to train it further")
         csv.drop_after(step)
         if trainer.is_global_zero:
             console.print(f"resuming at step {step}", highlight=False)
     trainer.fit(module, datamodule=data, ckpt_path=str(checkpoints.path) if resume else None)
     if checkpoints.stopped_by is None and trainer.is_global_zero:
-        before = {} if cfg.previous is None else read_json(Path(cfg.previous) / "result.json")
+        before = {} if cfg.previous is None else RunFolder(Path(cfg.previous)).read_result()
         result = {
             "metrics": evaluation.metrics,
             "intervals": evaluation.intervals,
@@ -141,7 +140,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
             "command": about["command"],
             "overrides": about["overrides"],
         }
-        write_json(folder / "result.json", result)
+        RunFolder(folder).write_result(result)
         console.print(run_table(result) if result["metrics"] else cost_of(result), highlight=False)
     if report is not None and checkpoints.stopped_by is None:
         end_process_group()  # rank 0 goes on alone
@@ -256,9 +255,7 @@ def say_what_runs(
 
 def main(folder: Path) -> None:
     """One rank of a run whose folder is prepared; what it refuses lies in ``.refused.<rank>`` for the parent to say."""
-    cfg = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(cfg, DictConfig)
-    about = json.loads((folder / "run.json").read_text())
+    cfg, about = RunFolder(folder).read_config(), RunFolder(folder).read_about()
     try:
         stopped_by = run(cfg, folder, about, about["resume"])
     except (ValueError, FileNotFoundError) as error:

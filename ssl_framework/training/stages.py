@@ -21,11 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ssl_framework.data.base import Images, chosen
-from ssl_framework.data.datamodule import PSEUDO_LABELS
 from ssl_framework.data.pseudo_labels import CHUNK, clusters, read_pseudo_labels
 from ssl_framework.functional import unit
 from ssl_framework.load import load_run
-from ssl_framework.runs.folder import record
+from ssl_framework.runs.folder import RunFolder
 from ssl_framework.training.launch import launch, local_processes
 
 
@@ -46,27 +45,26 @@ def go_through(cfg: DictConfig, folder: Path, about: dict[str, Any], first: bool
     """
     last = OmegaConf.select(cfg, "student.earlier") or 0
     for stage in range(last + 1):
-        where = folder if stage == last else folder / f"stage_{stage}"
-        if stage < last and about["resume"] and (where / "result.json").is_file():
+        where = RunFolder(folder) if stage == last else RunFolder(folder).stage(stage)
+        if stage < last and about["resume"] and where.result_file.is_file():
             continue
         own = stage_config(cfg, folder, stage, last)
-        goes_on = about["resume"] and (where / "checkpoints" / "last.ckpt").is_file()
+        goes_on = about["resume"] and where.checkpoint_file.is_file()
         if last and goes_on and own.trainer.precision == "auto":  # settled when the stage began
-            own.trainer.precision = OmegaConf.load(where / "config.yaml").trainer.precision
+            own.trainer.precision = where.read_config().trainer.precision
         if last and first:
-            where.mkdir(exist_ok=True)
             if not goes_on:
-                (where / "metrics.csv").unlink(missing_ok=True)  # of a try that was killed before its first checkpoint
-            record(own, where, {**about, "resume": goes_on})
-            print(f"stage {stage + 1} of {last + 1}: {os.path.relpath(where)}", flush=True)
+                where.forget_try()
+            where.prepare(own, {**about, "resume": goes_on})
+            print(f"stage {stage + 1} of {last + 1}: {os.path.relpath(where.path)}", flush=True)
         processes = local_processes(own.trainer)
         if processes == 1 or own.trainer.slurm:
             from ssl_framework.training.run import run  # imports torch: only now, and not where the ranks do it
 
             OmegaConf.resolve(own)
-            stopped_by = run(own, where, about, goes_on)
+            stopped_by = run(own, where.path, about, goes_on)
         else:
-            stopped_by = launch(where, processes)
+            stopped_by = launch(where.path, processes)
         if stopped_by is not None:
             return stopped_by
     return None
@@ -83,7 +81,7 @@ def stage_config(cfg: DictConfig, folder: Path, stage: int, last: int) -> DictCo
         own.sampler = {"_target_": "ssl_framework.data.samplers.Uniform"}
         own.pseudo_labels, own.previous = {}, None
     else:
-        own.previous = str((folder / f"stage_{stage - 1}").resolve())
+        own.previous = str(RunFolder(folder).stage(stage - 1).path.resolve())
         if "previous" in own.pseudo_labels:
             own.pseudo_labels.previous = own.previous
         if "baselines" in own.evaluation:
@@ -126,4 +124,6 @@ class StageClusters:
                 parts.append(unit(module.student.backbone(module.views.clean(part))["pooled"]).cpu())  # [n, D]
         found = clusters(torch.cat(parts), self.num_clusters, seed)  # [N]
         done = len(module.student.earlier)
-        return found if done == 0 else read_pseudo_labels(folder / PSEUDO_LABELS) + self.num_clusters**done * found
+        if done == 0:
+            return found
+        return read_pseudo_labels(RunFolder(folder).pseudo_labels_file) + self.num_clusters**done * found  # [N]
