@@ -196,9 +196,9 @@ def paired_p(differences: Sequence[float]) -> float:
     mean, spread = mean_of(differences), deviation(differences)
     if spread <= EQUAL * abs(mean) or not spread > 0:
         return math.nan
-    from scipy.special import stdtr  # Student's distribution; slow to import
+    from scipy.stats import ttest_1samp  # slow to import
 
-    return float(2 * stdtr(len(differences) - 1, -abs(mean) / (spread / math.sqrt(len(differences)))))
+    return float(ttest_1samp(differences, 0.0).pvalue)
 
 
 def mean_of(values: Sequence[float]) -> float:

@@ -464,7 +464,7 @@ def test_what_a_run_is_started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    run = Run(("method=simclr", "seed=0"), 0, tmp_path / "a, b" / "run")
+    run = Run(("method=simclr", "seed=0"), 0, RunFolder(tmp_path / "a, b" / "run"))
     for at_once, slot, launch, gpus, threads in (
         (1, 0, (), "0,1,2", "8"), (2, 0, (), "0,2", "4"), (2, 1, (), "1", "4"), (4, 3, (), "0", "2"),
         (2, 1, ("hydra/launcher=submitit_slurm",), "0,1,2", None),

@@ -68,9 +68,9 @@ def test_a_multirun_knows_a_run_in_stages_again_whatever_its_last_stage_filled_i
     cfg = small("mcl", *SETTINGS)
     for stored in (cfg, stage_config(cfg, tmp_path, 2, 2)):  # before and after its last stage began
         (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(stored))
-        refuse_other_config(cfg, tmp_path)
+        refuse_other_config(cfg, RunFolder(tmp_path))
         with pytest.raises(ValueError, match=r"objective\.temperature=0\.2, but here it is 0\.3"):
-            refuse_other_config(small("mcl", *SETTINGS, "objective.temperature=0.3"), tmp_path)
+            refuse_other_config(small("mcl", *SETTINGS, "objective.temperature=0.3"), RunFolder(tmp_path))
 
 
 def test_the_first_stage_is_the_plain_method(whole: Path, tmp_path: Path) -> None:
