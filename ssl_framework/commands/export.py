@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from ssl_framework.load import load_run
 from ssl_framework.runs.folder import RunFolder
-from ssl_framework.runs.messages import split_run
+from ssl_framework.runs.messages import error_line, split_run
 
 
 def export(folder: Path, out: Path) -> str:
@@ -44,5 +44,5 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         print(f"load it with:\n{export(folder, out)}")
     except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(error_line(error))
     print(out)

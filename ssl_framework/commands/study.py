@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from ssl_framework.report.sheet import mean_and_spread
 from ssl_framework.runs.config import CONFIGS
 from ssl_framework.runs.folder import RunFolder
-from ssl_framework.runs.messages import STOPPED
+from ssl_framework.runs.messages import STOPPED, as_called, called, error_line
 from ssl_framework.study.cells import Cell, Run, runs_of
 from ssl_framework.study.declaration import names_of_studies
 from ssl_framework.study.engine import Engine
@@ -25,13 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``scripts/study.py``."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if {"-h", "--help"} & set(arguments):
-        print(f"{USAGE}\nStudies: {', '.join(names_of_studies())}")
+        print(f"{as_called(USAGE)}\nStudies: {', '.join(names_of_studies())}")
         return
     request, cells = understood(arguments)
     if request.dry_run:
         dry_run(request, cells)
         return
-    command = shlex.join(["python", "scripts/study.py", *arguments])
+    command = f"{called('study')} {shlex.join(arguments)}"
     stopped = run(request, cells)
     folder = OUT / request.study.name / request.scale
     try:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if request.record is not None:
             report(request, cells, request.record, command)
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(error_line(error))
     print((folder / "table.md").read_text())
     if stopped is not None:
         print(f"stopped; to continue: {command}")

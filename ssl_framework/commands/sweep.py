@@ -12,8 +12,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_framework.runs.config import command_line
 from ssl_framework.runs.folder import Summary, read_runs
+from ssl_framework.runs.messages import command_line
 
 
 def best_trial(jobs: Sequence[Summary], metric: str, direction: str) -> str:

@@ -19,9 +19,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl_framework.runs.config import CONFIGS, command_line, quoted, refuse_other_config, refuse_other_types
+from ssl_framework.runs.config import CONFIGS, quoted, refuse_other_config, refuse_other_types
 from ssl_framework.runs.folder import LATEST, RunFolder
-from ssl_framework.runs.messages import REFUSALS, STOPPED, explain, failures, say_error
+from ssl_framework.runs.messages import (
+    REFUSALS,
+    STOPPED,
+    called,
+    command_line,
+    error_line,
+    explain,
+    failures,
+    say_error,
+)
 from ssl_framework.training.launch import is_first_process
 
 MAY_CHANGE = (
@@ -41,7 +50,7 @@ def main() -> None:
     except (HydraException, OmegaConfBaseException) as error:
         if whole_errors:
             raise
-        sys.exit(f"error: {explain(error)}")
+        sys.exit(error_line(explain(error)))
     except ValueError:
         if not failures:
             raise
@@ -83,7 +92,7 @@ def job(cfg: DictConfig) -> float | None:
         RunFolder(folder).discard_unless_trained(before)
         return None
     if is_first_process(cfg):
-        end(stopped_by, os.path.relpath(folder), f"python train.py resume={os.path.relpath(folder)}")
+        end(stopped_by, os.path.relpath(folder), f"{called('train')} resume={os.path.relpath(folder)}")
     return None
 
 

@@ -124,9 +124,3 @@ def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{key}.{name}" if key else str(name))
     else:
         yield key, node
-
-
-def command_line(overrides: Sequence[str], *options: str) -> str:
-    """The command that a user types for these overrides."""
-    quoted = (item if re.fullmatch(r"[\w=.,:/+~@%-]+", item) else f'"{item}"' for item in overrides)
-    return " ".join(["python train.py", *options, *quoted])
