@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.runs.folder import Summary, read_runs
 from ssl_framework.runs.messages import command_line
+from ssl_framework.training.place import is_first
 
 
 def best_trial(jobs: Sequence[Summary], metric: str, direction: str) -> str:
@@ -35,6 +36,8 @@ class SweepTable(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Adds this command to command.txt, unless it is there."""
+        if not is_first():
+            return
         path = Path(config.hydra.sweep.dir) / "command.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         line = command_line([*config.hydra.overrides.task, f"hydra.sweep.dir={config.hydra.sweep.dir}"], "-m")
@@ -44,6 +47,8 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Prints the table."""
+        if not is_first():
+            return
         from rich.console import Console
 
         from ssl_framework.report.tables import sweep_table

@@ -26,7 +26,7 @@ TRIES = 5
 
 
 class RunFolder(NamedTuple):
-    """The folder of a run, or of one of its stages.
+    """The folder of a run.
 
     config.yaml       the resolved config
     run.json          what the run is called, its overrides and its command
@@ -37,7 +37,7 @@ class RunFolder(NamedTuple):
     error.txt         why a job of a multirun failed
     output.txt        what a run of a study has printed
     evaluation.json   later evaluations; report.html and pictures: the page; backbone.safetensors: the export
-    stage_0 ...       folders of earlier stages
+    further folders   parts of the run that are runs of their own, such as earlier stages
     """
 
     path: Path
@@ -101,9 +101,10 @@ class RunFolder(NamedTuple):
     def export_file(self) -> Path:
         return self.path / "backbone.safetensors"
 
-    def stage(self, number: int) -> "RunFolder":
-        """The folder of an earlier stage."""
-        return RunFolder(self.path / f"stage_{number}")
+    @property
+    def parts(self) -> list["RunFolder"]:
+        """The folders inside it that hold runs of their own, which are parts of this one, and then itself."""
+        return [*(RunFolder(found.parent) for found in sorted(self.path.glob(f"*/{self.config_file.name}"))), self]
 
     # What the files say.
 
@@ -120,15 +121,15 @@ class RunFolder(NamedTuple):
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether the run, or its first stage, has come as far as its first checkpoint."""
-        return any(where.checkpoint_file.is_file() for where in (self, self.stage(0)))
+        """Whether the run, or a part of it, has come as far as its first checkpoint."""
+        return any(where.checkpoint_file.is_file() for where in self.parts)
 
     @property
     def has_trained(self) -> bool:
-        """Whether the run, or its first stage, has left what training leaves from its first steps on."""
+        """Whether the run, or a part of it, has left what training leaves from its first steps on."""
         return any(
             trace.exists()
-            for where in (self, self.stage(0))
+            for where in self.parts
             for trace in (where.checkpoints, where.metrics_file, where.result_file)
         )
 
@@ -198,7 +199,7 @@ class RunFolder(NamedTuple):
         """
         if self.has_trained:
             return
-        for where in (self.stage(0), self):
+        for where in self.parts:
             for file in (where.config_file, where.about_file, where.pseudo_labels_file):
                 file.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # something else lies there, or nothing at all

@@ -5,13 +5,14 @@ The images are clustered by what one stage has learned, and the next stage train
 anchor's own cluster only: what tells those apart is what the earlier stages have missed. The representation is that of
 all stages side by side.
 
-A stage is an ordinary run in a folder of its own; ``main.go_through`` runs one after another. From the one before it
-takes the backbones (``Encoder.take_over``) and the clusters, which are here.
+A stage is an ordinary run in a folder of its own; ``go_through`` runs one after another. From the one before it takes
+the backbones (``Encoder.take_over``), the clusters, which are here, and the baselines: only the first begins untrained.
 
 N images, D features, K clusters a stage.
 """
 
 import copy
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.pseudo_labels import CHUNK, clusters, read_pseudo_labels
 from ssl_framework.functional import unit
 from ssl_framework.load import load_run
+from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.folder import RunFolder
-from ssl_framework.training.launch import launch, local_processes
+from ssl_framework.training.launch import descend
+from ssl_framework.training.parts import Parts
 
 
 def go_through(cfg: DictConfig, folder: Path, about: dict[str, Any], first: bool) -> str | None:
@@ -44,49 +47,60 @@ def go_through(cfg: DictConfig, folder: Path, about: dict[str, Any], first: bool
         Name of the signal that stopped the run, ``None`` if it ran to its end.
     """
     last = OmegaConf.select(cfg, "student.earlier") or 0
+    if last <= 0:
+        return descend(cfg, folder, about, about["resume"])
     for stage in range(last + 1):
-        where = RunFolder(folder) if stage == last else RunFolder(folder).stage(stage)
-        if stage < last and about["resume"] and where.result_file.is_file():
+        where = folder_of(folder, stage, last)
+        if stage < last and about["resume"] and RunFolder(where).result_file.is_file():
             continue
-        own = stage_config(cfg, folder, stage, last)
-        goes_on = about["resume"] and where.checkpoint_file.is_file()
-        if last and goes_on and own.trainer.precision == "auto":  # settled when the stage began
-            own.trainer.precision = where.read_config().trainer.precision
-        if last and first:
-            if not goes_on:
-                where.forget_try()
-            where.prepare(own, {**about, "resume": goes_on})
-            print(f"stage {stage + 1} of {last + 1}: {os.path.relpath(where.path)}", flush=True)
-        processes = local_processes(own.trainer)
-        if processes == 1 or own.trainer.slurm:
-            from ssl_framework.training.run import run  # imports torch: only now, and not where the ranks do it
-
-            OmegaConf.resolve(own)
-            stopped_by = run(own, where.path, about, goes_on)
-        else:
-            stopped_by = launch(where.path, processes)
-        if stopped_by is not None:
+        own = stage_config(cfg, stage)
+        goes_on = about["resume"] and RunFolder(where).checkpoint_file.is_file()
+        if goes_on and own.trainer.precision == "auto":  # settled when the stage began
+            own.trainer.precision = RunFolder(where).read_config().trainer.precision
+        if first:
+            open_folder(own, where, {**about, "resume": goes_on})
+            print(f"stage {stage + 1} of {last + 1}: {os.path.relpath(where)}", flush=True)
+        before = functools.partial(begin_after, folder_of(folder, stage - 1, last)) if stage else None
+        if (stopped_by := descend(own, where, about, goes_on, before)) is not None:
             return stopped_by
     return None
 
 
-def stage_config(cfg: DictConfig, folder: Path, stage: int, last: int) -> DictConfig:
-    """The config of one stage: it begins with the stages before it; the first has no clusters to go by."""
+def folder_of(folder: Path, stage: int, last: int) -> Path:
+    """Where a stage lies."""
+    return folder if stage == last else folder / f"stage_{stage}"
+
+
+def open_folder(own: DictConfig, where: Path, about: dict[str, Any]) -> None:
+    """Writes what a stage is, and removes the record of a try that was killed before its first checkpoint."""
+    if not about["resume"]:
+        RunFolder(where).forget_try()
+    RunFolder(where).prepare(own, about)
+
+
+def stage_config(cfg: DictConfig, stage: int) -> DictConfig:
+    """The config of one stage: it has the backbones of those before it; the first has no clusters to go by."""
     own = copy.deepcopy(cfg)
-    if not last:
-        return own
     OmegaConf.set_struct(own, False)
     own.student.earlier = stage
     if stage == 0:
         own.sampler = {"_target_": "ssl_framework.data.samplers.Uniform"}
-        own.pseudo_labels, own.previous = {}, None
-    else:
-        own.previous = str(RunFolder(folder).stage(stage - 1).path.resolve())
-        if "previous" in own.pseudo_labels:
-            own.pseudo_labels.previous = own.previous
-        if "baselines" in own.evaluation:
-            own.evaluation.baselines = False  # they are the first stage's
+        own.pseudo_labels = {}
     return own
+
+
+def begin_after(previous: Path, parts: Parts) -> None:
+    """Gives a stage what the one before it has learned.
+
+    Args:
+        previous: folder of the stage before.
+        parts: of this one.
+    """
+    if not parts.resumed:
+        parts.module.student.take_over(load_checkpoint(RunFolder(previous).checkpoint_file)["state_dict"])
+    parts.evaluation.baselines = RunFolder(previous).read_result().get("baselines", {})
+    if isinstance(parts.data.pseudo_labels, StageClusters):
+        parts.data.pseudo_labels.previous = str(previous)
 
 
 class StageClusters:
@@ -94,10 +108,10 @@ class StageClusters:
 
     Args:
         num_clusters: K of every stage; after s stages there are at most K^s pseudo-labels.
-        previous: folder of the stage before, which ``main`` fills in.
+        previous: folder of the stage before, which ``begin_after`` fills in.
     """
 
-    def __init__(self, num_clusters: int, previous: str | None) -> None:
+    def __init__(self, num_clusters: int, previous: str | None = None) -> None:
         if num_clusters < 1:
             raise ValueError(f"pseudo_labels.num_clusters is {num_clusters}: it must be at least 1")
         self.num_clusters = num_clusters
@@ -124,6 +138,8 @@ class StageClusters:
                 parts.append(unit(module.student.backbone(module.views.clean(part))["pooled"]).cpu())  # [n, D]
         found = clusters(torch.cat(parts), self.num_clusters, seed)  # [N]
         done = len(module.student.earlier)
-        if done == 0:
-            return found
-        return read_pseudo_labels(RunFolder(folder).pseudo_labels_file) + self.num_clusters**done * found  # [N]
+        return (
+            found
+            if done == 0
+            else read_pseudo_labels(RunFolder(folder).pseudo_labels_file) + self.num_clusters**done * found
+        )

@@ -98,8 +98,9 @@ def test_who_merely_looks_does_not_keep_a_run_from_its_process(tmp_path: Path) -
 @pytest.mark.parametrize("stage", [".", "stage_0"])
 def test_a_folder_with_a_trace_of_training_is_kept(tmp_path: Path, trace: str, stage: str) -> None:
     run = RunFolder(tmp_path / "run")
-    run.prepare(OmegaConf.create(), {})
-    (run.path / stage / trace).mkdir(parents=True)
+    for part in (run, RunFolder(run.path / stage)):
+        part.prepare(OmegaConf.create(), {})
+    (run.path / stage / trace).mkdir()
     run.discard_unless_trained(None)
     assert run.has_trained and run.config_file.is_file()
     assert not run.has_checkpoint
