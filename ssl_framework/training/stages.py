@@ -138,8 +138,6 @@ class StageClusters:
                 parts.append(unit(module.student.backbone(module.views.clean(part))["pooled"]).cpu())  # [n, D]
         found = clusters(torch.cat(parts), self.num_clusters, seed)  # [N]
         done = len(module.student.earlier)
-        return (
-            found
-            if done == 0
-            else read_pseudo_labels(RunFolder(folder).pseudo_labels_file) + self.num_clusters**done * found
-        )
+        if done == 0:
+            return found
+        return read_pseudo_labels(RunFolder(folder).pseudo_labels_file) + self.num_clusters**done * found  # [N]
