@@ -30,7 +30,7 @@ from ssl_framework.load import load_run_and_checkpoint
 from ssl_framework.module import SSLModule
 from ssl_framework.report.evaluations import csv_of, evaluation_tables
 from ssl_framework.runs.folder import RunFolder, write_json
-from ssl_framework.runs.messages import as_called, called, error_line, nearest, quiet
+from ssl_framework.runs.messages import as_typed, error_line, nearest, quiet, typed
 from ssl_framework.runs.overrides import composed, merged, names_of, override_each, pair, resolved, stored
 from ssl_framework.runs.provenance import commit, versions
 
@@ -149,7 +149,7 @@ def evaluate_request(request: Request) -> dict[str, Any]:
         **(results[0] if len(results) == 1 else {"results": results}),
         "left_out": {name: why for name, why in left_out.items() if why},
         "model": about,
-        "command": f"{called('evaluate')} {shlex.join(request.arguments)}",
+        "command": f"{typed('evaluate')} {shlex.join(request.arguments)}",
         "overrides": request.overrides,
         "versions": versions(),
         "commit": source,
@@ -299,7 +299,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command; see this module's docstring."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if {"-h", "--help"} & set(arguments):
-        print(as_called(str(__doc__)))
+        print(as_typed(str(__doc__)))
         return
     quiet()
     try:

@@ -25,7 +25,7 @@ from ssl_framework.report.pictures.features import PLANES, draw_embedding, draw_
 from ssl_framework.report.pictures.mixtures import show_all, show_both_views, show_one, show_side_by_side
 from ssl_framework.runs.config import CONFIGS
 from ssl_framework.runs.folder import RunFolder
-from ssl_framework.runs.messages import as_called, called, error_line, explain, quiet
+from ssl_framework.runs.messages import as_typed, error_line, explain, quiet, typed
 
 DRAWERS = {"": show_one, "mixers": show_all, "gallery": show_side_by_side, "views": show_both_views}
 
@@ -36,7 +36,7 @@ OF_RUNS = ("report", "neighbours", "embedding")
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; draws, and prints the path of the picture or the page."""
     parser = argparse.ArgumentParser(
-        prog=called("show"), description=as_called(str(__doc__)), formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=typed("show"), description=as_typed(str(__doc__)), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("words", nargs="+", metavar="[word] key=value")
     parser.add_argument("--out", type=Path, help="folder of the picture; outputs/show, or pictures in the run folder")

@@ -11,9 +11,9 @@ import hydra
 from hydra.errors import HydraException
 
 from ssl_framework.report.sheet import mean_and_spread
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.config import CONFIGS, hosted
 from ssl_framework.runs.folder import RunFolder
-from ssl_framework.runs.messages import STOPPED, as_called, called, error_line
+from ssl_framework.runs.messages import STOPPED, as_typed, error_line, typed
 from ssl_framework.study.cells import Cell, Run, runs_of
 from ssl_framework.study.declaration import names_of_studies
 from ssl_framework.study.engine import Engine
@@ -25,13 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``scripts/study.py``."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if {"-h", "--help"} & set(arguments):
-        print(f"{as_called(USAGE)}\nStudies: {', '.join(names_of_studies())}")
+        print(f"{as_typed(USAGE)}\nStudies: {', '.join(names_of_studies())}")
         return
     request, cells = understood(arguments)
     if request.dry_run:
         dry_run(request, cells)
         return
-    command = f"{called('study')} {shlex.join(arguments)}"
+    command = f"{typed('study')} {shlex.join(arguments)}"
     stopped = run(request, cells)
     folder = OUT / request.study.name / request.scale
     try:
@@ -144,7 +144,7 @@ def seconds_of(cells: Sequence[Cell], cell: Cell) -> float:
 
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return training_seconds(hydra.compose("train", list(cell.run.overrides)))
+            return training_seconds(hosted(hydra.compose("train", list(cell.run.overrides))))
     except (ValueError, OSError, RuntimeError, HydraException) as error:  # no data or no GPU here
         print(f"{cell.row} | {cell.column}: no step can be measured here: {' '.join(str(error).split())}")
         return math.nan

@@ -179,7 +179,7 @@ def markdown(record: Record) -> str:
 
 def described(entry: Entry) -> str:
     """The overrides that an entry of a record stands for."""
-    method, *rest = entry.row.split(" ")
+    method, *rest = entry.row.replace(" + ", " ").split(" ")
     return " ".join([*rest, f"data={entry.column}", f"method={method}", f"seed={entry.seed}"])
 
 

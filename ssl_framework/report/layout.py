@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from ssl_framework.report.sheet import Sheet, entry_of
+from ssl_framework.runs.composition import PARTS
 from ssl_framework.runs.folder import RunFolder, Summary
 from ssl_framework.runs.numbers import natural
 
@@ -46,7 +47,8 @@ def by_method(runs: Sequence[Summary]) -> list[tuple[str, str]]:
     places = []
     for run in runs:
         rest = [item for item in run.overrides if item not in common[run.data]]
-        rest = [item for item in rest if key_of(item) not in ("method", "data", "seed")]
+        named = run.method.split()  # a name tells the parts that are not the method's own
+        rest = [item for item in rest if key_of(item) not in ("method", "data", "seed") and item not in named]
         places.append((" ".join([run.method, *rest]), run.data))
     return places
 
@@ -80,7 +82,7 @@ def by_setting(runs: Sequence[Summary], baseline: str | None, metric: str | None
         if axis is None:  # what all runs on a data set share belongs to the column
             columns[run.folder] = run.data
             left = [i for i in left if key_of(i) != "data"]
-            left = [i for i in left if i not in own[run.data] or (key_of(i) == "method" and methods)]
+            left = [i for i in left if i not in own[run.data] or (key_of(i) in ("method", *PARTS) and methods)]
         else:
             columns[run.folder] = next(i.partition("=")[2] for i in run.overrides if key_of(i) == axis)
         items[run.folder] = tuple(sorted(left, key=natural))

@@ -219,6 +219,7 @@ def facts(seen: Inspection) -> dict[str, Any]:
     cfg, result = seen.stored, seen.result
     return {
         "method": f"{seen.about['method']} ({cfg.objective._target_.rsplit('.', 1)[-1]})",
+        "composed of": ", ".join(f"{k}={v}" for k, v in seen.about.get("choices", {}).items() if k != "method"),
         "data": seen.about["data"] + images_line(result),
         "backbone": backbone_line(seen),
         "length": f"{cfg.trainer.max_epochs} epoch{'s' * (cfg.trainer.max_epochs != 1)}, batch {cfg.data.batch_size}",

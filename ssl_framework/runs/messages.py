@@ -23,16 +23,16 @@ SCRIPTS = {
 """Command -> how it is typed in a source tree; an installed package has it as ``ssl-<command>``."""
 
 
-def called(command: str) -> str:
+def typed(command: str) -> str:
     """How the user types a command: as the one that is running was typed, or as there is one where none was typed."""
     return f"ssl-{command}" if is_installed() else SCRIPTS[command]
 
 
-def as_called(text: str) -> str:
+def as_typed(text: str) -> str:
     """A text with every ``python scripts/study.py`` and so on as the user types it."""
     if is_installed():
-        for command, typed in SCRIPTS.items():
-            text = text.replace(typed, f"ssl-{command}").replace(typed.removeprefix("python "), f"ssl-{command}")
+        for command, script in SCRIPTS.items():
+            text = text.replace(script, f"ssl-{command}").replace(script.removeprefix("python "), f"ssl-{command}")
     return text
 
 
@@ -41,18 +41,18 @@ def is_installed() -> bool:
     return Path(sys.argv[0]).name.startswith("ssl-") or CONFIGS.parent == HERE
 
 
-OmegaConf.register_new_resolver("called", called, replace=True)  # for --help of the training command
+OmegaConf.register_new_resolver("typed", typed, replace=True)  # for --help of the training command
 
 
 def command_line(overrides: Sequence[str], *options: str) -> str:
     """The command that a user types for these overrides."""
     quoted = (item if re.fullmatch(r"[\w=.,:/+~@%-]+", item) else f'"{item}"' for item in overrides)
-    return " ".join([called("train"), *options, *quoted])
+    return " ".join([typed("train"), *options, *quoted])
 
 
 def error_line(error: Exception | str) -> str:
     """The one line for what a user can cause; commands in it are as the user types them."""
-    return f"error: {as_called(str(error))}"
+    return f"error: {as_typed(str(error))}"
 
 
 def split_run(arguments: list[str], example: str) -> tuple[Path, list[str]]:

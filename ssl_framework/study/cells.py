@@ -8,7 +8,7 @@ from typing import NamedTuple
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 
-from ssl_framework.runs.config import CONFIGS, config_hash
+from ssl_framework.runs.config import CONFIGS, config_hash, hosted
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.study.declaration import Study
 
@@ -60,7 +60,7 @@ def cells_of(
                 for column in study.columns:
                     own = merged([*study.scales[scale].overrides, *row.overrides, *column.overrides, *extra])
                     if own not in known:
-                        known[own] = config_hash(hydra.compose("train", list(own)))
+                        known[own] = config_hash(hosted(hydra.compose("train", list(own))))
                     run = Run((*own, f"seed={seed}"), seed, RunFolder(pool / f"{known[own]}-seed{seed}"))
                     names = {"row": row.name, "column": column.name, **row.names, **column.names}
                     metrics = tuple(metric.format(**names) for metric in study.metrics.values())

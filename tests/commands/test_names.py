@@ -11,7 +11,7 @@ import pytest
 
 from ssl_framework.commands import train
 from ssl_framework.runs.config import CONFIGS
-from ssl_framework.runs.messages import SCRIPTS, as_called, called, command_line
+from ssl_framework.runs.messages import SCRIPTS, as_typed, command_line, typed
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRY = dict(re.findall(r'^(ssl-\w+) = "([\w.]+):main"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
@@ -78,12 +78,12 @@ def test_a_refusal_names_the_command_as_it_was_typed(
 def test_other_commands_are_named_as_this_one_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "python scripts/prepare_data.py IMAGES, scripts/evaluate.py or python train.py -m"
     monkeypatch.setattr(sys, "argv", ["scripts/study.py"])
-    assert as_called(text) == text and called("prepare") == "python scripts/prepare_data.py"
+    assert as_typed(text) == text and typed("prepare") == "python scripts/prepare_data.py"
     monkeypatch.setattr(sys, "argv", ["ssl-study"])
-    assert as_called(text) == "ssl-prepare IMAGES, ssl-evaluate or ssl-train -m" and called("train") == "ssl-train"
+    assert as_typed(text) == "ssl-prepare IMAGES, ssl-evaluate or ssl-train -m" and typed("train") == "ssl-train"
     monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py"])
     monkeypatch.setattr("ssl_framework.runs.messages.HERE", CONFIGS.parent)  # as where the package is installed
-    assert called("train") == "ssl-train"
+    assert typed("train") == "ssl-train"
 
 
 def test_the_record_of_a_study_has_the_command_that_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
