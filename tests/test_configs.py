@@ -257,6 +257,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
         ("trainer.max_epoch=1", ["trainer.max_epoch (did you mean max_epochs?)"]),
         ("sed=1", ["sed (did you mean seed?)"]),
         ("objective.temperature=", []),
+        ("teacher=null", ["teacher=null chooses nothing: choose teacher=none"]),
+        ("head=mlp4", ["there is no head=mlp4 (did you mean mlp3?)"]),
     ],
 )
 def test_misspelt_names_are_refused_with_what_exists_and_the_nearest(argument: str, words: list[str]) -> None:
@@ -279,7 +281,10 @@ def test_help_and_the_config_answer_without_torch() -> None:
     assert "temperature: 0.2" in done.stdout
     assert done.stderr.split() == ["False", "False"]
     done = command("--help")
-    assert "byol, cacr" in done.stdout and "python train.py resume=outputs/latest" in done.stdout
+    assert "byol, cacr" in done.stdout and all(
+        f"{group}: " in done.stdout for group in ("head", "objective", "teacher")
+    )
+    assert "python train.py resume=outputs/latest" in done.stdout
 
 
 def test_the_gpu_experiment_rehearses_on_a_cpu(tmp_path: Path) -> None:

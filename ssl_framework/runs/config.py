@@ -12,6 +12,8 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from ssl_framework.runs import composition  # noqa: F401  registers what configs refer to
+from ssl_framework.runs.added_keys import without_added
 from ssl_framework.runs.addresses import as_first_published, as_now
 
 HERE = Path(__file__).resolve().parents[1]  # the package
@@ -132,7 +134,8 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
     stored, now = OmegaConf.load(folder / "config.yaml"), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
     if now.trainer.precision == "auto":
         now.trainer.precision = cfg.trainer.precision = stored.trainer.precision
-    before, after = (dict(leaves(without_places(as_now(OmegaConf.to_container(c))))) for c in (stored, now))
+    contents = (without_added(without_places(as_now(OmegaConf.to_container(c)))) for c in (stored, now))
+    before, after = (dict(leaves(content)) for content in contents)
     for key in sorted(before.keys() | after.keys()):
         here, there = (values.get(key, "absent") for values in (after, before))
         if here != there:
@@ -143,11 +146,15 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
 
 
 def config_hash(cfg: DictConfig) -> str:
-    """Short hash of what determines a result up to chance: all but seed, places, loggers, report and alarm."""
+    """Short hash of what determines a result up to chance: all but seed, places, loggers, report and alarm.
+
+    It is that of the config as it was first written: an address that moved and a key that was added do not change it.
+    """
     content = without_places(OmegaConf.to_container(cfg, resolve=True))
     content.pop("seed", None)
     content["data"]["source"].pop("seed", None)
-    return hashlib.sha256(json.dumps(as_first_published(content), sort_keys=True).encode()).hexdigest()[:12]
+    written = as_first_published(without_added(content))
+    return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def without_places(content: Any) -> dict[str, Any]:
