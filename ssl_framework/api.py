@@ -27,7 +27,7 @@ from ssl_framework.models.encoder import Encoder
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
 from ssl_framework.runs.config import hosted, may_change, names_of_run, refuse_other_types
-from ssl_framework.runs.folder import has_checkpoint, has_trained, read_json, record
+from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admitted, composing
 from ssl_framework.runs.messages import explain
 from ssl_framework.runs.overrides import override_each, pair
@@ -91,7 +91,7 @@ class Composition:
         """
         where = Path("outputs", self.about["method"], self.about["data"], f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}")
         folder = where if folder is None else Path(folder)
-        if has_trained(folder):
+        if RunFolder(folder).has_trained:
             raise ValueError(f"{folder} already holds a run: continue it with resume(folder), or name another folder")
         return trained(self.config, folder, {**self.about, "resume": False})
 
@@ -110,7 +110,7 @@ class Run:
         self.folder = folder
         self.config = config
         self.module = module
-        self.result: dict[str, Any] = read_json(folder / "result.json") if (folder / "result.json").is_file() else {}
+        self.result: dict[str, Any] = RunFolder(folder).read_result()
 
     @property
     def encoder(self) -> Encoder:
@@ -204,13 +204,13 @@ def resume(folder: str | Path, *overrides: str) -> Run:
     """
     folder = Path(folder)
     config = load_run_config(folder)
-    if not has_checkpoint(folder):
+    if not RunFolder(folder).has_checkpoint:
         raise FileNotFoundError(f"{folder} has no checkpoint yet: start the run again")
     if fixed := [item for item in overrides if not may_change(pair(item)[0])]:
         raise ValueError(f"a run is resumed as it was configured: leave {fixed[0]} out, or start a new run")
-    override_each([config], overrides, str(folder / "config.yaml"))
+    override_each([config], overrides, str(RunFolder(folder).config_file))
     leave_to_launcher(config.trainer)
-    return trained(config, folder, {**read_json(folder / "run.json"), "resume": True})
+    return trained(config, folder, {**RunFolder(folder).read_about(), "resume": True})
 
 
 def trained(config: DictConfig, folder: Path, about: dict[str, Any]) -> Run:
@@ -219,7 +219,7 @@ def trained(config: DictConfig, folder: Path, about: dict[str, Any]) -> Run:
     OmegaConf.set_readonly(config, False)
     settle(config.trainer)
     folder.mkdir(parents=True, exist_ok=True)
-    record(config, folder, about)
+    RunFolder(folder).prepare(config, about)
     with as_before():
         stopped_by = go_through(config, folder, about, first=True)
     if stopped_by is not None:

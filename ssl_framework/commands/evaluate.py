@@ -20,7 +20,7 @@ from ssl_framework.evaluation.score_all import noted
 from ssl_framework.report.evaluations import csv_of, evaluation_tables
 from ssl_framework.runs.folder import write_json
 from ssl_framework.runs.groups import admit
-from ssl_framework.runs.messages import quiet
+from ssl_framework.runs.messages import as_typed, error_line, quiet
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     others = admit(arguments)
     if {"-h", "--help"} & set(others):
-        print(__doc__)
+        print(as_typed(str(__doc__)))
         return
     quiet()
     try:
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
             record = evaluate_request(request)
         path.parent.mkdir(parents=True, exist_ok=True)
     except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(error_line(error))
     write_json(path, record)
     path.with_suffix(".csv").write_text(csv_of(record))
     say(record, notes)
