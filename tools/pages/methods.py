@@ -260,14 +260,14 @@ def same_loss(name: str, tests: Sequence[Path], configs: dict[str, dict[str, Any
 
 
 def tests_of_data(config: dict[str, Any], root: Path) -> list[Path]:
-    """The test files of the parts by which a method says which images meet: tests/data/test_<module of the part>.py."""
+    """The test files of the parts by which a method says which images meet: tests/<room>/test_<module of the part>.py."""
     chosen = chosen_by(config)
     found = []
     for group in ("sampler", "pseudo_labels", "generated"):
         if group in chosen:
             part = yaml.safe_load((root / "configs" / group / f"{chosen[group]}.yaml").read_text())
             modules = [node["_target_"].split(".")[-2] for node in targets(part)]
-            found += [root / "tests" / "data" / f"test_{module}.py" for module in modules]
+            found += [path for module in modules for path in sorted((root / "tests").glob(f"*/test_{module}.py"))]
     return [path for path in dict.fromkeys(found) if path.is_file()]
 
 
