@@ -21,7 +21,7 @@ from ssl_framework.loading import load_run, load_run_config
 from ssl_framework.runs.added_keys import left_out, without_added
 from ssl_framework.runs.composition import PARTS, called, choice_of, own_parts, refuse_mixed_parts
 from ssl_framework.runs.config import CONFIGS, config_hash, refuse_other_config
-from ssl_framework.runs.folder import read_json
+from ssl_framework.runs.folder import RunFolder, read_json
 from ssl_framework.types import Batch, Clock
 from tests.objectives.table import DIM, OBJECTIVES
 from tests.small_runs import METHODS, SMALL, composed, config, run_in, small
@@ -357,7 +357,7 @@ def test_a_run_folder_from_before_the_groups_loads_and_is_the_same_run(tmp_path:
     assert "last_norm" not in before["student"]["heads"]["projector"] and "head" not in before["objective"]
     OmegaConf.save(before, tmp_path / "config.yaml")
     assert config_hash(load_run_config(tmp_path)) == result["config_hash"]
-    refuse_other_config(cfg, tmp_path)
+    refuse_other_config(cfg, RunFolder(tmp_path))
     _, module = load_run(tmp_path, [])
     assert module.objective.queue.rows.shape == (24, 128)
     cfg.trainer.max_epochs = 2
