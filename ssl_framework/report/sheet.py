@@ -171,7 +171,7 @@ def against_baseline(sheet: Sheet, found: Mapping[tuple[str, str], Cell]) -> dic
     """
     if sheet.baseline is None:
         return {}
-    metric, raw = sheet.metrics[0], {}
+    metric, by_place = sheet.metrics[0], {}
     for row in sheet.rows:
         for column in sheet.columns if row != sheet.baseline else ():
             here, there = found[row, column], found[sheet.baseline, column]
@@ -181,24 +181,32 @@ def against_baseline(sheet: Sheet, found: Mapping[tuple[str, str], Cell]) -> dic
             pairs = [(here.by_seed[seed].get(metric), there.by_seed[seed].get(metric)) for seed in both]
             differences = [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
             if differences:
-                spread = deviation(differences) if len(differences) > 1 else math.nan
-                mean, n = mean_of(differences), len(differences)
-                raw[row, column] = Against(mean, spread, n, paired_p(differences))
-    corrected = holm({place: value.p for place, value in raw.items()})
-    return {place: value._replace(p=corrected[place]) for place, value in raw.items()}
+                by_place[row, column] = differences
+    corrected = holm(dict(zip(by_place, paired_p(list(by_place.values())), strict=True)))
+    return {
+        place: Against(mean_of(d), deviation(d) if len(d) > 1 else math.nan, len(d), corrected[place])
+        for place, d in by_place.items()
+    }
 
 
-def paired_p(differences: Sequence[float]) -> float:
-    """Two-sided p-value of the paired t-test of no mean difference; NaN for fewer than two differences, and for equal
-    ones, whose spread is known to be none but by chance."""
-    if len(differences) < 2:
-        return math.nan
-    mean, spread = mean_of(differences), deviation(differences)
-    if spread <= EQUAL * abs(mean) or not spread > 0:
-        return math.nan
+def paired_p(several: Sequence[Sequence[float]]) -> list[float]:
+    """Two-sided p-values of paired t-tests of no mean difference, one for the differences of each pair of cells.
+
+    NaN for fewer than two differences, and for equal ones, whose spread is known to be none but by chance. All of one
+    length are tested in one call: a table of thousands of cells would wait for seconds otherwise.
+    """
     from scipy.stats import ttest_1samp  # slow to import
 
-    return float(ttest_1samp(differences, 0.0).pvalue)
+    found = [math.nan] * len(several)
+    places: dict[int, list[int]] = {}
+    for place, differences in enumerate(several):
+        if len(differences) > 1 and deviation(differences) > EQUAL * abs(mean_of(differences)):
+            places.setdefault(len(differences), []).append(place)
+    for alike in places.values():
+        values = ttest_1samp([several[place] for place in alike], 0.0, axis=1).pvalue  # [cells of that many seeds]
+        for place, value in zip(alike, values, strict=True):
+            found[place] = float(value)
+    return found
 
 
 def mean_of(values: Sequence[float]) -> float:
