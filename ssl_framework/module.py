@@ -108,9 +108,9 @@ class SSLModule(L.LightningModule):
                 f"trainer.compile is true, but {type(self.mixer.rule).__name__} changes the student's pass from step "
                 "to step: set trainer.compile=false or choose another mixer"
             )
-        self.student.encode = torch.compile(self.student.encode)  # type: ignore[method-assign]
+        self.student.compile_parts()
         if self.teacher is not None:
-            self.teacher.encoder.encode = torch.compile(self.teacher.encoder.encode)  # type: ignore[method-assign]
+            self.teacher.encoder.compile_parts()
         self.views.make = torch.compile(self.views.make)
 
     def losses(self, samples: Samples, clock: Clock) -> dict[str, Tensor]:

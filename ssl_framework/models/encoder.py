@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +62,28 @@ class Encoder(nn.Module):
         self.heads = nn.ModuleDict(built)
         self.dims = dims
 
-    def encode(self, x: Tensor) -> Outputs:
-        """[B, C, H, W] -> the backbone's features and every head's output."""
+    def route(self, modality: Sequence[str]) -> None:
+        """Is told of which modality each view is: one encoder takes one.
+
+        Raises:
+            ValueError: there are several.
+        """
+        if len(several := dict.fromkeys(modality)) > 1:
+            raise ValueError(
+                f"the views are of {' and '.join(several)}, but the student is one encoder: choose views of one of "
+                "them, or a method with a tower for each (clip)"
+            )
+
+    def compile_parts(self) -> None:
+        """Has the encoder compiled at its first call; the names of weights stay as they are."""
+        self.encode = torch.compile(self.encode)  # type: ignore[method-assign]
+
+    def backbones(self) -> Iterable[nn.Module]:
+        """Every backbone that is trained."""
+        yield from (self.backbone, *self.beside.values())
+
+    def encode(self, x: Tensor, view: int = 0) -> Outputs:
+        """[B, C, H, W] -> the backbone's features and every head's output, whichever view it is."""
         outputs = self.backbone(x)
         for name, further in self.beside.items():
             outputs[name] = further(x)["pooled"]
@@ -115,6 +135,18 @@ class Encoder(nn.Module):
             return own
         before = [unit(backbone(x)["pooled"]) for backbone in self.earlier]  # S x [B, D]
         return torch.cat([*before, unit(own)], dim=1)  # [B, (S + 1) * D]
+
+    def keep_heads(self, names: Sequence[str]) -> None:
+        """Leaves only these heads, and no backbones of earlier stages, which only evaluators of a student read. Changes
+        the encoder.
+
+        Raises:
+            ValueError: there is no such head.
+        """
+        if unknown := [name for name in names if name not in self.heads]:
+            raise ValueError(f"teacher.heads names {unknown}, but the student has {list(self.heads)}")
+        self.heads = nn.ModuleDict({name: self.heads[name] for name in names})
+        self.earlier = nn.ModuleList()
 
     def take_over(self, state: Mapping[str, Tensor]) -> None:
         """Begins a stage with the backbones of the stage before, and of those before it. Changes ``earlier``.
@@ -177,16 +209,12 @@ class EMATeacher(nn.Module):
         shuffle_bn: int | None = None,
     ) -> None:
         super().__init__()
-        unknown = [name for name in heads if name not in student.heads]
-        if unknown:
-            raise ValueError(f"teacher.heads names {unknown}, but the student has {list(student.heads)}")
         if not 0 <= momentum <= 1 or not 0 <= (final_momentum if final_momentum is not None else 1) <= 1:
             raise ValueError(f"teacher.momentum is {momentum} (final {final_momentum}): it must lie between 0 and 1")
         if shuffle_bn is not None and shuffle_bn < 2:
             raise ValueError(f"teacher.shuffle_bn is {shuffle_bn}: a group needs at least 2 samples, or null for none")
         self.encoder = copy.deepcopy(student)
-        self.encoder.heads = nn.ModuleDict({name: self.encoder.heads[name] for name in heads})
-        self.encoder.earlier = nn.ModuleList()  # only evaluators read them, and they read the student
+        self.encoder.keep_heads(heads)
         self.encoder.requires_grad_(False)
         self.momentum = momentum
         self.final_momentum = final_momentum
@@ -198,16 +226,16 @@ class EMATeacher(nn.Module):
         if self.shuffle_bn is None:
             return self.encoder(views, which)
         chosen = range(len(views)) if which is None else which
-        return [self._shuffled(view, clock) if v in chosen else None for v, view in enumerate(views)]
+        return [self._shuffled(view, v, clock) if v in chosen else None for v, view in enumerate(views)]
 
-    def _shuffled(self, view: Tensor, clock: Clock) -> Outputs:
+    def _shuffled(self, view: Tensor, number: int, clock: Clock) -> Outputs:
         assert self.shuffle_bn is not None
         everyone = gather(view)  # [W * B, C, h, w]
         generator = clock.generator(view.device)  # of the device: moving the order there would make the host wait
         order = torch.randperm(len(everyone), generator=generator, device=view.device)  # [W * B]
         mine = everyone[own_rows(order)]  # [B, C, h, w]
         groups = mine.tensor_split(max(1, len(mine) // self.shuffle_bn))
-        parts = [self.encoder.encode(group) for group in groups]
+        parts = [self.encoder.encode(group, number) for group in groups]
         back = own_rows(order.argsort())  # [B]: where this rank's samples went
         return {name: gather(torch.cat([part[name] for part in parts]))[back] for name in parts[0]}
 
