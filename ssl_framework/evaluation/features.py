@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.loader import ahead, chosen
 from ssl_framework.data.residence import free_memory
 from ssl_framework.distributed import gather, rank, world_size
@@ -87,8 +87,8 @@ class Accuracy(float):
 class Splits(NamedTuple):
     """What is fitted on and what is scored."""
 
-    train: Images
-    test: Images
+    train: Split
+    test: Split
 
     @property
     def has_labels(self) -> bool:
@@ -129,7 +129,7 @@ class HeadProbe(Protocol):
 @torch.no_grad()
 def extract(
     embed: Callable[[Tensor], Tensor],
-    images: Images,
+    images: Split,
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
@@ -144,7 +144,7 @@ def extract(
     Returns:
         [N, D] on the CPU, the same on every rank.
     """
-    pixels = images.pixels
+    pixels = images.rows
     total, ranks = len(pixels), world_size()
     share = -(-total // ranks)  # rounded up; the rows that pad the last rank are cut off below
     mine = torch.arange(rank() * share, (rank() + 1) * share).clamp(max=total - 1)  # [share]
@@ -154,19 +154,19 @@ def extract(
     return gather(torch.cat(parts))[:total].cpu()  # [N, D]
 
 
-def images_at_once(images: Images, device: torch.device | str) -> int:
+def images_at_once(images: Split, device: torch.device | str) -> int:
     """How many of them go through an encoder on ``device`` at once, at least 1."""
     pixels = CHUNK_PIXELS if torch.device(device).type == "cpu" else CHUNK_PIXELS_GPU
     return max(1, pixels // (images.shape[2] * images.shape[3]))
 
 
-def extract_frozen(module: SSLModule | Bare, images: Images, dtype: torch.dtype = torch.float32) -> Tensor:
+def extract_frozen(module: SSLModule | Bare, images: Split, dtype: torch.dtype = torch.float32) -> Tensor:
     """Features of the student's backbone on clean images in eval mode, [N, D] ``dtype``; the modes are restored."""
     return extract_in_eval(module, module.student.embed, images, dtype)
 
 
 def extract_layers(
-    module: SSLModule | Bare, images: Images, heads: Sequence[str], dtype: torch.dtype = torch.float32
+    module: SSLModule | Bare, images: Split, heads: Sequence[str], dtype: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
     """As ``extract_frozen``, and the outputs of every layer of some heads, in the same pass.
 
@@ -186,7 +186,7 @@ def extract_layers(
 
 @torch.no_grad()
 def extract_in_eval(
-    module: SSLModule | Bare, embed: Callable[[Tensor], Tensor], images: Images, dtype: torch.dtype
+    module: SSLModule | Bare, embed: Callable[[Tensor], Tensor], images: Split, dtype: torch.dtype
 ) -> Tensor:
     """Features that ``embed`` computes from normalised images [B, C, H, W] while the module is in eval mode: [N, D].
 
@@ -222,7 +222,7 @@ def intervals(scores: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     return {name: value.interval for name, value in scores.items() if isinstance(value, Accuracy)}
 
 
-def raw_pixels(images: Images) -> Tensor:
+def raw_pixels(images: Split) -> Tensor:
     """[N, C * H * W] in [0, 1]: what a representation has to beat.
 
     Raises:
@@ -234,7 +234,7 @@ def raw_pixels(images: Images) -> Tensor:
             f"the baseline on raw pixels needs {size / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory are free: "
             "set evaluation.baselines=false"
         )
-    pixels = images.pixels
+    pixels = images.rows
     if not isinstance(pixels, Tensor):
         pixels = pixels[torch.arange(len(pixels))]  # [N, C, H, W]
     return pixels.flatten(1).cpu().float().div_(255)

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.distributed import rank, world_size
 from ssl_framework.evaluation.features import (
@@ -124,7 +124,7 @@ class FrozenEvaluation(L.Callback):
         self.metrics, self.baselines, self.evaluated_at = state["metrics"], state["baselines"], state["evaluated_at"]
         self.intervals = state.get("intervals", {})  # a checkpoint of an earlier version has none
 
-    def features_of(self, module: SSLModule | Bare) -> Callable[[Images], dict[str, Tensor]]:
+    def features_of(self, module: SSLModule | Bare) -> Callable[[Split], dict[str, Tensor]]:
         """What ``score`` reads of a module's student: images -> name of the layer ("" is the backbone) -> [N, D].
 
         Raises:
@@ -165,7 +165,7 @@ class FrozenEvaluation(L.Callback):
 
     def score(
         self,
-        features: Callable[[Images], dict[str, Tensor]],
+        features: Callable[[Split], dict[str, Tensor]],
         data: DataModule | Splits,
         student: Encoder | None = None,
         online: bool = False,

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ssl_framework.build import build, build_data, build_module
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.device import use_threads
 from ssl_framework.evaluation.features import (
     Bare,
@@ -45,7 +45,7 @@ def references(folder: Path, names: Iterable[str]) -> dict[str, dict[str, float]
     data = build_data(cfg)
     module = build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
     evaluation: FrozenEvaluation = build(cfg.evaluation)
-    features: dict[str, Callable[[Images], dict[str, Tensor]]] = {
+    features: dict[str, Callable[[Split], dict[str, Tensor]]] = {
         "raw_pixels": lambda images: {"": raw_pixels(images)},
         "untrained": evaluation.features_of(module),
     }
@@ -79,7 +79,7 @@ class Features:
         self.heads = tuple(dict.fromkeys(heads))
         self.found: dict[tuple[Any, ...], dict[str, Tensor]] = {}
 
-    def read_by(self, evaluation: FrozenEvaluation) -> Callable[[Images], dict[str, Tensor]]:
+    def read_by(self, evaluation: FrozenEvaluation) -> Callable[[Split], dict[str, Tensor]]:
         """What ``evaluation.score`` reads, as ``evaluation.features_of`` has it.
 
         Raises:
@@ -88,13 +88,13 @@ class Features:
         evaluation.features_of(self.module)
         return lambda images: self.layers(images, evaluation.dtype, evaluation.head_layers)
 
-    def layers(self, images: Images, dtype: torch.dtype, heads: Sequence[str]) -> dict[str, Tensor]:
+    def layers(self, images: Split, dtype: torch.dtype, heads: Sequence[str]) -> dict[str, Tensor]:
         """ "" for the backbone's features, "<head>.<number>" for the layers of ``heads``, each [N, D] ``dtype``."""
         student = self.module.student
         # The features of several backbones side by side do not come out of the pass through the heads.
         together = student.scored == ("pooled",) and not student.earlier
         through = self.heads if together else tuple(heads)
-        key = (id(images.pixels), dtype, through)
+        key = (id(images.rows), dtype, through)
         if key not in self.found:
             joint = (
                 extract_layers(self.module, images, through, dtype)
@@ -260,10 +260,10 @@ def reference(
     if source is not None:
         return plain(evaluation.score(source.read_by(evaluation), splits, source.module.student))
 
-    def raw(images: Images) -> dict[str, Tensor]:
-        if id(images.pixels) not in pixels:
-            pixels[id(images.pixels)] = raw_pixels(images)
-        return {"": pixels[id(images.pixels)]}
+    def raw(images: Split) -> dict[str, Tensor]:
+        if id(images.rows) not in pixels:
+            pixels[id(images.rows)] = raw_pixels(images)
+        return {"": pixels[id(images.rows)]}
 
     try:
         return plain(evaluation.score(raw, splits))

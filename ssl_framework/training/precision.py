@@ -60,7 +60,7 @@ def settle_precision(cfg: DictConfig, folder: Path, module: SSLModule, data: Dat
             precision = "bf16-mixed"
     elif cpu_has_bf16() and local_processes(cfg.trainer) * cfg.trainer.num_nodes == 1:
         index = torch.arange(min(64, data.train.shape[0]))
-        precision = faster_precision(module.student, module.views.clean(data.train.pixels[index]))
+        precision = faster_precision(module.student, module.views.clean(data.train.rows[index]))
     cfg.trainer.precision = precision
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
         write(folder / "config.yaml", OmegaConf.to_yaml(cfg))

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from ssl_framework.build import build, build_data, build_module, check_labels
-from ssl_framework.data.base import SPLITS, Images
+from ssl_framework.data.base import SPLITS, Split
 from ssl_framework.device import accelerator_of, cpu_name, device_name, keep_freed_memory, use_threads
 from ssl_framework.evaluation.after_training.base import AfterRun
 from ssl_framework.evaluation.during_training.alarm import CollapseAlarm
@@ -78,7 +78,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     L.seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg, folder, resume)
     module = build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
-    check_labels(module.objective, data.pretrain.label if isinstance(data.pretrain, Images) else None)
+    check_labels(module.objective, data.pretrain.label if isinstance(data.pretrain, Split) else None)
     if cfg.previous is not None and not resume:
         module.student.take_over(load_checkpoint(Path(cfg.previous) / "checkpoints" / "last.ckpt")["state_dict"])
     settle_precision(cfg, folder, module, data)

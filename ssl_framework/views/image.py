@@ -135,11 +135,11 @@ class Views(nn.Module):
         for group in self.groups:
             # All views of a group are one batch: half the calls, which is most of the time for small images.
             own = slice(len(views), len(views) + group.num_views)
-            if isinstance(samples.images, list):
-                images, group = torch.cat(samples.images[own]), group._replace(scale=None)  # [G * B, C, size, size]
+            if isinstance(samples.inputs, list):
+                images, group = torch.cat(samples.inputs[own]), group._replace(scale=None)  # [G * B, C, size, size]
                 self._checked(images)
             else:
-                images = self._checked(samples.images)  # [B, C, H, W]
+                images = self._checked(samples.inputs)  # [B, C, H, W]
             height, width = images.shape[-2:]
             with torch.autocast(images.device.type, enabled=False):  # half precision would round the pixel positions
                 rows = group.num_views * len(samples.index)

@@ -105,7 +105,7 @@ def looked_at(backbone: Any, images: Tensor, channels: int) -> Any:
     student = torch.nn.Module()
     student.backbone = backbone
     module = SimpleNamespace(student=student, views=views, device=torch.device("cpu"))
-    return module, SimpleNamespace(test=SimpleNamespace(pixels=images))
+    return module, SimpleNamespace(test=SimpleNamespace(rows=images))
 
 
 def test_features_that_say_the_place_correspond_perfectly_and_equal_ones_by_chance() -> None:

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ssl_framework.build import build, build_data, build_module
 from ssl_framework.commands.evaluate import evaluate
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.evaluation.features import (
     Frozen,
     extract,
@@ -168,7 +168,7 @@ def test_extraction_keeps_the_order_over_chunks(monkeypatch: pytest.MonkeyPatch)
         sizes.append(len(x))
         return x.flatten(1)
 
-    assert torch.equal(extract(embed, Images(pixels, None), "cpu"), pixels.flatten(1).float())
+    assert torch.equal(extract(embed, Split(pixels, None), "cpu"), pixels.flatten(1).float())
     assert sizes == [7, 7, 7, 7, 2]
 
 
@@ -176,7 +176,7 @@ def test_extraction_keeps_the_order_over_chunks(monkeypatch: pytest.MonkeyPatch)
     ("device", "side", "count"), [("cpu", 32, 128), ("cpu", 224, 2), ("cpu", 999, 1), ("cuda", 32, 2048)]
 )
 def test_as_many_images_at_once_as_the_device_does_well(device: str, side: int, count: int) -> None:
-    assert images_at_once(Images(torch.empty(1, 3, side, side, dtype=torch.uint8), None), device) == count
+    assert images_at_once(Split(torch.empty(1, 3, side, side, dtype=torch.uint8), None), device) == count
 
 
 def test_extraction_is_in_eval_mode_and_restores_every_mode_and_buffer() -> None:
@@ -190,13 +190,13 @@ def test_extraction_is_in_eval_mode_and_restores_every_mode_and_buffer() -> None
     assert {name: part.training for name, part in module.named_modules()} == modes
     assert all(torch.equal(before[name], buffer) for name, buffer in module.named_buffers())
     assert torch.equal(first, extract_frozen(module, data.train))
-    one = extract_frozen(module, Images(data.train.pixels[:1], None))
+    one = extract_frozen(module, Split(data.train.rows[:1], None))
     torch.testing.assert_close(first[:1], one)  # batch statistics would make one image different
 
 
 def test_raw_pixels() -> None:
     pixels = torch.tensor([[[[0, 255]]]], dtype=torch.uint8)
-    assert raw_pixels(Images(pixels, None)).tolist() == [[0.0, 1.0]]
+    assert raw_pixels(Split(pixels, None)).tolist() == [[0.0, 1.0]]
 
 
 def test_probes_warn_only_where_said() -> None:
@@ -306,7 +306,7 @@ def test_every_layer_of_a_head_comes_out_of_one_pass(monkeypatch: pytest.MonkeyP
     assert len(passes) == 3  # 48 images
     module.eval()
     with torch.no_grad():
-        h = module.student.backbone(module.views.clean(images.pixels))["pooled"]
+        h = module.student.backbone(module.views.clean(images.rows))["pooled"]
         expected = {"": h}
         for name in ("projector", "predictor"):
             first, last = module.student.heads[name].layers[:3], module.student.heads[name].layers[3:]

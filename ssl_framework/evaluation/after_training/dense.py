@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_framework.data.base import Images, chosen
+from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.loader import ahead
 from ssl_framework.evaluation.after_training.base import AfterRun, clean, frozen_copy
@@ -93,8 +93,8 @@ class Segmentation:
                     "evaluation.probes.segmentation needs a mask of every image, which this data set lacks: choose "
                     "data=shapes, or set evaluation.probes.segmentation=null"
                 )
-            rows = drawn(len(images.pixels), self.images, self.seed)  # [n]
-            part = Images(chosen(images.pixels, rows.to(images.pixels.device)))
+            rows = drawn(len(images.rows), self.images, self.seed)  # [n]
+            part = Split(chosen(images.rows, rows.to(images.rows.device)))
             maps = extract(lambda x: backbone.spatial(clean(module, x)), part, module.device)  # [n, D, h, w]
             splits += [maps, images.masks()[rows]]
         miou, accuracy = self.fit_and_score(*splits)
@@ -158,7 +158,7 @@ class Correspondence:
         return {f"{name}/within_1_cell": 100 * hits / max(1, count), f"{name}/chance": 100 * near / max(1, count)}
 
     @torch.no_grad()
-    def maps(self, module: SSLModule | Bare, images: Images) -> Iterator[tuple[Tensor, Tensor, list[Geometry]]]:
+    def maps(self, module: SSLModule | Bare, images: Split) -> Iterator[tuple[Tensor, Tensor, list[Geometry]]]:
         """The maps [n, D, h, w] of two crops of some images at a time, and where they were cut.
 
         Raises:
@@ -169,8 +169,8 @@ class Correspondence:
         mean, std = own.mean.flatten().tolist(), own.std.flatten().tolist()
         views = Views([group], own.image_size, own.channels, mean, std, geometry=True).to(module.device)
         generator = torch.Generator().manual_seed(self.seed)  # of the CPU: the crops are the same on every device
-        rows = drawn(len(images.pixels), self.images, self.seed).split(CHUNK)
-        read = ahead((chosen(images.pixels, index.to(images.pixels.device)), index) for index in rows)
+        rows = drawn(len(images.rows), self.images, self.seed).split(CHUNK)
+        read = ahead((chosen(images.rows, index.to(images.rows.device)), index) for index in rows)
         for pixels, index in read:
             batch = views(Samples(with_channels(pixels.to(module.device), own.channels), index), generator)
             assert batch.geometry is not None

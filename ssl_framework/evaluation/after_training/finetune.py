@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ssl_framework.data.base import Images, chosen
+from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.loader import ahead
 from ssl_framework.evaluation.after_training.base import AfterRun, clean
@@ -127,7 +127,7 @@ class FineTune(AfterRun):
             found[f"{name}/top1"] = right(network.answers(module, data.test), data.test.label.cpu())
         return found
 
-    def fit(self, module: SSLModule | Bare, images: Images, rows: Tensor, label: Tensor, epochs: int) -> "Network":
+    def fit(self, module: SSLModule | Bare, images: Split, rows: Tensor, label: Tensor, epochs: int) -> "Network":
         """A trained copy of a module's backbone with a classifier.
 
         Args:
@@ -189,7 +189,7 @@ class Network(nn.Module):
         return self.head(self.backbone(x)["pooled"])
 
     @torch.no_grad()
-    def answers(self, module: SSLModule | Bare, images: Images) -> Tensor:
+    def answers(self, module: SSLModule | Bare, images: Split) -> Tensor:
         """The most likely class of clean images, in eval mode, which it stays in: [M] int64 on the CPU."""
         self.eval()
         return extract(lambda x: self(clean(module, x)), images, module.device).argmax(dim=1)
@@ -232,7 +232,7 @@ def augmented_views(module: SSLModule | Bare, augmentation: Mapping[str, Any]) -
 
 
 def batches(
-    images: Images, rows: Tensor, label: Tensor, epochs: int, size: int, seed: int, views: Views
+    images: Split, rows: Tensor, label: Tensor, epochs: int, size: int, seed: int, views: Views
 ) -> Iterator[Samples]:
     """Batches of ``size`` of some images of a split, in a new order each epoch, read while the last is trained on.
 
@@ -252,7 +252,7 @@ def batches(
             generator = torch.Generator().manual_seed(step_seed(seed, epoch))
             order = rows[torch.randperm(len(rows), generator=generator)]  # [n]
             for index in order[: len(rows) // size * size].split(size):
-                yield index, chosen(images.pixels, index.to(images.pixels.device))
+                yield index, chosen(images.rows, index.to(images.rows.device))
 
     for index, pixels in ahead(read()):
         yield Samples(with_channels(pixels.to(device), views.channels), index, label[index].to(device))

@@ -15,9 +15,9 @@ SHOWN, MOST = 9, 8
 def draw_views(seen: Inspection, out: Path) -> str:
     """Images as evaluation sees them and below each the views of one training step; returns words about it."""
     images, views = seen.train, seen.module.views
-    index = first_of_each_class(images, min(SHOWN, len(images.pixels)))
+    index = first_of_each_class(images, min(SHOWN, len(images.rows)))
     generator = torch.Generator().manual_seed(seen.seed)
-    batch = views(Samples(images.pixels[index].to(views.mean.device), index, None), generator)
+    batch = views(Samples(images.rows[index].to(views.mean.device), index, None), generator)
     rows, side = [[Tile(image) for image in seen.shown(images, index)]], ["clean"]
     sizes = {view.shape[2] for view in batch.views}
     for number, view in enumerate(batch.views[:MOST], start=1):

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.types import Samples
 from ssl_framework.views.image import Views
 
@@ -25,15 +25,15 @@ def tile(images: Tensor, columns: int, gap: int = 2) -> Tensor:
     return canvas.permute(1, 2, 0).clamp(0, 1)
 
 
-def show_views(data: Images, views: Views, out: Path, columns: int = 20, seed: int = 0) -> None:
+def show_views(data: Split, views: Views, out: Path, columns: int = 20, seed: int = 0) -> None:
     """One image of each class after the other, and below each image two views the student sees of it."""
     assert data.label is not None
     by_class = [torch.where(data.label == c)[0] for c in range(int(data.label.max()) + 1)]
     index = torch.stack([rows[i] for i in range(columns // len(by_class) + 1) for rows in by_class])[:columns]
     torch.manual_seed(seed)
-    batch = views(Samples(data.pixels[index], index, None))
+    batch = views(Samples(data.rows[index], index, None))
     shown = [view * views.std + views.mean for view in batch.views[:2]]
-    picture = tile(torch.cat([data.pixels[index].float() / 255, *shown]), columns)
+    picture = tile(torch.cat([data.rows[index].float() / 255, *shown]), columns)
     figure, axes = plt.subplots(figsize=(12, 12 * picture.shape[0] / picture.shape[1]))
     axes.imshow(picture, interpolation="nearest", cmap="gray")  # the colour map is for one channel only
     axes.axis("off")
