@@ -84,7 +84,7 @@ def test_texts_begin_end_and_are_padded() -> None:
     texts = small().load("train").beside["text"].flatten(0, 1)  # type: ignore[index]
     length = (texts != PADDING).sum(dim=1)
     assert (texts[:, 0] == BEGIN).all()
-    assert (texts.gather(1, length[:, None] - 1) == END).all() and int(length.max()) == 20
+    assert (texts.gather(1, length[:, None] - 1) == END).all() and int(length.max()) == 19
     assert int(texts.max()) == len(SPECIAL) + len(small().words) - 1
     assert not (texts == UNKNOWN).any()
 
@@ -122,7 +122,7 @@ def test_groups_are_equal_where_all_named_factors_are() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"tokens": 19}, "data.tokens is 19, but captions have up to 20"),
+        ({"tokens": 18}, "data.tokens is 18, but captions have up to 19"),
         ({"vocabulary": 40}, "data.vocabulary is 40, but the captions need"),
         ({"num_captions": 0}, "data.source.num_captions is 0"),
     ],
