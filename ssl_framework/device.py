@@ -1,4 +1,4 @@
-"""What the machine offers: threads, freed memory that stays with the process, half precision where it is faster."""
+"""What the machine offers: threads, freed memory that stays with the process, its name."""
 
 import ctypes
 import platform
@@ -16,10 +16,6 @@ LARGE = 2**28
 
 THREADS = torch.get_num_threads()
 """As the environment (OMP_NUM_THREADS) says, or one a core."""
-
-
-BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
-"""As Linux names them, on x86 and on ARM."""
 
 
 def keep_freed_memory() -> bool:
@@ -58,12 +54,6 @@ def use_threads(count: int | None) -> None:
     if count is not None and (not isinstance(count, int) or count < 1):
         raise ValueError(f"trainer.num_threads is {count}: it must be a whole number above 0, or null")
     torch.set_num_threads(count or THREADS)
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU computes in bfloat16; without its instructions bf16 is emulated, ten times as slow."""
-    described = Path("/proc/cpuinfo")
-    return described.is_file() and bool(BF16_INSTRUCTIONS & set(described.read_text().split()))
 
 
 def accelerator_of(cfg: DictConfig) -> str:

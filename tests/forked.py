@@ -104,7 +104,7 @@ class Fork:
 
 
 def rank(command: Sequence[str], env: dict[str, str], start_new_session: bool) -> Fork:
-    """In place of the Popen of ``training.launch``: a fork that becomes ``python -m ssl_framework.training.run FOLDER``."""
+    """In place of the Popen of ``training.launch``: a fork that becomes ``python -m ssl_framework.training.run``."""
     assert list(command[:3]) == [sys.executable, "-m", "ssl_framework.training.run"] and start_new_session
     return Fork(functools.partial(become_rank, Path(command[3]), env))
 

@@ -1,8 +1,6 @@
 """Precision chosen by measuring, memory layout by device, and a step in which the host never reads a number back."""
 
-import functools
 import platform
-import time
 from pathlib import Path
 
 import pytest
@@ -111,58 +109,24 @@ def test_the_layout_follows_the_device() -> None:
 
 def settled(folder: Path, *overrides: str) -> str:
     cfg = small("simclr", *overrides)
-    data = build_data(cfg)
-    module = build_module(cfg, True)
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    random = torch.get_rng_state()
-    settle_precision(cfg, folder, module, data)
-    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), random)
+    settle_precision(cfg, folder)
     return cfg.trainer.precision
 
 
-def test_precision_on_a_cpu_is_measured_only_where_there_is_bf16(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ssl_framework.training.precision.cpu_has_bf16", lambda: False)
-    assert settled(tmp_path, "trainer=cpu") == "32-true"
+def test_precision_is_a_function_of_the_accelerator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settled(tmp_path, "trainer=cpu") == settled(tmp_path, "trainer=ddp_cpu") == "32-true"
     assert OmegaConf.load(tmp_path / "config.yaml").trainer.precision == "32-true"  # a resumed run does not ask again
-
-    monkeypatch.setattr("ssl_framework.training.precision.cpu_has_bf16", lambda: True)
-    seconds = {True: 1.0, False: 2.0}
-    clock = [0.0]
-
-    halves = iter(range(1000))
-
-    def perf_counter() -> float:  # start and end of single, start and end of half, ...
-        number = next(halves)
-        clock[0] += 0.0 if number % 2 == 0 else seconds[number % 4 == 3]
-        return clock[0]
-
-    monkeypatch.setattr(time, "perf_counter", perf_counter)
-    once = functools.partial(device.faster_precision, rounds=1)
-    monkeypatch.setattr("ssl_framework.training.run.faster_precision", once)
-    assert settled(tmp_path, "trainer=cpu") == "bf16-mixed"
-    seconds[True] = 1.9  # not faster by enough
-    assert settled(tmp_path, "trainer=cpu") == "32-true"
-    seconds[True] = 0.1
-    assert settled(tmp_path, "trainer=ddp_cpu") == "32-true"  # ranks could measure differently
     assert settled(tmp_path, "trainer=cpu", "trainer.precision=64-true") == "64-true"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for has, precision in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has: has)
+        assert settled(tmp_path, "trainer=auto") == precision
+        assert settled(tmp_path, "trainer=cpu") == "32-true"
 
 
 def test_a_run_in_bf16_says_so(tmp_path: Path) -> None:
     run_in(tmp_path, small("simclr", "trainer=cpu", "trainer.precision=bf16-mixed", "trainer.max_steps=2"))
     assert '"precision": "bf16-mixed"' in (tmp_path / "result.json").read_text()
-
-
-def test_bf16_instructions_are_found_in_cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    described = tmp_path / "cpuinfo"
-    monkeypatch.setattr(device, "Path", lambda _: described)
-    assert not device.cpu_has_bf16()
-    described.write_text("flags : fpu avx2 avx512_bf16 sse\n")
-    assert device.cpu_has_bf16()
-    described.write_text("flags : fpu avx2 sse\n")
-    assert not device.cpu_has_bf16()
 
 
 def test_compiled_parts_keep_their_names() -> None:

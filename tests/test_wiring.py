@@ -200,7 +200,7 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_batch_that_does_not_divide_over_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     data = build_data(config(*SMALL, "data.batch_size=9"))
-    monkeypatch.setattr("ssl_framework.data.loader.world_size", lambda: 2)
+    monkeypatch.setattr("ssl_framework.data.datamodule.world_size", lambda: 2)
     with pytest.raises(
         ValueError, match=r"data\.batch_size is 9 for all 2 processes together: make it a multiple of 2"
     ):

@@ -25,7 +25,6 @@ from ssl_framework.runs.config import CONFIGS, command_line, quoted, refuse_othe
 from ssl_framework.runs.folder import ERROR, claimed, discard_unless_trained, has_checkpoint, has_trained, record, write
 from ssl_framework.runs.messages import REFUSALS, STOPPED, explain, failures, say_error
 from ssl_framework.training.launch import is_first_process
-from ssl_framework.training.stages import go_through
 
 MAY_CHANGE = (
     *("trainer", "logger", "evaluation", "report", "resume"),
@@ -199,6 +198,8 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
         )
     if first:
         prepare(cfg, folder, about)
+    from ssl_framework.training.stages import go_through  # imports torch: only now
+
     stopped_by = go_through(cfg, folder, about, first)
     if stopped_by == "SIGUSR1" and first:
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)

@@ -14,7 +14,7 @@ from ssl_framework.data.pseudo_labels import PseudoLabels, read_pseudo_labels
 from ssl_framework.data.residence import note
 from ssl_framework.data.samplers import Draw, Population, Sampler, Uniform, choice
 from ssl_framework.distributed import world_size
-from ssl_framework.views.image import Views
+from ssl_framework.views.base import ViewMaker
 
 PSEUDO_LABELS = "pseudo_labels.npy"  # in the run folder
 
@@ -161,9 +161,13 @@ class DataModule(L.LightningDataModule):
         rows, label, draw = self.pretrain.rows, self.pretrain.label, self.draw()
         if isinstance(rows, Undecoded):
             assert self.pretrain.beside is None  # no source of files has further modalities
-            views = self.trainer.lightning_module.views
-            assert isinstance(views, Views)
-            self.loader = rows.loader(label, views.groups, device, *rest, draw)
+            views: ViewMaker = self.trainer.lightning_module.views  # type: ignore[assignment]
+            if views.crops is None:
+                raise ValueError(
+                    f"data.source decodes images while it reads them, which views of {views.modality[0]} cannot do "
+                    "with: choose data=folder or store, whose images are decoded already"
+                )
+            self.loader = rows.loader(label, views.crops, device, *rest, draw)
         elif (whole := resident(rows, device, self.resident_share)) is not None:
             beside = self.pretrain.beside
             beside = beside and {name: column.to(device) for name, column in beside.items()}

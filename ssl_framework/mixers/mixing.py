@@ -99,18 +99,17 @@ class Mixing(nn.Module):
                     "choose a mixer of images"
                 )
 
-    def rehearse(self, student: Encoder, sizes: Sequence[int], channels: int) -> None:
+    def rehearse(self, student: Encoder, shapes: Sequence[tuple[int, ...]]) -> None:
         """Mixes two black images once, so that what the rule cannot work with is refused before the run.
 
         Args:
             student: as the run trains it; nothing of it changes.
-            sizes: side of every view, pixels.
-            channels: of the views.
+            shapes: C, h, w of every view.
 
         Raises:
             ValueError: what the rule, the partners or the label law refuse.
         """
-        views = [torch.zeros(2, channels, size, size) for size in sizes]  # V x [2, C, h, w]
+        views = [torch.zeros(2, *shape) for shape in shapes]  # V x [2, C, h, w]
         batch = Batch(views, torch.arange(2), torch.zeros(2, dtype=torch.int64))
         while_mixing = Clock(round(500 * (self.start + self.stop)), 0, 1000)
         with torch.no_grad():

@@ -16,7 +16,7 @@ from ssl_framework.build import build_data, build_module
 from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.device import accelerator_of
-from ssl_framework.evaluation.features import images_at_once
+from ssl_framework.evaluation.features import samples_at_once
 from ssl_framework.load import load_run, load_run_config
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.module import SSLModule
@@ -142,10 +142,10 @@ class Inspection:
             module = build_module(self.cfg, self.data.pretrain.labelled, self.data.pretrain.shape[0])
         return embedded(self._ready(self.cfg, module), self.train)
 
-    def shown(self, images: Split, index: Tensor) -> Tensor:
-        """Images at positions [n] as evaluation sees them: [n, C, h, w] float32 in [0, 1] on the CPU."""
-        views = self.module.views
-        return (views.clean(images.rows[index].to(views.mean.device)) * views.std + views.mean).clamp(0, 1).cpu()
+    def shown(self, images: Split, index: Tensor) -> list[Tensor | str]:
+        """Samples at positions [n] as evaluation sees them, n pictures or words (see ``ViewMaker.picture``)."""
+        clean = self.module.views.clean(images.rows[index].to(self.module.device))
+        return [self.module.views.picture(one) for one in clean]
 
 
 def sampled(images: Split, count: int, seed: int) -> Split:
@@ -164,8 +164,8 @@ def embedded(module: SSLModule, images: Split) -> Tensor:
 
     Rank 0 alone draws pictures, so this is not ``extract``, in which every rank takes part.
     """
-    device = module.views.mean.device
-    chunk = images_at_once(images, device)
+    device = module.device
+    chunk = samples_at_once(images, device)
     parts = [images.rows[index] for index in torch.arange(images.shape[0]).split(chunk)]
     clean = (module.views.clean(part.to(device)) for part in parts)
     return torch.cat([module.student.embed(x).float().cpu() for x in clean])

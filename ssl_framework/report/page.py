@@ -20,6 +20,7 @@ from lightning.pytorch.loggers.logger import Logger
 from omegaconf import OmegaConf
 
 from ssl_framework.evaluation.protocol import protocol_of
+from ssl_framework.report.evaluations import REFERENCES
 from ssl_framework.report.inspection import Inspection
 from ssl_framework.report.pictures.augmented import draw_mixes, draw_views
 from ssl_framework.report.pictures.curves import draw_evaluation, draw_scores, draw_training
@@ -218,7 +219,7 @@ def results(seen: Inspection) -> str:
     if not metrics:
         return '<p class="left-out">The run has no evaluation yet, or none at all.</p>'
     baselines = scores.get("baselines") or {}
-    columns = {"trained": metrics, "untrained": baselines.get("untrained"), "raw pixels": baselines.get("raw_pixels")}
+    columns = {"trained": metrics} | {words: baselines.get(name) for name, words in REFERENCES.items()}
     present = {name: values for name, values in columns.items() if values}
     unit = "metric; top1 in percent" if unit_of(metrics) != "metric" else "metric"
     heads = [unit, *(f"{n} (95 % interval)" if n == "trained" and spread else n for n in present)]

@@ -81,7 +81,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> s
     check_labels(module.objective, data.pretrain.label if isinstance(data.pretrain, Split) else None)
     if cfg.previous is not None and not resume:
         module.student.take_over(load_checkpoint(Path(cfg.previous) / "checkpoints" / "last.ckpt")["state_dict"])
-    settle_precision(cfg, folder, module, data)
+    settle_precision(cfg, folder)
     if cfg.trainer.compile:
         module.compile_parts()
     csv = MetricsCSV(folder)
@@ -233,6 +233,14 @@ def build_loggers(cfg: DictConfig, folder: Path, about: dict[str, Any], seed: in
     return loggers
 
 
+def size_of(sample: Sequence[int]) -> str:
+    """What the samples are called in a sentence, by the shape of one: pictures are three-dimensional."""
+    if len(sample) == 3:
+        channels, height, width = sample
+        return f"images {height}x{width}x{channels}"
+    return f"samples of {' x '.join(map(str, sample)) or 'one number'}"
+
+
 def say_what_runs(
     console: Console,
     cfg: DictConfig,
@@ -242,11 +250,10 @@ def say_what_runs(
     trainer: Any,
 ) -> None:
     """One line: method, data, size of the model, device."""
-    count, channels, height, width = shape
     where = device_name(trainer.strategy.root_device)
     where += f" x {trainer.world_size}" if trainer.world_size > 1 else ""
     console.print(
-        f"{about['method']} on {about['data']}: {count:,} images {height}x{width}x{channels}, "
+        f"{about['method']} on {about['data']}: {shape[0]:,} {size_of(shape[1:])}, "
         f"batch {cfg.data.batch_size}, "
         f"{count_parameters(module) / 1e6:.2f} M trainable parameters, {where}",
         highlight=False,

@@ -29,7 +29,7 @@ from ssl_framework.commands.train import resumed_config
 from ssl_framework.evaluation.during_training.view_scores import read_scores
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.report.tables import sweep_table
-from ssl_framework.runs.config import job_folder
+from ssl_framework.runs.config import CONFIGS, job_folder
 from ssl_framework.runs.folder import claimed, read_metrics
 from ssl_framework.runs.numbers import mean_and_spread
 from ssl_framework.training.progress import Progress
@@ -361,4 +361,4 @@ def test_an_installed_wheel_finds_its_configs() -> None:
     """The wheel puts configs inside the package; the source tree has them beside it. The code takes what is there."""
     pyproject = (ROOT / "pyproject.toml").read_text()
     assert '"configs" = "ssl_framework/configs"' in pyproject
-    assert os.path.samefile(__import__("ssl_framework.commands.train").main.CONFIGS, ROOT / "configs")
+    assert os.path.samefile(CONFIGS, ROOT / "configs")

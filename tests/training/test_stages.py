@@ -171,13 +171,10 @@ def test_a_stage_goes_on_in_the_precision_it_began_in(tmp_path: Path, monkeypatc
     cfg = small("mcl", "student.earlier=1", *SETTINGS, "trainer.precision=auto")
     seen: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr("ssl_framework.training.precision.cpu_has_bf16", lambda: False)
         interrupt(patch, 2, sigterm)
         assert go(tmp_path / "parts", cfg) == "SIGTERM"
         interrupt(patch, 2, sigterm)
-        patch.setattr(
-            "ssl_framework.training.precision.settle_precision", lambda cfg, *_: seen.append(cfg.trainer.precision)
-        )
+        patch.setattr("ssl_framework.training.run.settle_precision", lambda cfg, *_: seen.append(cfg.trainer.precision))
         assert go(tmp_path / "parts", cfg, resume=True) == "SIGTERM"
     assert seen == ["32-true"]
 

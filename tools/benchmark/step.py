@@ -116,7 +116,7 @@ class Product:
         L.seed_everything(0, verbose=False)
         self.module: SSLModule = build_module(cfg, has_labels=True)
         self.folder = Path(tempfile.mkdtemp())
-        settle_precision(cfg, self.folder, self.module, self.data(1))
+        settle_precision(cfg, self.folder)
         self.precision: str = cfg.trainer.precision
         self.device = torch.device("cuda" if accelerator_of(cfg.trainer) == "gpu" else "cpu")
 

@@ -19,7 +19,7 @@ from ssl_framework.evaluation.probes.base import moments
 from ssl_framework.evaluation.probes.linear import LinearProbe
 from ssl_framework.module import SSLModule
 from ssl_framework.types import Geometry, Samples
-from ssl_framework.views.image import Views
+from ssl_framework.views.image import Views, picture_views
 from ssl_framework.views.image_ops import with_channels
 
 CHUNK = 128
@@ -164,7 +164,7 @@ class Correspondence:
         Raises:
             ValueError: the crops are not possible, or the map has one position.
         """
-        backbone, own = frozen_copy(module).backbone, module.views
+        backbone, own = frozen_copy(module).backbone, picture_views(module.views, "evaluation.probes.correspondence")
         group = {"count": 2, "scale": self.scale, "flip": self.flip}
         mean, std = own.mean.flatten().tolist(), own.std.flatten().tolist()
         views = Views([group], own.image_size, own.channels, mean, std, geometry=True).to(module.device)

@@ -25,7 +25,7 @@ from ssl_framework.models.backbone import Backbone
 from ssl_framework.module import SSLModule
 from ssl_framework.optim import warmup_cosine
 from ssl_framework.types import Samples, step_seed
-from ssl_framework.views.image import Views
+from ssl_framework.views.image import Views, picture_views
 from ssl_framework.views.image_ops import with_channels
 
 
@@ -223,7 +223,7 @@ def augmented_views(module: SSLModule | Bare, augmentation: Mapping[str, Any]) -
     """
     if "count" in augmentation:
         raise ValueError("evaluation.augmentation has count: leave it out, one view of every image is made")
-    own = module.views
+    own = picture_views(module.views, "evaluation.augmentation")
     mean, std = own.mean.flatten().tolist(), own.std.flatten().tolist()
     try:
         return Views([augmentation], own.image_size, own.channels, mean, std).to(module.device)

@@ -94,7 +94,7 @@ def draw_neighbours(seen: Inspection, out: Path) -> str:
 
 
 def neighbour_tile(
-    image: Tensor, cosine: Tensor, train: Split, row: Tensor, test: Split, query: Tensor, names: list[str] | None
+    image: Tensor | str, cosine: Tensor, train: Split, row: Tensor, test: Split, query: Tensor, names: list[str] | None
 ) -> Tile:
     """A neighbour, marked as right or wrong where there are classes."""
     if train.label is None:
@@ -320,8 +320,7 @@ def draw_attention(seen: Inspection, out: Path, count: int = 8) -> str | None:
     if not isinstance(net, VisionTransformer):
         return None
     index = first_of_each_class(seen.test, min(count, len(seen.test.rows)))
-    views = seen.module.views
-    x = views.clean(seen.test.rows[index].to(views.mean.device))  # [n, C, h, w]
+    x = seen.module.views.clean(seen.test.rows[index].to(seen.module.device))  # [n, C, h, w]
     maps = ClassAttention()(x, Context(None, None, seen.module.student, None)).cpu()  # [n, h', w']
     heat = colormaps["viridis"]
     images, names = seen.shown(seen.test, index), class_names(seen.test)
@@ -330,6 +329,7 @@ def draw_attention(seen: Inspection, out: Path, count: int = 8) -> str | None:
         low, high = float(share.min()), float(share.max())
         scaled = (share - low) / max(high - low, 1e-12)  # [h', w']
         coloured = torch.from_numpy(heat(scaled.numpy())[..., :3]).permute(2, 0, 1).float()  # [3, h', w']
+        assert isinstance(image, Tensor)  # a ViT of timm sees pictures
         above.append(Tile(rgb(image), label_of(seen.test, row, names)))
         below.append(Tile(fitted(coloured, image.shape[1:]), f"{low:.2f} to {high:.2f}"))
     draw_board([above, below], out, side=("image", "attention"), cell=1)

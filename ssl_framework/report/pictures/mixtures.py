@@ -20,10 +20,10 @@ from ssl_framework.build import build
 from ssl_framework.data.base import Split
 from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.models.encoder import Encoder
-from ssl_framework.report.pictures.base import save, show_views
+from ssl_framework.report.pictures.base import pictures, save, show_views
 from ssl_framework.runs.config import CONFIGS
 from ssl_framework.types import Batch, Clock
-from ssl_framework.views.image import Views
+from ssl_framework.views.base import ViewMaker
 
 matplotlib.use("Agg")
 
@@ -79,7 +79,7 @@ def mixture_of(
     mixer: Mixing,
     student: Encoder,
     teacher: Encoder | None,
-    views: Views,
+    views: ViewMaker,
     data: Split,
     name: str,
     count: int = ROWS,
@@ -90,7 +90,7 @@ def mixture_of(
     Raises:
         ValueError: the mixer makes no images.
     """
-    index, device = first_of_each_class(data, count), views.mean.device
+    index, device = first_of_each_class(data, count), next(student.parameters()).device
     images = views.clean(data.rows[index].to(device))  # [B, C, h, w]
     label = None if data.label is None else data.label[index].to(device)
     clean = Batch([images] * views.num_views, index.to(device), label)
@@ -101,8 +101,8 @@ def mixture_of(
     if not mixes or mixes[0][1].owner is None:
         raise ValueError(f"{name} mixes inside the network: it makes no images to draw")
     view, mix = mixes[0]
-    sources = rgb((mix.clean * views.std + views.mean)[mix.source])  # [B, P, 3, h, w]
-    parts = sources, rgb(view * views.std + views.mean), mix.owner, mix.share
+    sources = rgb(pictures(views, mix.clean)[mix.source.cpu()])  # [B, P, 3, h, w]
+    parts = sources, rgb(pictures(views, view)), mix.owner, mix.share
     return Mixture(*(part.cpu() for part in parts))
 
 
