@@ -75,7 +75,9 @@ class CrossModal:
         if reason := self.misfit(module):
             raise ValueError(f"this evaluation does not fit: {reason}")
         if split.beside is None or self.other not in split.beside:
-            raise ValueError(f"this evaluation compares with {self.other}, which the data lack: choose evaluation=frozen")
+            raise ValueError(
+                f"this evaluation compares with {self.other}, which the data lack: choose evaluation=frozen"
+            )
         student = module.student
         assert isinstance(student, Towers)
         main, texts = split._replace(beside=None), split.beside[self.other]

@@ -58,7 +58,9 @@ class CLIP(Objective):
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
     ) -> dict[str, Tensor]:
         """Changes ``log_scale`` where it has grown beyond its bound."""
-        with torch.no_grad():  # the parameter itself, as in the authors' code: a clamp in the graph would hold it forever
+        with (
+            torch.no_grad()
+        ):  # the parameter itself, as in the authors' code: a clamp in the graph would hold it forever
             self.log_scale.clamp_(max=self.largest)
         z0, z1 = map(unit, outputs_of(student, self.head))  # [B, D] each
         loss = (self.one_way(z0, z1) + self.one_way(z1, z0)) / 2  # [B]

@@ -1,5 +1,7 @@
 """Views of texts: one of several wordings of a sample, with words taken out or hidden. Batched, on the device."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -12,16 +14,45 @@ SPECIAL = ("<pad>", "<begin>", "<end>", "<unknown>", "<mask>")
 """How they are written; a vocabulary begins with them."""
 
 
+class Vocabulary:
+    """A closed list of words and the tokens that stand for them: the special ones, then the words in their order.
+
+    Args:
+        words: without repetition.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.names = [*SPECIAL, *words]
+        self.number = {word: number for number, word in enumerate(self.names)}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def encode(self, sentences: Sequence[str], length: int) -> Tensor:
+        """Words between blanks as tokens with begin and end, padded: [len(sentences), length] int32.
+
+        A word that is not in the list is UNKNOWN. No sentence may be longer than ``length - 2`` words.
+        """
+        rows = [[BEGIN, *(self.number.get(word, UNKNOWN) for word in text.split()), END] for text in sentences]
+        return torch.tensor([row + [PADDING] * (length - len(row)) for row in rows], dtype=torch.int32)
+
+    def decode(self, tokens: Tensor) -> str:
+        """One text [L] as words, without begin, end and padding."""
+        return " ".join(self.names[token] for token in tokens.tolist() if token not in (PADDING, BEGIN, END))
+
+
 class TextViews(nn.Module):
     """Views of the texts of a sample: each draws one of its K wordings, then deletes and masks words at random.
 
     Args:
-        name: the modality. Where the samples' main inputs are no texts, they stand beside them under this name.
+        tokens: L, tokens of a text with begin and end; shorter ones are padded. ``None``: the data have no texts, and
+            the run is refused when it is built.
+        words: what tokens are called where a report shows a text; ``None``: their numbers.
         num_views: V.
-        tokens: L, tokens of a text with begin and end; shorter ones are padded.
         deletion: probability of taking out each word, in [0, 1); at least one is left. Those left keep their order and
             close up.
         masking: probability of hiding each word that is left behind the token MASK, in [0, 1).
+        name: the modality.
 
     Raises:
         ValueError: a number is out of range.
@@ -29,20 +60,27 @@ class TextViews(nn.Module):
 
     channels = None  # no pictures
     crops = None  # which loaders could cut
+    raw_name = "raw_input"
 
     def __init__(
-        self, tokens: int, num_views: int = 1, deletion: float = 0.0, masking: float = 0.0, name: str = "text"
+        self,
+        tokens: int | None,
+        words: Vocabulary | None = None,
+        num_views: int = 1,
+        deletion: float = 0.0,
+        masking: float = 0.0,
+        name: str = "text",
     ) -> None:
         super().__init__()
-        if tokens < 3 or num_views < 1:
+        if num_views < 1 or (tokens is not None and tokens < 3):
             raise ValueError(
-                f"views of texts have tokens={tokens} and num_views={num_views}: at least 3 and 1 are needed"
+                f"views of texts have num_views={num_views} and tokens={tokens}: at least 1 and 3 are needed"
             )
         for key, value in (("deletion", deletion), ("masking", masking)):
             if not 0 <= value < 1:
                 raise ValueError(f"views of texts have {key}={value}: it is a probability, at least 0 and below 1")
-        self.name = name
         self.tokens = tokens
+        self.words = words
         self.num_views = num_views
         self.deletion = deletion
         self.masking = masking
@@ -51,15 +89,10 @@ class TextViews(nn.Module):
     @torch.no_grad()
     def forward(self, samples: Samples, generator: torch.Generator | None = None) -> Batch:
         """Token ids [B, K, L] or [B, L] of any integer dtype -> V x [B, L] int64."""
-        texts = self.texts_of(samples)  # [B, K, L]
+        raw = samples.inputs
+        texts = self.checked(raw[:, None] if raw.ndim == 2 else raw)  # [B, K, L]
         views = [self.altered(choose(texts, generator), generator) for _ in range(self.num_views)]  # V x [B, L]
         return Batch(views, samples.index, samples.label, modality=self.modality)
-
-    def texts_of(self, samples: Samples) -> Tensor:
-        """The texts [B, K, L] int64 of these samples, which are their main input or stand beside it."""
-        raw = samples.inputs if samples.beside is None else samples.beside.get(self.name, samples.inputs)
-        assert isinstance(raw, Tensor)
-        return self.checked(raw[:, None] if raw.ndim == 2 else raw)
 
     def altered(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """[B, L] -> [B, L] with words deleted and masked as drawn."""
@@ -81,11 +114,19 @@ class TextViews(nn.Module):
 
     def example(self, view: int) -> tuple[int, ...]:
         """Shape of a view of one sample."""
+        assert self.tokens is not None
         return (self.tokens,)
+
+    def picture(self, view: Tensor, modality: str | None = None) -> str:
+        """One text [L] in words."""
+        return " ".join(map(str, view.tolist())) if self.words is None else self.words.decode(view)
 
     def describe(self) -> str:
         """The sentence about preprocessing that results carry."""
         return f"the first wording of each text as it is, {self.tokens} tokens with begin, end and padding"
+
+    def compile_parts(self) -> None:
+        """There is nothing worth it."""
 
     def checked(self, raw: Tensor) -> Tensor:
         """Token ids [..., L] of any integer dtype as int64; a ValueError for anything else."""

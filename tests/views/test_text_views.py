@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ssl_framework.types import Samples
-from ssl_framework.views.text import BEGIN, END, MASK, PADDING, TextViews, delete
+from ssl_framework.views.text import BEGIN, END, MASK, PADDING, UNKNOWN, TextViews, Vocabulary, delete
 
 
 def texts(count: int = 3, wordings: int = 4, length: int = 12) -> torch.Tensor:
@@ -19,7 +19,7 @@ def texts(count: int = 3, wordings: int = 4, length: int = 12) -> torch.Tensor:
 
 
 def samples(x: torch.Tensor) -> Samples:
-    return Samples(torch.zeros(len(x), 1), torch.arange(len(x)), torch.arange(len(x)), beside={"text": x})
+    return Samples(x, torch.arange(len(x)), torch.arange(len(x)))
 
 
 def one(x: torch.Tensor, seed: int = 0, **options: float) -> torch.Tensor:
@@ -88,6 +88,15 @@ def test_texts_may_be_the_samples_themselves() -> None:
     x = texts(wordings=1)[:, 0]
     view = TextViews(12)(Samples(x, torch.arange(3)))
     assert torch.equal(view.views[0], x.long())
+
+
+def test_a_text_in_words() -> None:
+    words = Vocabulary(["a", "red", "star"])
+    assert len(words) == 8
+    x = words.encode(["a red star", "red moon"], 6)
+    assert x.tolist() == [[BEGIN, 5, 6, 7, END, PADDING], [BEGIN, 6, UNKNOWN, END, PADDING, PADDING]]
+    assert words.decode(x[1]) == "red <unknown>" == TextViews(6, words).picture(x[1])
+    assert TextViews(6).picture(x[0]) == "1 5 6 7 2 0"
 
 
 def test_what_evaluators_see() -> None:

@@ -1,8 +1,7 @@
 """Captioned shapes: the pictures of ``data=shapes``, each with several captions made of the factors it was drawn with.
 
 No files and no network. A caption names the shape, its colour, size and place and the background; templates and synonyms
-vary how. The captions make one closed vocabulary, so the tokenizer is a word list, built from the training split. What a
-method has learnt is asked by factor (zero-shot, with prompts that name one factor and leave out the others) and by
+vary how. Their words are one closed list, so the tokenizer is that list. What a method has learnt is asked by factor (zero-shot, with prompts that name one factor and leave out the others) and by
 retrieval, where all pictures of equal factors are right answers.
 
 N samples, K captions of each, L tokens a caption, S pixels a side.
@@ -16,7 +15,7 @@ from torch import Tensor
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images.shapes import FACTORS, Shapes
 from ssl_framework.types import step_seed
-from ssl_framework.views.text import BEGIN, END, PADDING, SPECIAL, UNKNOWN
+from ssl_framework.views.text import Vocabulary
 
 Words = Mapping[str, tuple[str, ...]]
 
@@ -83,6 +82,15 @@ PROMPTS: Mapping[str, tuple[str, ...]] = {  # ways to name a class of one factor
 SYNONYMS = 2  # of every word
 
 
+class ShapeVocabulary(Vocabulary):
+    """All words that captions can have, in alphabetical order: the same whatever was drawn of them."""
+
+    def __init__(self) -> None:
+        fixed = {word for template in TEMPLATES for word in template.split() if "{" not in word}
+        named = {word for slots in NAMED.values() for slot in slots for words in slot.values() for word in words}
+        super().__init__(sorted(fixed | named))
+
+
 class CaptionedShapes:
     """Draws pictures and captions on first use and keeps them.
 
@@ -94,7 +102,8 @@ class CaptionedShapes:
         label: which factor is the class, or the number, that probes of the pictures read.
         num_captions: K, captions of a picture, each of a random template and random synonyms.
         tokens: L, to which captions and prompts are padded, with begin and end.
-        vocabulary: most tokens that the words may need, special ones included: the size of the text backbone's table.
+        words: what the tokens stand for.
+        vocabulary: size of the text backbone's table; at least as many tokens as there are.
 
     Raises:
         ValueError: an argument outside its range.
@@ -109,6 +118,7 @@ class CaptionedShapes:
         label: str,
         num_captions: int,
         tokens: int,
+        words: Vocabulary,
         vocabulary: int,
     ) -> None:
         if num_captions < 1:
@@ -118,16 +128,13 @@ class CaptionedShapes:
         self.num_captions = num_captions
         self.tokens = tokens
         self.splits: dict[str, Split] = {}
-        train = self.captions("train")
-        self.words = sorted({word for caption in train for word in caption.split()})
-        self.number = {word: number for number, word in enumerate(self.words, len(SPECIAL))}
+        self.words = words
         longest = 2 + max(len(template.split()) + template.count("{position}") for template in TEMPLATES)
         if tokens < longest:
             raise ValueError(f"data.tokens is {tokens}, but captions have up to {longest}: set it to at least that")
-        if vocabulary < len(SPECIAL) + len(self.words):
+        if vocabulary < len(words):
             raise ValueError(
-                f"data.vocabulary is {vocabulary}, but the captions need {len(SPECIAL) + len(self.words)} tokens: set "
-                "it to at least that"
+                f"data.vocabulary is {vocabulary}, but there are {len(words)} tokens: set it to at least that"
             )
 
     def load(self, split: str) -> Split:
@@ -141,7 +148,9 @@ class CaptionedShapes:
         name = "test" if split == "test" else "train"
         if name not in self.splits:
             factors = self.pictures.factors(name)
-            texts = self.encoded(self.captions(name)).unflatten(0, (-1, self.num_captions))  # [N, K, L]
+            texts = self.words.encode(self.captions(name), self.tokens).unflatten(
+                0, (-1, self.num_captions)
+            )  # [N, K, L]
             self.splits[name] = self.pictures.load(name)._replace(
                 beside={"text": texts},
                 prompts={factor: self.prompts(factor) for factor in NAMED},
@@ -171,26 +180,13 @@ class CaptionedShapes:
             for pattern in PROMPTS[factor]
             for synonym in range(SYNONYMS)
         ]
-        return self.encoded(sentences).unflatten(0, (len(FACTORS[factor]), -1))
-
-    def encoded(self, sentences: Sequence[str]) -> Tensor:
-        """Token ids: [len(sentences), L] int32. A word that no training caption has is UNKNOWN."""
-        rows = [[BEGIN, *(self.number.get(word, UNKNOWN) for word in text.split()), END] for text in sentences]
-        padded = [row + [PADDING] * (self.tokens - len(row)) for row in rows]
-        return torch.tensor(padded, dtype=torch.int32)  # [M, L]
-
-    def decoded(self, tokens: Tensor) -> str:
-        """One text [L] as words, without begin, end and padding."""
-        names = [*SPECIAL, *self.words]
-        return " ".join(names[token] for token in tokens.tolist() if token not in (PADDING, BEGIN, END))
+        return self.words.encode(sentences, self.tokens).unflatten(0, (len(FACTORS[factor]), -1))
 
 
 def phrase(factor: str, number: int, synonyms: Sequence[int]) -> str:
     """A class of a factor in words: for each slot that the factor fills the chosen synonym."""
     parts = FACTORS[factor][number].split() if len(NAMED[factor]) > 1 else [FACTORS[factor][number]]
-    return " ".join(
-        words[part][synonym] for words, part, synonym in zip(NAMED[factor], parts, synonyms, strict=True)
-    )
+    return " ".join(words[part][synonym] for words, part, synonym in zip(NAMED[factor], parts, synonyms, strict=True))
 
 
 def phrases(values: Sequence[int], synonyms: Sequence[int]) -> Iterator[tuple[str, str]]:

@@ -39,10 +39,12 @@ class CrossRetrieval:
         group = self.groups(test)  # [n]
         scores: dict[str, float] = {}
         for name, queries, candidates in self.directions(test):
-            ranks = torch.cat([
-                ranks_of(part @ candidates.T, own, group)
-                for part, own in zip(queries.split(self.chunk), group.split(self.chunk), strict=True)
-            ])  # [n]
+            ranks = torch.cat(
+                [
+                    ranks_of(part @ candidates.T, own, group)
+                    for part, own in zip(queries.split(self.chunk), group.split(self.chunk), strict=True)
+                ]
+            )  # [n]
             scores |= {f"{name}/recall@{k}": Accuracy(int((ranks <= k).sum()), len(ranks)) for k in self.ks}
             scores[f"{name}/mrr"] = 100 * (1 / ranks.double()).mean().item()
         return scores

@@ -34,4 +34,3 @@ def name_of(factor: str, prompts: Tensor) -> str:
     """The metric of a factor with prompts [classes, P, D]."""
     classes, count = prompts.shape[:2]
     return f"zero_shot[{factor},classes={classes},prompts={count}]/top1"
-
