@@ -5,7 +5,6 @@ ranks, and compares with forked ones; the others need only what a process of one
 working directory and output.
 """
 
-import functools
 import multiprocessing
 import os
 import signal
@@ -15,11 +14,10 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["ssl_framework.training.run"])
+CONTEXT.set_forkserver_preload(["ssl_framework.training.stages"])
 
 PID = "pid.txt"
 """In the folder of a study's run: which process it is, for tests that outlive the study."""
@@ -63,9 +61,7 @@ def train(arguments: Sequence[str]) -> None:
     from ssl_framework.training import launch
 
     sys.argv = ["train.py", *arguments]
-    launch.subprocess = SimpleNamespace(  # type: ignore[attr-defined]
-        Popen=rank, run=subprocess.run, TimeoutExpired=subprocess.TimeoutExpired
-    )
+    launch.START_METHOD = "fork"
     command.main()
 
 
@@ -101,12 +97,6 @@ class Fork:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
-
-
-def rank(command: Sequence[str], env: dict[str, str], start_new_session: bool) -> Fork:
-    """In place of the Popen of ``training.launch``: a fork that becomes ``python -m ssl_framework.training.run``."""
-    assert list(command[:3]) == [sys.executable, "-m", "ssl_framework.training.run"] and start_new_session
-    return Fork(functools.partial(become_rank, Path(command[3]), env))
 
 
 def study(arguments: Sequence[str]) -> None:
@@ -146,27 +136,3 @@ def run_of_study(arguments: Sequence[str], output: Path) -> Fork:
         return code
 
     return Fork(become)
-
-
-def become_rank(folder: Path, env: dict[str, str]) -> int:
-    """The exit code of the rank, whose environment is ``env``."""
-    import torch
-
-    from ssl_framework import device
-    from ssl_framework.training import run
-
-    os.environ.clear()
-    os.environ.update(env)
-    device.THREADS = int(env["OMP_NUM_THREADS"])  # read by torch when it was imported, before there was a rank
-    torch.set_num_threads(device.THREADS)
-    code: Any = 1
-    try:
-        run.main(folder)
-        code = 0
-    except SystemExit as ended:
-        code = ended.code
-    except BaseException:
-        traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return code

@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 from ssl_framework.build import build, build_data, build_module
 from ssl_framework.load import is_trusted, load_run_config
 from ssl_framework.models.encoder import EMATeacher
-from ssl_framework.training.launch import local_processes
-from ssl_framework.training.run import build_trainer
+from ssl_framework.training.place import local_processes
+from ssl_framework.training.trainer import build_trainer
 from tests.small_runs import SMALL, config, run_in, small
 
 
@@ -243,7 +243,7 @@ def write(folder: Path, content: object) -> Path:
         "torch.load",
         "torch.nn.modules.module.torch.load",
         "ssl_framework.commands.train.subprocess.Popen",
-        "ssl_framework.training.launch.launch",
+        "ssl_framework.training.launch.descend",
         "ssl_framework.nothing.Here",
         7,
     ],

@@ -13,6 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.runs.config import command_line
+from ssl_framework.training.place import is_first
 
 
 def best_trial(jobs: Sequence[Any], metric: str, direction: str) -> str:
@@ -34,6 +35,8 @@ class SweepTable(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Adds this command to command.txt, unless it is there."""
+        if not is_first():
+            return
         path = Path(config.hydra.sweep.dir) / "command.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         line = command_line([*config.hydra.overrides.task, f"hydra.sweep.dir={config.hydra.sweep.dir}"], "-m")
@@ -43,6 +46,8 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Prints the table."""
+        if not is_first():
+            return
         from rich.console import Console
 
         from ssl_framework.report.tables import read_jobs, sweep_table

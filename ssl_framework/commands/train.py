@@ -1,6 +1,8 @@
 """The command: compose a config, prepare the run's folder, start the run in this process or in several.
 
-Imports nothing heavy, so that ``--help``, ``--cfg job`` and a misspelt key answer at once.
+Where a launcher has started several processes of it, each composes the same config, and the first decides what is done
+and in which folder (``agree``). Imports nothing heavy, so that ``--help``, ``--cfg job`` and a misspelt key answer at
+once.
 """
 
 import contextlib
@@ -11,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl_framework.runs.config import CONFIGS, command_line, quoted, refuse_other_config, refuse_other_types
+from ssl_framework.runs.config import (
+    CONFIGS,
+    begin,
+    command_line,
+    quoted,
+    refuse_other_config,
+    refuse_other_types,
+)
 from ssl_framework.runs.folder import ERROR, claimed, discard_unless_trained, has_checkpoint, has_trained, record, write
 from ssl_framework.runs.messages import REFUSALS, STOPPED, explain, failures, say_error
-from ssl_framework.training.launch import is_first_process
+from ssl_framework.training.meeting import agree, first_to_say, meeting
+from ssl_framework.training.place import is_first, leave_to_launcher, settle
 
 MAY_CHANGE = (
     *("trainer", "logger", "evaluation", "report", "resume"),
@@ -39,13 +50,14 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they are explained here
     sys.argv[1:] = point_to_resumed_folder(sys.argv[1:])
     try:
+        begin(called_at(sys.argv[1:]))
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         if whole_errors:
             raise
-        sys.exit(f"error: {explain(error)}")
-    except ValueError:
-        if not failures:
+        sys.exit(f"error: {explain(error)}" if first_to_say(str(error)) else 1)
+    except ValueError as error:
+        if not failures and first_to_say(str(error)):
             raise
         sys.exit("error: no trial of the search has ended with a value")  # of which Optuna takes the best
     except KeyboardInterrupt:
@@ -65,15 +77,23 @@ def point_to_resumed_folder(arguments: list[str]) -> list[str]:
     return [*arguments, f"hydra.run.dir={quoted(os.path.relpath(folder))}"]
 
 
+def called_at(arguments: list[str]) -> str:
+    """When the command was called, which names its folder: alike in all processes, if it asks for runs."""
+    looks = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version"} & set(arguments)
+    now = datetime.now().isoformat()
+    return now if looks else agree(lambda: now)
+
+
 def job(cfg: DictConfig) -> float | None:
     """One job: a single run, or one of a multirun. A user's error is one line; the other jobs of a multirun go on.
 
     Returns:
         What a search of hyper-parameters is after, if this is one of its trials and has come to its end.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = agreed_folder()
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        print(f"\njob {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}", flush=True)
+        if is_first():
+            print(f"\njob {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}", flush=True)
         job_of_multirun(cfg, folder)
         return objective_of(cfg, folder)
     latest = Path("outputs") / "latest"
@@ -81,13 +101,39 @@ def job(cfg: DictConfig) -> float | None:
     try:
         stopped_by = start(cfg, folder)
     except REFUSALS as error:
-        say_error(error)
+        say_once(error)
         failures.append(str(folder))
-        discard_unless_trained(folder, before)
+        if is_first():
+            discard_unless_trained(folder, before)
+        leave_unless_all_refuse()
         return None
-    if is_first_process(cfg):
-        end(stopped_by, os.path.relpath(folder), f"python train.py resume={os.path.relpath(folder)}")
+    end(stopped_by, os.path.relpath(folder), f"python train.py resume={os.path.relpath(folder)}")
     return None
+
+
+def agreed_folder() -> Path:
+    """The folder of the job, which is the first process's wherever the config names it by the time of day."""
+    own = Path(HydraConfig.get().runtime.output_dir)
+    folder = Path(agree(lambda: str(own)))
+    if folder != own:
+        with contextlib.suppress(OSError):
+            own.rmdir()
+    return folder
+
+
+def say_once(error: Exception) -> None:
+    """Says what all processes of the run have to say in one of them."""
+    if first_to_say(str(error)):
+        say_error(error)
+
+
+def leave_unless_all_refuse() -> None:
+    """Ends this process at once if others of the run go on: they wait for it, and the launcher ends them with it."""
+    found = meeting()
+    if found is not None and not found.all_refuse():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def objective_of(cfg: DictConfig, folder: Path) -> float | None:
@@ -120,52 +166,68 @@ def refuse_test_labels(cfg: DictConfig) -> None:
         )
 
 
+def left_to_do(cfg: DictConfig, folder: Path, mine: bool) -> str:
+    """What is left of a job: "nothing" where it has a result or another process runs it, or it "goes on" where it was
+    interrupted, or begins "anew", where a try that came to no checkpoint is removed.
+
+    Raises:
+        ValueError: what lies there belongs to another run, and stays as it is.
+    """
+    if not mine:
+        print("left to the process that is running it")
+        return "nothing"
+    refuse_test_labels(cfg)
+    if has_trained(folder):
+        refuse_other_config(cfg, folder)
+        if (folder / "result.json").is_file():
+            print("has a result already")
+            return "nothing"
+    (folder / ERROR).unlink(missing_ok=True)
+    if has_checkpoint(folder):
+        return "goes on"
+    (folder / "metrics.csv").unlink(missing_ok=True)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return "anew"
+
+
 def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
-    """Does what is left of a job: nothing where it has a result or another process runs it, the rest where it was
-    interrupted. A failure is noted in the folder, and tried again when the multirun is started again."""
-    with claimed(folder) if is_first_process(cfg) else contextlib.nullcontext(True) as mine:
-        if not mine:
-            print("left to the process that is running it")
-            return
+    """Does what is left of a job. A failure is noted in the folder, and tried again when the multirun is started
+    again."""
+    with claimed(folder) if is_first() else contextlib.nullcontext(True) as mine:
         try:
-            goes_on = False
-            refuse_test_labels(cfg)
-            if has_trained(folder):
-                refuse_other_config(cfg, folder)
-                if (folder / "result.json").is_file():
-                    print("has a result already")
-                    return
-                goes_on = has_checkpoint(folder)
-        except REFUSALS as error:  # what lies there belongs to another run: it stays as it is
-            say_error(error)
+            settle(cfg.trainer)
+            todo = agree(lambda: left_to_do(cfg, folder, mine))
+        except REFUSALS as error:
+            say_once(error)
             failures.append(str(folder))
             return
-        (folder / ERROR).unlink(missing_ok=True)
-        if not goes_on:  # interrupted before its first checkpoint: it starts anew
-            (folder / "metrics.csv").unlink(missing_ok=True)
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        if todo == "nothing":
+            return
         try:
-            stopped_by = start(cfg, folder, goes_on)
+            stopped_by = start(cfg, folder, todo == "goes on")
         except Exception as error:
-            say_error(error)
+            say_once(error)
             failures.append(str(folder))
-            write(folder / ERROR, f"{type(error).__name__}: {' '.join(str(error).split())}\n")
-            if not (folder / "run.json").is_file():
-                write(folder / "run.json", json.dumps(describe(), indent=2) + "\n")
+            if is_first():
+                note_failure(folder, error)
+            leave_unless_all_refuse()
             return
-    if is_first_process(cfg):
-        end(
-            stopped_by,
-            os.path.relpath(folder),
-            f"the same command with hydra.sweep.dir={os.path.relpath(folder.parent)}",
-        )
+    end(stopped_by, os.path.relpath(folder), f"the same command with hydra.sweep.dir={os.path.relpath(folder.parent)}")
+
+
+def note_failure(folder: Path, error: Exception) -> None:
+    """Leaves in a job's folder why it failed, and what it was."""
+    write(folder / ERROR, f"{type(error).__name__}: {' '.join(str(error).split())}\n")
+    if not (folder / "run.json").is_file():
+        write(folder / "run.json", json.dumps(describe(), indent=2) + "\n")
 
 
 def end(stopped_by: str | None, shown: str, again: str) -> None:
     """The last lines of a job: its folder, and for one that a signal stopped, the command that continues it."""
-    if stopped_by is not None:
-        print(f"stopped by {stopped_by}; to continue: {again}")
-    print(shown, flush=True)
+    if is_first():
+        if stopped_by is not None:
+            print(f"stopped by {stopped_by}; to continue: {again}")
+        print(shown, flush=True)
     if stopped_by is not None:
         sys.exit(STOPPED + signal.Signals[stopped_by])
 
@@ -182,28 +244,38 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
         ValueError, FileNotFoundError: what the user asked for cannot be done.
         RunFailed: a process of the run failed and said why.
     """
-    first = is_first_process(cfg)
-    requeued = bool(cfg.trainer.slurm and int(os.environ.get("SLURM_RESTART_COUNT", "0")))
-    resume = goes_on or cfg.resume is not None or (requeued and has_checkpoint(folder))
-    about = describe()
-    about["resume"] = resume
+    from ssl_framework.training.stages import go_through  # imports torch: only now
+
+    settle(cfg.trainer)
     refuse_other_types(cfg, HydraConfig.get().overrides.task)
     if cfg.resume is not None:
         if Path(str(cfg.resume)).resolve() != folder.resolve():
             raise ValueError(f"resume={cfg.resume} goes on in that folder itself: leave out -m and hydra.run.dir")
         cfg = resumed_config(cfg, Path(str(cfg.resume)))
-    if first and not resume and has_trained(folder):
+        leave_to_launcher(cfg.trainer)
+        settle(cfg.trainer)
+    about = json.loads(agree(lambda: json.dumps(opened(cfg, folder, goes_on))))
+    stopped_by = go_through(cfg, folder, about, is_first())
+    if stopped_by == "SIGUSR1" and cfg.trainer.slurm and is_first():
+        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
+    return stopped_by
+
+
+def opened(cfg: DictConfig, folder: Path, goes_on: bool) -> dict[str, Any]:
+    """Prepares the folder of a run; what the run is called, and whether it is resumed.
+
+    Raises:
+        ValueError: the folder holds a run that this one would overwrite.
+    """
+    requeued = bool(cfg.trainer.slurm and int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+    resume = goes_on or cfg.resume is not None or (requeued and has_checkpoint(folder))
+    if not resume and has_trained(folder):
         raise ValueError(
             f"{folder} already holds a run: continue it with resume={folder}, or choose another hydra.run.dir"
         )
-    if first:
-        prepare(cfg, folder, about)
-    from ssl_framework.training.stages import go_through  # imports torch: only now
-
-    stopped_by = go_through(cfg, folder, about, first)
-    if stopped_by == "SIGUSR1" and first:
-        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
-    return stopped_by
+    about = {**describe(), "resume": resume}
+    prepare(cfg, folder, about)
+    return about
 
 
 def describe() -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_framework.mixers.base import Context, HiddenRule, LabelLaw, LearnedRule, Partners, Rule, uniform
+from ssl_framework.models.base import layered
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.types import Batch, Clock, Mix, Outputs, step_seed
 
@@ -91,8 +92,9 @@ class Mixing(nn.Module):
         if isinstance(self.rule, LearnedRule):
             self.rule.attach(student)
         if isinstance(self.rule, HiddenRule):
+            network = layered(student.backbone, "mixer.rule.layers")
             for layer in self.rule.layers:
-                student.backbone.block(layer, "mixer.rule.layers")
+                network.block(layer, "mixer.rule.layers")
             if student.beside:
                 raise ValueError(
                     f"{type(self.rule).__name__} mixes inside one backbone, but student.beside has further ones: "
@@ -196,8 +198,9 @@ class Mixing(nn.Module):
                 parts[i] = parts[i] if each is None else rule.mix(parts[i], each, draw // len(rule.layers))
             return torch.cat(parts)  # [G * B, ...]
 
-        block = student.backbone.block(rule.layers[draw % len(rule.layers)], "mixer.rule.layers")
-        with student.backbone.changed_at(block, change):
+        network = layered(student.backbone, "mixer.rule.layers")
+        block = network.block(rule.layers[draw % len(rule.layers)], "mixer.rule.layers")
+        with network.changed_at(block, change):
             yield
 
     def loss(self, student: list[Outputs | None], batch: Batch) -> Tensor:

@@ -1,11 +1,11 @@
 """Several encoders, one for each modality, that stand where one encoder stands."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ssl_framework.models.backbone import Backbone
+from ssl_framework.models.base import BackboneProtocol
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.types import Inputs, Outputs
 
@@ -135,7 +135,7 @@ class Towers(nn.Module):
         return self.tower(self.main)
 
     @property
-    def backbone(self) -> Backbone:
+    def backbone(self) -> BackboneProtocol:
         """Of the main tower."""
         return self.main_tower.backbone
 
@@ -181,7 +181,7 @@ class Towers(nn.Module):
         prefix = f"student.towers.{self.main}."
         self.main_tower.take_over({name.replace(prefix, "student.", 1): x for name, x in state.items()})
 
-    def backbones(self) -> Iterable[nn.Module]:
-        """Every backbone of every tower."""
-        for encoder, _ in self.encoders():
-            yield from encoder.backbones()
+    @property
+    def backbones(self) -> list[BackboneProtocol]:
+        """All of every tower, that of the main one first."""
+        return [backbone for encoder, _ in self.encoders() for backbone in encoder.backbones]

@@ -1,8 +1,8 @@
 """CLIP: Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021
 (arXiv:2103.00020), section 2.3 and figure 3.
 
-The two views of a sample are of two modalities, a picture and a text, say. Each has to find the other among those of the
-global batch, in both directions, by cosine similarity times a scale that is learnt. ALIGN (Jia et al., ICML 2021,
+The two views of a sample are of two modalities, a picture and a text, say. Each has to find the other among those of
+the global batch, in both directions, by cosine similarity times a scale that is learnt. ALIGN (Jia et al., ICML 2021,
 arXiv:2102.05918) is the same with label smoothing 0.1.
 """
 
@@ -58,9 +58,7 @@ class CLIP(Objective):
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
     ) -> dict[str, Tensor]:
         """Changes ``log_scale`` where it has grown beyond its bound."""
-        with (
-            torch.no_grad()
-        ):  # the parameter itself, as in the authors' code: a clamp in the graph would hold it forever
+        with torch.no_grad():  # the parameter itself: behind a clamp in the graph it would stay for ever
             self.log_scale.clamp_(max=self.largest)
         z0, z1 = map(unit, outputs_of(student, self.head))  # [B, D] each
         loss = (self.one_way(z0, z1) + self.one_way(z1, z0)) / 2  # [B]

@@ -276,9 +276,9 @@ def backbone_line(seen: Inspection) -> str:
     """Name and size of the backbone, the size where the network can be loaded."""
     try:
         backbone = seen.module.student.backbone
-        trained = sum(p.numel() for p in backbone.parameters())
+        trained = sum(p.numel() for p in backbone.net.parameters())
         whole = sum(p.numel() for p in seen.module.student.parameters())
-        return f"{backbone.timm_name}, {trained / 1e6:.2f} M parameters; {whole / 1e6:.2f} M with heads"
+        return f"{backbone.name}, {trained / 1e6:.2f} M parameters; {whole / 1e6:.2f} M with heads"
     except Exception:
         return OmegaConf.select(seen.stored, "student.backbone.name") or ""
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,17 @@ def refuse_other_types(cfg: DictConfig, overrides: Sequence[str]) -> None:
                 raise ValueError(f"{key} is {value!r}: it must be {name} (as shipped: {default})")
 
 
+began = [datetime.now()]
+"""When the command was called, alike in all processes of a run."""
+
+
+def begin(at: str) -> None:
+    """Says when the command was called (ISO 8601)."""
+    began[0] = datetime.fromisoformat(at)
+
+
+OmegaConf.register_new_resolver("began", lambda pattern: began[0].strftime(pattern), replace=True)
+
 LONGEST_NAME = 120
 """Characters of a job folder's name; file systems take 255 bytes."""
 
@@ -74,10 +86,8 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
     stored, now = OmegaConf.load(folder / "config.yaml"), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
     if now.trainer.precision == "auto":
         now.trainer.precision = cfg.trainer.precision = stored.trainer.precision
-    # A run of several stages fills these in when its last one begins.
-    filled_in = ("previous", "pseudo_labels.previous", "evaluation.baselines") if now.student.get("earlier") else ()
     before, after = (dict(leaves(without_places(as_now(OmegaConf.to_container(c))))) for c in (stored, now))
-    for key in sorted((before.keys() | after.keys()) - set(filled_in)):
+    for key in sorted(before.keys() | after.keys()):
         here, there = (values.get(key, "absent") for values in (after, before))
         if here != there:
             raise ValueError(
@@ -89,10 +99,8 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
 def config_hash(cfg: DictConfig) -> str:
     """Short hash of what determines a result up to chance: all but seed, places, loggers, report and alarm."""
     content = without_places(OmegaConf.to_container(cfg, resolve=True))
-    for key in ("seed", "previous"):
-        content.pop(key, None)
+    content.pop("seed", None)
     content["data"]["source"].pop("seed", None)
-    (content.get("pseudo_labels") or {}).pop("previous", None)
     return hashlib.sha256(json.dumps(as_first_published(content), sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -101,8 +109,9 @@ def without_places(content: Any) -> dict[str, Any]:
 
     Changes ``content``.
     """
-    for key in ("resume", "logger", "report", "hparams_search"):
+    for key in ("resume", "logger", "report", "hparams_search", "previous"):  # the last: of an earlier version
         content.pop(key, None)
+    (content.get("pseudo_labels") or {}).pop("previous", None)
     data = content.get("data", {})
     for node in (data, data.get("source", {})):
         for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache"):

@@ -18,14 +18,19 @@ TRACES = ("checkpoints", "metrics.csv", "result.json")
 """What training leaves in a run folder from its first steps on."""
 
 
+def with_parts(folder: Path) -> list[Path]:
+    """The folder of a run, and before it those inside it that hold runs of their own, which are parts of this one."""
+    return [*sorted(path.parent for path in folder.glob("*/config.yaml")), folder]
+
+
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a run, or its first stage, has come as far as its first checkpoint."""
-    return any((where / "checkpoints" / "last.ckpt").is_file() for where in (folder, folder / "stage_0"))
+    """Whether a run, or a part of it, has come as far as its first checkpoint."""
+    return any((where / "checkpoints" / "last.ckpt").is_file() for where in with_parts(folder))
 
 
 def has_trained(folder: Path) -> bool:
-    """Whether a run, or its first stage, has taken a step."""
-    return any((where / name).exists() for where in (folder, folder / "stage_0") for name in TRACES)
+    """Whether a run, or a part of it, has taken a step."""
+    return any((where / name).exists() for where in with_parts(folder) for name in TRACES)
 
 
 def discard_unless_trained(folder: Path, latest: str | None) -> None:
@@ -35,7 +40,7 @@ def discard_unless_trained(folder: Path, latest: str | None) -> None:
     """
     if has_trained(folder):
         return
-    for where in (folder / "stage_0", folder):
+    for where in with_parts(folder):
         for name in ("config.yaml", "run.json", "pseudo_labels.npy"):
             (where / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # something else lies there, or nothing at all

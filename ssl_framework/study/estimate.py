@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from ssl_framework.build import build_data, build_module
 from ssl_framework.device import use_threads
 from ssl_framework.runs.messages import quiet
-from ssl_framework.training.run import build_trainer
+from ssl_framework.training.trainer import build_trainer
 
 STEPS = 6
 """Measured; the first half warms up."""

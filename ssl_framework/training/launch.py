@@ -1,97 +1,116 @@
-"""The processes of a run on this machine."""
+"""Where a run goes on: in this process, if it is alone or one of several that were launched, or in ranks of its own."""
 
 import contextlib
+import logging
 import os
-import signal
-import socket
-import subprocess
 import sys
-import time
+import tempfile
+import traceback
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from ssl_framework.runs.config import HERE
-from ssl_framework.runs.messages import STOPPED, RunFailed
+from ssl_framework import device
+from ssl_framework.runs.messages import REFUSALS, RunFailed
+from ssl_framework.training.place import local_processes, place
+from ssl_framework.training.run import Change, run
 
+START_METHOD = "spawn"
+"""How ranks of our own begin: as new interpreters."""
 
-def is_first_process(cfg: DictConfig) -> bool:
-    """Whether this process writes the run's folder: always, but for the later tasks of a SLURM job."""
-    return not cfg.trainer.slurm or int(os.environ.get("SLURM_PROCID", "0")) == 0
-
-
-def local_processes(cfg: DictConfig) -> int:
-    """How many processes of the run this machine holds.
-
-    Raises:
-        ValueError: ``devices: auto`` without a GPU, or a number that makes no sense.
-    """
-    if cfg.devices == "auto":
-        import torch
-
-        if not torch.cuda.device_count():
-            raise ValueError(
-                "trainer.devices is auto (all local GPUs), but there is none: choose trainer=cpu or ddp_cpu"
-            )
-        return torch.cuda.device_count()
-    if not isinstance(cfg.devices, int) or cfg.devices < 1:
-        raise ValueError(f"trainer.devices is {cfg.devices}: it must be a whole number above 0, or auto")
-    return cfg.devices
+REFUSED = ".refused"
+"""File in the run folder in which a rank leaves what it refuses, for the parent to say; the rank's number follows."""
 
 
-def launch(folder: Path, processes: int) -> str | None:
-    """Starts one process a device, passes signals on to them, and waits.
-
-    Each rank reads the config from the folder and never sees Hydra, so a multirun keeps one folder a job. (torchrun
-    does the same but answers a user's mistake with its own traceback.)
+def descend(
+    cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool, change: Change | None = None
+) -> str | None:
+    """One run, in as many processes as it takes. Arguments and result as of ``run``; ``change`` can be pickled.
 
     Raises:
-        ValueError: what the ranks refused.
+        ValueError: what the run refuses.
         RunFailed: a rank died of something else, whose traceback it has printed.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    threads = str(max(1, (os.cpu_count() or 1) // processes))
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "WORLD_SIZE": str(processes)}
-    shared |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
-    # The ranks find this package also where it runs from a source tree without being installed.
-    shared |= {"PYTHONPATH": os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))}
-    command = [sys.executable, "-m", "ssl_framework.training.run", str(folder)]
-    ranks = [
-        subprocess.Popen(
-            command, env={**os.environ, **shared, "RANK": str(i), "LOCAL_RANK": str(i)}, start_new_session=True
+    OmegaConf.resolve(cfg)
+    processes = local_processes(cfg.trainer)
+    if place() is None and processes > 1:
+        return start_ranks(processes, cfg, folder, about, resume, change)
+    return run(cfg, folder, about, resume, change)
+
+
+def start_ranks(processes: int, cfg: DictConfig, folder: Path, *rest: Any) -> str | None:
+    """Starts one process a device by torch's elastic launcher, which passes signals on to them, and waits.
+
+    Each rank gets the config as it is and never sees Hydra, so a multirun keeps one folder a job.
+    """
+    threads = int(os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // processes)))
+    content = OmegaConf.to_container(cfg)
+    quiet_launcher()
+    with tempfile.TemporaryDirectory() as logs, environment(OMP_NUM_THREADS=str(threads)):
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",  # a port that the store binds and keeps
+            local_addr="127.0.0.1",
+            max_restarts=0,
+            start_method=START_METHOD,
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
-        for i in range(processes)
-    ]
+        try:
+            return elastic_launch(config, rank)(threads, content, folder, *rest)[0]
+        except SignalException as stopped:
+            return stopped.sigval.name
+        except ChildFailedError as failed:
+            raise refusal(folder) or RunFailed from failed
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        for child in ranks:
-            child.send_signal(number)
 
-    previous = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, pass_on)
+def quiet_launcher() -> None:
+    """Silences what the launcher says about ranks that stop or fail: they have said it themselves."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+@contextlib.contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Meanwhile these variables are set."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
-        while any(child.poll() is None for child in ranks) and not any(child.poll() for child in ranks):
-            time.sleep(0.1)
-        for child in ranks:  # one is done or dead: the others end as well, or wait for it in vain
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=20)
-            child.kill()
+        yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    refused = sorted(folder.glob(".refused.*"))
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def refusal(folder: Path) -> ValueError | None:
+    """What the ranks refused, each sentence once; ``None`` if they died of something else."""
+    refused = sorted(folder.glob(f"{REFUSED}.*"))
     messages = list(dict.fromkeys(path.read_text() for path in refused))
     for path in refused:
         path.unlink()
-    if messages:
-        raise ValueError("; ".join(messages))
-    code = ranks[0].wait()
-    if code > STOPPED:
-        return signal.Signals(code - STOPPED).name
-    if code or any(child.wait() for child in ranks):
-        raise RunFailed
-    return None
+    return ValueError("; ".join(messages)) if messages else None
+
+
+def rank(threads: int, content: Any, folder: Path, *rest: Any) -> str | None:
+    """What a process of our own does. It ends at once if it fails: an orderly end would wait for the others."""
+    os.setsid()  # a terminal's Ctrl-C comes through the launcher, once
+    device.THREADS = threads
+    try:
+        return run(OmegaConf.create(content), folder, *rest)
+    except REFUSALS as error:
+        (folder / f"{REFUSED}.{os.environ['RANK']}").write_text(str(error))
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

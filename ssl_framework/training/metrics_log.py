@@ -1,4 +1,4 @@
-"""The record of a run that is always written: metrics.csv, one row a number."""
+"""The record of a run that is always written (metrics.csv, one row a number), and the loggers beside it."""
 
 import csv
 from pathlib import Path
@@ -6,6 +6,10 @@ from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+
+from ssl_framework.build import build
+from ssl_framework.training.place import is_first
 
 COLUMNS = ("step", "name", "value")
 
@@ -72,3 +76,25 @@ class MetricsCSV(Logger):
             writer.writeheader()
             writer.writerows(rows)
         partial.replace(self.path)
+
+
+def build_loggers(cfg: DictConfig) -> list[Logger]:
+    """The chosen loggers beside metrics.csv; only rank 0 has any.
+
+    Raises:
+        ValueError: a logger cannot start (not installed, not logged in).
+    """
+    return [started(node) for node in cfg.values()] if is_first() else []
+
+
+def started(node: DictConfig) -> Logger:
+    """A logger that runs: a missing login must not surface after an hour."""
+    try:
+        logger: Any = build(node)
+        logger.experiment  # noqa: B018
+        return logger
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"logger: {node._target_.rsplit('.', 1)[-1]} cannot start: {reason} (logger=csv always works)"
+        ) from error

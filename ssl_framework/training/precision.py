@@ -1,6 +1,5 @@
 """In which floating-point format a run trains, where the config leaves that to the machine."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -8,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.device import accelerator_of
 from ssl_framework.runs.folder import write
+from ssl_framework.training.place import is_first
 
 
 def settle_precision(cfg: DictConfig, folder: Path) -> None:
@@ -20,5 +20,5 @@ def settle_precision(cfg: DictConfig, folder: Path) -> None:
         return
     gpu = accelerator_of(cfg.trainer) == "gpu" and torch.cuda.is_available()
     cfg.trainer.precision = "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
-    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
+    if is_first():
         write(folder / "config.yaml", OmegaConf.to_yaml(cfg))

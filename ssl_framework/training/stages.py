@@ -5,13 +5,14 @@ The images are clustered by what one stage has learned, and the next stage train
 anchor's own cluster only: what tells those apart is what the earlier stages have missed. The representation is that of
 all stages side by side.
 
-A stage is an ordinary run in a folder of its own; ``main.go_through`` runs one after another. From the one before it
-takes the backbones (``Encoder.take_over``) and the clusters, which are here.
+A stage is an ordinary run in a folder of its own; ``go_through`` runs one after another. From the one before it takes
+the backbones (``Encoder.take_over``), the clusters, which are here, and the baselines: only the first begins untrained.
 
 N images, D features, K clusters a stage.
 """
 
 import copy
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ from ssl_framework.data.datamodule import PSEUDO_LABELS
 from ssl_framework.data.pseudo_labels import CHUNK, clusters, read_pseudo_labels
 from ssl_framework.functional import unit
 from ssl_framework.load import load_run
-from ssl_framework.runs.folder import record
-from ssl_framework.training.launch import launch, local_processes
+from ssl_framework.models.weights import load_checkpoint
+from ssl_framework.runs.folder import read_json, record
+from ssl_framework.training.launch import descend
+from ssl_framework.training.parts import Parts
 
 
 def go_through(cfg: DictConfig, folder: Path, about: dict[str, Any], first: bool) -> str | None:
@@ -45,50 +48,61 @@ def go_through(cfg: DictConfig, folder: Path, about: dict[str, Any], first: bool
         Name of the signal that stopped the run, ``None`` if it ran to its end.
     """
     last = OmegaConf.select(cfg, "student.earlier") or 0
+    if last <= 0:
+        return descend(cfg, folder, about, about["resume"])
     for stage in range(last + 1):
-        where = folder if stage == last else folder / f"stage_{stage}"
+        where = folder_of(folder, stage, last)
         if stage < last and about["resume"] and (where / "result.json").is_file():
             continue
-        own = stage_config(cfg, folder, stage, last)
+        own = stage_config(cfg, stage)
         goes_on = about["resume"] and (where / "checkpoints" / "last.ckpt").is_file()
-        if last and goes_on and own.trainer.precision == "auto":  # settled when the stage began
+        if goes_on and own.trainer.precision == "auto":  # settled when the stage began
             own.trainer.precision = OmegaConf.load(where / "config.yaml").trainer.precision
-        if last and first:
-            where.mkdir(exist_ok=True)
-            if not goes_on:
-                (where / "metrics.csv").unlink(missing_ok=True)  # of a try that was killed before its first checkpoint
-            record(own, where, {**about, "resume": goes_on})
+        if first:
+            open_folder(own, where, {**about, "resume": goes_on})
             print(f"stage {stage + 1} of {last + 1}: {os.path.relpath(where)}", flush=True)
-        processes = local_processes(own.trainer)
-        if processes == 1 or own.trainer.slurm:
-            from ssl_framework.training.run import run  # imports torch: only now, and not where the ranks do it
-
-            OmegaConf.resolve(own)
-            stopped_by = run(own, where, about, goes_on)
-        else:
-            stopped_by = launch(where, processes)
-        if stopped_by is not None:
+        before = functools.partial(begin_after, folder_of(folder, stage - 1, last)) if stage else None
+        if (stopped_by := descend(own, where, about, goes_on, before)) is not None:
             return stopped_by
     return None
 
 
-def stage_config(cfg: DictConfig, folder: Path, stage: int, last: int) -> DictConfig:
-    """The config of one stage: it begins with the stages before it; the first has no clusters to go by."""
+def folder_of(folder: Path, stage: int, last: int) -> Path:
+    """Where a stage lies."""
+    return folder if stage == last else folder / f"stage_{stage}"
+
+
+def open_folder(own: DictConfig, where: Path, about: dict[str, Any]) -> None:
+    """Writes what a stage is, and removes the record of a try that was killed before its first checkpoint."""
+    where.mkdir(exist_ok=True)
+    if not about["resume"]:
+        (where / "metrics.csv").unlink(missing_ok=True)
+    record(own, where, about)
+
+
+def stage_config(cfg: DictConfig, stage: int) -> DictConfig:
+    """The config of one stage: it has the backbones of those before it; the first has no clusters to go by."""
     own = copy.deepcopy(cfg)
-    if not last:
-        return own
     OmegaConf.set_struct(own, False)
     own.student.earlier = stage
     if stage == 0:
         own.sampler = {"_target_": "ssl_framework.data.samplers.Uniform"}
-        own.pseudo_labels, own.previous = {}, None
-    else:
-        own.previous = str((folder / f"stage_{stage - 1}").resolve())
-        if "previous" in own.pseudo_labels:
-            own.pseudo_labels.previous = own.previous
-        if "baselines" in own.evaluation:
-            own.evaluation.baselines = False  # they are the first stage's
+        own.pseudo_labels = {}
     return own
+
+
+def begin_after(previous: Path, parts: Parts) -> None:
+    """Gives a stage what the one before it has learned.
+
+    Args:
+        previous: folder of the stage before.
+        parts: of this one.
+    """
+    if not parts.resumed:
+        parts.module.student.take_over(load_checkpoint(previous / "checkpoints" / "last.ckpt")["state_dict"])
+    parts.evaluation.baselines = read_json(previous / "result.json").get("baselines", {})
+    if isinstance(parts.data.pseudo_labels, StageClusters):
+        parts.data.pseudo_labels.previous = str(previous)
 
 
 class StageClusters:
@@ -96,10 +110,10 @@ class StageClusters:
 
     Args:
         num_clusters: K of every stage; after s stages there are at most K^s pseudo-labels.
-        previous: folder of the stage before, which ``main`` fills in.
+        previous: folder of the stage before, which ``begin_after`` fills in.
     """
 
-    def __init__(self, num_clusters: int, previous: str | None) -> None:
+    def __init__(self, num_clusters: int, previous: str | None = None) -> None:
         if num_clusters < 1:
             raise ValueError(f"pseudo_labels.num_clusters is {num_clusters}: it must be at least 1")
         self.num_clusters = num_clusters

@@ -29,11 +29,10 @@ from ssl_framework.commands.train import resumed_config
 from ssl_framework.evaluation.during_training.view_scores import read_scores
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.report.tables import sweep_table
-from ssl_framework.runs.config import CONFIGS, job_folder
+from ssl_framework.runs.config import CONFIGS, config_hash, job_folder
 from ssl_framework.runs.folder import claimed, read_metrics
 from ssl_framework.runs.numbers import mean_and_spread
 from ssl_framework.training.progress import Progress
-from ssl_framework.training.run import config_hash
 from tests.forked import Command
 from tests.small_runs import SMALL, SMALL_MIXER, SMALL_QUEUE, config, multirun_in, run_in, small
 from tests.training.test_resume import assert_identical

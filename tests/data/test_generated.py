@@ -13,7 +13,7 @@ from ssl_framework.data.images.files import Files
 from ssl_framework.data.images.generated import Joined, WithGenerated, join
 from ssl_framework.data.images.store import Mapped
 from ssl_framework.data.loader import resident
-from ssl_framework.training.run import config_hash
+from ssl_framework.runs.config import config_hash
 from tests.small_runs import SMALL, config
 
 

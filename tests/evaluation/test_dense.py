@@ -93,7 +93,7 @@ def test_scores_are_those_of_scikit_learn() -> None:
 class Position(torch.nn.Module):
     """A backbone whose map holds at every position the pixel's colour, which says where in the image it was."""
 
-    timm_name = "position"
+    name = "position"
 
     def spatial(self, x: Tensor) -> Tensor:
         return torch.nn.functional.adaptive_avg_pool2d(x, 8)  # [B, C, 8, 8]

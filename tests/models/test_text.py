@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from ssl_framework.models.text import PADDING, TextTransformer
@@ -12,7 +15,7 @@ def texts(lengths: list[int], total: int, seed: int = 0) -> torch.Tensor:
 
 def transformer(**options: object) -> TextTransformer:
     torch.manual_seed(0)
-    return TextTransformer(**{"vocabulary": 20, "length": 9, "width": 16, **options})  # type: ignore[arg-type]
+    return TextTransformer(**{"vocabulary": 20, "length": 9, "width": 16, "depth": 2, "num_heads": 4, **options})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("pool", ["mean", "first"])
@@ -31,8 +34,8 @@ def test_padding_never_changes_a_text(pool: str, mode: bool) -> None:
 def test_gradients_do_not_reach_padding() -> None:
     net = transformer()
     net(texts([3, 5], 9))["pooled"].sum().backward()
-    assert not net.tokens.weight.grad[PADDING].any()  # type: ignore[union-attr, index]
-    assert not net.places.grad[5:].any() and net.places.grad[4].any()  # type: ignore[index]
+    assert not net.net.tokens.weight.grad[PADDING].any()  # type: ignore[union-attr, index]
+    assert not net.net.places.grad[5:].any() and net.net.places.grad[4].any()  # type: ignore[index]
 
 
 def test_pooling() -> None:
@@ -51,16 +54,16 @@ def test_the_order_of_words_counts() -> None:
 
 
 def test_blocks_begin_with_weights_of_their_own() -> None:
-    first, second = (block.linear1.weight for block in transformer(depth=2).blocks)
+    first, second = (block.linear1.weight for block in transformer(depth=2).net.blocks)
     assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_heads": 3}, "num_heads=3, which does not divide its width=16"),
-        ({"pool": "last"}, "pool=last: choose one of mean, first"),
-        ({"depth": 0}, "depth=0"),
+        ({"num_heads": 3}, "text_backbone.num_heads is 3, which does not divide the width 16"),
+        ({"pool": "last"}, "text_backbone.pool is last: choose one of mean, first"),
+        ({"depth": 0}, "text_backbone.depth is 0"),
     ],
 )
 def test_bad_values(options: dict, words: str) -> None:
@@ -69,5 +72,16 @@ def test_bad_values(options: dict, words: str) -> None:
 
 
 def test_a_text_that_is_too_long() -> None:
-    with pytest.raises(ValueError, match="a text has 10 tokens, but the text backbone has length=9"):
+    with pytest.raises(
+        ValueError, match="a text backbone takes up to 9 tokens a text, but the views have torch.int64 samples of 10"
+    ):
         transformer()(texts([4], 10))
+
+
+def test_exported_weights_are_loaded_by_the_line_that_is_printed(tmp_path: Path) -> None:
+    own, path = transformer(), tmp_path / "text.safetensors"
+    save_file(own.net.state_dict(), str(path))
+    scope: dict = {}
+    exec(own.load_line(path), scope)
+    x = texts([3, 5], 6)
+    assert torch.equal(scope["net"](x), own(x)["tokens"])

@@ -27,7 +27,7 @@ def image_encoder(seed: int = 0, **options: object) -> Encoder:
 
 def text_encoder(seed: int = 1) -> Encoder:
     torch.manual_seed(seed)
-    return Encoder(TextTransformer(20, 7, width=16), {"projector": HEAD})  # type: ignore[arg-type]
+    return Encoder(TextTransformer(20, 7, 16, 2, 4), {"projector": HEAD})  # type: ignore[arg-type]
 
 
 def pair() -> Towers:
@@ -160,9 +160,9 @@ def test_what_does_not_fit_is_refused() -> None:
         Towers({"image": image_encoder()}, frozen=["sound"])
     with pytest.raises(ValueError, match=r"student\.frozen is \['image'\]: nothing is left to train"):
         Towers({"image": image_encoder()}, frozen=["image"])
-    with pytest.raises(ValueError, match="the views are of image and sound, but student.towers has image and text"):
+    with pytest.raises(ValueError, match=r"the views are of image and sound, but student\.towers has image and text"):
         pair().route(("image", "sound"))
-    with pytest.raises(ValueError, match="student.towers has text, but no view is of it: the views are of image"):
+    with pytest.raises(ValueError, match=r"student\.towers has text, but no view is of it: the views are of image"):
         pair().route(("image", "image"))
     with pytest.raises(ValueError, match="the views are of image and text, but the student is one encoder"):
         image_encoder().route(("image", "text"))

@@ -14,7 +14,7 @@ from ssl_framework.models.encoder import EMATeacher
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import read_json
-from ssl_framework.training.run import begin_with_weights
+from ssl_framework.training.parts import begin_with_weights
 from tests.small_runs import run_in, small
 
 

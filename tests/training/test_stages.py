@@ -18,11 +18,10 @@ from ssl_framework.data.samplers import Same, Uniform
 from ssl_framework.functional import unit
 from ssl_framework.load import load_run
 from ssl_framework.models.weights import load_checkpoint
-from ssl_framework.runs.config import refuse_other_config
+from ssl_framework.runs.config import config_hash, refuse_other_config
 from ssl_framework.runs.folder import discard_unless_trained, has_checkpoint, read_json
 from ssl_framework.training.progress import Progress
-from ssl_framework.training.run import config_hash
-from ssl_framework.training.stages import StageClusters, go_through, stage_config
+from ssl_framework.training.stages import StageClusters, folder_of, go_through, stage_config
 from tests.small_runs import SMALL, config, small
 from tests.training.test_resume import assert_identical, crash, sigterm
 
@@ -50,23 +49,24 @@ def checkpoint(folder: Path) -> dict:
 
 
 def test_one_stage_is_the_run_itself(tmp_path: Path) -> None:
-    cfg = small("simclr")
-    assert stage_config(cfg, tmp_path, 0, 0) == cfg
+    """And the last stage of several has the config of the whole."""
+    for name, last in (("simclr", 0), ("mcl", 2)):
+        cfg = small(name)
+        assert folder_of(tmp_path, last, last) == tmp_path
+        assert last == 0 or stage_config(cfg, last) == cfg
 
 
 def test_stages_may_go_by_other_pseudo_labels(tmp_path: Path) -> None:
     cfg = config("method=mcl", "pseudo_labels=classes", *SMALL)
-    first, second = (stage_config(cfg, tmp_path, stage, 1) for stage in range(2))
+    first, second = (stage_config(cfg, stage) for stage in range(2))
     assert isinstance(build_data(first).sampler, Uniform) and isinstance(build_data(second).sampler, Same)
-    assert second.previous == str(tmp_path / "stage_0") and cfg.previous is None
-    moved = [stage_config(small("mcl"), tmp_path / place, 1, 1) for place in ("a", "b")]
-    assert moved[0].pseudo_labels.previous != moved[1].pseudo_labels.previous
-    assert config_hash(moved[0]) == config_hash(moved[1])
 
 
-def test_a_multirun_knows_a_run_in_stages_again_whatever_its_last_stage_filled_in(tmp_path: Path) -> None:
+def test_a_multirun_knows_a_run_in_stages_again_and_one_of_an_earlier_version(tmp_path: Path) -> None:
     cfg = small("mcl", *SETTINGS)
-    for stored in (cfg, stage_config(cfg, tmp_path, 2, 2)):  # before and after its last stage began
+    old = small("mcl", *SETTINGS, "+previous=elsewhere", "+pseudo_labels.previous=elsewhere")
+    assert config_hash(old) == config_hash(cfg)
+    for stored in (cfg, stage_config(cfg, 2), old):
         (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(stored))
         refuse_other_config(cfg, tmp_path)
         with pytest.raises(ValueError, match=r"objective\.temperature=0\.2, but here it is 0\.3"):
@@ -174,7 +174,9 @@ def test_a_stage_goes_on_in_the_precision_it_began_in(tmp_path: Path, monkeypatc
         interrupt(patch, 2, sigterm)
         assert go(tmp_path / "parts", cfg) == "SIGTERM"
         interrupt(patch, 2, sigterm)
-        patch.setattr("ssl_framework.training.run.settle_precision", lambda cfg, *_: seen.append(cfg.trainer.precision))
+        patch.setattr(
+            "ssl_framework.training.parts.settle_precision", lambda cfg, *_: seen.append(cfg.trainer.precision)
+        )
         assert go(tmp_path / "parts", cfg, resume=True) == "SIGTERM"
     assert seen == ["32-true"]
 

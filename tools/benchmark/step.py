@@ -31,7 +31,7 @@ from ssl_framework.training.checkpoints import StopSignals
 from ssl_framework.training.metrics_log import MetricsCSV
 from ssl_framework.training.precision import settle_precision
 from ssl_framework.training.progress import Progress
-from ssl_framework.training.run import build_trainer
+from ssl_framework.training.trainer import build_trainer
 from ssl_framework.types import Samples
 from tools.benchmark.peers import LightlyBatches, need, random_images
 from tools.benchmark.timing import Figure, figure, ratio, wait

@@ -1,8 +1,9 @@
 """Captioned shapes: the pictures of ``data=shapes``, each with several captions made of the factors it was drawn with.
 
-No files and no network. A caption names the shape, its colour, size and place and the background; templates and synonyms
-vary how. Their words are one closed list, so the tokenizer is that list. What a method has learnt is asked by factor (zero-shot, with prompts that name one factor and leave out the others) and by
-retrieval, where all pictures of equal factors are right answers.
+No files and no network. A caption names the shape, its colour, size and place and the background; templates and
+synonyms vary how. Their words are one closed list, so the tokenizer is that list. What a method has learnt is asked by
+factor (zero-shot, with prompts that name one factor and leave out the others) and by retrieval, where all pictures of
+equal factors are right answers.
 
 N samples, K captions of each, L tokens a caption, S pixels a side.
 """

@@ -17,6 +17,7 @@ from ssl_framework.evaluation.after_training.base import AfterRun, clean, frozen
 from ssl_framework.evaluation.features import Bare, Splits, extract
 from ssl_framework.evaluation.probes.base import moments
 from ssl_framework.evaluation.probes.linear import LinearProbe
+from ssl_framework.models.base import spatial
 from ssl_framework.module import SSLModule
 from ssl_framework.types import Geometry, Samples
 from ssl_framework.views.image import Views, picture_views
@@ -85,7 +86,9 @@ class Segmentation:
         Raises:
             ValueError: the data has no masks.
         """
+        picture_views(module.views, "evaluation.probes.segmentation")
         backbone = frozen_copy(module).backbone
+        map_of = spatial(backbone, "evaluation.probes.segmentation").spatial
         splits = []
         for images in (data.train, data.test):
             if images.masks is None:
@@ -95,7 +98,7 @@ class Segmentation:
                 )
             rows = drawn(len(images.rows), self.images, self.seed)  # [n]
             part = Split(chosen(images.rows, rows.to(images.rows.device)))
-            maps = extract(lambda x: backbone.spatial(clean(module, x)), part, module.device)  # [n, D, h, w]
+            maps = extract(lambda x: map_of(clean(module, x)), part, module.device)  # [n, D, h, w]
             splits += [maps, images.masks()[rows]]
         miou, accuracy = self.fit_and_score(*splits)
         name = f"segmentation[images={self.images},l2={self.linear.weight_decay:g}]"
@@ -165,6 +168,7 @@ class Correspondence:
             ValueError: the crops are not possible, or the map has one position.
         """
         backbone, own = frozen_copy(module).backbone, picture_views(module.views, "evaluation.probes.correspondence")
+        map_of = spatial(backbone, "evaluation.probes.correspondence").spatial
         group = {"count": 2, "scale": self.scale, "flip": self.flip}
         mean, std = own.mean.flatten().tolist(), own.std.flatten().tolist()
         views = Views([group], own.image_size, own.channels, mean, std, geometry=True).to(module.device)
@@ -174,10 +178,10 @@ class Correspondence:
         for pixels, index in read:
             batch = views(Samples(with_channels(pixels.to(module.device), own.channels), index), generator)
             assert batch.geometry is not None
-            first, second = (backbone.spatial(view).float() for view in batch.views)  # 2 x [n, D, h, w]
+            first, second = (map_of(view).float() for view in batch.views)  # 2 x [n, D, h, w]
             if first.shape[2] * first.shape[3] == 1:
                 raise ValueError(
-                    f"evaluation.probes.correspondence needs a map of several positions, but {backbone.timm_name} "
+                    f"evaluation.probes.correspondence needs a map of several positions, but {backbone.name} "
                     "gives one: set evaluation.probes.correspondence=null"
                 )
             yield first, second, batch.geometry

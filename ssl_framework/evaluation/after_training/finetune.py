@@ -21,7 +21,7 @@ from ssl_framework.evaluation.after_training.base import AfterRun, clean
 from ssl_framework.evaluation.features import DTYPES, Bare, Splits, extract
 from ssl_framework.evaluation.probes.base import right
 from ssl_framework.evaluation.probes.few_labels import drawn_by_class
-from ssl_framework.models.backbone import Backbone
+from ssl_framework.models.base import BackboneProtocol, deep
 from ssl_framework.module import SSLModule
 from ssl_framework.optim import warmup_cosine
 from ssl_framework.types import Samples, step_seed
@@ -177,7 +177,7 @@ class Network(nn.Module):
         generator: of the first weights, normal with standard deviation 0.01 as MAE's linear probe; biases begin at 0.
     """
 
-    def __init__(self, backbone: Backbone, classes: int, generator: torch.Generator) -> None:
+    def __init__(self, backbone: BackboneProtocol, classes: int, generator: torch.Generator) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(backbone.dim, classes)
@@ -271,7 +271,7 @@ def layer_groups(network: Network, lr: float, weight_decay: float, layer_decay: 
         ValueError: layers matter, and timm does not say where they are.
     """
     net = network.backbone.net
-    depth, top = ({}, 0) if layer_decay == 1 else network.backbone.depths()
+    depth, top = ({}, 0) if layer_decay == 1 else deep(network.backbone, "evaluation.layer_decay").depths()
     exempt: set[str] = set(getattr(net, "no_weight_decay", set)())  # not all of timm's models have a say
     found: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in net.named_parameters():

@@ -1,5 +1,5 @@
-"""Retrieval from one modality to the other, in both directions (CLIP, arXiv:2103.00020, appendix E; Karpathy and Fei-Fei,
-CVPR 2015)."""
+"""Retrieval from one modality to the other, in both directions (Karpathy and Fei-Fei, CVPR 2015, arXiv:1412.2306; CLIP,
+arXiv:2103.00020, appendix E)."""
 
 from collections.abc import Sequence
 

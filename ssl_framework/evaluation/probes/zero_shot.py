@@ -10,7 +10,8 @@ from ssl_framework.functional import unit
 class ZeroShot:
     """Every sample is given the class whose prompts lie nearest, factor by factor; nothing is fitted.
 
-    A class is the mean of its prompts' unit embeddings, normalised again (section 3.1.4: an ensemble in embedding space).
+    A class is the mean of its prompts' unit embeddings, normalised again (section 3.1.4: an ensemble in embedding
+    space).
     """
 
     def __call__(self, test: Pairs) -> dict[str, float]:

@@ -1,0 +1,123 @@
+"""Everything that a run is made of, prepared: after this comes nothing but the descent."""
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from ssl_framework.build import build, build_data, build_module, check_labels
+from ssl_framework.data.base import Split
+from ssl_framework.data.datamodule import DataModule
+from ssl_framework.evaluation.after_training.base import AfterRun
+from ssl_framework.evaluation.during_training.alarm import CollapseAlarm
+from ssl_framework.evaluation.frozen import FrozenEvaluation, copied
+from ssl_framework.models.weights import load_into, read_weights
+from ssl_framework.module import SSLModule
+from ssl_framework.runs.provenance import commit
+from ssl_framework.training.checkpoints import Checkpoints, StopSignals
+from ssl_framework.training.metrics_log import MetricsCSV, build_loggers
+from ssl_framework.training.precision import settle_precision
+from ssl_framework.training.progress import EvaluationLines, Progress
+from ssl_framework.training.trainer import build_trainer
+
+
+class Parts(NamedTuple):
+    """A run that is ready to descend."""
+
+    cfg: DictConfig
+    folder: Path
+    about: dict[str, Any]  # names of the choices, the overrides, the command
+    resumed: bool
+    data: DataModule
+    module: SSLModule
+    evaluation: FrozenEvaluation
+    report: Any  # writes a page of a folder and its loggers, or None
+    console: Console
+    csv: MetricsCSV
+    progress: Progress
+    checkpoints: Checkpoints
+    trainer: L.Trainer
+    source: str | None  # the commit that runs
+    started: float  # time.perf_counter() at the start
+
+
+def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> Parts:
+    """Builds every part of a run; arguments as of ``run``."""
+    started, source = time.perf_counter(), commit()  # now: the tree may move on while the run goes
+    console, csv = Console(), MetricsCSV(folder)
+    data, module = build_data_and_module(cfg, folder, resume)
+    settle_precision(cfg, folder)
+    if cfg.trainer.compile:
+        module.compile_parts()
+    evaluation = build_evaluation(cfg)
+    if not resume:
+        evaluation.initial = copied(module.student)  # the untrained backbone is one without weights from elsewhere
+        begin_with_weights(module)
+    progress, signals = Progress(console), StopSignals()
+    checkpoints = Checkpoints(folder / "checkpoints", cfg.trainer.checkpoint_every_n_epochs, signals)
+    watching = [*alarms(cfg), *evaluation.beside]
+    callbacks = [signals, progress, *watching, evaluation, EvaluationLines(console, evaluation), checkpoints]
+    loggers = [csv, *build_loggers(cfg.logger)]
+    return Parts(
+        cfg=cfg,
+        folder=folder,
+        about=about,
+        resumed=resume,
+        data=data,
+        module=module,
+        evaluation=evaluation,
+        report=build(OmegaConf.select(cfg, "report")),  # a run folder of an earlier version has no such key
+        console=console,
+        csv=csv,
+        progress=progress,
+        checkpoints=checkpoints,
+        trainer=build_trainer(cfg.trainer, folder, callbacks, loggers),
+        source=source,
+        started=started,
+    )
+
+
+def build_data_and_module(cfg: DictConfig, folder: Path, resume: bool) -> tuple[DataModule, SSLModule]:
+    """What is learnt from, and what learns."""
+    data = build_data(cfg, folder, resume)
+    module = build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
+    check_labels(module.objective, data.pretrain.label if isinstance(data.pretrain, Split) else None)
+    return data, module
+
+
+def build_evaluation(cfg: DictConfig) -> FrozenEvaluation:
+    """What scores the run.
+
+    Raises:
+        ValueError: it is one of finished runs.
+    """
+    evaluation: FrozenEvaluation | AfterRun = build(cfg.evaluation)
+    if isinstance(evaluation, AfterRun):
+        raise ValueError(
+            f"evaluation={evaluation.name} is of finished runs: choose evaluation=frozen for this one, and then "
+            f"python scripts/evaluate.py run=<folder> evaluation={evaluation.name}"
+        )
+    return evaluation
+
+
+def alarms(cfg: DictConfig) -> list[L.Callback]:
+    """What warns while the run goes."""
+    below = OmegaConf.select(cfg, "trainer.collapse_below")  # a run folder of an earlier version has no such key
+    return [] if below is None else [CollapseAlarm(below)]
+
+
+def begin_with_weights(module: SSLModule) -> None:
+    """Gives every backbone of student and teacher the weights that its config names.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file.
+        ValueError: it cannot be read safely, or does not fit.
+    """
+    encoders = [module.student] if module.teacher is None else [module.student, module.teacher.encoder]
+    for encoder in encoders:
+        for backbone in encoder.backbones:
+            if backbone.weights is not None:
+                load_into(backbone, read_weights(Path(backbone.weights).expanduser()))

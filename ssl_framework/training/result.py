@@ -1,0 +1,63 @@
+"""What a run that came to its end has found, and at what cost: ``result.json``."""
+
+import time
+from typing import Any
+
+from ssl_framework.data.base import SPLITS
+from ssl_framework.device import cpu_name, device_name
+from ssl_framework.evaluation.protocol import protocol_of
+from ssl_framework.runs.config import config_hash
+from ssl_framework.runs.provenance import versions
+from ssl_framework.training.parts import Parts
+
+
+def result_of(parts: Parts, resumed_at: int) -> dict[str, Any]:
+    """The content of ``result.json``.
+
+    Args:
+        parts: of a run that has descended.
+        resumed_at: the step it went on from, 0 for a new run.
+    """
+    return {**scores(parts), **identity(parts), **cost(parts, resumed_at)}
+
+
+def scores(parts: Parts) -> dict[str, Any]:
+    """The numbers that the run is about."""
+    evaluation = parts.evaluation
+    return {
+        "metrics": evaluation.metrics,
+        "intervals": evaluation.intervals,
+        "baselines": evaluation.baselines,
+        "protocol": protocol_of(parts.cfg.evaluation, parts.about["overrides"]),
+    }
+
+
+def identity(parts: Parts) -> dict[str, Any]:
+    """What has run, and where."""
+    return {
+        "method": parts.about["method"],
+        "data": parts.about["data"],
+        "seed": parts.cfg.seed,
+        "config_hash": config_hash(parts.cfg),
+        "versions": versions(),
+        "commit": parts.source,
+        "precision": parts.cfg.trainer.precision,
+        "device": device_name(parts.trainer.strategy.root_device),
+        "cpu": cpu_name(),
+        "processes": parts.trainer.world_size,
+        "images": {name: getattr(parts.data, name).shape[0] for name in SPLITS},
+    }
+
+
+def cost(parts: Parts, resumed_at: int) -> dict[str, Any]:
+    """Steps and time, and the command that repeats it."""
+    return {
+        "steps": parts.trainer.global_step,
+        "resumed_at": resumed_at,
+        "wall_seconds": round(time.perf_counter() - parts.started, 2),
+        "training_seconds": round(parts.progress.seconds, 2),
+        "evaluation_seconds": round(parts.evaluation.seconds, 2),
+        "images_per_second": round(parts.progress.images_per_second, 1),
+        "command": parts.about["command"],
+        "overrides": parts.about["overrides"],
+    }

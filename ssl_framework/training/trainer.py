@@ -1,0 +1,111 @@
+"""The Lightning Trainer of a run."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.plugins.environments import ClusterEnvironment
+from omegaconf import DictConfig
+
+from ssl_framework.device import accelerator_of
+from ssl_framework.training.checkpoints import AtomicCheckpointIO
+from ssl_framework.training.place import Place, local_processes, place
+
+
+class Launched(ClusterEnvironment):
+    """Tells Lightning where this process stands among those that were launched (see ``place``).
+
+    Lightning's own environments know one launcher each, and some want as many processes on every machine.
+
+    Args:
+        here: where it stands.
+    """
+
+    def __init__(self, here: Place) -> None:
+        super().__init__()
+        self.here = here
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        return os.environ["MASTER_ADDR"]
+
+    @property
+    def main_port(self) -> int:
+        return int(os.environ["MASTER_PORT"])
+
+    @staticmethod
+    def detect() -> bool:
+        return place() is not None
+
+    def world_size(self) -> int:
+        return self.here.world_size
+
+    def global_rank(self) -> int:
+        return self.here.rank
+
+    def local_rank(self) -> int:
+        return self.here.local_rank
+
+    def node_rank(self) -> int:
+        return self.here.rank // self.here.local_size
+
+    def set_world_size(self, size: int) -> None:
+        """The launcher's word stands."""
+
+    def set_global_rank(self, rank: int) -> None:
+        """The launcher's word stands."""
+
+
+def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
+    """The Lightning Trainer; ``devices: auto`` are all local GPUs.
+
+    Raises:
+        ValueError: the machine lacks what the config asks for.
+    """
+    refuse_what_is_not_there(cfg)
+    here, devices = place(), local_processes(cfg)
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if here is not None:
+        plugins.append(Launched(here))
+    trainer = L.Trainer(
+        accelerator=accelerator_of(cfg),
+        devices=devices,
+        num_nodes=cfg.num_nodes,
+        strategy="ddp" if devices * cfg.num_nodes > 1 else "auto",
+        precision=cfg.precision,
+        max_epochs=cfg.max_epochs,
+        max_steps=cfg.max_steps,
+        accumulate_grad_batches=cfg.accumulate_grad_batches,
+        gradient_clip_val=cfg.gradient_clip_val,
+        sync_batchnorm=cfg.sync_batchnorm,
+        log_every_n_steps=cfg.log_every_n_steps,
+        default_root_dir=str(folder),
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=plugins,
+        enable_checkpointing=True,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )
+    # With several processes Lightning asks in every step, by a broadcast that the host waits for, whether rank 0 got a
+    # SIGTERM. StopSignals and Checkpoints do that every few steps.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+def refuse_what_is_not_there(cfg: DictConfig) -> None:
+    """Refuses a GPU that this machine lacks, and numbers of steps that make no sense."""
+    if accelerator_of(cfg) == "gpu" and not torch.cuda.is_available():
+        raise ValueError("trainer.accelerator is gpu, but there is no GPU here: choose trainer=cpu or trainer=ddp_cpu")
+    for key in ("max_epochs", "max_steps"):
+        if not isinstance(cfg[key], int) or (cfg[key] < 1 and (key == "max_epochs" or cfg[key] != -1)):
+            raise ValueError(f"trainer.{key} is {cfg[key]}: it must be a whole number, at least 1")
