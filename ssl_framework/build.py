@@ -13,6 +13,8 @@ from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.images.generated import WithGenerated
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
+from ssl_framework.runs.config import CONFIGS
+from ssl_framework.wiring import check_modalities
 
 last_source: dict[str, Source] = {}
 """The source built last, by its config."""
@@ -90,6 +92,8 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
     Raises:
         ValueError: parts that do not fit together.
     """
+    views = build(cfg.views)  # draws nothing
+    check_modalities(views.modality, modalities_of(cfg.data), cfg.data.name, data_with)
     student = build(cfg.student)  # first: at a seed, every method begins with the same backbone
     objective = build(cfg.objective)
     if objective.requires & {"label", "number"} and not has_labels:
@@ -105,7 +109,7 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
             "is not known: choose another data set or a method without such a state"
         )
     return SSLModule(
-        views=build(cfg.views),
+        views=views,
         student=student,
         objective=objective,
         optimizer=build(cfg.optimizer),
@@ -117,6 +121,26 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
         micro_batch_size=cfg.data.micro_batch_size,
         seed=cfg.seed,
     )
+
+
+def check_data(cfg: DictConfig) -> None:
+    """Refuses views of what the data lack, before anything is read.
+
+    Raises:
+        ValueError: a modality is missing.
+    """
+    check_modalities(build(cfg.views).modality, modalities_of(cfg.data), cfg.data.name, data_with)
+
+
+def modalities_of(data: DictConfig) -> tuple[str, ...]:
+    """What a sample of a data set consists of, the main modality first; one that does not say has pictures."""
+    return tuple(OmegaConf.select(data, "modalities") or ("image",))
+
+
+def data_with(modality: str) -> list[str]:
+    """The shipped data sets that have a modality."""
+    files = sorted((CONFIGS / "data").glob("*.yaml"))
+    return [file.stem for file in files if modality in modalities_of(OmegaConf.load(file))]  # type: ignore[arg-type]
 
 
 def check_labels(objective: Objective, label: Tensor | None) -> None:

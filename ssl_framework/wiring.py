@@ -1,11 +1,31 @@
 """Which parts fit together: every refusal of a combination is here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ssl_framework.feature_mixers.base import FeatureMixer
 from ssl_framework.mixers.base import LearnedRule
 from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.objectives.base import Objective
+
+
+def check_modalities(
+    needed: Sequence[str], offered: Sequence[str], data: str, others: Callable[[str], Sequence[str]]
+) -> None:
+    """Refuses views of what the data lack.
+
+    Args:
+        needed: modality of each view.
+        offered: what a sample of the data consists of.
+        data: name of the data set.
+        others: modality -> the data sets that have it.
+
+    Raises:
+        ValueError: a modality is missing.
+    """
+    for modality in dict.fromkeys(needed):
+        if modality not in offered:
+            there = ", ".join(f"data={name}" for name in others(modality)) or f"data with {modality}"
+            raise ValueError(f"{data} has no {modality}: choose {there}, or views of what it has ({', '.join(offered)})")
 
 
 def check_wiring(

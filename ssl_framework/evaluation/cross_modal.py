@@ -53,18 +53,22 @@ class CrossModal:
         self.head = head
         self.probes = {name: probe for name, probe in probes.items() if probe is not None}
 
-    def misfit(self, module: SSLModule | Bare) -> str:
-        """Why a model cannot be asked; "" if it can."""
+    def check(self, module: SSLModule | Bare) -> Towers:
+        """The student, with a tower for either modality and the head that is compared.
+
+        Raises:
+            ValueError: it lacks one of them.
+        """
         student = module.student
         if not isinstance(student, Towers) or self.other not in student.towers:
-            return (
-                f"it compares embeddings of {self.other} with those of another modality, but the student has no tower "
-                f"for {self.other}: choose evaluation=frozen, or a method that trains one (clip)"
+            raise ValueError(
+                f"evaluation.cross compares embeddings of {self.other} with those of another modality, but the student "
+                f"has no tower for {self.other}: choose evaluation=frozen, or a method that trains one (clip)"
             )
         for name in (student.main, self.other):
             if self.head not in student.tower(name).heads:
-                return f"evaluation.cross.head is {self.head}, but the tower for {name} has no such head"
-        return ""
+                raise ValueError(f"evaluation.cross.head is {self.head}, but the tower for {name} has no such head")
+        return student
 
     def pairs(self, module: SSLModule | Bare, split: Split) -> Pairs:
         """The embeddings of a split; every rank takes part.
@@ -72,14 +76,9 @@ class CrossModal:
         Raises:
             ValueError: the model has no such towers, or the data lack the other modality.
         """
-        if reason := self.misfit(module):
-            raise ValueError(f"this evaluation does not fit: {reason}")
+        student = self.check(module)
         if split.beside is None or self.other not in split.beside:
-            raise ValueError(
-                f"this evaluation compares with {self.other}, which the data lack: choose evaluation=frozen"
-            )
-        student = module.student
-        assert isinstance(student, Towers)
+            raise ValueError(f"evaluation.cross reads {self.other}, which the data lack: choose evaluation=frozen")
         main, texts = split._replace(beside=None), split.beside[self.other]
         prompts, label = split.prompts or {}, split.numbers or {}
         return Pairs(
@@ -93,9 +92,7 @@ class CrossModal:
 
     def embedded(self, module: SSLModule | Bare, split: Split, modality: str) -> Tensor:
         """Unit rows of a split's samples, which are of that modality: [N, D]."""
-        student = module.student
-        assert isinstance(student, Towers)
-        tower = student.tower(modality)
+        tower = self.check(module).tower(modality)
         return unit(extract_in_eval(module, lambda x: tower.encode(x)[self.head], split, torch.float32, modality))
 
     def embedded_prompts(self, module: SSLModule | Bare, prompts: Tensor) -> Tensor:
@@ -103,12 +100,14 @@ class CrossModal:
         rows = self.embedded(module, Split(prompts.flatten(0, 1)), self.other)  # [classes * P, D]
         return rows.unflatten(0, prompts.shape[:2])
 
-    def score(self, pairs: Pairs) -> dict[str, float]:
-        """What all probes say."""
+    def score(self, module: SSLModule | Bare, split: Split) -> dict[str, float]:
+        """What all probes say of a split, the same on every rank."""
+        pairs = self.pairs(module, split)
         return {name: value for probe in self.probes.values() for name, value in probe(pairs).items()}
 
-    def chance(self, pairs: Pairs) -> dict[str, float]:
+    def chance(self, module: SSLModule | Bare, split: Split) -> dict[str, float]:
         """What guesses would score."""
+        pairs = self.pairs(module, split)
         return {name: value for probe in self.probes.values() for name, value in probe.chance(pairs).items()}
 
 

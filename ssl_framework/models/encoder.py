@@ -11,7 +11,7 @@ from ssl_framework.distributed import gather, own_rows
 from ssl_framework.functional import unit
 from ssl_framework.models.base import BackboneProtocol
 from ssl_framework.models.heads import Head
-from ssl_framework.types import Clock, Outputs
+from ssl_framework.types import Clock, Inputs, Outputs
 
 
 class Encoder(nn.Module):
