@@ -15,6 +15,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from ssl_framework.build import modalities_of
 from ssl_framework.commands import train as main
 from ssl_framework.runs.config import CONFIGS
 from ssl_framework.training.run import run
@@ -63,6 +64,20 @@ SMALL_OF = {
 }
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
+MODALITIES = {name: modalities_of(OmegaConf.load(CONFIGS / "data" / f"{name}.yaml")) for name in DATA}
+"""What a sample of each data set consists of, the main modality first."""
+
+DEFAULT_DATA = {
+    method: chosen[1] if (chosen := re.search(r"override /data: (\w+)", text)) else "shapes"
+    for method in METHODS
+    if (text := (CONFIGS / "method" / f"{method}.yaml").read_text())
+}
+"""The data that a method trains on where the command names none: they have what it needs."""
+
+
+def fits(method: str, data: str) -> bool:
+    """Whether the data have every modality that the method needs."""
+    return set(MODALITIES[DEFAULT_DATA[method]]) <= set(MODALITIES[data])
 
 
 GROUPS = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
