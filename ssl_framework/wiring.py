@@ -25,7 +25,9 @@ def check_modalities(
     for modality in dict.fromkeys(needed):
         if modality not in offered:
             there = ", ".join(f"data={name}" for name in others(modality)) or f"data with {modality}"
-            raise ValueError(f"{data} has no {modality}: choose {there}, or views of what it has ({', '.join(offered)})")
+            raise ValueError(
+                f"{data} has no {modality}: choose {there}, or views of what it has ({', '.join(offered)})"
+            )
 
 
 def check_wiring(
