@@ -192,8 +192,10 @@ def extract_in_eval(
     dtype: torch.dtype,
     modality: str | None = None,
 ) -> Tensor:
-    """Features that ``embed`` computes from clean samples [B, ...] while the module is in eval mode: [N, D]. The samples
-    are of that modality; ``None``: the main one."""
+    """Features that ``embed`` computes from clean samples [B, ...] while the module is in eval mode: [N, D].
+
+    The samples are of that modality; ``None``: the main one.
+    """
     with in_eval_mode(module), torch.autocast(module.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         return extract(lambda x: embed(module.views.clean(x, modality)), images, module.device, dtype)
 

@@ -90,6 +90,7 @@ class TextViews(nn.Module):
     def forward(self, samples: Samples, generator: torch.Generator | None = None) -> Batch:
         """Token ids [B, K, L] or [B, L] of any integer dtype -> V x [B, L] int64."""
         raw = samples.inputs
+        assert isinstance(raw, Tensor)  # only pictures come as crops
         texts = self.checked(raw[:, None] if raw.ndim == 2 else raw)  # [B, K, L]
         views = [self.altered(choose(texts, generator), generator) for _ in range(self.num_views)]  # V x [B, L]
         return Batch(views, samples.index, samples.label, modality=self.modality)
