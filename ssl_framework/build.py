@@ -1,5 +1,6 @@
 """From a config to objects, and the safety rule for configs that come out of a run folder."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from torch import Tensor
 from ssl_framework.data.base import Source
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.images.generated import WithGenerated
+from ssl_framework.models.encoder import Encoder
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
-from ssl_framework.runs.config import CONFIGS
-from ssl_framework.wiring import check_modalities
+from ssl_framework.runs.config import leaves
+from ssl_framework.wiring import check_modalities, refuse_missing
 
 last_source: dict[str, Source] = {}
 """The source built last, by its config."""
@@ -93,9 +95,9 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
         ValueError: parts that do not fit together.
     """
     views = build(cfg.views)  # draws nothing
-    check_modalities(views.modality, modalities_of(cfg.data), cfg.data.name, data_with)
+    check_modalities(views.modality, modalities_of(cfg.data), cfg.data.name)
     student = build(cfg.student)  # first: at a seed, every method begins with the same backbone
-    objective = build(cfg.objective)
+    objective = build(with_widths(cfg.objective, student))
     if objective.requires & {"label", "number"} and not has_labels:
         raise ValueError(
             f"{type(objective).__name__} needs labels, but data={cfg.data.name} has none for pretraining: "
@@ -108,6 +110,8 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
             f"{type(objective).__name__} keeps a state of every training sample, but how many data={cfg.data.name} has "
             "is not known: choose another data set or a method without such a state"
         )
+    views = build(cfg.views)
+    check_modalities(views.modality, OmegaConf.select(cfg, "data.modalities") or ["image"], cfg.data.name)
     return SSLModule(
         views=views,
         student=student,
@@ -129,7 +133,7 @@ def check_data(cfg: DictConfig) -> None:
     Raises:
         ValueError: a modality is missing.
     """
-    check_modalities(build(cfg.views).modality, modalities_of(cfg.data), cfg.data.name, data_with)
+    check_modalities(build(cfg.views).modality, modalities_of(cfg.data), cfg.data.name)
 
 
 def modalities_of(data: DictConfig) -> tuple[str, ...]:
@@ -137,10 +141,18 @@ def modalities_of(data: DictConfig) -> tuple[str, ...]:
     return tuple(OmegaConf.select(data, "modalities") or ("image",))
 
 
-def data_with(modality: str) -> list[str]:
-    """The shipped data sets that have a modality."""
-    files = sorted((CONFIGS / "data").glob("*.yaml"))
-    return [file.stem for file in files if modality in modalities_of(OmegaConf.load(file))]  # type: ignore[arg-type]
+def with_widths(node: DictConfig, student: Encoder) -> DictConfig:
+    """The objective's node with numbers where a ``dim`` or ``out`` names the output of the student that is as wide.
+
+    Raises:
+        ValueError: the student has no such output.
+    """
+    found = copy.deepcopy(node)
+    for key, value in list(leaves(OmegaConf.to_container(node, resolve=True))):
+        if key.split(".")[-1] in ("dim", "out") and isinstance(value, str):
+            refuse_missing(node._target_.rpartition(".")[2], [value], student)
+            OmegaConf.update(found, key, student.dims[value])
+    return found
 
 
 def check_labels(objective: Objective, label: Tensor | None) -> None:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.build import modalities_of
 from ssl_framework.commands import train as main
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.config import CONFIGS, hosted
 from ssl_framework.training.run import run
 
 SMALL = (
@@ -80,6 +80,10 @@ def fits(method: str, data: str) -> bool:
     return set(MODALITIES[DEFAULT_DATA[method]]) <= set(MODALITIES[data])
 
 
+PICTURES = [name for name, (main, *_) in MODALITIES.items() if main == "image"]
+"""Data sets whose samples are pictures, with texts or without, on which every image method runs."""
+
+
 GROUPS = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
 ALONE = ("data", "backbone", "mixer", "trainer", "evaluation", "report")
 """Groups whose node is what the chosen file says, unless a file for the whole config says more of them."""
@@ -89,7 +93,7 @@ ALONE = ("data", "backbone", "mixer", "trainer", "evaluation", "report")
 def composed(*overrides: str) -> DictConfig:
     """What Hydra composes, unresolved; not to be changed, as all tests that ask for the same get the same object."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
+        return hosted(compose("train", overrides=list(overrides)))
 
 
 @functools.cache
@@ -98,7 +102,7 @@ def for_the_whole(choice: str) -> str:
     group, _, name = choice.partition("=")
     file = CONFIGS / group / f"{name}.yaml"
     text = file.read_text() if file.is_file() else ""
-    return text if "@package _global_" in text else ""
+    return text if "@package _global_" in text or re.search(r"^  - override /", text, re.MULTILINE) else ""
 
 
 def put_together(*overrides: str) -> DictConfig:
@@ -107,6 +111,8 @@ def put_together(*overrides: str) -> DictConfig:
     files = {key: item for item in overrides if (key := item.partition("=")[0]) in GROUPS}
     if any(re.match(rf"[+~]?({'|'.join(GROUPS)})(@|=|$)", item) for item in overrides if item not in files.values()):
         return copy.deepcopy(composed(*overrides))  # adds or takes away a file, or chooses one twice
+    if "override /" in for_the_whole(files.get("data", "")):
+        return copy.deepcopy(composed(*overrides))  # such data choose other parts, which comes before any other key
     rest = [item for item in overrides if item not in files.values()]
     said = "".join(for_the_whole(choice) for choice in files.values())
     alone = {

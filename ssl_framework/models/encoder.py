@@ -114,6 +114,19 @@ class Encoder(nn.Module):
                 outputs[v] = {name: x[i] for name, x in parts.items()}
         return outputs
 
+    def heads_behind(self, outputs: Sequence[str]) -> list[str]:
+        """Names of the heads that some outputs come from, in the order in which they are computed.
+
+        Args:
+            outputs: names of heads or of features; a head may read another.
+        """
+        found: set[str] = set()
+        for name, head in reversed([*self.heads.items()]):  # a head reads features or a head before it
+            if name in outputs or name in found:
+                assert isinstance(head, Head)
+                found |= {name, head.source}
+        return [name for name in self.heads if name in found]
+
     def through_heads(self, pooled: Tensor) -> Outputs:
         """Every head's output for pooled features [N, D] that were made elsewhere, by mixing, say."""
         outputs = {"pooled": pooled}
@@ -139,15 +152,14 @@ class Encoder(nn.Module):
         return torch.cat([*before, unit(own)], dim=1)  # [B, (S + 1) * D]
 
     def keep_heads(self, names: Sequence[str]) -> None:
-        """Leaves only these heads, and no backbones of earlier stages, which only evaluators of a student read. Changes
+        """Leaves only these heads and those that they read, and no backbones of earlier stages, which only evaluators of a student read. Changes
         the encoder.
 
         Raises:
             ValueError: there is no such head.
         """
-        if unknown := [name for name in names if name not in self.heads]:
-            raise ValueError(f"teacher.heads names {unknown}, but the student has {list(self.heads)}")
-        self.heads = nn.ModuleDict({name: self.heads[name] for name in names})
+        refuse_unknown_heads(names, list(self.heads))
+        self.heads = nn.ModuleDict({name: self.heads[name] for name in self.heads_behind(names)})
         self.earlier = nn.ModuleList()
 
     def take_over(self, state: Mapping[str, Tensor]) -> None:
@@ -189,12 +201,21 @@ class Encoder(nn.Module):
         return found
 
 
+def refuse_unknown_heads(names: Sequence[str], known: Sequence[str]) -> None:
+    """Raises ValueError if a teacher asks for heads that the student does not have."""
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"teacher.heads names {unknown}, but the student has {list(known)}: choose another teacher=<name> or "
+            "head=<name>, or set teacher.heads"
+        )
+
+
 class EMATeacher(nn.Module):
     """Exponential moving average of a student (MoCo eq. 2, BYOL eq. 1).
 
     Args:
         student: the encoder to follow.
-        heads: which of its heads the teacher has.
+        heads: which of its heads the teacher has, beside those that these read.
         momentum: share of the old teacher kept at each optimizer step.
         final_momentum: if given, the momentum rises to it along a cosine over the run.
         shuffle_bn: keys are normalised in groups of this many samples, drawn at random from the global batch (MoCo's

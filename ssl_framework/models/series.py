@@ -25,11 +25,9 @@ class DilatedNet(nn.Module):
         super().__init__()
         self.read = nn.Conv1d(channels, width, 1)
         widths = [*[width] * depth, dim]
+        pairs = zip([width, *widths[:-1]], widths, strict=True)
         self.blocks = nn.Sequential(
-            *(
-                DilatedBlock(before, after, kernel, 2**i)
-                for i, (before, after) in enumerate(zip([width, *widths], widths))
-            )
+            *(DilatedBlock(before, after, kernel, 2**i) for i, (before, after) in enumerate(pairs))
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """Several encoders, one for each modality, that stand where one encoder stands."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ssl_framework.models.base import BackboneProtocol
-from ssl_framework.models.encoder import Encoder
+from ssl_framework.models.encoder import Encoder, refuse_unknown_heads
+from ssl_framework.models.heads import Head
 from ssl_framework.types import Inputs, Outputs
 
 
@@ -116,9 +117,7 @@ class Towers(nn.Module):
         Raises:
             ValueError: no tower has such a head.
         """
-        known = {name for encoder, _ in self.encoders() for name in encoder.heads}
-        if unknown := [name for name in names if name not in known]:
-            raise ValueError(f"teacher.heads names {unknown}, but the student has {sorted(known)}")
+        refuse_unknown_heads(names, sorted({name for encoder, _ in self.encoders() for name in encoder.heads}))
         for encoder, _ in self.encoders():
             encoder.keep_heads([name for name in names if name in encoder.heads])
 
@@ -172,6 +171,10 @@ class Towers(nn.Module):
         """Of the main tower: its features and what every layer of some heads gives."""
         return self.main_tower.embed_layers(x, heads)
 
+    def heads_behind(self, outputs: Sequence[str]) -> list[str]:
+        """Of the main tower: names of the heads that some outputs come from."""
+        return self.main_tower.heads_behind(outputs)
+
     def through_heads(self, pooled: Tensor) -> Outputs:
         """Every head of the main tower for pooled features [N, D]."""
         return self.main_tower.through_heads(pooled)
@@ -185,3 +188,28 @@ class Towers(nn.Module):
     def backbones(self) -> list[BackboneProtocol]:
         """All of every tower, that of the main one first."""
         return [backbone for encoder, _ in self.encoders() for backbone in encoder.backbones]
+
+
+class AlikeTowers(Towers):
+    """Towers whose heads are alike, each on a backbone of its own: how a config names them, by ``head=``.
+
+    Args:
+        backbone: of the main tower.
+        heads: name -> what builds the head, in every tower anew (see ``Encoder``).
+        join_views: as in ``Encoder``.
+        main: modality of the main tower.
+        others: modality -> backbone of the further towers.
+        frozen: as in ``Towers``.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneProtocol,
+        heads: Mapping[str, Callable[..., Head]],
+        main: str,
+        others: Mapping[str, BackboneProtocol],
+        join_views: bool = True,
+        frozen: Sequence[str] = (),
+    ) -> None:
+        backbones = {main: backbone, **others}
+        super().__init__({name: Encoder(each, heads, join_views) for name, each in backbones.items()}, frozen)

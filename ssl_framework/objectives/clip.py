@@ -53,6 +53,7 @@ class CLIP(Objective):
         self.label_smoothing = label_smoothing
         self.candidates = CANDIDATES[gather]
         self.head = head
+        self.reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

@@ -82,7 +82,7 @@ class SeriesViews(nn.Module):
     @torch.no_grad()
     def forward(self, samples: Samples, generator: torch.Generator | None = None) -> Batch:
         """[B, C, T] -> V x [B, C, T] float32, normalised. A CPU generator draws the same whatever the device."""
-        x = self.clean(samples.inputs)  # [B, C, T]
+        x = self.clean(samples.inputs)  # type: ignore[arg-type]  # [B, C, T]
         return Batch([self.view(x, generator) for _ in range(self.num_views)], samples.index, samples.label)
 
     def view(self, x: Tensor, generator: torch.Generator | None) -> Tensor:

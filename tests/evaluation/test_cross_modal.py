@@ -52,11 +52,11 @@ def test_both_towers_embed_the_same_samples_and_the_prompts() -> None:
     torch.testing.assert_close(pairs.prompts["position"][4, 2:3], normal(prompt, dim=1), rtol=1e-4, atol=1e-5)
     assert pairs.names == ("image", "text") and torch.equal(pairs.group, split.numbers["group"])
     assert {name: tuple(x.shape) for name, x in pairs.prompts.items()} == {
-        "shape": (10, 4, 64),
-        "colour": (6, 4, 64),
-        "scale": (4, 4, 64),
-        "background": (5, 4, 64),
-        "position": (9, 4, 64),
+        "shape": (10, 4, 128),
+        "colour": (6, 4, 128),
+        "scale": (4, 4, 128),
+        "background": (5, 4, 128),
+        "position": (9, 4, 128),
     }
     assert module.training and student.training  # as before
 
