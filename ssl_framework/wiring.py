@@ -187,10 +187,10 @@ def check_modalities(views: Sequence[str], data: Sequence[str], name: str) -> No
         data: modalities of a sample, the main one first.
         name: of the data.
     """
-    for modality in dict.fromkeys(views):
-        if modality not in data:
-            others = choices("data", lambda node: modality in (node.get("modalities") or ("image",)))
-            raise ValueError(f"{name} has no {modality}: choose {others}views of {' and '.join(data)}")
+    missing = [modality for modality in views if modality not in data]
+    if missing:
+        others = choices("data", lambda node: missing[0] in (node.get("modalities") or ("image",)))
+        raise ValueError(f"{name} has no {missing[0]}: choose {others}views of {' and '.join(data)}")
 
 
 def check_mixable(mixer: Mixing, shapes: Sequence[tuple[int, ...]], modality: Sequence[str]) -> None:

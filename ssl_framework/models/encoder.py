@@ -152,8 +152,8 @@ class Encoder(nn.Module):
         return torch.cat([*before, unit(own)], dim=1)  # [B, (S + 1) * D]
 
     def keep_heads(self, names: Sequence[str]) -> None:
-        """Leaves only these heads and those that they read, and no backbones of earlier stages, which only evaluators of a student read. Changes
-        the encoder.
+        """Leaves only these heads, those that they read, and no backbones of earlier stages, which only evaluators of a
+        student read. Changes the encoder.
 
         Raises:
             ValueError: there is no such head.
