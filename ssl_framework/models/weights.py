@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ssl_framework.models.base import BackboneProtocol
+from ssl_framework.runs.folder import RunFolder
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -39,7 +40,7 @@ PREFIX = re.compile(r"student\.(towers\.\w+\.)?backbone\.net\.")
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Names and tensors of a network: of the student's backbone in a run folder, or of a file that ``export`` wrote."""
     if path.is_dir():
-        state = load_checkpoint(path / "checkpoints" / "last.ckpt")["state_dict"]
+        state = load_checkpoint(RunFolder(path).checkpoint_file)["state_dict"]
         prefix = next((found[0] for name in state if (found := PREFIX.match(name))), "none")
         return {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
     if not path.is_file():
