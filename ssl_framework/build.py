@@ -94,6 +94,8 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
     Raises:
         ValueError: parts that do not fit together.
     """
+    views = build(cfg.views)  # draws nothing
+    check_modalities(views.modality, modalities_of(cfg.data), cfg.data.name)
     student = build(cfg.student)  # first: at a seed, every method begins with the same backbone
     objective = build(with_widths(cfg.objective, student))
     if objective.requires & {"label", "number"} and not has_labels:
@@ -123,6 +125,20 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
         micro_batch_size=cfg.data.micro_batch_size,
         seed=cfg.seed,
     )
+
+
+def check_data(cfg: DictConfig) -> None:
+    """Refuses views of what the data lack, before anything is read.
+
+    Raises:
+        ValueError: a modality is missing.
+    """
+    check_modalities(build(cfg.views).modality, modalities_of(cfg.data), cfg.data.name)
+
+
+def modalities_of(data: DictConfig) -> tuple[str, ...]:
+    """What a sample of a data set consists of, the main modality first; one that does not say has pictures."""
+    return tuple(OmegaConf.select(data, "modalities") or ("image",))
 
 
 def with_widths(node: DictConfig, student: Encoder) -> DictConfig:

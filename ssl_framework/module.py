@@ -75,6 +75,7 @@ class SSLModule(L.LightningModule):
             check_mixable(mixer, shapes, views.modality)
             mixer.attach(student)
             mixer.rehearse(student, shapes)
+        student.route(views.modality)
         self.views = views
         self.student = student
         self.teacher = teacher(student) if teacher is not None else None
@@ -111,9 +112,9 @@ class SSLModule(L.LightningModule):
                 f"trainer.compile is true, but {type(self.mixer.rule).__name__} changes the student's pass from step "
                 "to step: set trainer.compile=false or choose another mixer"
             )
-        self.student.encode = torch.compile(self.student.encode)  # type: ignore[method-assign]
+        self.student.compile_parts()
         if self.teacher is not None:
-            self.teacher.encoder.encode = torch.compile(self.teacher.encoder.encode)  # type: ignore[method-assign]
+            self.teacher.encoder.compile_parts()
         self.views.compile_parts()
 
     def losses(self, samples: Samples, clock: Clock) -> dict[str, Tensor]:

@@ -187,12 +187,10 @@ def check_modalities(views: Sequence[str], data: Sequence[str], name: str) -> No
         data: modalities of a sample, the main one first.
         name: of the data.
     """
-    missing = [modality for modality in dict.fromkeys(views) if modality not in data]
+    missing = [modality for modality in views if modality not in data]
     if missing:
-        raise ValueError(
-            f"data={name} has no {missing[0]}, of which the views are: choose views of {' and '.join(data)}, another "
-            f"method, or data with {missing[0]}"
-        )
+        others = choices("data", lambda node: missing[0] in (node.get("modalities") or ("image",)))
+        raise ValueError(f"{name} has no {missing[0]}: choose {others}views of {' and '.join(data)}")
 
 
 def check_mixable(mixer: Mixing, shapes: Sequence[tuple[int, ...]], modality: Sequence[str]) -> None:

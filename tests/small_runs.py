@@ -15,6 +15,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from ssl_framework.build import modalities_of
 from ssl_framework.commands import train as main
 from ssl_framework.runs.config import CONFIGS, hosted
 from ssl_framework.training.run import run
@@ -63,8 +64,24 @@ SMALL_OF = {
 }
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
-PICTURES = [name for name in DATA if "\nmodalities:" not in (CONFIGS / "data" / f"{name}.yaml").read_text()]
-"""Data sets of pictures alone, on which every image method runs."""
+MODALITIES = {name: modalities_of(OmegaConf.load(CONFIGS / "data" / f"{name}.yaml")) for name in DATA}
+"""What a sample of each data set consists of, the main modality first."""
+
+DEFAULT_DATA = {
+    method: chosen[1] if (chosen := re.search(r"override /data: (\w+)", text)) else "shapes"
+    for method in METHODS
+    if (text := (CONFIGS / "method" / f"{method}.yaml").read_text())
+}
+"""The data that a method trains on where the command names none: they have what it needs."""
+
+
+def fits(method: str, data: str) -> bool:
+    """Whether the data have every modality that the method needs."""
+    return set(MODALITIES[DEFAULT_DATA[method]]) <= set(MODALITIES[data])
+
+
+PICTURES = [name for name, (main, *_) in MODALITIES.items() if main == "image"]
+"""Data sets whose samples are pictures, with texts or without, on which every image method runs."""
 
 
 GROUPS = {path.name for path in CONFIGS.iterdir() if path.is_dir()}

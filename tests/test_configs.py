@@ -15,10 +15,22 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_framework.build import build_module
+from ssl_framework.build import build_module, check_data
 from ssl_framework.runs.config import CONFIGS, hosted
 from ssl_framework.runs.folder import read_json
-from tests.small_runs import GROUPS, METHODS, PICTURES, SMALL, composed, config, put_together, run_in
+from tests.small_runs import (
+    DEFAULT_DATA,
+    GROUPS,
+    METHODS,
+    MODALITIES,
+    PICTURES,
+    SMALL,
+    composed,
+    config,
+    fits,
+    put_together,
+    run_in,
+)
 
 ROOT = Path(__file__).parent.parent
 OF_MODALITY = {name: ("data=waves",) for name in ("series", "series_tiny")}
@@ -53,7 +65,7 @@ def unresolved(*overrides: str) -> tuple[dict, dict]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_leaves_the_data_alone(method: str) -> None:
-    assert unresolved(f"method={method}")[0] == unresolved()[0]
+    assert unresolved(f"method={method}")[0] == unresolved(f"data={DEFAULT_DATA[method]}")[0]
 
 
 @pytest.mark.parametrize("data", PICTURES)
@@ -90,7 +102,7 @@ def resolved(node: Any, whole: dict) -> Any:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_put_together_is_the_method_with_its_default_data(method: str) -> None:
-    assert merged(method, "shapes") == plain(composed(f"method={method}"))
+    assert merged(method, DEFAULT_DATA[method]) == plain(composed(f"method={method}"))
 
 
 @pytest.mark.parametrize("data", PICTURES)
@@ -99,15 +111,24 @@ def test_what_is_put_together_is_what_hydra_composes(data: str) -> None:
     assert merged(method, data) == plain(composed(f"method={method}", f"data={data}"))
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("data", PICTURES)
+@pytest.mark.parametrize(("method", "data"), [(m, d) for m in METHODS for d in PICTURES if fits(m, d)])
 def test_every_method_composes_with_every_data_set(method: str, data: str) -> None:
     content = merged(method, data)
     assert content["data"]["name"] == data
-    assert content["views"]["image_size"] == content["data"]["image_size"] == content["backbone"]["image_size"]
-    assert content["views"]["channels"] == content["data"]["channels"] == content["backbone"]["channels"]
-    assert content["views"]["mean"] == content["data"]["mean"] and content["views"]["blur"] == content["data"]["blur"]
-    assert content["student"]["backbone"] == content["backbone"]
+    views = content["views"].get("parts", [content["views"]])[0]  # of the main modality, as the encoder
+    encoder = next(iter(content["student"].get("towers", {"": content["student"]}).values()))
+    assert views["image_size"] == content["data"]["image_size"] == content["backbone"]["image_size"]
+    assert views["channels"] == content["data"]["channels"] == content["backbone"]["channels"]
+    assert views["mean"] == content["data"]["mean"] and views["blur"] == content["data"]["blur"]
+    assert encoder["backbone"] == content["backbone"]
+
+
+@pytest.mark.parametrize(("method", "data"), [(m, d) for m in METHODS for d in PICTURES if not fits(m, d)])
+def test_a_method_is_refused_by_name_on_data_that_lack_what_it_needs(method: str, data: str) -> None:
+    (missing,) = set(MODALITIES[DEFAULT_DATA[method]]) - set(MODALITIES[data])
+    with pytest.raises(ValueError) as error:
+        check_data(OmegaConf.create(merged(method, data)))
+    assert str(error.value).startswith(f"{data} has no {missing}: choose data={DEFAULT_DATA[method]}")
 
 
 # Data of another modality say what may be changed and by what it is encoded; the method says everything else.
@@ -182,6 +203,7 @@ def test_every_method_builds(method: str) -> None:
         ("evaluation=head_layers", "~evaluation.probes.linear", "+views.groups.0.note=x", "method=supervised"),
         ("experiment=study_small", "data=shapes", "evaluation=scores", "method=amcl", "~student.heads.projector_1"),
         ("mixer=mixup", "mixer.add=false", "seed=1", "mixer=cutmix"),  # the later one
+        ("method=clip", "data.tokens=24", "text_backbone=tiny", "evaluation=none"),
         ("+trainer=cpu", "~mixer"),
     ],
 )
@@ -206,11 +228,13 @@ def test_every_experiment_composes(experiment: str) -> None:
 def test_every_choice_of_every_group_composes_and_every_target_imports(group: str) -> None:
     choices = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
     assert choices
+    texts = {method: (CONFIGS / "method" / f"{method}.yaml").read_text() for method in METHODS}
+    host = [f"method={method}" for method, text in texts.items() if f"- /{group}:" in text][:1]  # that alone has it
     for choice in choices:
         if group == "logger":  # needs the run folder, which the command line provides
             node = OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{choice}.yaml"))
         else:
-            node = plain(config(f"{group}={choice}", *OF_MODALITY.get(choice, ())))
+            node = plain(config(*host, f"{group}={choice}", *OF_MODALITY.get(choice, ())))
         for target in targets(node):
             get_class(target)
 

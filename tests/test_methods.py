@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from ssl_framework.build import build_data, build_module
+from ssl_framework.data.loader import take
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
-from ssl_framework.types import Clock, Samples
+from ssl_framework.types import Clock
 from tests.small_runs import METHODS, small
 
 
@@ -20,7 +21,7 @@ def three_steps(method: str, *overrides: str) -> tuple[torch.nn.Module, dict[str
     losses = []
     for step in range(3):
         index = torch.arange(8 * step, 8 * (step + 1))
-        samples = Samples(data.rows[index], index, None if data.label is None else data.label[index])
+        samples = take(data, index)
         clock = Clock(step, 0, 3)
         optimizer.zero_grad()
         out = module.losses(samples, clock)
@@ -54,7 +55,7 @@ def test_every_trainable_parameter_moves_and_the_same_seed_gives_the_same_steps(
 def test_bf16_autocast_stays_near_float32(method: str) -> None:
     cfg = small(method)
     data = build_data(cfg).pretrain
-    samples = Samples(data.rows[:8], torch.arange(8), None if data.label is None else data.label[:8])
+    samples = take(data, torch.arange(8))
     values = []
     for autocast in (False, True):
         torch.manual_seed(0)

@@ -186,11 +186,18 @@ def extract_layers(
 
 @torch.no_grad()
 def extract_in_eval(
-    module: SSLModule | Bare, embed: Callable[[Tensor], Tensor], images: Split, dtype: torch.dtype
+    module: SSLModule | Bare,
+    embed: Callable[[Tensor], Tensor],
+    images: Split,
+    dtype: torch.dtype,
+    modality: str | None = None,
 ) -> Tensor:
-    """Features that ``embed`` computes from clean samples [B, ...] while the module is in eval mode: [N, D]."""
+    """Features that ``embed`` computes from clean samples [B, ...] while the module is in eval mode: [N, D].
+
+    The samples are of that modality; ``None``: the main one.
+    """
     with in_eval_mode(module), torch.autocast(module.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-        return extract(lambda x: embed(module.views.clean(x)), images, module.device, dtype)
+        return extract(lambda x: embed(module.views.clean(x, modality)), images, module.device, dtype)
 
 
 @contextlib.contextmanager

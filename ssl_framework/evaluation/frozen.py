@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.distributed import rank, world_size
+from ssl_framework.evaluation.cross_modal import CrossModal
 from ssl_framework.evaluation.features import (
     DTYPES,
     Bare,
@@ -62,6 +63,8 @@ class FrozenEvaluation(L.Callback):
         scores: ``ViewScores``, a callback beside this one; ``None``: none.
         online_linear: ``OnlineLinear``, a callback beside this one and a probe of the student that trains; ``None``:
             none.
+        cross: scores the embeddings of two towers against each other, in metrics of its own, and says what chance would
+            score, which becomes a reference; ``None``: nothing.
 
     Logs ``eval/<metric>``. ``metrics`` holds the latest values, ``intervals`` their 95 % intervals over test samples,
     ``baselines`` the two references, ``seconds`` what this process has spent on all of it.
@@ -79,6 +82,7 @@ class FrozenEvaluation(L.Callback):
         protocol: str = "unnamed",
         scores: L.Callback | None = None,
         online_linear: Probe | None = None,
+        cross: CrossModal | None = None,
     ) -> None:
         if features not in DTYPES:
             raise ValueError(f"evaluation.features is {features}: choose one of {', '.join(DTYPES)}")
@@ -100,6 +104,7 @@ class FrozenEvaluation(L.Callback):
         self.protocol = protocol
         self.scores = scores
         self.online_linear = online_linear
+        self.cross = cross
         self.metrics: dict[str, float] = {}
         self.intervals: dict[str, tuple[float, float]] = {}
         self.baselines: dict[str, dict[str, float]] = {}
@@ -110,7 +115,7 @@ class FrozenEvaluation(L.Callback):
     @property
     def wanted(self) -> bool:
         """Whether there is anything to score with."""
-        return bool(self.probes or self.head_probes or self.measures or self.online_linear)
+        return bool(self.probes or self.head_probes or self.measures or self.online_linear or self.cross)
 
     @property
     def beside(self) -> list[L.Callback]:
@@ -210,9 +215,18 @@ class FrozenEvaluation(L.Callback):
             torch.distributed.broadcast_object_list(result, src=0)
         return result[0]
 
+    def score_module(
+        self, module: SSLModule | Bare, data: DataModule | Splits, online: bool = False
+    ) -> dict[str, float]:
+        """All probes and measures on the student's features, and what its towers say of each other; see ``score``."""
+        scores = self.score(self.features_of(module), data, module.student, online)
+        return scores if self.cross is None else scores | self.cross.score(module, data.test)
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, SSLModule)
         self.features_of(pl_module)  # refuses unknown heads before an epoch is spent
+        if self.cross is not None:
+            self.cross.check(pl_module)
         if self.initial is None:
             self.initial = copied(pl_module.student)  # now: a resumed run is given its weights after this hook
 
@@ -247,11 +261,13 @@ class FrozenEvaluation(L.Callback):
             pl_module.student.load_state_dict(self.initial)
             self.baselines = {
                 views.raw_name: plain(self.score(lambda split: {"": raw_input(views, split)}, data)),
-                "untrained": plain(self.score(self.features_of(pl_module), data, pl_module.student)),
+                "untrained": plain(self.score_module(pl_module, data)),
             }
+            if self.cross is not None:
+                self.baselines["chance"] = self.cross.chance(pl_module, data.test)
             pl_module.student.load_state_dict(trained)
             self.initial = None
-        scores = self.score(self.features_of(pl_module), data, pl_module.student, online=True)
+        scores = self.score_module(pl_module, data, online=True)
         self.metrics, self.intervals = plain(scores), intervals(scores)
         self.evaluated_at = trainer.global_step
         self.seconds += time.perf_counter() - started

@@ -46,12 +46,11 @@ def references(folder: Path, names: Iterable[str]) -> dict[str, dict[str, float]
     data = build_data(cfg)
     module = build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
     evaluation: FrozenEvaluation = build(cfg.evaluation)
-    features: dict[str, Callable[[Split], dict[str, Tensor]]] = {
-        module.views.raw_name: lambda split: {"": raw_input(module.views, split)},
-        "untrained": evaluation.features_of(module),
+    scores: dict[str, Callable[[], dict[str, float]]] = {
+        module.views.raw_name: lambda: evaluation.score(lambda split: {"": raw_input(module.views, split)}, data),
+        "untrained": lambda: evaluation.score_module(module, data),
     }
-    students = {"untrained": module.student}
-    return {name: plain(evaluation.score(features[name], data, students.get(name))) for name in names}
+    return {name: plain(scores[name]()) for name in names}
 
 
 FOR_NUMBERS = (KNNRegression, Ridge)
@@ -158,6 +157,8 @@ def misfit(evaluation: Any, chosen: Chosen, model: SSLModule | Bare, splits: Spl
             return "its classifier learns along with a run, and this one has none: choose it for a run"
     try:
         evaluation.features_of(model)
+        if evaluation.cross is not None:
+            evaluation.cross.check(model)
     except ValueError as error:
         return str(error)
     if not splits.has_labels:
@@ -224,8 +225,12 @@ def score_all(
                 if isinstance(evaluation.online_linear, L.Callback):
                     evaluation.online_linear.load_state_dict((learnt or {})[evaluation.online_linear.state_key])
                 scores = evaluation.score(features.read_by(evaluation), splits, model.student, online=True)
+                if evaluation.cross is not None:
+                    scores |= evaluation.cross.score(model, splits.test)
                 for name, source in others.items() if evaluation.with_baselines and scores else ():
                     references[name] = reference(evaluation, splits, source, raw)
+                if evaluation.cross is not None and with_references and evaluation.with_baselines:
+                    references["chance"] = evaluation.cross.chance(model, splits.test)
             else:
                 protocol["images"], scores = evaluation.images_shown, evaluation.score_module(model, splits)
         if not scores:
@@ -257,7 +262,9 @@ def reference(evaluation: FrozenEvaluation, splits: Splits, source: Features | N
     """The scores of an untrained model, or of the raw input (``source`` is ``None``); nothing, with one warning, where
     that does not fit in memory."""
     if source is not None:
-        return plain(evaluation.score(source.read_by(evaluation), splits, source.module.student))
+        scores = evaluation.score(source.read_by(evaluation), splits, source.module.student)
+        crossed = {} if evaluation.cross is None else evaluation.cross.score(source.module, splits.test)
+        return plain(scores | crossed)
     try:
         return plain(evaluation.score(raw, splits))
     except ValueError as error:

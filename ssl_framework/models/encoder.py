@@ -11,7 +11,7 @@ from ssl_framework.distributed import gather, own_rows
 from ssl_framework.functional import unit
 from ssl_framework.models.base import BackboneProtocol
 from ssl_framework.models.heads import Head
-from ssl_framework.types import Clock, Outputs
+from ssl_framework.types import Clock, Inputs, Outputs
 
 
 class Encoder(nn.Module):
@@ -63,13 +63,29 @@ class Encoder(nn.Module):
         self.heads = nn.ModuleDict(built)
         self.dims = dims
 
+    def route(self, modality: Sequence[str]) -> None:
+        """Is told of which modality each view is: one encoder takes one.
+
+        Raises:
+            ValueError: there are several.
+        """
+        if len(several := dict.fromkeys(modality)) > 1:
+            raise ValueError(
+                f"the views are of {' and '.join(several)}, but the student is one encoder: choose views of one of "
+                "them, or a method with a tower for each (clip)"
+            )
+
+    def compile_parts(self) -> None:
+        """Has the encoder compiled at its first call; the names of weights stay as they are."""
+        self.encode = torch.compile(self.encode)  # type: ignore[method-assign]
+
     @property
     def backbones(self) -> list[BackboneProtocol]:
         """All that train: the main one, and those beside it."""
         return [self.backbone, *self.beside.values()]  # type: ignore[list-item]
 
-    def encode(self, x: Tensor) -> Outputs:
-        """Views [B, ...] -> the backbone's features and every head's output."""
+    def encode(self, x: Inputs, view: int = 0) -> Outputs:
+        """Views [B, ...] -> the backbone's features and every head's output, whichever view it is."""
         outputs = self.backbone(x)
         for name, further in self.beside.items():
             outputs[name] = further(x)["pooled"]
@@ -135,6 +151,17 @@ class Encoder(nn.Module):
         before = [unit(backbone(x)["pooled"]) for backbone in self.earlier]  # S x [B, D]
         return torch.cat([*before, unit(own)], dim=1)  # [B, (S + 1) * D]
 
+    def keep_heads(self, names: Sequence[str]) -> None:
+        """Leaves only these heads, those that they read, and no backbones of earlier stages, which only evaluators of a
+        student read. Changes the encoder.
+
+        Raises:
+            ValueError: there is no such head.
+        """
+        refuse_unknown_heads(names, list(self.heads))
+        self.heads = nn.ModuleDict({name: self.heads[name] for name in self.heads_behind(names)})
+        self.earlier = nn.ModuleList()
+
     def take_over(self, state: Mapping[str, Tensor]) -> None:
         """Begins a stage with the backbones of the stage before, and of those before it. Changes ``earlier``.
 
@@ -174,6 +201,15 @@ class Encoder(nn.Module):
         return found
 
 
+def refuse_unknown_heads(names: Sequence[str], known: Sequence[str]) -> None:
+    """Raises ValueError if a teacher asks for heads that the student does not have."""
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"teacher.heads names {unknown}, but the student has {list(known)}: choose another teacher=<name> or "
+            "head=<name>, or set teacher.heads"
+        )
+
+
 class EMATeacher(nn.Module):
     """Exponential moving average of a student (MoCo eq. 2, BYOL eq. 1).
 
@@ -196,19 +232,12 @@ class EMATeacher(nn.Module):
         shuffle_bn: int | None = None,
     ) -> None:
         super().__init__()
-        unknown = [name for name in heads if name not in student.heads]
-        if unknown:
-            raise ValueError(
-                f"teacher.heads names {unknown}, but the student has {list(student.heads)}: choose another "
-                "teacher=<name> or head=<name>, or set teacher.heads"
-            )
         if not 0 <= momentum <= 1 or not 0 <= (final_momentum if final_momentum is not None else 1) <= 1:
             raise ValueError(f"teacher.momentum is {momentum} (final {final_momentum}): it must lie between 0 and 1")
         if shuffle_bn is not None and shuffle_bn < 2:
             raise ValueError(f"teacher.shuffle_bn is {shuffle_bn}: a group needs at least 2 samples, or null for none")
         self.encoder = copy.deepcopy(student)
-        self.encoder.heads = nn.ModuleDict({name: self.encoder.heads[name] for name in student.heads_behind(heads)})
-        self.encoder.earlier = nn.ModuleList()  # only evaluators read them, and they read the student
+        self.encoder.keep_heads(heads)
         self.encoder.requires_grad_(False)
         self.momentum = momentum
         self.final_momentum = final_momentum
@@ -220,16 +249,16 @@ class EMATeacher(nn.Module):
         if self.shuffle_bn is None:
             return self.encoder(views, which)
         chosen = range(len(views)) if which is None else which
-        return [self._shuffled(view, clock) if v in chosen else None for v, view in enumerate(views)]
+        return [self._shuffled(view, v, clock) if v in chosen else None for v, view in enumerate(views)]
 
-    def _shuffled(self, view: Tensor, clock: Clock) -> Outputs:
+    def _shuffled(self, view: Tensor, number: int, clock: Clock) -> Outputs:
         assert self.shuffle_bn is not None
         everyone = gather(view)  # [W * B, C, h, w]
         generator = clock.generator(view.device)  # of the device: moving the order there would make the host wait
         order = torch.randperm(len(everyone), generator=generator, device=view.device)  # [W * B]
         mine = everyone[own_rows(order)]  # [B, C, h, w]
         groups = mine.tensor_split(max(1, len(mine) // self.shuffle_bn))
-        parts = [self.encoder.encode(group) for group in groups]
+        parts = [self.encoder.encode(group, number) for group in groups]
         back = own_rows(order.argsort())  # [B]: where this rank's samples went
         return {name: gather(torch.cat([part[name] for part in parts]))[back] for name in parts[0]}
 

@@ -3,6 +3,7 @@
 A resumed run has its own in its checkpoint and reads no others.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,16 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"the checkpoint {path} cannot be loaded safely: {reason}") from error
 
 
-PREFIX = "student.backbone.net."
-"""Of the backbone's names in a checkpoint."""
+PREFIX = re.compile(r"student\.(towers\.\w+\.)?backbone\.net\.")
+"""Of the backbone's names in a checkpoint; of several towers the main one comes first."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Names and tensors of a network: of the student's backbone in a run folder, or of a file that ``export`` wrote."""
     if path.is_dir():
         state = load_checkpoint(RunFolder(path).checkpoint_file)["state_dict"]
-        return {name.removeprefix(PREFIX): x for name, x in state.items() if name.startswith(PREFIX)}
+        prefix = next((found[0] for name in state if (found := PREFIX.match(name))), "none")
+        return {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
     if not path.is_file():
         raise FileNotFoundError(f"backbone.weights is {path}, which does not exist")
     try:

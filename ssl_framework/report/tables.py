@@ -19,6 +19,7 @@ def run_table(result: dict[str, Any]) -> Table:
     raw = "raw_input" if "raw_input" in baselines else "raw_pixels"  # of data that are no pictures
     columns = {"trained": result["metrics"], "untrained": baselines.get("untrained")}
     columns |= {raw.replace("_", " "): baselines.get(raw)}
+    columns |= {"chance": baselines["chance"]} if "chance" in baselines else {}
     table.add_column(unit_of(result["metrics"]), overflow="fold")
     for name in columns:
         table.add_column(f"{name} (95 %)" if name == "trained" and spread else name, justify="right", no_wrap=True)

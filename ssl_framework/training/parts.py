@@ -8,7 +8,7 @@ import lightning as L
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from ssl_framework.build import build, build_data, build_module, check_labels
+from ssl_framework.build import build, build_data, build_module, check_data, check_labels
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.evaluation.after_training.base import AfterRun
@@ -83,6 +83,7 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
 
 def build_data_and_module(cfg: DictConfig, folder: Path, resume: bool) -> tuple[DataModule, SSLModule]:
     """What is learnt from, and what learns."""
+    check_data(cfg)
     data = build_data(cfg, folder, resume)
     module = build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
     check_labels(module.objective, data.pretrain.label if isinstance(data.pretrain, Split) else None)

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from ssl_framework.build import build, build_module, with_widths
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
+from ssl_framework.models.towers import AlikeTowers
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
 from ssl_framework.runs.config import CONFIGS
@@ -108,7 +109,10 @@ class Around:
         self.data, self.backbone = OmegaConf.to_container(shipped.data, resolve=True), backbone
         own: Any = OmegaConf.to_container(cfg)
         self.own = {"objective": own["objective"], "teacher": own["teacher"], "heads": own["student"]["heads"]}
-        self.beside = dict.fromkeys(own["student"].get("beside", ()), backbone)
+        self.student: Any = functools.partial(Encoder, beside=dict.fromkeys(own["student"].get("beside", ()), backbone))
+        if others := own["student"].get("others"):
+            main = own["student"]["main"]
+            self.student = functools.partial(AlikeTowers, main=main, others=dict.fromkeys(others, backbone))
         self.which = {key: cfg[key] for key in ("student_views", "teacher_views")}
         self.views, self.optimizer, self.feature_mixer = map(build, (cfg.views, shipped.optimizer, cfg.feature_mixer))
         self.mixer = build(cfg.mixer if "_target_" in cfg.mixer else None)
@@ -126,7 +130,7 @@ class Around:
         )
         try:
             with torch.device("meta"):
-                student = Encoder(self.backbone, build(cfg.student.heads), beside=self.beside)
+                student = self.student(self.backbone, build(cfg.student.heads))
                 objective = build(with_widths(cfg.objective, student))
             if not host:
                 self.module(student, objective, parts["teacher"])

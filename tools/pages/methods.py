@@ -6,7 +6,7 @@ Nothing here is written by hand: a method that has no golden value, no run or no
 import ast
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -208,7 +208,7 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
     ]
     modules = [node["_target_"].rpartition(".")[0] for node in parts]
     return {
-        "views": sum(group.get("count", 1) for group in views["groups"]),
+        "views": sum(map(count_of, views.get("parts", [views]))),
         "student_views": config.get("student_views"),
         "teacher_views": config.get("teacher_views"),
         "memory": memory,
@@ -224,6 +224,11 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
         ]
         + [f"{module.replace('.', '/')}.py" for module in dict.fromkeys(modules) if module != "ssl_framework.memory"],
     }
+
+
+def count_of(views: Mapping[str, Any]) -> int:
+    """Views of a sample that a view maker of one modality makes."""
+    return sum(group.get("count", 1) for group in views["groups"]) if "groups" in views else views["num_views"]
 
 
 def targets(node: Any) -> Iterator[dict[str, Any]]:

@@ -48,7 +48,8 @@ def data_table(root: Path) -> str:
         line = path.read_text().splitlines()[0].partition(": ")[2]
         first = re.split(r"(?<=[.)])\s", line)[0].rstrip(",:")
         rows.append(
-            f"| [`{path.stem}`](configs/data/{path.name}) | {config['image_size']} | {config['channels']} | {first} |"
+            f"| [`{path.stem}`](configs/data/{path.name}) | {config.get('image_size', '-')} | {config['channels']} | "
+            f"{first} |"
         )
     return "\n".join(rows) + "\n"
 

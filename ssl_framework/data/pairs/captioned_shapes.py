@@ -1,0 +1,206 @@
+"""Captioned shapes: the pictures of ``data=shapes``, each with several captions made of the factors it was drawn with.
+
+No files and no network. A caption names the shape, its colour, size and place and the background; templates and
+synonyms vary how. Their words are one closed list, so the tokenizer is that list. What a method has learnt is asked by
+factor (zero-shot, with prompts that name one factor and leave out the others) and by retrieval, where all pictures of
+equal factors are right answers.
+
+N samples, K captions of each, L tokens a caption, S pixels a side.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ssl_framework.data.base import Split, check_split
+from ssl_framework.data.images.shapes import FACTORS, Shapes
+from ssl_framework.types import step_seed
+from ssl_framework.views.text import Vocabulary
+
+Words = Mapping[str, tuple[str, ...]]
+
+SHAPE: Words = {
+    "circle": ("circle", "disc"),
+    "square": ("square", "box"),
+    "triangle": ("triangle", "wedge"),
+    "star": ("star", "pentagram"),
+    "cross": ("cross", "plus"),
+    "ring": ("ring", "hoop"),
+    "heart": ("heart", "valentine"),
+    "crescent": ("crescent", "moon"),
+    "arrow": ("arrow", "pointer"),
+    "hourglass": ("hourglass", "sandglass"),
+}
+COLOUR: Words = {
+    "red": ("red", "crimson"),
+    "yellow": ("yellow", "golden"),
+    "green": ("green", "emerald"),
+    "cyan": ("cyan", "turquoise"),
+    "blue": ("blue", "azure"),
+    "magenta": ("magenta", "pink"),
+}
+SCALE: Words = {
+    "small": ("small", "little"),
+    "medium": ("medium", "moderate"),
+    "large": ("large", "big"),
+    "huge": ("huge", "giant"),
+}
+BACKGROUND: Words = {
+    "plain": ("plain", "uniform"),
+    "gradient": ("graded", "shaded"),
+    "stripes": ("striped", "lined"),
+    "checks": ("checked", "chequered"),
+    "noise": ("noisy", "cloudy"),
+}
+ROW: Words = {"top": ("top", "upper"), "middle": ("middle", "central"), "bottom": ("bottom", "lower")}
+COLUMN: Words = {"left": ("left", "lefthand"), "centre": ("centre", "midway"), "right": ("right", "righthand")}
+
+NAMED: Mapping[str, tuple[Words, ...]] = {  # factor -> the words of each slot that it fills
+    "shape": (SHAPE,),
+    "colour": (COLOUR,),
+    "scale": (SCALE,),
+    "background": (BACKGROUND,),
+    "position": (ROW, COLUMN),
+}
+"""The factors that captions name. Rotation is not among them."""
+
+TEMPLATES = (
+    "a {scale} {colour} {shape} at the {position} on a {background} background",
+    "a picture of a {colour} {shape} of {scale} size in the {position} of a {background} field",
+    "in the {position} there is a {scale} shape namely a {colour} {shape} on {background} ground",
+    "{background} background and a {shape} in {colour} placed {position} and {scale} in size",
+)
+
+PROMPTS: Mapping[str, tuple[str, ...]] = {  # ways to name a class of one factor and nothing else
+    "shape": ("a {}", "a picture of a {}"),
+    "colour": ("a {} shape", "a shape in {}"),
+    "scale": ("a {} shape", "a shape of {} size"),
+    "background": ("a {} background", "a {} field"),
+    "position": ("at the {}", "in the {}"),
+}
+
+SYNONYMS = 2  # of every word
+
+
+class ShapeVocabulary(Vocabulary):
+    """All words that captions can have, in alphabetical order: the same whatever was drawn of them."""
+
+    def __init__(self) -> None:
+        fixed = {word for template in TEMPLATES for word in template.split() if "{" not in word}
+        named = {word for slots in NAMED.values() for slot in slots for words in slot.values() for word in words}
+        super().__init__(sorted(fixed | named))
+
+
+class CaptionedShapes:
+    """Draws pictures and captions on first use and keeps them.
+
+    Args:
+        pictures: builds the pictures' source of (num_train, num_test, seed, label): ``Shapes``, partly configured.
+        num_train: samples of the pretraining and training split, which are the same.
+        num_test: samples of the test split, drawn from another random stream.
+        seed: of the drawing; part of the data set, not of the run.
+        label: which factor is the class, or the number, that probes of the pictures read.
+        num_captions: K, captions of a picture, each of a random template and random synonyms.
+        tokens: L, to which captions and prompts are padded, with begin and end.
+        words: what the tokens stand for.
+        vocabulary: size of the text backbone's table; at least as many tokens as there are.
+
+    Raises:
+        ValueError: an argument outside its range.
+    """
+
+    def __init__(
+        self,
+        pictures: Callable[..., Shapes],
+        num_train: int,
+        num_test: int,
+        seed: int,
+        label: str,
+        num_captions: int,
+        tokens: int,
+        words: Vocabulary,
+        vocabulary: int,
+    ) -> None:
+        if num_captions < 1:
+            raise ValueError(f"data.source.num_captions is {num_captions}: it must be at least 1")
+        self.pictures = pictures(num_train=num_train, num_test=num_test, seed=seed, label=label)
+        self.seed = seed
+        self.num_captions = num_captions
+        self.tokens = tokens
+        self.splits: dict[str, Split] = {}
+        self.words = words
+        longest = 2 + max(len(template.split()) + template.count("{position}") for template in TEMPLATES)
+        if tokens < longest:
+            raise ValueError(f"data.tokens is {tokens}, but captions have up to {longest}: set it to at least that")
+        if vocabulary < len(words):
+            raise ValueError(
+                f"data.vocabulary is {vocabulary}, but there are {len(words)} tokens: set it to at least that"
+            )
+
+    def load(self, split: str) -> Split:
+        """[N, 3, S, S] uint8 pictures; beside them "text" [N, K, L] int32; every factor among ``numbers``, and "group",
+        equal where all factors that captions name are equal; ``prompts`` of those factors, [classes, P, L] int32.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        check_split(split)
+        name = "test" if split == "test" else "train"
+        if name not in self.splits:
+            factors = self.pictures.factors(name)
+            texts = self.words.encode(self.captions(name), self.tokens).unflatten(
+                0, (-1, self.num_captions)
+            )  # [N, K, L]
+            self.splits[name] = self.pictures.load(name)._replace(
+                beside={"text": texts},
+                prompts={factor: self.prompts(factor) for factor in NAMED},
+                numbers={**factors, "group": group_of(factors)},
+            )
+        return self.splits[name]
+
+    def captions(self, name: str) -> list[str]:
+        """The captions of "train" or "test", K of the first sample, K of the second ...: N * K sentences."""
+        generator = torch.Generator().manual_seed(step_seed(self.seed, 2 + ("train", "test").index(name)))
+        factors = self.pictures.factors(name)
+        count = len(factors["shape"]) * self.num_captions
+        template = torch.randint(len(TEMPLATES), (count,), generator=generator).tolist()
+        slots = sum(map(len, NAMED.values()))
+        drawn = torch.randint(SYNONYMS, (count, slots), generator=generator).tolist()
+        classes = [factors[factor].tolist() for factor in NAMED]  # one list [N] a factor
+        return [
+            TEMPLATES[template[row]].format(**dict(phrases(values, drawn[row])))
+            for row, values in enumerate(each for each in zip(*classes, strict=True) for _ in range(self.num_captions))
+        ]
+
+    def prompts(self, factor: str) -> Tensor:
+        """Ways to name each class of a factor: [classes, P, L] int32."""
+        sentences = [
+            pattern.format(phrase(factor, number, [synonym] * len(NAMED[factor])))
+            for number in range(len(FACTORS[factor]))
+            for pattern in PROMPTS[factor]
+            for synonym in range(SYNONYMS)
+        ]
+        return self.words.encode(sentences, self.tokens).unflatten(0, (len(FACTORS[factor]), -1))
+
+
+def phrase(factor: str, number: int, synonyms: Sequence[int]) -> str:
+    """A class of a factor in words: for each slot that the factor fills the chosen synonym."""
+    parts = FACTORS[factor][number].split() if len(NAMED[factor]) > 1 else [FACTORS[factor][number]]
+    return " ".join(words[part][synonym] for words, part, synonym in zip(NAMED[factor], parts, synonyms, strict=True))
+
+
+def phrases(values: Sequence[int], synonyms: Sequence[int]) -> Iterator[tuple[str, str]]:
+    """Every factor that captions name, in words; ``synonyms`` has one number a slot."""
+    first = 0
+    for (factor, slots), value in zip(NAMED.items(), values, strict=True):
+        yield factor, phrase(factor, value, synonyms[first : first + len(slots)])
+        first += len(slots)
+
+
+def group_of(factors: Mapping[str, Tensor]) -> Tensor:
+    """A number of each sample, equal where all factors that captions name are equal: [N] int64."""
+    group = torch.zeros_like(factors["shape"])
+    for factor in NAMED:
+        group = group * len(FACTORS[factor]) + factors[factor]
+    return group

@@ -1,0 +1,116 @@
+"""Evaluation across towers: what the embeddings of two modalities in their common space say of each other.
+
+N samples of the test split, D dimensions, P prompts of a class.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ssl_framework.data.base import Split
+from ssl_framework.evaluation.features import Bare, extract_in_eval
+from ssl_framework.functional import unit
+from ssl_framework.models.towers import Towers
+from ssl_framework.module import SSLModule
+
+
+class Pairs(NamedTuple):
+    """Unit rows of the samples of one split, as both towers see them, and of the prompts of its factors."""
+
+    main: Tensor  # [N, D] float32, of the modality that comes first
+    other: Tensor  # [N, D] float32, of the other one
+    names: tuple[str, str]  # of the two modalities
+    group: Tensor  # [N] int64: samples of equal groups are right answers to each other
+    prompts: Mapping[str, Tensor]  # factor -> [classes, P, D] float32, of the other modality
+    label: Mapping[str, Tensor]  # factor -> [N] int64
+
+
+class CrossProbe(Protocol):
+    """Scores the embeddings of two towers; nothing is fitted on the test split that is scored on it."""
+
+    def __call__(self, test: Pairs) -> dict[str, float]:
+        """Metric (with its protocol in its name) -> value."""
+        ...
+
+    def chance(self, test: Pairs) -> dict[str, float]:
+        """What guesses would score, under the same names; what has no such value is left out."""
+        ...
+
+
+class CrossModal:
+    """Embeds a test split by both towers and asks every probe.
+
+    Args:
+        other: the modality beside the main one, as the data and ``student.towers`` name it.
+        head: whose outputs the towers are compared by.
+        probes: name -> probe.
+    """
+
+    def __init__(self, other: str, head: str, probes: Mapping[str, CrossProbe]) -> None:
+        self.other = other
+        self.head = head
+        self.probes = {name: probe for name, probe in probes.items() if probe is not None}
+
+    def check(self, module: SSLModule | Bare) -> Towers:
+        """The student, with a tower for either modality and the head that is compared.
+
+        Raises:
+            ValueError: it lacks one of them.
+        """
+        student = module.student
+        if not isinstance(student, Towers) or self.other not in student.towers:
+            raise ValueError(
+                f"evaluation.cross compares embeddings of {self.other} with those of another modality, but the student "
+                f"has no tower for {self.other}: choose evaluation=frozen, or a method that trains one (clip)"
+            )
+        for name in (student.main, self.other):
+            if self.head not in student.tower(name).heads:
+                raise ValueError(f"evaluation.cross.head is {self.head}, but the tower for {name} has no such head")
+        return student
+
+    def pairs(self, module: SSLModule | Bare, split: Split) -> Pairs:
+        """The embeddings of a split; every rank takes part.
+
+        Raises:
+            ValueError: the model has no such towers, or the data lack the other modality.
+        """
+        student = self.check(module)
+        if split.beside is None or self.other not in split.beside:
+            raise ValueError(f"evaluation.cross reads {self.other}, which the data lack: choose evaluation=frozen")
+        main, texts = split._replace(beside=None), split.beside[self.other]
+        prompts, label = split.prompts or {}, split.numbers or {}
+        return Pairs(
+            self.embedded(module, main, student.main),
+            self.embedded(module, Split(texts), self.other),
+            (student.main, self.other),
+            label["group"].cpu() if "group" in label else equal_rows(texts.cpu()),
+            {factor: self.embedded_prompts(module, each) for factor, each in prompts.items()},
+            {factor: label[factor].cpu() for factor in prompts},
+        )
+
+    def embedded(self, module: SSLModule | Bare, split: Split, modality: str) -> Tensor:
+        """Unit rows of a split's samples, which are of that modality: [N, D]."""
+        tower = self.check(module).tower(modality)
+        return unit(extract_in_eval(module, lambda x: tower.encode(x)[self.head], split, torch.float32, modality))
+
+    def embedded_prompts(self, module: SSLModule | Bare, prompts: Tensor) -> Tensor:
+        """[classes, P, ...] -> unit rows [classes, P, D]"""
+        rows = self.embedded(module, Split(prompts.flatten(0, 1)), self.other)  # [classes * P, D]
+        return rows.unflatten(0, prompts.shape[:2])
+
+    def score(self, module: SSLModule | Bare, split: Split) -> dict[str, float]:
+        """What all probes say of a split, the same on every rank."""
+        pairs = self.pairs(module, split)
+        return {name: value for probe in self.probes.values() for name, value in probe(pairs).items()}
+
+    def chance(self, module: SSLModule | Bare, split: Split) -> dict[str, float]:
+        """What guesses would score."""
+        pairs = self.pairs(module, split)
+        return {name: value for probe in self.probes.values() for name, value in probe.chance(pairs).items()}
+
+
+def equal_rows(rows: Tensor) -> Tensor:
+    """A number of each row, equal where rows are: [N, ...] -> [N] int64."""
+    return rows.flatten(1).unique(dim=0, return_inverse=True)[1]

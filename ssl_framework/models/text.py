@@ -1,0 +1,141 @@
+"""A small transformer over tokens, of torch alone: for closed vocabularies of some hundred words and short texts."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from ssl_framework.types import Outputs
+
+PADDING = 0
+"""The token behind the end of a text; a text's first token is never one."""
+
+
+class TextNet(nn.Module):
+    """Embedded tokens and learnt places through pre-norm encoder blocks (Vaswani et al., arXiv:1706.03762; the norm
+    before each part as in CLIP's text tower). Attention is in both directions and never looks at padding.
+
+    Args:
+        vocabulary, length, width, depth, num_heads, dropout: as in ``TextTransformer``.
+    """
+
+    def __init__(
+        self, vocabulary: int, length: int, width: int, depth: int, num_heads: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.length = length
+        self.tokens = nn.Embedding(vocabulary, width, padding_idx=PADDING)
+        self.places = nn.Parameter(torch.empty(length, width))  # [L, D]
+        nn.init.normal_(self.tokens.weight, std=0.02)  # as CLIP's
+        nn.init.normal_(self.places, std=0.01)
+        with torch.no_grad():
+            self.tokens.weight[PADDING].zero_()
+        self.blocks = nn.ModuleList(  # not nn.TransformerEncoder, whose blocks all begin alike
+            nn.TransformerEncoderLayer(width, num_heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L'] int64 with L' up to L -> [B, L', D], zero at padding.
+
+        Raises:
+            ValueError: what comes in is no text, or too long a one.
+        """
+        if x.ndim != 2 or x.is_floating_point() or x.shape[1] > self.length:
+            raise ValueError(
+                f"a text backbone takes up to {self.length} tokens a text, but the views have {x.dtype} samples of "
+                f"{' x '.join(map(str, x.shape[1:]))}: choose another backbone, or raise text_backbone.length"
+            )
+        padding = x == PADDING  # [B, L']
+        tokens = self.tokens(x) + self.places[: x.shape[1]]  # [B, L', D]
+        for block in self.blocks:
+            tokens = block(tokens, src_key_padding_mask=padding)  # [B, L', D]
+        return self.norm(tokens).masked_fill(padding[..., None], 0.0)  # [B, L', D]
+
+
+class TextTransformer(nn.Module):
+    """``TextNet`` as a backbone: its tokens, and one vector a text.
+
+    Args:
+        vocabulary: tokens are numbers below it; 0 is padding.
+        length: L, the most tokens a text has.
+        width: D.
+        depth: blocks.
+        num_heads: of attention; they divide the width.
+        pool: "mean" over the tokens that are no padding, or the "first" one.
+        dropout: share of activations set to zero in training.
+        weights: run folder or .safetensors file that a new run begins with (see ``weights``); ``None``: random ones.
+
+    Raises:
+        ValueError: sizes that do not fit together, or no such pooling.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        length: int,
+        width: int,
+        depth: int,
+        num_heads: int,
+        pool: str = "mean",
+        dropout: float = 0.0,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.settings = {
+            "vocabulary": vocabulary, "length": length, "width": width, "depth": depth, "num_heads": num_heads
+        }  # fmt: skip
+        for key, value in self.settings.items():
+            if value < 1:
+                raise ValueError(f"text_backbone.{key} is {value}: it must be at least 1")
+        if width % num_heads:
+            raise ValueError(f"text_backbone.num_heads is {num_heads}, which does not divide the width {width}")
+        if pool not in POOLS:
+            raise ValueError(f"text_backbone.pool is {pool}: choose one of {', '.join(POOLS)}")
+        self.net = TextNet(**self.settings, dropout=dropout)
+        self.dim = width
+        self.pool = POOLS[pool]
+        self.weights = weights
+        self.name = f"text_transformer_{depth}x{width}"
+
+    def forward(self, x: Tensor) -> Outputs:
+        """[B, L'] int64 with L' up to L -> "tokens" [B, L', D], zero at padding, and "pooled" [B, D].
+
+        How many places of padding stand behind the end of a text changes neither.
+        """
+        tokens = self.net(x)  # [B, L', D]
+        return {"tokens": tokens, "pooled": self.pool(tokens, x != PADDING)}
+
+    def about(self) -> dict[str, str]:
+        """The class and its settings."""
+        return {"network": "ssl_framework.models.text.TextNet", "settings": self._arguments()}
+
+    def load_line(self, path: Path) -> str:
+        """Builds the network and reads its weights."""
+        return (
+            "from safetensors.torch import load_file\n"
+            "from ssl_framework.models.text import TextNet\n"
+            f"net = TextNet({self._arguments()})\n"
+            f"net.load_state_dict(load_file({str(path)!r}))"
+        )
+
+    def _arguments(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self.settings.items())
+
+
+def mean_of_tokens(tokens: Tensor, there: Tensor) -> Tensor:
+    """[B, L, D], zero where ``there`` [B, L] is false -> [B, D]"""
+    return tokens.sum(dim=1) / there.sum(dim=1, keepdim=True).to(tokens.dtype)
+
+
+def first_token(tokens: Tensor, there: Tensor) -> Tensor:
+    """[B, L, D] -> [B, D]"""
+    return tokens[:, 0]
+
+
+POOLS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
+    {"mean": mean_of_tokens, "first": first_token}
+)

@@ -1,0 +1,174 @@
+"""Views of texts: one of several wordings of a sample, with words taken out or hidden. Batched, on the device."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ssl_framework.types import Batch, Samples
+
+PADDING, BEGIN, END, UNKNOWN, MASK = range(5)
+"""Tokens that are no words. A text is BEGIN, its words, END, and PADDING to the length that all have."""
+
+SPECIAL = ("<pad>", "<begin>", "<end>", "<unknown>", "<mask>")
+"""How they are written; a vocabulary begins with them."""
+
+
+class Vocabulary:
+    """A closed list of words and the tokens that stand for them: the special ones, then the words in their order.
+
+    Args:
+        words: without repetition.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.names = [*SPECIAL, *words]
+        self.number = {word: number for number, word in enumerate(self.names)}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def encode(self, sentences: Sequence[str], length: int) -> Tensor:
+        """Words between blanks as tokens with begin and end, padded: [len(sentences), length] int32.
+
+        A word that is not in the list is UNKNOWN. No sentence may be longer than ``length - 2`` words.
+        """
+        rows = [[BEGIN, *(self.number.get(word, UNKNOWN) for word in text.split()), END] for text in sentences]
+        return torch.tensor([row + [PADDING] * (length - len(row)) for row in rows], dtype=torch.int32)
+
+    def decode(self, tokens: Tensor) -> str:
+        """One text [L] as words, without begin, end and padding."""
+        return " ".join(self.names[token] for token in tokens.tolist() if token not in (PADDING, BEGIN, END))
+
+
+class TextViews(nn.Module):
+    """Views of the texts of a sample: each draws one of its K wordings, then deletes and masks words at random.
+
+    Args:
+        tokens: L, tokens of a text with begin and end; shorter ones are padded. ``None``: the data have no texts, and
+            the run is refused when it is built.
+        words: what tokens are called where a report shows a text; ``None``: their numbers.
+        num_views: V.
+        deletion: probability of taking out each word, in [0, 1); at least one is left. Those left keep their order and
+            close up.
+        masking: probability of hiding each word that is left behind the token MASK, in [0, 1).
+        name: the modality.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    channels = None  # no pictures
+    crops = None  # which loaders could cut
+    raw_name = "raw_input"
+
+    def __init__(
+        self,
+        tokens: int | None,
+        words: Vocabulary | None = None,
+        num_views: int = 1,
+        deletion: float = 0.0,
+        masking: float = 0.0,
+        name: str = "text",
+    ) -> None:
+        super().__init__()
+        if num_views < 1 or (tokens is not None and tokens < 3):
+            raise ValueError(
+                f"views of texts have num_views={num_views} and tokens={tokens}: at least 1 and 3 are needed"
+            )
+        for key, value in (("deletion", deletion), ("masking", masking)):
+            if not 0 <= value < 1:
+                raise ValueError(f"views of texts have {key}={value}: it is a probability, at least 0 and below 1")
+        self.tokens = tokens
+        self.words = words
+        self.num_views = num_views
+        self.deletion = deletion
+        self.masking = masking
+        self.modality = (name,) * num_views
+
+    @torch.no_grad()
+    def forward(self, samples: Samples, generator: torch.Generator | None = None) -> Batch:
+        """Token ids [B, K, L] or [B, L] of any integer dtype -> V x [B, L] int64."""
+        raw = samples.inputs
+        assert isinstance(raw, Tensor)  # only pictures come as crops
+        texts = self.checked(raw[:, None] if raw.ndim == 2 else raw)  # [B, K, L]
+        views = [self.altered(choose(texts, generator), generator) for _ in range(self.num_views)]  # V x [B, L]
+        return Batch(views, samples.index, samples.label, modality=self.modality)
+
+    def altered(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """[B, L] -> [B, L] with words deleted and masked as drawn."""
+        if self.deletion:
+            x = delete(x, uniform(x, generator), self.deletion)
+        if self.masking:
+            x = torch.where(words(x) & (uniform(x, generator) < self.masking), MASK, x)
+        return x
+
+    def clean(self, raw: Tensor, modality: str | None = None) -> Tensor:
+        """The text as it is, the first wording of several: [B, L] or [B, K, L] -> [B, L] int64."""
+        return self.checked(raw if raw.ndim == 2 else raw[:, 0])
+
+    def raw(self, rows: Tensor) -> Tensor:
+        """Bags of words: how often each token stands in the first wording: [n, L] or [n, K, L] -> [n, largest + 1]."""
+        x = self.clean(rows)  # [n, L]
+        counts = torch.zeros(len(x), int(rows.max()) + 1)
+        return counts.scatter_add_(1, x.cpu(), words(x).cpu().to(counts.dtype))
+
+    def example(self, view: int) -> tuple[int, ...]:
+        """Shape of a view of one sample."""
+        assert self.tokens is not None
+        return (self.tokens,)
+
+    def picture(self, view: Tensor, modality: str | None = None) -> str:
+        """One text [L] in words."""
+        return " ".join(map(str, view.tolist())) if self.words is None else self.words.decode(view)
+
+    def describe(self) -> str:
+        """The sentence about preprocessing that results carry."""
+        return f"the first wording of each text as it is, {self.tokens} tokens with begin, end and padding"
+
+    def compile_parts(self) -> None:
+        """There is nothing worth it."""
+
+    def checked(self, raw: Tensor) -> Tensor:
+        """Token ids [..., L] of any integer dtype as int64; a ValueError for anything else."""
+        if raw.is_floating_point() or raw.shape[-1] != self.tokens:
+            raise ValueError(
+                f"views of texts take token ids [B, K, {self.tokens}], but the data gave {raw.dtype} "
+                f"{list(raw.shape)}: set data.tokens to the length of its texts"
+            )
+        return raw.long()
+
+
+def uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Numbers in [0, 1) of a shape, drawn where the generator lies."""
+    where = like.device if generator is None else generator.device
+    return torch.rand(like.shape, generator=generator, device=where).to(like.device)
+
+
+def words(x: Tensor) -> Tensor:
+    """Where a text has words, known or not, or a mask in the place of one: [B, L] -> [B, L] bool."""
+    return x > END
+
+
+def choose(texts: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One of the K wordings of each sample, all alike: [B, K, L] -> [B, L]."""
+    drawn = (uniform(texts[:, 0, 0], generator) * texts.shape[1]).long()  # [B]
+    return texts[torch.arange(len(texts), device=texts.device), drawn.clamp(max=texts.shape[1] - 1)]  # [B, L]
+
+
+def delete(x: Tensor, draws: Tensor, share: float) -> Tensor:
+    """Takes out the words whose draw is below ``share``, but never all of a text; the others move up in their order.
+
+    Args:
+        x: [B, L] token ids.
+        draws: [B, L] in [0, 1).
+        share: probability of a word.
+
+    Returns:
+        [B, L], padded at the end.
+    """
+    there = words(x)  # [B, L]
+    last = draws.masked_fill(~there, -1.0).argmax(dim=1, keepdim=True)  # [B, 1]: the word that goes last stays
+    gone = (there & (draws < share)).scatter(1, last, False)  # [B, L]
+    order = (gone | (x == PADDING)).to(torch.uint8).argsort(dim=1, stable=True)  # [B, L]
+    return x.masked_fill(gone, PADDING).gather(1, order)
