@@ -35,7 +35,7 @@ from ssl_framework.runs.config import (
 from ssl_framework.runs.folder import ERROR, claimed, discard_unless_trained, has_checkpoint, has_trained, record, write
 from ssl_framework.runs.messages import REFUSALS, STOPPED, explain, failures, say_error
 from ssl_framework.training.meeting import agree, first_to_say, meeting
-from ssl_framework.training.place import is_first, leave_to_launcher, settle
+from ssl_framework.training.place import described, is_first, leave_to_launcher, settle
 
 MAY_CHANGE = (
     *("trainer", "logger", "evaluation", "report", "resume"),
@@ -254,7 +254,10 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
         cfg = resumed_config(cfg, Path(str(cfg.resume)))
         leave_to_launcher(cfg.trainer)
         settle(cfg.trainer)
+        goes_on = True
     about = json.loads(agree(lambda: json.dumps(opened(cfg, folder, goes_on))))
+    if is_first() and (launched := described()):
+        print(launched, flush=True)
     stopped_by = go_through(cfg, folder, about, is_first())
     if stopped_by == "SIGUSR1" and cfg.trainer.slurm and is_first():
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
@@ -268,7 +271,7 @@ def opened(cfg: DictConfig, folder: Path, goes_on: bool) -> dict[str, Any]:
         ValueError: the folder holds a run that this one would overwrite.
     """
     requeued = bool(cfg.trainer.slurm and int(os.environ.get("SLURM_RESTART_COUNT", "0")))
-    resume = goes_on or cfg.resume is not None or (requeued and has_checkpoint(folder))
+    resume = goes_on or (requeued and has_checkpoint(folder))
     if not resume and has_trained(folder):
         raise ValueError(
             f"{folder} already holds a run: continue it with resume={folder}, or choose another hydra.run.dir"

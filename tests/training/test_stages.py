@@ -174,8 +174,7 @@ def test_a_stage_goes_on_in_the_precision_it_began_in(tmp_path: Path, monkeypatc
         interrupt(patch, 2, sigterm)
         assert go(tmp_path / "parts", cfg) == "SIGTERM"
         interrupt(patch, 2, sigterm)
-        seen_precision = lambda cfg, *_: seen.append(cfg.trainer.precision)  # noqa: E731
-        patch.setattr("ssl_framework.training.parts.settle_precision", seen_precision)
+        patch.setattr(
             "ssl_framework.training.parts.settle_precision", lambda cfg, *_: seen.append(cfg.trainer.precision)
         )
         assert go(tmp_path / "parts", cfg, resume=True) == "SIGTERM"
