@@ -181,7 +181,7 @@ def test_the_command_line_wins_over_the_method() -> None:
 )
 def test_the_stem_follows_the_image_size(data: str, backbone: str, expected: str) -> None:
     module = build_module(config(f"data={data}", f"backbone={backbone}"), has_labels=True)
-    assert module.student.backbone.timm_name == expected
+    assert module.student.backbone.name == expected
     first = module.student.backbone.net.conv1
     assert first.in_channels == config(f"data={data}").data.channels
     assert first.kernel_size == ((3, 3) if expected.startswith("ssl_") else (7, 7))

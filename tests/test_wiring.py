@@ -92,10 +92,10 @@ def test_a_view_that_does_not_exist(key: str) -> None:
 
 def test_jobs_on_the_same_data_read_it_once_and_others_do_not_share_it() -> None:
     first = build_data(config(*SMALL))
-    assert build_data(config(*SMALL, "method=mocov2", "seed=1", "data.batch_size=4")).train.pixels is first.train.pixels
+    assert build_data(config(*SMALL, "method=mocov2", "seed=1", "data.batch_size=4")).train.rows is first.train.rows
     other = build_data(config(*SMALL, "data.source.num_train=40"))
-    assert len(other.train.pixels) == 40 and len(first.train.pixels) == 48
-    assert build_data(config(*SMALL)).train.pixels is not first.train.pixels  # one data set at a time is kept
+    assert len(other.train.rows) == 40 and len(first.train.rows) == 48
+    assert build_data(config(*SMALL)).train.rows is not first.train.rows  # one data set at a time is kept
 
 
 def test_labels_that_do_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
