@@ -17,15 +17,15 @@ from ssl_framework.models.encoder import EMATeacher, Encoder
 from ssl_framework.objectives.base import Objective
 from ssl_framework.optim import OptimizerRecipe
 from ssl_framework.types import Batch, Clock, Outputs, Samples, step_seed
-from ssl_framework.views.image import Views
-from ssl_framework.wiring import check_wiring
+from ssl_framework.views.base import ViewMaker
+from ssl_framework.wiring import check_heads, check_mixable, check_teacher, check_wiring
 
 
 class SSLModule(L.LightningModule):
     """Composes the parts of a method; it knows no method's name.
 
     Args:
-        views: uint8 samples -> a batch of augmented views.
+        views: raw samples -> a batch of augmented views.
         student: the trained encoder.
         objective: the loss and its state.
         optimizer: recipe of the update.
@@ -44,7 +44,7 @@ class SSLModule(L.LightningModule):
 
     def __init__(
         self,
-        views: Views,
+        views: ViewMaker,
         student: Encoder,
         objective: Objective,
         optimizer: OptimizerRecipe,
@@ -61,6 +61,7 @@ class SSLModule(L.LightningModule):
             raise ValueError(
                 f"data.micro_batch_size is {micro_batch_size}: it must be at least 2, or null for no division"
             )
+        check_heads(objective, student)
         check_wiring(
             objective, teacher is not None, mixer, feature_mixer, views.num_views, student_views, teacher_views
         )
@@ -70,13 +71,15 @@ class SSLModule(L.LightningModule):
                     f"data.micro_batch_size is {micro_batch_size}, but {type(mixer.rule).__name__} needs the student's "
                     "one pass over the whole batch: set data.micro_batch_size=null or choose another mixer"
                 )
+            shapes = [views.example(v) for v in range(views.num_views)]
+            check_mixable(mixer, shapes, views.modality)
             mixer.attach(student)
-            mixer.rehearse(
-                student, [group.size for group in views.groups for _ in range(group.num_views)], views.channels
-            )
+            mixer.rehearse(student, shapes)
         self.views = views
         self.student = student
         self.teacher = teacher(student) if teacher is not None else None
+        if self.teacher is not None:
+            check_teacher(objective, self.teacher.encoder)
         self.mixer = mixer
         self.objective = objective
         self.objective.feature_mixer = feature_mixer
@@ -111,7 +114,7 @@ class SSLModule(L.LightningModule):
         self.student.encode = torch.compile(self.student.encode)  # type: ignore[method-assign]
         if self.teacher is not None:
             self.teacher.encoder.encode = torch.compile(self.teacher.encoder.encode)  # type: ignore[method-assign]
-        self.views.make = torch.compile(self.views.make)
+        self.views.compile_parts()
 
     def losses(self, samples: Samples, clock: Clock) -> dict[str, Tensor]:
         """One forward pass of the method: samples -> "loss" and what is logged."""

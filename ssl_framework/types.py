@@ -7,10 +7,14 @@ Shape letters, the same in every file:
     D  feature dimensions          K  rows of a memory           S  synthetic rows per query
 """
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+
+Inputs: TypeAlias = Any
+"""Samples or views of one modality, B of them: a tensor [B, ...] of any dtype, or a record of tensors: of length B,
+indexed by rows and moved by ``to(device)``."""
 
 Outputs: TypeAlias = dict[str, Tensor]
 """What an encoder returns for one view: ``"pooled"`` [B, D], ``"map"`` [B, C, h, w] or ``"tokens"`` [B, N, D],
@@ -35,23 +39,30 @@ class Mix(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """A batch as the loader yields it: whole images of one size, or, of images of any size, the crops it has cut."""
+    """A batch as the loader yields it: whole samples of one shape, or, of images of any size, the crops it has cut.
 
-    images: Tensor | list[Tensor]  # [B, C, H, W] uint8, or V x [B, C, h_v, w_v] uint8: one crop for each view
+    A sample has one main modality, its inputs, which evaluators score; further ones of the same sample stand beside it.
+    """
+
+    inputs: Inputs | list[Tensor]  # [B, ...], pixels [B, C, H, W] uint8; or V x [B, C, h_v, w_v] uint8: a crop a view
     index: Tensor  # type: ignore[assignment]  # [B] int64: position in the training set
     label: Tensor | None = None  # [B] int64 class, or float32 number
     box: list[Tensor] | None = None  # of crops, V x [B, 4] float32: x0, y0, x1, y1, fractions of the source image
+    beside: dict[str, Tensor] | None = None  # further modalities, name -> [B, ...], such as "text" [B, K, L] int32
 
 
 class Batch(NamedTuple):
     """A batch as the encoders see it."""
 
-    views: list[Tensor]  # V x [B, C, h_v, w_v] float32, normalised
+    views: list[Inputs]  # V x [B, ...]; pictures [B, C, h_v, w_v] float32, normalised
     index: Tensor  # type: ignore[assignment]  # [B] int64
     label: Tensor | None = None  # [B] int64 class, or float32 number
     geometry: list[Geometry] | None = None  # V entries, when the views were asked for them
     mix: list[Mix | None] | None = None  # as many entries as views, None where a view was left as it was
     owed: Tensor | None = None  # scalar: what a learned mixer adds to the loss
+    modality: tuple[str, ...] | None = None  # of each view; None: all views are of one modality
+    masks: list[Tensor | None] | None = None  # V x [B, N] bool: True where a token is hidden from the student
+    targets: list[Tensor] | None = None  # what a mask's maker knows and the objective needs, such as hidden places
 
 
 class Clock(NamedTuple):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl_framework import functional
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.distributed import gather, gather_with_grad, own_rows, rank, same_on_all_ranks, world_size
 from ssl_framework.evaluation.during_training.online_linear import OnlineLinear
 from ssl_framework.evaluation.features import extract
@@ -159,7 +159,7 @@ def others() -> dict[str, Any]:
     return {
         "synchronised": gather(torch.cat([memory.rows.flatten(), memory.cursor[None]])[None]),
         "keys": gather(keys["pooled"]),
-        "features": extract(embed, Images(pixels, None), "cpu"),
+        "features": extract(embed, Split(pixels, None), "cpu"),
         "expected_features": pixels.flatten(1).float(),
         "computed": sum(computed),
         "classifier": online.weight,

@@ -55,7 +55,7 @@ def test_nothing_after_the_views_waits_for_the_device(method: str, mixer: str | 
     module = build_module(cfg, True, data.shape[0])
     optimizer, schedule = module.recipe.build(module, 8, 10)
     index = torch.arange(8)
-    samples = Samples(data.pixels[index], index, None if data.label is None else data.label[index])
+    samples = Samples(data.rows[index], index, None if data.label is None else data.label[index])
     views = module.views(samples).views
     module.views.forward = lambda samples: Batch(views, samples.index, samples.label)  # type: ignore[method-assign]
     for step in range(2):  # the first makes the optimizer's state
@@ -79,7 +79,7 @@ def test_a_whole_step_on_a_gpu_never_waits(method: str) -> None:
     module = build_module(cfg, True, data.shape[0]).cuda()
     optimizer, _ = module.recipe.build(module, 8, 10)
     label = None if data.label is None else data.label[:8].cuda()
-    samples = Samples(data.pixels[:8].cuda(), torch.arange(8).cuda(), label)
+    samples = Samples(data.rows[:8].cuda(), torch.arange(8).cuda(), label)
     for step in range(3):
         torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first step sets libraries up
         try:

@@ -154,7 +154,7 @@ def test_two_steps_of_a_run_equal_the_undivided_run(method: str, tmp_path: Path)
 
 def test_a_batch_no_larger_than_a_micro_batch_is_not_divided() -> None:
     cfg = small("simclr", "data.micro_batch_size=8")
-    pixels = build_data(cfg).pretrain.pixels[:8]
+    pixels = build_data(cfg).pretrain.rows[:8]
     losses = []
     for size in (8, None):
         cfg.data.micro_batch_size = size

@@ -20,7 +20,7 @@ def three_steps(method: str, *overrides: str) -> tuple[torch.nn.Module, dict[str
     losses = []
     for step in range(3):
         index = torch.arange(8 * step, 8 * (step + 1))
-        samples = Samples(data.pixels[index], index, None if data.label is None else data.label[index])
+        samples = Samples(data.rows[index], index, None if data.label is None else data.label[index])
         clock = Clock(step, 0, 3)
         optimizer.zero_grad()
         out = module.losses(samples, clock)
@@ -54,7 +54,7 @@ def test_every_trainable_parameter_moves_and_the_same_seed_gives_the_same_steps(
 def test_bf16_autocast_stays_near_float32(method: str) -> None:
     cfg = small(method)
     data = build_data(cfg).pretrain
-    samples = Samples(data.pixels[:8], torch.arange(8), None if data.label is None else data.label[:8])
+    samples = Samples(data.rows[:8], torch.arange(8), None if data.label is None else data.label[:8])
     values = []
     for autocast in (False, True):
         torch.manual_seed(0)

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ssl_framework.build import build_module, check_labels
 from ssl_framework.commands import prepare
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.images.files import FilesSource
 from ssl_framework.data.images.layout import Layout
 from ssl_framework.data.images.shapes import FACTORS, NUMBERS, quantise
@@ -39,7 +39,7 @@ def test_shapes_give_numbers(label: str) -> None:
     test = source.load("test")
     assert test.label is not None and test.label.dtype == torch.float32 and test.classes == ()
     assert torch.equal(test.label, plain.factors("test")[label])
-    assert torch.equal(test.pixels, plain.load("test").pixels)  # the choice does not change the drawing
+    assert torch.equal(test.rows, plain.load("test").rows)  # the choice does not change the drawing
 
 
 def test_numbers_are_those_whose_bins_are_the_classes() -> None:
@@ -155,7 +155,7 @@ def test_methods_of_numbers_take_both_but_not_nothing(method: str) -> None:
 
 
 def test_pseudo_labels_of_classes_refuse_numbers() -> None:
-    images = Images(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.rand(4))
+    images = Split(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.rand(4))
     with pytest.raises(ValueError, match="pseudo_labels=classes takes classes, but the labels of this data set are"):
         Classes()(images, 0, torch.device("cpu"))
 

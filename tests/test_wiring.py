@@ -60,7 +60,9 @@ def test_the_class_oracle_needs_labels() -> None:
 
 @pytest.mark.parametrize("method", ["mocov2", "byol"])
 def test_a_missing_teacher(method: str) -> None:
-    assert "needs a teacher, but the config has teacher: null" in refused(f"method={method}", "teacher=null")
+    assert "needs a teacher, but the config has teacher=none: choose teacher=ema, moco or another objective" in refused(
+        f"method={method}", "teacher=none"
+    )
 
 
 def test_an_unread_mixer() -> None:
@@ -92,10 +94,10 @@ def test_a_view_that_does_not_exist(key: str) -> None:
 
 def test_jobs_on_the_same_data_read_it_once_and_others_do_not_share_it() -> None:
     first = build_data(config(*SMALL))
-    assert build_data(config(*SMALL, "method=mocov2", "seed=1", "data.batch_size=4")).train.pixels is first.train.pixels
+    assert build_data(config(*SMALL, "method=mocov2", "seed=1", "data.batch_size=4")).train.rows is first.train.rows
     other = build_data(config(*SMALL, "data.source.num_train=40"))
-    assert len(other.train.pixels) == 40 and len(first.train.pixels) == 48
-    assert build_data(config(*SMALL)).train.pixels is not first.train.pixels  # one data set at a time is kept
+    assert len(other.train.rows) == 40 and len(first.train.rows) == 48
+    assert build_data(config(*SMALL)).train.rows is not first.train.rows  # one data set at a time is kept
 
 
 def test_labels_that_do_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,9 +131,12 @@ def test_memories_are_not_sent_between_ranks_in_every_step() -> None:
 
 def test_unknown_heads() -> None:
     message = refused("method=mocov2", "teacher.heads=[projektor]")
-    assert message == "teacher.heads names ['projektor'], but the student has ['projector']"
+    assert message == (
+        "teacher.heads names ['projektor'], but the student has ['projector']: choose another teacher=<name> or "
+        "head=<name>, or set teacher.heads"
+    )
     message = refused("method=simclr", "student.heads.projector.source=poled")
-    assert message == "a head has source=poled, but the encoder offers ['pooled'] at this point"
+    assert message.startswith("a head has source=poled, but the encoder offers ['pooled'] at this point: choose")
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def run_of(request: Request, overrides: list[str]) -> tuple[DictConfig, Callable
     cfg, module, checkpoint = load_run_and_checkpoint(folder, overrides)
     names = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
     about = {"run": str(folder), "method": names.get("method", "run"), "data": cfg.data.name, "seed": cfg.seed}
-    about |= {"backbone": module.student.backbone.timm_name, "steps": int(checkpoint["global_step"])}
+    about |= {"backbone": module.student.backbone.name, "steps": int(checkpoint["global_step"])}
     count = checkpoint["DataModule"].get("num_samples")
 
     def untrained() -> SSLModule:

@@ -1,4 +1,4 @@
-"""The trained backbone as a file that timm loads."""
+"""The trained backbone as a file of its own, which timm loads where the network is timm's."""
 
 import json
 import sys
@@ -12,24 +12,18 @@ from ssl_framework.runs.messages import split_run
 
 
 def export(folder: Path, out: Path) -> str:
-    """Writes the backbone's weights under timm's names; returns the call that loads them."""
+    """Writes the backbone's weights under the network's own names; returns the call that loads them."""
     cfg, module = load_run(folder, [])
     backbone = module.student.backbone
     weights = {name: tensor.detach().contiguous() for name, tensor in backbone.net.state_dict().items()}
     views = OmegaConf.masked_copy(cfg.views, ["image_size", "channels", "mean", "std"])
     layout = OmegaConf.masked_copy(cfg.backbone, ["options", "channels_last"])
     trained_with = OmegaConf.to_container(OmegaConf.merge(views, layout))
-    metadata = {"timm_name": backbone.timm_name, "format": "pt", "in_chans": str(cfg.data.channels)}
+    metadata = {**backbone.about(), "format": "pt"}
     metadata["trained_with"] = json.dumps(trained_with)  # what scripts/evaluate.py backbone=<file> needs
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, str(out), metadata=metadata)
-    options = "".join(f", {key}={value!r}" for key, value in cfg.backbone.options.items())
-    imported = "import ssl_framework.models.backbone  # registers the small nets with timm\n"
-    return (
-        (imported if backbone.timm_name.startswith("ssl_") else "")
-        + f"timm.create_model({backbone.timm_name!r}, num_classes=0, in_chans={cfg.data.channels}{options}, "
-        + f"checkpoint_path={str(out)!r})"
-    )
+    return backbone.load_line(out)
 
 
 def main(arguments: list[str] | None = None) -> None:

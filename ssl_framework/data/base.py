@@ -1,6 +1,7 @@
 """What every data set is made of: splits of samples, and the source that loads them."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import torch
@@ -9,15 +10,20 @@ from torch import Tensor
 SPLITS = ("pretrain", "train", "test")
 
 
-class Pixels(Protocol):
-    """N images of one size that need not lie in memory: a tensor, a memory-mapped file, files decoded when asked for.
+class Rows(Protocol):
+    """N samples of one shape that need not lie in memory: a tensor, a memory-mapped file, files decoded when asked for.
 
     Evaluators index it in order, chunk by chunk; a training loader indexes it in the order of its epoch.
     """
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """N, C, H, W."""
+        """N and the shape of a sample, of pictures C, H, W."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of ``__getitem__``'s result: of pictures uint8."""
         ...
 
     @property
@@ -30,48 +36,67 @@ class Pixels(Protocol):
         ...
 
     def __getitem__(self, index: Tensor, /) -> Tensor:
-        """Images at positions [B] int64, repeats allowed: [B, C, H, W] uint8, in memory."""
+        """Samples at positions [B] int64, repeats allowed: [B, ...], in memory."""
         ...
 
 
-class Images(NamedTuple):
+class Split(NamedTuple):
     """One split of a data set."""
 
-    pixels: Pixels  # [N, C, H, W] uint8, all of one size
+    rows: Rows  # [N, ...], of pictures [N, C, H, W] uint8, all of one size
     label: Tensor | None = None  # [N] int64 in 0..num_classes-1; or float32 numbers; None: the split has no labels
     classes: tuple[str, ...] = ()  # names of the classes in label order; may be empty
     real: int | None = None  # the first so many are real and the others generated; None: nothing is generated
     masks: Callable[[], Tensor] | None = None  # makes [N, H, W] uint8: the class of each pixel, 0 the background
+    beside: Mapping[str, Tensor] | None = None  # further modalities of the same samples, name -> [N, ...], in memory
+    prompts: Mapping[str, Tensor] | None = None  # label or factor -> [classes, P, ...]: P ways to name each class
+    numbers: Mapping[str, Tensor] | None = None  # further labels of the same samples, factor -> [N]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """N, C, H, W."""
-        return tuple(self.pixels.shape)
+        """N and the shape of a sample, of pictures C, H, W."""
+        return tuple(self.rows.shape)
+
+    @property
+    def values_each(self) -> int:
+        """Numbers that a sample consists of, of pictures C * H * W: what sums about memory and chunks need."""
+        return math.prod(self.shape[1:])
 
     @property
     def labelled(self) -> bool:
-        """Whether every image has a label."""
+        """Whether every sample has a label."""
         return self.label is not None
 
+    def picked(self, index: Tensor) -> "Split":
+        """The samples at positions [n] of a split in memory, with all that belongs to them but ``masks``."""
 
-def chosen(pixels: Pixels, index: Tensor) -> Tensor:
-    """Images at positions [B], which lie on the device of the pixels: [B, C, H, W] uint8.
+        def of(columns: Mapping[str, Tensor] | None) -> Mapping[str, Tensor] | None:
+            return columns and {name: column[index] for name, column in columns.items()}
 
-    On the CPU numpy copies image by image, where torch's ``pixels[index]`` takes five times as long; and it takes one
+        label = None if self.label is None else self.label[index]  # [n]
+        return self._replace(
+            rows=self.rows[index], label=label, real=None, masks=None, beside=of(self.beside), numbers=of(self.numbers)
+        )
+
+
+def chosen(rows: Rows, index: Tensor) -> Tensor:
+    """Samples at positions [B], which lie on the device of the rows: [B, ...].
+
+    On the CPU numpy copies sample by sample, where torch's ``rows[index]`` takes five times as long; and it takes one
     thread, so that what is made in the background does not get in the way of what is computed meanwhile.
     """
-    if not isinstance(pixels, Tensor):
-        return pixels[index]
-    if pixels.device.type == "cpu":
-        return torch.from_numpy(pixels.numpy().take(index.numpy(), axis=0))
-    return pixels.index_select(0, index)
+    if not isinstance(rows, Tensor):
+        return rows[index]
+    if rows.device.type == "cpu":
+        return torch.from_numpy(rows.numpy().take(index.numpy(), axis=0))
+    return rows.index_select(0, index)
 
 
 class Source(Protocol):
     """Anything that loads the three splits."""
 
-    def load(self, split: str) -> Images:
-        """The images of ``split``, one of ``SPLITS``; the same object when called again."""
+    def load(self, split: str) -> Split:
+        """The samples of ``split``, one of ``SPLITS``; the same object when called again."""
         ...
 
 
@@ -104,11 +129,11 @@ def holdout(label: Tensor | None, num: int, fraction: float, seed: int) -> Tenso
     return held_out
 
 
-def subset(images: Images, num: int | None, seed: int, key: str) -> Images:
-    """``num`` of the images in their order, by a seeded draw that takes every class equally often as far as it can.
+def subset(split: Split, num: int | None, seed: int, key: str) -> Split:
+    """``num`` of the samples in their order, by a seeded draw that takes every class equally often as far as it can.
 
     Args:
-        images: of one split, in memory.
+        split: one, in memory.
         num: how many; None for all.
         seed: of the draw, which is a function of the arguments alone.
         key: what an error calls ``num``.
@@ -116,18 +141,18 @@ def subset(images: Images, num: int | None, seed: int, key: str) -> Images:
     Raises:
         ValueError: ``num`` is below 1 or more than there are.
     """
-    count = len(images.pixels)
+    count = len(split.rows)
     if num is None:
-        return images
+        return split
     if not 0 < num <= count:
         raise ValueError(f"{key} is {num}, but there are {count} images: set it between 1 and {count}, or to null.")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))  # [N]
-    if images.label is not None:
-        shuffled = images.label[order]  # [N]
+    if split.label is not None:
+        shuffled = split.label[order]  # [N]
         by_class = shuffled.argsort(stable=True)  # [N]
         size = shuffled.bincount()  # [classes]
         turn = torch.empty_like(order)  # [N]: how many of its class come before it
         turn[by_class] = torch.arange(count) - (size.cumsum(0) - size)[shuffled[by_class]]
         order = order[turn.argsort(stable=True)]
     index = order[:num].sort().values  # [num]
-    return Images(images.pixels[index], None if images.label is None else images.label[index], images.classes)
+    return split.picked(index)

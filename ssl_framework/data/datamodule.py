@@ -8,13 +8,13 @@ import lightning as L
 import numpy as np
 from torch import Tensor
 
-from ssl_framework.data.base import Images, Source
+from ssl_framework.data.base import Source, Split
 from ssl_framework.data.loader import HostLoader, ResidentLoader, Streamed, Undecoded, resident
 from ssl_framework.data.pseudo_labels import PseudoLabels, read_pseudo_labels
 from ssl_framework.data.residence import note
 from ssl_framework.data.samplers import Draw, Population, Sampler, Uniform, choice
 from ssl_framework.distributed import world_size
-from ssl_framework.views.image import Views
+from ssl_framework.views.base import ViewMaker
 
 PSEUDO_LABELS = "pseudo_labels.npy"  # in the run folder
 
@@ -64,9 +64,9 @@ class DataModule(L.LightningDataModule):
         self.resumed = resumed
         self.loader: Any = None  # a Loader, or what a Streamed set gives
         self.served = 0
-        self.pretrain: Images | Streamed = source.load("pretrain")
-        self.train: Images = source.load("train")
-        self.test: Images = source.load("test")
+        self.pretrain: Split | Streamed = source.load("pretrain")
+        self.train: Split = source.load("train")
+        self.test: Split = source.load("test")
         count = self.pretrain.shape[0]
         if count < batch_size:
             raise ValueError(
@@ -88,7 +88,7 @@ class DataModule(L.LightningDataModule):
                 f"sampler={name} reads no pseudo-labels: choose pseudo_labels=none, or sampler=distinct, same or "
                 "class_balanced"
             )
-        if not isinstance(self.pretrain, Images) and not isinstance(self.sampler, Uniform):
+        if not isinstance(self.pretrain, Split) and not isinstance(self.sampler, Uniform):
             raise ValueError(
                 f"sampler={name} chooses every sample itself, but shards are read in runs: choose data=folder, files "
                 "or store for these images, or sampler=uniform"
@@ -105,7 +105,7 @@ class DataModule(L.LightningDataModule):
         assert self.trainer is not None
         if self.pseudo_labels is None or self.resumed:
             return
-        assert isinstance(self.pretrain, Images)
+        assert isinstance(self.pretrain, Split)
         group = self.pseudo_labels(self.pretrain, self.seed, self.trainer.strategy.root_device)  # [N]
         partial_path = self.pseudo_labels_path.with_suffix(".partial.npy")
         np.save(partial_path, group.numpy())
@@ -130,9 +130,9 @@ class DataModule(L.LightningDataModule):
 
     def draw(self) -> Draw | None:
         """The batches of an epoch; None for a set that is read in an order of its own."""
-        if not isinstance(self.pretrain, Images):
+        if not isinstance(self.pretrain, Split):
             return None
-        population = Population(len(self.pretrain.pixels), self.pretrain.real, self.group())
+        population = Population(len(self.pretrain.rows), self.pretrain.real, self.group())
         return partial(self.sampler.batches, population, self.batch_size)
 
     def num_batches(self) -> int:
@@ -155,19 +155,27 @@ class DataModule(L.LightningDataModule):
         assert self.trainer is not None
         device = self.trainer.strategy.root_device
         rest = (self.batch_size, self.seed, self.served)
-        if not isinstance(self.pretrain, Images):
+        if not isinstance(self.pretrain, Split):
             self.loader = self.pretrain.loader(*rest, device)
             return self.loader
-        pixels, label, draw = self.pretrain.pixels, self.pretrain.label, self.draw()
-        if isinstance(pixels, Undecoded):
-            views = self.trainer.lightning_module.views
-            assert isinstance(views, Views)
-            self.loader = pixels.loader(label, views.groups, device, *rest, draw)
-        elif (whole := resident(pixels, device, self.resident_share)) is not None:
-            self.loader = ResidentLoader(Images(whole, None if label is None else label.to(device)), *rest, draw)
+        rows, label, draw = self.pretrain.rows, self.pretrain.label, self.draw()
+        if isinstance(rows, Undecoded):
+            assert self.pretrain.beside is None  # no source of files has further modalities
+            views: ViewMaker = self.trainer.lightning_module.views  # type: ignore[assignment]
+            if views.crops is None:
+                raise ValueError(
+                    f"data.source decodes images while it reads them, which views of {views.modality[0]} cannot do "
+                    "with: choose data=folder or store, whose images are decoded already"
+                )
+            self.loader = rows.loader(label, views.crops, device, *rest, draw)
+        elif (whole := resident(rows, device, self.resident_share)) is not None:
+            beside = self.pretrain.beside
+            beside = beside and {name: column.to(device) for name, column in beside.items()}
+            there = Split(whole, None if label is None else label.to(device), beside=beside)
+            self.loader = ResidentLoader(there, *rest, draw)
         else:
             self.loader = HostLoader(self.pretrain, device, *rest, draw)
-        used, count = len(self.loader) * self.batch_size, len(pixels)
+        used, count = len(self.loader) * self.batch_size, len(rows)
         if self.sampler.reads_pseudo_labels and count - used >= self.batch_size:
             name = choice(self.sampler)
             note(f"an epoch of sampler={name} has {used:,} of the {count:,} images, others each time")

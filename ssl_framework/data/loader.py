@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from ssl_framework.data.base import Images, Pixels, chosen
+from ssl_framework.data.base import Rows, Split, chosen
 from ssl_framework.data.residence import free_memory, note
 from ssl_framework.data.samplers import Draw, Population, Uniform
 from ssl_framework.distributed import rank, world_size
@@ -84,60 +84,65 @@ class Loader(ABC):
 
 
 class ResidentLoader(Loader):
-    """Gathers each batch when it is asked for, from images that lie on the device they are trained on.
+    """Gathers each batch when it is asked for, from samples that lie on the device they are trained on.
 
     Args:
-        images: the training set, pixels and label on one device.
+        split: the training set, its samples on one device.
         global_batch_size, seed, served, draw: as in ``Loader``.
     """
 
     def __init__(
-        self, images: Images, global_batch_size: int, seed: int, served: int = 0, draw: Draw | None = None
+        self, split: Split, global_batch_size: int, seed: int, served: int = 0, draw: Draw | None = None
     ) -> None:
-        super().__init__(len(images.pixels), global_batch_size, seed, served, draw)
-        self.images = images
+        super().__init__(len(split.rows), global_batch_size, seed, served, draw)
+        self.split = split
 
     def fetch(self, indices: list[Tensor]) -> Iterator[Samples]:
         if not indices:
             return
-        on_device = torch.stack(indices).to(self.images.pixels.device)  # [batches, B], one copy an epoch
+        on_device = torch.stack(indices).to(self.split.rows.device)  # [batches, B], one copy an epoch
         for index in on_device:
-            yield take(self.images, index)
+            yield take(self.split, index)
 
 
 class HostLoader(Loader):
-    """Gathers batches ahead of the training in a thread, from images in memory or in a mapped file.
+    """Gathers batches ahead of the training in a thread, from samples in memory or in a mapped file.
 
     Args:
-        images: the training set, pixels and label on the CPU.
+        split: the training set, its samples on the CPU.
         device: where the batches go.
         global_batch_size, seed, served, draw: as in ``Loader``.
     """
 
     def __init__(
         self,
-        images: Images,
+        split: Split,
         device: torch.device,
         global_batch_size: int,
         seed: int,
         served: int = 0,
         draw: Draw | None = None,
     ) -> None:
-        super().__init__(len(images.pixels), global_batch_size, seed, served, draw)
-        self.images = images
+        super().__init__(len(split.rows), global_batch_size, seed, served, draw)
+        self.split = split
         self.device = device
 
     def fetch(self, indices: list[Tensor]) -> Iterator[Samples]:
-        return delivered((take(self.images, index) for index in indices), self.device)
+        return delivered((take(self.split, index) for index in indices), self.device)
 
 
 class Undecoded(ABC):
-    """Pixels (see ``sources.Pixels``) that are decoded where they are read, by a training loader of their own."""
+    """Images (see ``base.Rows``) that are decoded where they are read, by a training loader of their own."""
 
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """N, C, H, W, as evaluators see the images."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Pixels are uint8."""
+        return torch.uint8
 
     @property
     def device(self) -> torch.device:
@@ -172,9 +177,11 @@ class Undecoded(ABC):
         """
 
 
-def take(images: Images, index: Tensor) -> Samples:
-    """The samples at positions [B], which lie on the device of the images."""
-    return Samples(chosen(images.pixels, index), index, None if images.label is None else images.label[index])
+def take(split: Split, index: Tensor) -> Samples:
+    """The samples at positions [B], which lie on the device of the split."""
+    label = None if split.label is None else split.label[index]  # [B]
+    beside = None if split.beside is None else {name: chosen(x, index) for name, x in split.beside.items()}
+    return Samples(chosen(split.rows, index), index, label, beside=beside)
 
 
 def ahead(items: Iterator[T], depth: int = AHEAD) -> Generator[T, None, None]:
@@ -221,38 +228,40 @@ def delivered(batches: Iterator[Samples], device: torch.device) -> Generator[Sam
 
 def tensors_of(samples: Samples) -> list[Tensor]:
     """All tensors of a batch."""
-    images = samples.images if isinstance(samples.images, list) else [samples.images]
+    inputs = samples.inputs if isinstance(samples.inputs, list) else [samples.inputs]
     label = [] if samples.label is None else [samples.label]
-    return [*images, samples.index, *label, *(samples.box or [])]
+    return [*inputs, samples.index, *label, *(samples.box or []), *(samples.beside or {}).values()]
 
 
 def each_tensor(samples: Samples, change: Callable[[Tensor], Tensor]) -> Samples:
     """The batch with every tensor changed."""
-    images = [change(x) for x in samples.images] if isinstance(samples.images, list) else change(samples.images)
+    inputs = [change(x) for x in samples.inputs] if isinstance(samples.inputs, list) else change(samples.inputs)
     label = None if samples.label is None else change(samples.label)
-    return Samples(images, change(samples.index), label, None if samples.box is None else [*map(change, samples.box)])
+    box = None if samples.box is None else [*map(change, samples.box)]
+    beside = samples.beside and {name: change(column) for name, column in samples.beside.items()}
+    return Samples(inputs, change(samples.index), label, box, beside)
 
 
-def resident(pixels: Pixels, device: torch.device, share: float) -> Tensor | None:
-    """All images in one tensor on ``device``, or None, with a note, where they take more than ``share`` of its memory.
+def resident(rows: Rows, device: torch.device, share: float) -> Tensor | None:
+    """All samples in one tensor on ``device``, or None, with a note, where they take more than ``share`` of its memory.
 
     A tensor that lies there already is returned as it is.
     """
-    if isinstance(pixels, Tensor) and pixels.device.type == device.type == "cpu":
-        return pixels
-    size, free = math.prod(pixels.shape), free_memory(device)
+    if isinstance(rows, Tensor) and rows.device.type == device.type == "cpu":
+        return rows
+    size, free = rows.dtype.itemsize * math.prod(rows.shape), free_memory(device)
     if size > share * free:
-        where = "in the host's memory" if isinstance(pixels, Tensor) else "on disk, memory-mapped"
+        where = "in the host's memory" if isinstance(rows, Tensor) else "on disk, memory-mapped"
         note(
             f"the training images take {size / 1e9:.1f} GB, more than data.resident_share={share} of the "
             f"{free / 1e9:.1f} GB of free memory of {device}: they stay {where}, and batches are made in the background"
         )
         return None
-    if isinstance(pixels, Tensor):
-        return pixels.to(device)
-    whole = torch.empty(pixels.shape, dtype=torch.uint8, device=device)  # [N, C, H, W]
-    for index in torch.arange(len(pixels)).split(max(1, COPY_BYTES * len(pixels) // size)):
-        whole[index[0] : index[-1] + 1] = pixels[index].to(device)
+    if isinstance(rows, Tensor):
+        return rows.to(device)
+    whole = torch.empty(rows.shape, dtype=rows.dtype, device=device)  # [N, ...]
+    for index in torch.arange(len(rows)).split(max(1, COPY_BYTES * len(rows) // size)):
+        whole[index[0] : index[-1] + 1] = rows[index].to(device)
     return whole
 
 
@@ -261,7 +270,7 @@ class Streamed(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """N, C, H, W."""
+        """N and the shape of a sample, of pictures C, H, W."""
         ...
 
     @property

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_framework.data.base import Images, chosen
+from ssl_framework.data.base import Split, chosen
 
 CHUNK = 512  # images encoded at once
 
@@ -23,7 +23,7 @@ CHUNK = 512  # images encoded at once
 class PseudoLabels(Protocol):
     """Anything that groups the training images."""
 
-    def __call__(self, images: Images, seed: int, device: torch.device) -> Tensor:
+    def __call__(self, images: Split, seed: int, device: torch.device) -> Tensor:
         """[N] int64 on the CPU; what it is may depend on ``seed``, not on the number of ranks."""
         ...
 
@@ -31,7 +31,7 @@ class PseudoLabels(Protocol):
 class Classes:
     """The data set's own labels."""
 
-    def __call__(self, images: Images, seed: int, device: torch.device) -> Tensor:
+    def __call__(self, images: Split, seed: int, device: torch.device) -> Tensor:
         """Raises ValueError for a set without labels, or with numbers instead of classes."""
         if images.label is None:
             raise ValueError(
@@ -56,7 +56,7 @@ class LabelFile:
     def __init__(self, path: str) -> None:
         self.path = Path(path).expanduser()
 
-    def __call__(self, images: Images, seed: int, device: torch.device) -> Tensor:
+    def __call__(self, images: Split, seed: int, device: torch.device) -> Tensor:
         """Raises FileNotFoundError or ValueError: no such file, or not one integer an image."""
         label = read_pseudo_labels(self.path)
         if len(label) != images.shape[0]:
@@ -100,8 +100,17 @@ class DenoisingClusters:
         self.batch_size = batch_size
         self.lr = lr
 
-    def __call__(self, images: Images, seed: int, device: torch.device) -> Tensor:
-        """[N] int64 cluster of each image; the global random state stays as it was."""
+    def __call__(self, images: Split, seed: int, device: torch.device) -> Tensor:
+        """[N] int64 cluster of each image; the global random state stays as it was.
+
+        Raises:
+            ValueError: the samples are no pictures.
+        """
+        if len(images.shape) != 4:
+            raise ValueError(
+                f"pseudo_labels=denoising_clusters learns from pictures, but the samples are of shape "
+                f"{' x '.join(map(str, images.shape[1:]))}: choose pseudo_labels=classes or file, or another method"
+            )
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             coder = AutoEncoder(images.shape[1], self.widths).to(device)
@@ -112,7 +121,7 @@ class DenoisingClusters:
             parts = [coder.encode(as_floats(images, part, device)).mean(dim=(2, 3)).cpu() for part in index]
         return clusters(torch.cat(parts), self.num_clusters, seed)
 
-    def train(self, coder: nn.Module, images: Images, device: torch.device) -> None:
+    def train(self, coder: nn.Module, images: Split, device: torch.device) -> None:
         """Changes the weights of ``coder``."""
         optimizer = torch.optim.Adam(coder.parameters(), self.lr)
         for _ in range(self.epochs):
@@ -152,9 +161,9 @@ def layer(before: int, width: int, down: bool) -> nn.Module:
     return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True), size)
 
 
-def as_floats(images: Images, index: Tensor, device: torch.device) -> Tensor:
+def as_floats(images: Split, index: Tensor, device: torch.device) -> Tensor:
     """Images at positions [B]: [B, C, H, W] float32 in [0, 1] on ``device``."""
-    return chosen(images.pixels, index.to(images.pixels.device)).to(device).float() / 255
+    return chosen(images.rows, index.to(images.rows.device)).to(device).float() / 255
 
 
 def clusters(features: Tensor, num_clusters: int, seed: int) -> Tensor:

@@ -9,25 +9,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.loader import ahead, chosen
 from ssl_framework.data.residence import free_memory
 from ssl_framework.distributed import gather, rank, world_size
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.module import SSLModule
-from ssl_framework.views.image import Views
-from ssl_framework.views.image_ops import with_channels
+from ssl_framework.views.base import ViewMaker
 
 
 class Bare(nn.Module):
-    """What evaluators read of an ``SSLModule``: a student, and the transform of clean images.
+    """What evaluators read of an ``SSLModule``: a student, and the transform of clean samples.
 
     Args:
-        views: of which only ``clean`` is used.
+        views: of which only what knows no randomness is used.
         student: the encoder, usually without heads.
     """
 
-    def __init__(self, views: Views, student: Encoder) -> None:
+    def __init__(self, views: ViewMaker, student: Encoder) -> None:
         super().__init__()
         self.views = views
         self.student = student
@@ -38,11 +37,12 @@ class Bare(nn.Module):
         return next(self.student.parameters()).device
 
 
-CHUNK_PIXELS = 128 * 32 * 32
-"""Pixels (times channels ignored) that go through the encoder at once on the CPU, whose caches hold no more."""
+CHUNK_VALUES = 128 * 3 * 32 * 32
+"""Numbers (of pictures pixels times channels) that go through the encoder at once on the CPU, whose caches hold no
+more."""
 
 
-CHUNK_PIXELS_GPU = 16 * CHUNK_PIXELS
+CHUNK_VALUES_GPU = 16 * CHUNK_VALUES
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -87,8 +87,8 @@ class Accuracy(float):
 class Splits(NamedTuple):
     """What is fitted on and what is scored."""
 
-    train: Images
-    test: Images
+    train: Split
+    test: Split
 
     @property
     def has_labels(self) -> bool:
@@ -129,44 +129,44 @@ class HeadProbe(Protocol):
 @torch.no_grad()
 def extract(
     embed: Callable[[Tensor], Tensor],
-    images: Images,
+    images: Split,
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Features of all images in their order, each computed on exactly one rank.
+    """Features of all samples in their order, each computed on exactly one rank.
 
     Args:
-        embed: uint8 [B, C, H, W] -> [B, D].
-        images: N images.
+        embed: raw samples [B, ...] -> [B, D].
+        images: N samples.
         device: where ``embed`` runs.
         dtype: of the features.
 
     Returns:
         [N, D] on the CPU, the same on every rank.
     """
-    pixels = images.pixels
-    total, ranks = len(pixels), world_size()
+    rows = images.rows
+    total, ranks = len(rows), world_size()
     share = -(-total // ranks)  # rounded up; the rows that pad the last rank are cut off below
     mine = torch.arange(rank() * share, (rank() + 1) * share).clamp(max=total - 1)  # [share]
-    chunk = images_at_once(images, device)
-    read = ahead(chosen(pixels, index.to(pixels.device)) for index in mine.split(chunk))  # while the encoder is busy
+    chunk = samples_at_once(images, device)
+    read = ahead(chosen(rows, index.to(rows.device)) for index in mine.split(chunk))  # while the encoder is busy
     parts = [embed(part.to(device)).to(dtype) for part in read]
     return gather(torch.cat(parts))[:total].cpu()  # [N, D]
 
 
-def images_at_once(images: Images, device: torch.device | str) -> int:
+def samples_at_once(split: Split, device: torch.device | str) -> int:
     """How many of them go through an encoder on ``device`` at once, at least 1."""
-    pixels = CHUNK_PIXELS if torch.device(device).type == "cpu" else CHUNK_PIXELS_GPU
-    return max(1, pixels // (images.shape[2] * images.shape[3]))
+    values = CHUNK_VALUES if torch.device(device).type == "cpu" else CHUNK_VALUES_GPU
+    return max(1, values // split.values_each)
 
 
-def extract_frozen(module: SSLModule | Bare, images: Images, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Features of the student's backbone on clean images in eval mode, [N, D] ``dtype``; the modes are restored."""
+def extract_frozen(module: SSLModule | Bare, images: Split, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Features of the student's backbone on clean samples in eval mode, [N, D] ``dtype``; the modes are restored."""
     return extract_in_eval(module, module.student.embed, images, dtype)
 
 
 def extract_layers(
-    module: SSLModule | Bare, images: Images, heads: Sequence[str], dtype: torch.dtype = torch.float32
+    module: SSLModule | Bare, images: Split, heads: Sequence[str], dtype: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
     """As ``extract_frozen``, and the outputs of every layer of some heads, in the same pass.
 
@@ -186,18 +186,11 @@ def extract_layers(
 
 @torch.no_grad()
 def extract_in_eval(
-    module: SSLModule | Bare, embed: Callable[[Tensor], Tensor], images: Images, dtype: torch.dtype
+    module: SSLModule | Bare, embed: Callable[[Tensor], Tensor], images: Split, dtype: torch.dtype
 ) -> Tensor:
-    """Features that ``embed`` computes from normalised images [B, C, H, W] while the module is in eval mode: [N, D].
-
-    Images with another number of channels than the module's are turned grey, or grey ones repeated, on its device.
-    """
-
-    def clean(x: Tensor) -> Tensor:
-        return module.views.clean(with_channels(x, module.views.channels))
-
+    """Features that ``embed`` computes from clean samples [B, ...] while the module is in eval mode: [N, D]."""
     with in_eval_mode(module), torch.autocast(module.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-        return extract(lambda x: embed(clean(x)), images, module.device, dtype)
+        return extract(lambda x: embed(module.views.clean(x)), images, module.device, dtype)
 
 
 @contextlib.contextmanager
@@ -222,19 +215,19 @@ def intervals(scores: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     return {name: value.interval for name, value in scores.items() if isinstance(value, Accuracy)}
 
 
-def raw_pixels(images: Images) -> Tensor:
-    """[N, C * H * W] in [0, 1]: what a representation has to beat.
+def raw_input(views: ViewMaker, split: Split) -> Tensor:
+    """[N, D]: the samples as they are, such as pixels in [0, 1], which a representation has to beat.
 
     Raises:
         ValueError: they do not fit in memory as float32.
     """
-    size, free = 4 * math.prod(images.shape), free_memory()
+    size, free = 4 * math.prod(split.shape), free_memory()
     if size > free:
         raise ValueError(
-            f"the baseline on raw pixels needs {size / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory are free: "
-            "set evaluation.baselines=false"
+            f"the baseline on {views.raw_name.replace('_', ' ')} needs {size / 1e9:.1f} GB, but {free / 1e9:.1f} GB of "
+            "memory are free: set evaluation.baselines=false"
         )
-    pixels = images.pixels
-    if not isinstance(pixels, Tensor):
-        pixels = pixels[torch.arange(len(pixels))]  # [N, C, H, W]
-    return pixels.flatten(1).cpu().float().div_(255)
+    rows = split.rows
+    if not isinstance(rows, Tensor):
+        rows = rows[torch.arange(len(rows))]  # [N, ...]
+    return views.raw(rows)

@@ -151,10 +151,10 @@ class Foreign(NamedTuple):
             weights = f"{self.path}, sha256 {hashlib.sha256(self.path.read_bytes()).hexdigest()}"
         elif self.pretrained:
             weights = f"timm's {getattr(timm.get_pretrained_cfg(self.timm_name), 'tag', '') or 'default'}"
-        net = model.student.backbone
-        count = sum(p.numel() for p in net.parameters())
+        backbone = model.student.backbone
+        count = sum(p.numel() for p in backbone.net.parameters())
         about = {"backbone": self.said, "timm_name": self.timm_name, "weights": weights, "trained": self.has_weights}
-        return {**about, "parameters": count, "dim": net.dim}
+        return {**about, "parameters": count, "dim": backbone.dim}
 
 
 def foreign_config(foreign: Foreign) -> DictConfig:

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.distributed import rank, world_size
 from ssl_framework.evaluation.features import (
@@ -25,7 +25,7 @@ from ssl_framework.evaluation.features import (
     extract_layers,
     intervals,
     plain,
-    raw_pixels,
+    raw_input,
 )
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.heads import Classifier
@@ -45,13 +45,13 @@ def ended(trainer: L.Trainer) -> bool:
 
 
 class FrozenEvaluation(L.Callback):
-    """Runs every probe on the frozen features every n epochs and at the end; scores raw pixels and the untrained
-    backbone with the same probes once, with the first evaluation, so that training need not wait for it.
+    """Runs every probe on the frozen features every n epochs and at the end; scores the raw input (of pictures: pixels)
+    and the untrained backbone with the same probes once, with the first evaluation, so that training need not wait.
 
     Args:
         probes: name -> probe.
         every_n_epochs: 0 for only at the end.
-        baselines: whether to score raw pixels and the untrained backbone.
+        baselines: whether to score the raw input and the untrained backbone.
         features: "float32" or "bfloat16", in which the backbone's features are computed and kept; probes compute in
             float32.
         head_layers: names of heads of the student each of whose layers is scored as well, with the same probes, in
@@ -124,7 +124,7 @@ class FrozenEvaluation(L.Callback):
         self.metrics, self.baselines, self.evaluated_at = state["metrics"], state["baselines"], state["evaluated_at"]
         self.intervals = state.get("intervals", {})  # a checkpoint of an earlier version has none
 
-    def features_of(self, module: SSLModule | Bare) -> Callable[[Images], dict[str, Tensor]]:
+    def features_of(self, module: SSLModule | Bare) -> Callable[[Split], dict[str, Tensor]]:
         """What ``score`` reads of a module's student: images -> name of the layer ("" is the backbone) -> [N, D].
 
         Raises:
@@ -165,7 +165,7 @@ class FrozenEvaluation(L.Callback):
 
     def score(
         self,
-        features: Callable[[Images], dict[str, Tensor]],
+        features: Callable[[Split], dict[str, Tensor]],
         data: DataModule | Splits,
         student: Encoder | None = None,
         online: bool = False,
@@ -243,10 +243,10 @@ class FrozenEvaluation(L.Callback):
         started = time.perf_counter()
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         if self.initial is not None:
-            trained = copied(pl_module.student)
+            trained, views = copied(pl_module.student), pl_module.views
             pl_module.student.load_state_dict(self.initial)
             self.baselines = {
-                "raw_pixels": plain(self.score(lambda images: {"": raw_pixels(images)}, data)),
+                views.raw_name: plain(self.score(lambda split: {"": raw_input(views, split)}, data)),
                 "untrained": plain(self.score(self.features_of(pl_module), data, pl_module.student)),
             }
             pl_module.student.load_state_dict(trained)

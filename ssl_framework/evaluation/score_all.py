@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ssl_framework.build import build, build_data, build_module
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.device import use_threads
 from ssl_framework.evaluation.features import (
     Bare,
@@ -23,13 +23,14 @@ from ssl_framework.evaluation.features import (
     extract_layers,
     intervals,
     plain,
-    raw_pixels,
+    raw_input,
 )
 from ssl_framework.evaluation.frozen import FrozenEvaluation
 from ssl_framework.evaluation.probes.regression import KNNRegression, Ridge
 from ssl_framework.evaluation.protocol import protocol_of
 from ssl_framework.load import load_run_config
 from ssl_framework.module import SSLModule
+from ssl_framework.views.base import ViewMaker
 
 
 def references(folder: Path, names: Iterable[str]) -> dict[str, dict[str, float]]:
@@ -37,7 +38,7 @@ def references(folder: Path, names: Iterable[str]) -> dict[str, dict[str, float]
 
     Args:
         folder: of a run on the CPU or on a GPU; only its config is read.
-        names: of "raw_pixels" and "untrained".
+        names: of "untrained" and what the views call the raw input ("raw_pixels").
     """
     cfg = load_run_config(folder)
     torch.manual_seed(cfg.seed)
@@ -45,8 +46,8 @@ def references(folder: Path, names: Iterable[str]) -> dict[str, dict[str, float]
     data = build_data(cfg)
     module = build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
     evaluation: FrozenEvaluation = build(cfg.evaluation)
-    features: dict[str, Callable[[Images], dict[str, Tensor]]] = {
-        "raw_pixels": lambda images: {"": raw_pixels(images)},
+    features: dict[str, Callable[[Split], dict[str, Tensor]]] = {
+        module.views.raw_name: lambda split: {"": raw_input(module.views, split)},
         "untrained": evaluation.features_of(module),
     }
     students = {"untrained": module.student}
@@ -79,7 +80,7 @@ class Features:
         self.heads = tuple(dict.fromkeys(heads))
         self.found: dict[tuple[Any, ...], dict[str, Tensor]] = {}
 
-    def read_by(self, evaluation: FrozenEvaluation) -> Callable[[Images], dict[str, Tensor]]:
+    def read_by(self, evaluation: FrozenEvaluation) -> Callable[[Split], dict[str, Tensor]]:
         """What ``evaluation.score`` reads, as ``evaluation.features_of`` has it.
 
         Raises:
@@ -88,13 +89,13 @@ class Features:
         evaluation.features_of(self.module)
         return lambda images: self.layers(images, evaluation.dtype, evaluation.head_layers)
 
-    def layers(self, images: Images, dtype: torch.dtype, heads: Sequence[str]) -> dict[str, Tensor]:
+    def layers(self, images: Split, dtype: torch.dtype, heads: Sequence[str]) -> dict[str, Tensor]:
         """ "" for the backbone's features, "<head>.<number>" for the layers of ``heads``, each [N, D] ``dtype``."""
         student = self.module.student
         # The features of several backbones side by side do not come out of the pass through the heads.
         together = student.scored == ("pooled",) and not student.earlier
         through = self.heads if together else tuple(heads)
-        key = (id(images.pixels), dtype, through)
+        key = (id(images.rows), dtype, through)
         if key not in self.found:
             joint = (
                 extract_layers(self.module, images, through, dtype)
@@ -184,8 +185,8 @@ def score_all(
         splits: of one data set.
         protocols: in the order in which they are run, their settings resolved.
         untrained: makes the same model without its weights, for the references; ``None``: it is untrained itself.
-        with_references: whether raw pixels and the untrained model are scored too, where ``evaluation.baselines`` says
-            so.
+        with_references: whether the raw input and the untrained model are scored too, where ``evaluation.baselines``
+            says so.
         learnt: states of the callbacks of a run on these data, by their names.
 
     Returns:
@@ -207,16 +208,16 @@ def score_all(
     features = Features(model, (head for own in frozen for head in own.head_layers))
     others: dict[str, Features | None] = {}
     if with_references and any(own.with_baselines for own in frozen):
-        others["raw_pixels"] = None
+        others[model.views.raw_name] = None
         if untrained is not None:
             others["untrained"] = Features(untrained().to(model.device), features.heads)
-    pixels: dict[int, Tensor] = {}
+    raw = Raw(model.views)
     memory: dict[Any, Any] = {}
     records = []
     for chosen in fitting:
         evaluation, started = built[chosen.name], time.perf_counter()
         references: dict[str, dict[str, float]] = {}
-        protocol = {**protocol_of(chosen.node, chosen.overrides), "preprocessing": preprocessing(model)}
+        protocol = {**protocol_of(chosen.node, chosen.overrides), "preprocessing": model.views.describe()}
         with noted() as notes:
             if isinstance(evaluation, FrozenEvaluation):
                 share_probes(evaluation, chosen.node, memory)
@@ -224,7 +225,7 @@ def score_all(
                     evaluation.online_linear.load_state_dict((learnt or {})[evaluation.online_linear.state_key])
                 scores = evaluation.score(features.read_by(evaluation), splits, model.student, online=True)
                 for name, source in others.items() if evaluation.with_baselines and scores else ():
-                    references[name] = reference(evaluation, splits, source, pixels)
+                    references[name] = reference(evaluation, splits, source, raw)
             else:
                 protocol["images"], scores = evaluation.images_shown, evaluation.score_module(model, splits)
         if not scores:
@@ -252,19 +253,11 @@ def share_probes(evaluation: FrozenEvaluation, node: DictConfig, memory: dict[An
             calls[name] = Once(call, OmegaConf.to_yaml(node[kind][name]), memory)
 
 
-def reference(
-    evaluation: FrozenEvaluation, splits: Splits, source: Features | None, pixels: dict[int, Tensor]
-) -> dict[str, float]:
-    """The scores of an untrained model, or of raw pixels (``source`` is ``None``), which ``pixels`` keeps by split;
-    nothing, with one warning, where raw pixels do not fit in memory."""
+def reference(evaluation: FrozenEvaluation, splits: Splits, source: Features | None, raw: "Raw") -> dict[str, float]:
+    """The scores of an untrained model, or of the raw input (``source`` is ``None``); nothing, with one warning, where
+    that does not fit in memory."""
     if source is not None:
         return plain(evaluation.score(source.read_by(evaluation), splits, source.module.student))
-
-    def raw(images: Images) -> dict[str, Tensor]:
-        if id(images.pixels) not in pixels:
-            pixels[id(images.pixels)] = raw_pixels(images)
-        return {"": pixels[id(images.pixels)]}
-
     try:
         return plain(evaluation.score(raw, splits))
     except ValueError as error:
@@ -272,15 +265,22 @@ def reference(
         return {}
 
 
-def preprocessing(model: SSLModule | Bare) -> str:
-    """What becomes of an image before the encoder, in one sentence."""
-    views = model.views
-    mean, std = (", ".join(f"{x:.4g}" for x in part.flatten().tolist()) for part in (views.mean, views.std))
-    channels = "grey repeated to RGB" if views.channels == 3 else "RGB to grey by luma"
-    return (
-        f"short side to {views.image_size} px where it differs (bilinear, antialias), centre cut; to {views.channels} "
-        f"channel(s) where they differ ({channels}); minus mean [{mean}], divided by std [{std}] of values in 0 to 1"
-    )
+class Raw:
+    """The raw input of each split, made once, as ``score`` reads features.
+
+    Args:
+        views: say what the raw input is.
+    """
+
+    def __init__(self, views: ViewMaker) -> None:
+        self.views = views
+        self.made: dict[int, Tensor] = {}
+
+    def __call__(self, split: Split) -> dict[str, Tensor]:
+        """By the name of the layer, which is "": [N, D]."""
+        if id(split.rows) not in self.made:
+            self.made[id(split.rows)] = raw_input(self.views, split)
+        return {"": self.made[id(split.rows)]}
 
 
 def metrics_of(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -18,8 +18,11 @@ from ssl_framework.functional import full_precision
 from ssl_framework.gradient_cache import running_statistics_kept
 from ssl_framework.mixers.base import Context, LearnedRule, uniform
 from ssl_framework.mixers.rules import Share, owned, partners
+from ssl_framework.models.base import layered
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.types import Batch, Outputs
+
+KEY = "mixer.rule.layer"
 
 
 class LearnedMask(LearnedRule):
@@ -78,7 +81,7 @@ class LearnedMask(LearnedRule):
 
     def attach(self, student: Encoder) -> None:
         """See ``LearnedRule``."""
-        block = student.backbone.block(self.layer, "mixer.rule.layer")
+        block = layered(student.backbone, KEY).block(self.layer, KEY)
         if block is None:
             raise ValueError("mixer.rule.layer names 0, the images, but a mask is made of maps: name a block")
         self.channels = block.channels
@@ -111,16 +114,21 @@ class LearnedMask(LearnedRule):
         network = context.network if context.teacher is None else context.teacher
         assert network is not None
         found: list[Tensor] = []
-        block = network.backbone.block(self.layer, "mixer.rule.layer")
+        backbone = layered(network.backbone, KEY)
+        block = backbone.block(self.layer, KEY)
         kind = x.device.type
         # Half-precision weights cast here have no gradient: the student's pass must not meet them in autocast's cache.
         uncached = torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), False)
-        with uncached, running_statistics_kept(network.backbone), network.backbone.changed_at(block, found.append):
+        with (
+            uncached,
+            running_statistics_kept(network.backbone.net),
+            backbone.changed_at(block, found.append),
+        ):
             network.backbone(x)
         (maps,) = found
         if maps.ndim != 4 or maps.shape[1] != self.channels:
             raise ValueError(
-                f"mixer.rule.layer is {self.layer}, but behind that block of {network.backbone.timm_name} are no maps "
+                f"mixer.rule.layer is {self.layer}, but behind that block of {network.backbone.name} are no maps "
                 f"of {self.channels} channels: choose a convolutional backbone or another mixer"
             )
         return maps
@@ -227,7 +235,9 @@ class AdaMixUp(LearnedRule):
     def attach(self, student: Encoder) -> None:
         """See ``LearnedRule``."""
         layers: list[nn.Module] = []
-        for before, width in zip([student.backbone.channels, *self.widths], self.widths, strict=False):
+        for before, width in zip(
+            [layered(student.backbone, "mixer.rule").channels, *self.widths], self.widths, strict=False
+        ):
             layers += [nn.Conv2d(before, width, 3, 2, 1), nn.ReLU()]
         self.policy = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(self.widths[-1], 3))
         self.critic = nn.Linear(student.dims["pooled"], 1)

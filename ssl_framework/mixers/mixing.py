@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_framework.mixers.base import Context, HiddenRule, LabelLaw, LearnedRule, Partners, Rule, uniform
+from ssl_framework.models.base import layered
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.types import Batch, Clock, Mix, Outputs, step_seed
 
@@ -91,26 +92,26 @@ class Mixing(nn.Module):
         if isinstance(self.rule, LearnedRule):
             self.rule.attach(student)
         if isinstance(self.rule, HiddenRule):
+            network = layered(student.backbone, "mixer.rule.layers")
             for layer in self.rule.layers:
-                student.backbone.block(layer, "mixer.rule.layers")
+                network.block(layer, "mixer.rule.layers")
             if student.beside:
                 raise ValueError(
                     f"{type(self.rule).__name__} mixes inside one backbone, but student.beside has further ones: "
                     "choose a mixer of images"
                 )
 
-    def rehearse(self, student: Encoder, sizes: Sequence[int], channels: int) -> None:
+    def rehearse(self, student: Encoder, shapes: Sequence[tuple[int, ...]]) -> None:
         """Mixes two black images once, so that what the rule cannot work with is refused before the run.
 
         Args:
             student: as the run trains it; nothing of it changes.
-            sizes: side of every view, pixels.
-            channels: of the views.
+            shapes: C, h, w of every view.
 
         Raises:
             ValueError: what the rule, the partners or the label law refuse.
         """
-        views = [torch.zeros(2, channels, size, size) for size in sizes]  # V x [2, C, h, w]
+        views = [torch.zeros(2, *shape) for shape in shapes]  # V x [2, C, h, w]
         batch = Batch(views, torch.arange(2), torch.zeros(2, dtype=torch.int64))
         while_mixing = Clock(round(500 * (self.start + self.stop)), 0, 1000)
         with torch.no_grad():
@@ -197,8 +198,9 @@ class Mixing(nn.Module):
                 parts[i] = parts[i] if each is None else rule.mix(parts[i], each, draw // len(rule.layers))
             return torch.cat(parts)  # [G * B, ...]
 
-        block = student.backbone.block(rule.layers[draw % len(rule.layers)], "mixer.rule.layers")
-        with student.backbone.changed_at(block, change):
+        network = layered(student.backbone, "mixer.rule.layers")
+        block = network.block(rule.layers[draw % len(rule.layers)], "mixer.rule.layers")
+        with network.changed_at(block, change):
             yield
 
     def loss(self, student: list[Outputs | None], batch: Batch) -> Tensor:

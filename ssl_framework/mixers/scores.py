@@ -207,7 +207,7 @@ def without_attention(network: Encoder, score: Score) -> str:
     """Why a score cannot be had from this backbone."""
     return (
         f"{type(score).__name__} reads a timm ViT with standard attention, but backbone.name is "
-        f"{network.backbone.timm_name}: choose backbone=vit_tiny, or Activation as the mixer's score"
+        f"{network.backbone.name}: choose backbone=vit_tiny, or Activation as the mixer's score"
     )
 
 

@@ -7,7 +7,8 @@ The small ones are registered with timm, so that exported weights load through `
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -16,16 +17,10 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from ssl_framework.models import small_nets  # noqa: F401  registers its networks with timm
+from ssl_framework.models.base import Block
 
 SMALL_IMAGE = 64
 """Up to this side in pixels the first convolution is 3x3 with stride 1 and there is no max-pooling."""
-
-
-class Block(NamedTuple):
-    """A stage of a convolutional net, or a block of a transformer."""
-
-    module: nn.Module
-    channels: int  # of the map behind it
 
 
 class Backbone(nn.Module):
@@ -62,20 +57,18 @@ class Backbone(nn.Module):
         self.channels = channels
         self.channels_last = tuple(channels_last)
         self.weights = weights
-        self.timm_name = small_name if small_name is not None and image_size <= SMALL_IMAGE else name
-        if not timm.is_model(self.timm_name):
-            near = ", ".join(timm.list_models(f"*{self.timm_name[:8]}*")[:6]) or "see timm.list_models()"
-            raise ValueError(
-                f"backbone.name is {self.timm_name}, which timm does not know; it has, for example: {near}"
-            )
-        options = dict(options or {})
+        self.name = small_name if small_name is not None and image_size <= SMALL_IMAGE else name
+        if not timm.is_model(self.name):
+            near = ", ".join(timm.list_models(f"*{self.name[:8]}*")[:6]) or "see timm.list_models()"
+            raise ValueError(f"backbone.name is {self.name}, which timm does not know; it has, for example: {near}")
+        options = self.options = dict(options or {})
         try:
-            self.net: Any = timm.create_model(self.timm_name, num_classes=0, in_chans=channels, **options)
+            self.net: Any = timm.create_model(self.name, num_classes=0, in_chans=channels, **options)
             self.dim = self._probe(image_size, channels)
         except (RuntimeError, TypeError, AssertionError, ValueError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
-                f"backbone.name={self.timm_name} cannot take {channels} x {image_size} x {image_size} images with "
+                f"backbone.name={self.name} cannot take {channels} x {image_size} x {image_size} images with "
                 f"backbone.options={options}: {reason}"
             ) from error
         self._apply(lambda weight: weight)  # lays the weights out for the CPU
@@ -103,6 +96,20 @@ class Backbone(nn.Module):
         name = "map" if features.ndim == 4 else "tokens"
         return {name: features, "pooled": self.net.forward_head(features, pre_logits=True)}
 
+    def about(self) -> dict[str, str]:
+        """timm's name and the channels."""
+        return {"timm_name": self.name, "in_chans": str(self.channels)}
+
+    def load_line(self, path: Path) -> str:
+        """The call of timm, and before it, for one of our own networks, the import that makes timm know it."""
+        options = "".join(f", {key}={value!r}" for key, value in self.options.items())
+        imported = "import ssl_framework.models.backbone  # registers the small nets with timm\n"
+        return (
+            (imported if self.name.startswith("ssl_") else "")
+            + f"timm.create_model({self.name!r}, num_classes=0, in_chans={self.channels}{options}, "
+            + f"checkpoint_path={str(path)!r})"
+        )
+
     def spatial(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, D', h, w]: the last map before pooling, or a transformer's patch tokens on their grid.
 
@@ -118,7 +125,7 @@ class Backbone(nn.Module):
         side = math.isqrt(tokens.shape[1])
         if side**2 != tokens.shape[1]:
             raise ValueError(
-                f"backbone.name is {self.timm_name}, which gives {tokens.shape[1]} tokens that make no square map: "
+                f"backbone.name is {self.name}, which gives {tokens.shape[1]} tokens that make no square map: "
                 "choose another backbone, or an evaluation other than dense"
             )
         return tokens.transpose(1, 2).unflatten(2, (side, side))  # [B, D', h, w]
@@ -141,7 +148,7 @@ class Backbone(nn.Module):
             )
         except AttributeError as error:
             raise ValueError(
-                f"backbone.name is {self.timm_name}, and timm does not say how deep its parameters lie: set "
+                f"backbone.name is {self.name}, and timm does not say how deep its parameters lie: set "
                 "evaluation.layer_decay=1 or choose another backbone"
             ) from error
         return {name: found[name] for name, _ in names}, found[behind]
@@ -157,7 +164,7 @@ class Backbone(nn.Module):
             found = [Block(self.net.get_submodule(s["module"]), s["num_chs"]) for s in self.net.feature_info]
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(
-                f"backbone.name is {self.timm_name}, and timm does not say what its blocks are, which the mixer has to "
+                f"backbone.name is {self.name}, and timm does not say what its blocks are, which the mixer has to "
                 "know: choose another backbone or mixer"
             ) from error
         return found[1:] if isinstance(self.net, ResNet) else found  # a ResNet's first entry is its stem
@@ -175,7 +182,7 @@ class Backbone(nn.Module):
         blocks = self.blocks
         if not -len(blocks) <= layer <= len(blocks):
             raise ValueError(
-                f"{key} names {layer}, but {self.timm_name} has the blocks 1 to {len(blocks)} (0: the images, -1: the "
+                f"{key} names {layer}, but {self.name} has the blocks 1 to {len(blocks)} (0: the images, -1: the "
                 "last block)"
             )
         return [None, *blocks][layer] if layer >= 0 else blocks[layer]

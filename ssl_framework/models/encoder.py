@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssl_framework.distributed import gather, own_rows
 from ssl_framework.functional import unit
-from ssl_framework.models.backbone import Backbone
+from ssl_framework.models.base import BackboneProtocol
 from ssl_framework.models.heads import Head
 from ssl_framework.types import Clock, Outputs
 
@@ -18,7 +18,7 @@ class Encoder(nn.Module):
     """A backbone and heads that read it or each other, in the order of the config.
 
     Args:
-        backbone: see ``Backbone``.
+        backbone: see ``BackboneProtocol``.
         heads: name -> a function of the widths known so far that builds the head (``_partial_: true`` in YAML).
         join_views: views of one size go through the network as one batch, so that they share batch statistics (and
             the step is faster); otherwise each view is a batch of its own.
@@ -33,23 +33,24 @@ class Encoder(nn.Module):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: BackboneProtocol,
         heads: Mapping[str, Callable[..., Head]],
         join_views: bool = True,
-        beside: Mapping[str, Backbone] | None = None,
+        beside: Mapping[str, BackboneProtocol] | None = None,
         scored: Sequence[str] = ("pooled",),
         earlier: int = 0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.join_views = join_views
-        self.beside = nn.ModuleDict(dict(beside or {}))
+        self.beside = nn.ModuleDict(dict(beside or {}))  # type: ignore[arg-type]
         self.scored = tuple(scored)
         if earlier < 0:
             raise ValueError(
                 f"student.earlier is {earlier}: it must be at least 0, the number of stages before the last"
             )
-        self.earlier = nn.ModuleList(copy.deepcopy(backbone) for _ in range(earlier)).requires_grad_(False)
+        self.earlier = nn.ModuleList(copy.deepcopy(backbone) for _ in range(earlier))  # type: ignore[misc]
+        self.earlier.requires_grad_(False)
         dims = {"pooled": backbone.dim, **{name: further.dim for name, further in (beside or {}).items()}}
         if not scored or not set(scored) <= dims.keys():
             raise ValueError(f"student.scored is {list(scored)}: name one or more of {', '.join(dims)}")
@@ -62,8 +63,13 @@ class Encoder(nn.Module):
         self.heads = nn.ModuleDict(built)
         self.dims = dims
 
+    @property
+    def backbones(self) -> list[BackboneProtocol]:
+        """All that train: the main one, and those beside it."""
+        return [self.backbone, *self.beside.values()]  # type: ignore[list-item]
+
     def encode(self, x: Tensor) -> Outputs:
-        """[B, C, H, W] -> the backbone's features and every head's output."""
+        """Views [B, ...] -> the backbone's features and every head's output."""
         outputs = self.backbone(x)
         for name, further in self.beside.items():
             outputs[name] = further(x)["pooled"]
@@ -75,7 +81,7 @@ class Encoder(nn.Module):
         """Encodes the chosen views.
 
         Args:
-            views: V x [B, C, h_v, w_v].
+            views: V x [B, ...], pictures [B, C, h_v, w_v].
             which: positions of the views to encode; ``None`` is all.
 
         Returns:
@@ -91,6 +97,19 @@ class Encoder(nn.Module):
             for i, v in enumerate(group):
                 outputs[v] = {name: x[i] for name, x in parts.items()}
         return outputs
+
+    def heads_behind(self, outputs: Sequence[str]) -> list[str]:
+        """Names of the heads that some outputs come from, in the order in which they are computed.
+
+        Args:
+            outputs: names of heads or of features; a head may read another.
+        """
+        found: set[str] = set()
+        for name, head in reversed([*self.heads.items()]):  # a head reads features or a head before it
+            if name in outputs or name in found:
+                assert isinstance(head, Head)
+                found |= {name, head.source}
+        return [name for name in self.heads if name in found]
 
     def through_heads(self, pooled: Tensor) -> Outputs:
         """Every head's output for pooled features [N, D] that were made elsewhere, by mixing, say."""
@@ -108,7 +127,7 @@ class Encoder(nn.Module):
         return [[v for v in chosen if views[v].shape == shape] for shape in shapes]
 
     def embed(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, D], what evaluators score: pooled features of the backbones that ``scored`` names."""
+        """Views [B, ...] -> [B, D], what evaluators score: pooled features of the backbones that ``scored`` names."""
         parts = [self.beside[name](x) if name in self.beside else self.backbone(x) for name in self.scored]
         own = torch.cat([part["pooled"] for part in parts], dim=1)  # [B, D]
         if not self.earlier:
@@ -131,7 +150,7 @@ class Encoder(nn.Module):
         """The backbone's features and what every layer of some heads gives, in one pass.
 
         Args:
-            x: [B, C, H, W].
+            x: views [B, ...].
             heads: names of heads.
 
         Returns:
@@ -160,7 +179,7 @@ class EMATeacher(nn.Module):
 
     Args:
         student: the encoder to follow.
-        heads: which of its heads the teacher has.
+        heads: which of its heads the teacher has, beside those that these read.
         momentum: share of the old teacher kept at each optimizer step.
         final_momentum: if given, the momentum rises to it along a cosine over the run.
         shuffle_bn: keys are normalised in groups of this many samples, drawn at random from the global batch (MoCo's
@@ -179,13 +198,16 @@ class EMATeacher(nn.Module):
         super().__init__()
         unknown = [name for name in heads if name not in student.heads]
         if unknown:
-            raise ValueError(f"teacher.heads names {unknown}, but the student has {list(student.heads)}")
+            raise ValueError(
+                f"teacher.heads names {unknown}, but the student has {list(student.heads)}: choose another "
+                "teacher=<name> or head=<name>, or set teacher.heads"
+            )
         if not 0 <= momentum <= 1 or not 0 <= (final_momentum if final_momentum is not None else 1) <= 1:
             raise ValueError(f"teacher.momentum is {momentum} (final {final_momentum}): it must lie between 0 and 1")
         if shuffle_bn is not None and shuffle_bn < 2:
             raise ValueError(f"teacher.shuffle_bn is {shuffle_bn}: a group needs at least 2 samples, or null for none")
         self.encoder = copy.deepcopy(student)
-        self.encoder.heads = nn.ModuleDict({name: self.encoder.heads[name] for name in heads})
+        self.encoder.heads = nn.ModuleDict({name: self.encoder.heads[name] for name in student.heads_behind(heads)})
         self.encoder.earlier = nn.ModuleList()  # only evaluators read them, and they read the student
         self.encoder.requires_grad_(False)
         self.momentum = momentum

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ssl_framework.models.backbone import Backbone
+from ssl_framework.models.base import BackboneProtocol
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -36,7 +36,7 @@ PREFIX = "student.backbone.net."
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """timm's names and tensors: of the student's backbone in a run folder, or of a file that ``export`` wrote."""
+    """Names and tensors of a network: of the student's backbone in a run folder, or of a file that ``export`` wrote."""
     if path.is_dir():
         state = load_checkpoint(path / "checkpoints" / "last.ckpt")["state_dict"]
         return {name.removeprefix(PREFIX): x for name, x in state.items() if name.startswith(PREFIX)}
@@ -51,7 +51,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def load_into(backbone: Backbone, state: dict[str, Tensor]) -> None:
+def load_into(backbone: BackboneProtocol, state: dict[str, Tensor]) -> None:
     """Replaces all weights and buffers of a backbone.
 
     Raises:
@@ -60,13 +60,13 @@ def load_into(backbone: Backbone, state: dict[str, Tensor]) -> None:
     if found := misfits(backbone, state):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise ValueError(
-            f"backbone.weights={backbone.weights} does not fit {backbone.timm_name}: {found[0]}{more}: choose the "
-            "backbone, the image size and the channels that these weights were trained with"
+            f"backbone.weights={backbone.weights} does not fit {backbone.name}: {found[0]}{more}: choose the "
+            "backbone, the size and the channels of views that these weights were trained with"
         )
     backbone.net.load_state_dict(state)
 
 
-def misfits(backbone: Backbone, state: Mapping[str, Tensor]) -> list[str]:
+def misfits(backbone: BackboneProtocol, state: Mapping[str, Tensor]) -> list[str]:
     """Which names are missing or left over among the weights for a backbone, or have another shape; sorted."""
     own = backbone.net.state_dict()
     found = [f"{name} is missing there" for name in own if name not in state]

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ssl_framework.runs.numbers import short, shown
 
-REFERENCES = {"untrained": "untrained", "raw_pixels": "raw pixels"}
+REFERENCES = {"untrained": "untrained", "raw_pixels": "raw pixels", "raw_input": "raw input"}
 """Keys of a record's references, and what tables call them."""
 
 

@@ -13,10 +13,10 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from ssl_framework.build import build_data, build_module
-from ssl_framework.data.base import Images, chosen
+from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.device import accelerator_of
-from ssl_framework.evaluation.features import images_at_once
+from ssl_framework.evaluation.features import samples_at_once
 from ssl_framework.load import load_run, load_run_config
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.module import SSLModule
@@ -115,12 +115,12 @@ class Inspection:
         return build_data(self.cfg)
 
     @cached_property
-    def train(self) -> Images:
+    def train(self) -> Split:
         """N <= ``num_images / 2`` images of the train split, in memory."""
         return sampled(self.data.train, self.num_images // 2, self.seed)
 
     @cached_property
-    def test(self) -> Images:
+    def test(self) -> Split:
         """N <= ``num_images / 2`` images of the test split, in memory."""
         return sampled(self.data.test, self.num_images // 2, self.seed)
 
@@ -142,34 +142,36 @@ class Inspection:
             module = build_module(self.cfg, self.data.pretrain.labelled, self.data.pretrain.shape[0])
         return embedded(self._ready(self.cfg, module), self.train)
 
-    def shown(self, images: Images, index: Tensor) -> Tensor:
-        """Images at positions [n] as evaluation sees them: [n, C, h, w] float32 in [0, 1] on the CPU."""
-        views = self.module.views
-        return (views.clean(images.pixels[index].to(views.mean.device)) * views.std + views.mean).clamp(0, 1).cpu()
+    def shown(self, images: Split, index: Tensor) -> list[Tensor | str]:
+        """Samples at positions [n] as evaluation sees them, n pictures or words (see ``ViewMaker.picture``)."""
+        clean = self.module.views.clean(images.rows[index].to(self.module.device))
+        return [self.module.views.picture(one) for one in clean]
 
 
-def sampled(images: Images, count: int, seed: int) -> Images:
+def sampled(images: Split, count: int, seed: int) -> Split:
     """``count`` images, or all if there are fewer, drawn once from the seed and left in their order, in memory."""
-    total = len(images.pixels)
+    total = len(images.rows)
     index = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values  # [n]
     label = None if images.label is None else images.label.cpu()[index]  # [n]
-    return Images(chosen(images.pixels, index.to(images.pixels.device)).cpu(), label, images.classes)
+    beside = images.beside and {name: column.cpu()[index] for name, column in images.beside.items()}
+    rows = chosen(images.rows, index.to(images.rows.device)).cpu()  # [n, ...]
+    return Split(rows, label, images.classes, beside=beside, prompts=images.prompts)
 
 
 @torch.no_grad()
-def embedded(module: SSLModule, images: Images) -> Tensor:
+def embedded(module: SSLModule, images: Split) -> Tensor:
     """Features of the student's backbone, [N, D] float32 on the CPU.
 
     Rank 0 alone draws pictures, so this is not ``extract``, in which every rank takes part.
     """
-    device = module.views.mean.device
-    chunk = images_at_once(images, device)
-    parts = [images.pixels[index] for index in torch.arange(images.shape[0]).split(chunk)]
+    device = module.device
+    chunk = samples_at_once(images, device)
+    parts = [images.rows[index] for index in torch.arange(images.shape[0]).split(chunk)]
     clean = (module.views.clean(part.to(device)) for part in parts)
     return torch.cat([module.student.embed(x).float().cpu() for x in clean])
 
 
-def class_names(images: Images) -> list[str] | None:
+def class_names(images: Split) -> list[str] | None:
     """The name of every class, its number where the source has no name; ``None`` without labels or for numbers."""
     if images.label is None or images.label.is_floating_point():
         return None

@@ -20,6 +20,7 @@ from lightning.pytorch.loggers.logger import Logger
 from omegaconf import OmegaConf
 
 from ssl_framework.evaluation.protocol import protocol_of
+from ssl_framework.report.evaluations import REFERENCES
 from ssl_framework.report.inspection import Inspection
 from ssl_framework.report.pictures.augmented import draw_mixes, draw_views
 from ssl_framework.report.pictures.curves import draw_evaluation, draw_scores, draw_training
@@ -218,7 +219,7 @@ def results(seen: Inspection) -> str:
     if not metrics:
         return '<p class="left-out">The run has no evaluation yet, or none at all.</p>'
     baselines = scores.get("baselines") or {}
-    columns = {"trained": metrics, "untrained": baselines.get("untrained"), "raw pixels": baselines.get("raw_pixels")}
+    columns = {"trained": metrics} | {words: baselines.get(name) for name, words in REFERENCES.items()}
     present = {name: values for name, values in columns.items() if values}
     unit = "metric; top1 in percent" if unit_of(metrics) != "metric" else "metric"
     heads = [unit, *(f"{n} (95 % interval)" if n == "trained" and spread else n for n in present)]
@@ -250,6 +251,7 @@ def facts(seen: Inspection) -> str:
     cfg, result = seen.stored, seen.result
     found: dict[str, Any] = {
         "method": f"{seen.about['method']} ({cfg.objective._target_.rsplit('.', 1)[-1]})",
+        "composed of": ", ".join(f"{k}={v}" for k, v in seen.about.get("choices", {}).items() if k != "method"),
         "data": seen.about["data"] + images_line(result),
         "backbone": backbone_line(seen),
         "length": f"{cfg.trainer.max_epochs} epoch{'s' * (cfg.trainer.max_epochs != 1)}, batch {cfg.data.batch_size}",
@@ -275,9 +277,9 @@ def backbone_line(seen: Inspection) -> str:
     """Name and size of the backbone, the size where the network can be loaded."""
     try:
         backbone = seen.module.student.backbone
-        trained = sum(p.numel() for p in backbone.parameters())
+        trained = sum(p.numel() for p in backbone.net.parameters())
         whole = sum(p.numel() for p in seen.module.student.parameters())
-        return f"{backbone.timm_name}, {trained / 1e6:.2f} M parameters; {whole / 1e6:.2f} M with heads"
+        return f"{backbone.name}, {trained / 1e6:.2f} M parameters; {whole / 1e6:.2f} M with heads"
     except Exception:
         return OmegaConf.select(seen.stored, "student.backbone.name") or ""
 

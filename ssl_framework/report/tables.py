@@ -16,8 +16,9 @@ def run_table(result: dict[str, Any]) -> Table:
     """One run beside its two references; accuracies with their 95 % interval over test samples."""
     baselines, spread = result["baselines"], result.get("intervals", {})
     table = Table(title=f"{result['method']} on {result['data']}, seed {result['seed']}", caption=cost_of(result))
+    raw = "raw_input" if "raw_input" in baselines else "raw_pixels"  # of data that are no pictures
     columns = {"trained": result["metrics"], "untrained": baselines.get("untrained")}
-    columns |= {"raw pixels": baselines.get("raw_pixels")}
+    columns |= {raw.replace("_", " "): baselines.get(raw)}
     table.add_column(unit_of(result["metrics"]), overflow="fold")
     for name in columns:
         table.add_column(f"{name} (95 %)" if name == "trained" and spread else name, justify="right", no_wrap=True)

@@ -9,12 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from ssl_framework.build import build, build_data, build_module, check_labels
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.evaluation.after_training.base import AfterRun
 from ssl_framework.evaluation.during_training.alarm import CollapseAlarm
 from ssl_framework.evaluation.frozen import FrozenEvaluation, copied
-from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.weights import load_into, read_weights
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.provenance import commit
@@ -85,7 +84,7 @@ def build_data_and_module(cfg: DictConfig, folder: Path, resume: bool) -> tuple[
     """What is learnt from, and what learns."""
     data = build_data(cfg, folder, resume)
     module = build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
-    check_labels(module.objective, data.pretrain.label if isinstance(data.pretrain, Images) else None)
+    check_labels(module.objective, data.pretrain.label if isinstance(data.pretrain, Split) else None)
     return data, module
 
 
@@ -119,7 +118,6 @@ def begin_with_weights(module: SSLModule) -> None:
     """
     encoders = [module.student] if module.teacher is None else [module.student, module.teacher.encoder]
     for encoder in encoders:
-        for backbone in (encoder.backbone, *encoder.beside.values()):
-            assert isinstance(backbone, Backbone)
+        for backbone in encoder.backbones:
             if backbone.weights is not None:
                 load_into(backbone, read_weights(Path(backbone.weights).expanduser()))

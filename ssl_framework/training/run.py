@@ -104,16 +104,24 @@ def report_on(report: Any, folder: Path, loggers: Sequence[Logger], console: Con
         console.print(f"no report: {type(error).__name__}: {reason}", highlight=False, markup=False, soft_wrap=True)
 
 
+def size_of(sample: Sequence[int]) -> str:
+    """What the samples are called in a sentence, by the shape of one: pictures are three-dimensional."""
+    if len(sample) == 3:
+        channels, height, width = sample
+        return f"images {height}x{width}x{channels}"
+    return f"samples of {' x '.join(map(str, sample)) or 'one number'}"
+
+
 def say_what_runs(parts: Parts) -> None:
     """One line: method, data, size of the model, device."""
     trainer = parts.trainer
     if not trainer.is_global_zero:
         return
-    count, channels, height, width = parts.data.pretrain.shape
+    count, *each = parts.data.pretrain.shape
     where = device_name(trainer.strategy.root_device)
     where += f" x {trainer.world_size}" if trainer.world_size > 1 else ""
     parts.console.print(
-        f"{parts.about['method']} on {parts.about['data']}: {count:,} images {height}x{width}x{channels}, "
+        f"{parts.about['method']} on {parts.about['data']}: {count:,} {size_of(each)}, "
         f"batch {parts.cfg.data.batch_size}, "
         f"{count_parameters(parts.module) / 1e6:.2f} M trainable parameters, {where}",
         highlight=False,

@@ -21,7 +21,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ssl_framework.data.base import Images, chosen
+from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.datamodule import PSEUDO_LABELS
 from ssl_framework.data.pseudo_labels import CHUNK, clusters, read_pseudo_labels
 from ssl_framework.functional import unit
@@ -119,7 +119,7 @@ class StageClusters:
         self.num_clusters = num_clusters
         self.previous = previous
 
-    def __call__(self, images: Images, seed: int, device: torch.device) -> Tensor:
+    def __call__(self, images: Split, seed: int, device: torch.device) -> Tensor:
         """[N] int64: the clusters of all stages so far as the digits of one number, the first stage's last.
 
         Raises:
@@ -136,7 +136,7 @@ class StageClusters:
         parts = []
         with torch.no_grad():
             for index in torch.arange(images.shape[0]).split(CHUNK):
-                part = chosen(images.pixels, index.to(images.pixels.device)).to(device)  # [n, C, H, W]
+                part = chosen(images.rows, index.to(images.rows.device)).to(device)  # [n, C, H, W]
                 parts.append(unit(module.student.backbone(module.views.clean(part))["pooled"]).cpu())  # [n, D]
         found = clusters(torch.cat(parts), self.num_clusters, seed)  # [N]
         done = len(module.student.earlier)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ssl_framework.types import Batch, Geometry, Samples
 from ssl_framework.views import image_ops
+from ssl_framework.views.base import ViewMaker
 from ssl_framework.views.crops import central_box, draw_crops, uniform
 from ssl_framework.views.reading import Group, read_group, read_integer, read_numbers
 
@@ -116,6 +117,9 @@ class Views(nn.Module):
             taps = image_ops.reflected_taps(size, image_ops.blur_kernel_size(size))  # [kernel_size, size * size]
             self.register_buffer(f"taps_{size}", taps, persistent=False)
         self.num_views = sum(group.num_views for group in self.groups)
+        self.modality = ("image",) * self.num_views
+        self.crops = self.groups
+        self.raw_name = "raw_pixels"
         self.geometry = geometry
         self.noise = noise
         self.make = make_view  # a compiled run replaces it
@@ -135,11 +139,11 @@ class Views(nn.Module):
         for group in self.groups:
             # All views of a group are one batch: half the calls, which is most of the time for small images.
             own = slice(len(views), len(views) + group.num_views)
-            if isinstance(samples.images, list):
-                images, group = torch.cat(samples.images[own]), group._replace(scale=None)  # [G * B, C, size, size]
+            if isinstance(samples.inputs, list):
+                images, group = torch.cat(samples.inputs[own]), group._replace(scale=None)  # [G * B, C, size, size]
                 self._checked(images)
             else:
-                images = self._checked(samples.images)  # [B, C, H, W]
+                images = self._checked(samples.inputs)  # [B, C, H, W]
             height, width = images.shape[-2:]
             with torch.autocast(images.device.type, enabled=False):  # half precision would round the pixel positions
                 rows = group.num_views * len(samples.index)
@@ -165,12 +169,13 @@ class Views(nn.Module):
             return noisy._replace(views=[(view - self.mean) / self.std for view in noisy.views])
 
     @torch.no_grad()
-    def clean(self, images: Tensor) -> Tensor:
-        """The evaluation transform, without randomness: uint8 [B, C, H, W] -> [B, C, image_size, image_size] float32.
+    def clean(self, raw: Tensor, modality: str | None = None) -> Tensor:
+        """The evaluation transform, without randomness: uint8 [B, C, H, W] -> [B, C', image_size, image_size] float32.
 
         Images of another size are resized (bilinear, antialias) until the short side fits, then cut to the centre.
+        Those with another number of channels are turned grey, or grey ones repeated.
         """
-        images, size = self._checked(images), self.image_size
+        images, size = self._checked(image_ops.with_channels(raw, self.channels)), self.image_size
         height, width = images.shape[-2:]
         result = torch.empty(len(images), self.channels, size, size, device=images.device)  # [B, C, size, size]
         for first, last in chunks(len(images), max(height * width, size * size), images.device):
@@ -179,6 +184,33 @@ class Views(nn.Module):
                 part = resize_short_side(part, size)  # [n, C, size, size]
             self._normalise(part, result[first:last])
         return result
+
+    def raw(self, rows: Tensor) -> Tensor:
+        """Pixels: uint8 [B, C, H, W] -> [B, C * H * W] float32 in [0, 1]."""
+        return rows.flatten(1).cpu().float().div_(255)
+
+    def example(self, view: int) -> tuple[int, ...]:
+        """C, size, size."""
+        size = [group.size for group in self.groups for _ in range(group.num_views)][view]
+        return self.channels, size, size
+
+    def picture(self, view: Tensor, modality: str | None = None) -> Tensor:
+        """[..., C, h, w] normalised -> the pixels, in [0, 1], on the CPU."""
+        return (view * self.std + self.mean).clamp(0, 1).cpu()
+
+    def describe(self) -> str:
+        """What becomes of an image before the encoder."""
+        mean, std = (", ".join(f"{x:.4g}" for x in part.flatten().tolist()) for part in (self.mean, self.std))
+        grey = "grey repeated to RGB" if self.channels == 3 else "RGB to grey by luma"
+        return (
+            f"short side to {self.image_size} px where it differs (bilinear, antialias), centre cut; to "
+            f"{self.channels} channel(s) where they differ ({grey}); minus mean [{mean}], divided by std "
+            f"[{std}] of values in 0 to 1"
+        )
+
+    def compile_parts(self) -> None:
+        """What is done with the pixels; the draws stay as they are."""
+        self.make = torch.compile(self.make)
 
     def _make(self, images: Tensor, group: Group, drawn: Parameters) -> Tensor:
         """Views of one group, chunk by chunk: row r of the parameters belongs to image r modulo the number of images.
@@ -216,6 +248,24 @@ class Views(nn.Module):
                 f"views.channels is {self.channels}, but the images have {images.shape[1]}: set it to the data's."
             )
         return images
+
+
+def picture_views(views: ViewMaker, what: str) -> Views:
+    """The view maker of pictures, for what is peculiar to them.
+
+    Args:
+        views: of a run.
+        what: needs pictures, as the config names it.
+
+    Raises:
+        ValueError: the samples are no pictures.
+    """
+    if not isinstance(views, Views):
+        raise ValueError(
+            f"{what} needs pictures, but the samples are of modality {views.modality[0]}: leave it out, or choose data "
+            "with pictures"
+        )
+    return views
 
 
 def make_view(

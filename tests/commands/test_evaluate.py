@@ -18,7 +18,7 @@ from torch import Tensor
 from ssl_framework.build import build
 from ssl_framework.commands.evaluate import evaluate, main
 from ssl_framework.commands.export import export
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.images.arrays import Digits
 from ssl_framework.evaluation import foreign
 from ssl_framework.evaluation import score_all as several
@@ -53,9 +53,9 @@ def grey(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, str], Spl
     root, source, parts = tmp_path_factory.mktemp("grey"), Digits(0.2, 0), []
     for split, count in (("train", 40), ("test", 20)):
         images = source.load(split)
-        assert isinstance(images.pixels, Tensor) and images.label is not None
-        parts.append(Images(images.pixels[:count], images.label[:count]))
-        np.savez(root / f"{split}.npz", images=images.pixels[:count, 0].numpy(), labels=images.label[:count].numpy())
+        assert isinstance(images.rows, Tensor) and images.label is not None
+        parts.append(Split(images.rows[:count], images.label[:count]))
+        np.savez(root / f"{split}.npz", images=images.rows[:count, 0].numpy(), labels=images.label[:count].numpy())
     return ("data=fashion_mnist", f"data.root={root}"), Splits(*parts)
 
 
@@ -105,7 +105,7 @@ def test_a_stored_protocol_takes_the_place_of_the_runs(run: Path, tmp_path: Path
     assert record["protocol"]["changed"] == ["evaluation.probes.retrieval.k=[1,3]"]
     _, module = load_run(run, [])
     test = build(load_run(run, [])[0].data.source).load("test")
-    features = module.eval().student.embed(module.views.clean(test.pixels)).detach()
+    features = module.eval().student.embed(module.views.clean(test.rows)).detach()
     expected = Retrieval([1, 3])(Frozen(features, test.label), Frozen(features, test.label))
     assert record["metrics"] == pytest.approx(expected, abs=1e-9)
 
@@ -172,7 +172,7 @@ def by_hand(embed: Any, splits: Splits, size: int, mean: Any, std: Any) -> dict[
     rows = []
     for part in splits:
         seen = []
-        for image in part.pixels[torch.arange(len(part.pixels))]:
+        for image in part.rows[torch.arange(len(part.rows))]:
             x = F.interpolate(image[None] / 255, (size, size), mode="bilinear", antialias=True)  # [1, 1, size, size]
             seen.append((torch.cat([x, x, x], dim=1)[0] - mean) / std)  # [3, size, size]
         with torch.no_grad():
@@ -194,7 +194,7 @@ def test_other_data_are_brought_to_size_and_channels_and_stand_beside_references
     assert other["images"] == {"train": [40, 1, 8, 8], "test": [20, 1, 8, 8]}
     for words in ("short side to 32 px", "grey repeated to RGB", "minus mean [0.5019"):
         assert words in other["protocol"]["preprocessing"]
-    raw = [Frozen(part.pixels.flatten(1).float() / 255, part.label) for part in splits]
+    raw = [Frozen(part.rows.flatten(1).float() / 255, part.label) for part in splits]
     assert other["references"]["raw_pixels"] == KNN(5, 0.1)(*raw)
     result = read_json(run / "result.json")  # the run's own data set is as the run had it
     assert own["metrics"][KNN5] == result["metrics"][KNN5]
@@ -414,7 +414,7 @@ def test_an_evaluation_that_trains_is_run_where_it_is_asked_for(run: Path, monke
         images_shown = "augmented images"
 
         def score_module(self, module: Any, data: Splits) -> dict[str, float]:
-            return {"finetune[epochs=1]/top1": float(len(data.test.pixels))}
+            return {"finetune[epochs=1]/top1": float(len(data.test.rows))}
 
     cfg, module = load_run(run, [])
     splits = Splits(*(build(cfg.data.source).load(split) for split in ("train", "test")))

@@ -20,7 +20,7 @@ from ssl_framework.build import build
 from ssl_framework.commands import train as main_module
 from ssl_framework.commands.sweep import best_trial
 from ssl_framework.commands.train import job, objective_of, refuse_test_labels
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.leave_one_out import LeaveOneOut, TrainLeaveOneOut
 from ssl_framework.runs.config import CONFIGS, HERE, config_hash
@@ -54,10 +54,10 @@ def test_the_measure_of_a_search_is_the_choice_of_leave_one_out_without_a_test_s
 
 def test_the_evaluation_of_a_search_never_sees_the_test_split() -> None:
     class Data:
-        train = Images(torch.zeros(40, 1, 4, 4, dtype=torch.uint8), torch.arange(40) % 4)
+        train = Split(torch.zeros(40, 1, 4, 4, dtype=torch.uint8), torch.arange(40) % 4)
 
         @property
-        def test(self) -> Images:
+        def test(self) -> Split:
             raise AssertionError("the test split was looked at")
 
     evaluation = build(config("evaluation=search").evaluation)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from ssl_framework.data.base import Images, holdout, subset
+from ssl_framework.data.base import Split, holdout, subset
 from ssl_framework.data.images.arrays import Digits, TorchvisionSource
 from ssl_framework.data.images.decoding import read_image
 from ssl_framework.data.images.folder import FolderSource
@@ -35,9 +35,9 @@ def data_config(name: str, *overrides: str) -> Any:
     return cfg.data
 
 
-def statistics(images: Images) -> tuple[Tensor, Tensor]:
+def statistics(images: Split) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel, in [0, 1]."""
-    values = images.pixels.double().div(255).transpose(0, 1).flatten(1)  # [C, N * H * W]
+    values = images.rows.double().div(255).transpose(0, 1).flatten(1)  # [C, N * H * W]
     return values.mean(dim=1), values.std(dim=1)
 
 
@@ -70,16 +70,16 @@ def test_the_configured_statistics_are_those_of_the_training_pixels(name: str) -
 def test_shapes_are_a_function_of_the_seed() -> None:
     source = shapes()
     train, test = source.load("train"), source.load("test")
-    assert train.pixels.shape == (400, 3, 32, 32) and test.pixels.shape == (200, 3, 32, 32)
-    assert train.pixels.dtype == torch.uint8 and train.label is not None and train.label.dtype == torch.int64
-    assert source.load("pretrain").pixels is train.pixels
+    assert train.rows.shape == (400, 3, 32, 32) and test.rows.shape == (200, 3, 32, 32)
+    assert train.rows.dtype == torch.uint8 and train.label is not None and train.label.dtype == torch.int64
+    assert source.load("pretrain").rows is train.rows
     assert train.classes == tuple(SHAPES) and len(SHAPES) == 10
     again = shapes().load("train")
-    assert torch.equal(again.pixels, train.pixels) and torch.equal(again.label, train.label)
-    other = shapes(seed=1).load("train").pixels
-    assert (other != train.pixels).flatten(1).any(dim=1).all()
-    seen = {image.numpy().tobytes() for image in train.pixels}
-    assert len(seen) == 400 and not seen & {image.numpy().tobytes() for image in test.pixels}
+    assert torch.equal(again.rows, train.rows) and torch.equal(again.label, train.label)
+    other = shapes(seed=1).load("train").rows
+    assert (other != train.rows).flatten(1).any(dim=1).all()
+    seen = {image.numpy().tobytes() for image in train.rows}
+    assert len(seen) == 400 and not seen & {image.numpy().tobytes() for image in test.rows}
 
 
 def test_shapes_have_equal_classes_and_every_factor_occurs() -> None:
@@ -94,14 +94,14 @@ def test_shapes_have_equal_classes_and_every_factor_occurs() -> None:
 def test_any_factor_can_be_the_label(label: str) -> None:
     source, plain = shapes(label=label), shapes()
     assert torch.equal(source.load("test").label, plain.factors("test")[label])
-    assert torch.equal(source.load("test").pixels, plain.load("test").pixels)  # the choice does not change the drawing
+    assert torch.equal(source.load("test").rows, plain.load("test").rows)  # the choice does not change the drawing
     assert source.load("test").classes == FACTORS[label]
 
 
 def drawn(**changes: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Images without texture or dots, the share of each pixel that the shape covers [N, S, S], and the factors."""
     source = shapes(texture_contrast=0, num_distractors=0, **changes)
-    pixels = source.load("train").pixels.double()
+    pixels = source.load("train").rows.double()
     corners = torch.stack([pixels[..., 0, 0], pixels[..., 0, -1], pixels[..., -1, 0], pixels[..., -1, -1]])
     background = corners.median(dim=0).values[..., None, None]  # [N, 3, 1, 1], a corner may lie under the shape
     difference = (pixels - background).mean(dim=1).abs()  # [N, S, S]
@@ -144,7 +144,7 @@ def test_masks_are_where_the_shapes_are_drawn() -> None:
     assert inside[sure].all() and not inside[clear].any()
     assert inside.flatten(1).any(dim=1).all()
     # One colour an image inside, but for the edge's pixels, which the background shows through.
-    pixels = images.pixels.permute(0, 2, 3, 1)  # [N, S, S, 3]
+    pixels = images.rows.permute(0, 2, 3, 1)  # [N, S, S, 3]
     for image, where, full in zip(pixels[:50], inside[:50], (cover > 0.999)[:50], strict=True):
         assert len(image[where & full].unique(dim=0)) == 1
 
@@ -187,13 +187,13 @@ def test_shape_and_background_differ_by_the_contrast() -> None:
 
 
 def test_texture_and_distractors_are_what_the_arguments_say() -> None:
-    silent = shapes(texture_contrast=0, num_distractors=0, scale=[0.3, 0.3], position=0).load("train").pixels
+    silent = shapes(texture_contrast=0, num_distractors=0, scale=[0.3, 0.3], position=0).load("train").rows
     assert torch.equal(silent[:, :, 0, :], silent[:, :, :1, 0].expand(-1, -1, 32))  # plain border
     family = shapes().factors("train")["background"]
-    textured = shapes(texture_contrast=0.1, num_distractors=0, scale=[0.3, 0.3], position=0).load("train").pixels
+    textured = shapes(texture_contrast=0.1, num_distractors=0, scale=[0.3, 0.3], position=0).load("train").rows
     spread = textured[:, 0, 0, :].double().std(dim=1) / 255
     assert spread[family == 0].max() == 0 and spread[family == 2].median() > 0.03
-    dots = shapes(texture_contrast=0, num_distractors=4, scale=[0.3, 0.3], position=0).load("train").pixels
+    dots = shapes(texture_contrast=0, num_distractors=4, scale=[0.3, 0.3], position=0).load("train").rows
     without = (dots[:, :, 0, :] == dots[:, :, :1, 0]).all(dim=2).all(dim=1)
     assert 0.2 < without.double().mean() < 0.9  # some images have no dot at the upper border, some do
 
@@ -228,13 +228,13 @@ def test_digits_are_scikit_learns() -> None:
     train, test = source.load("train"), source.load("test")
     assert source.load("pretrain") is train
     expected = load_digits()
-    pixels, label = torch.cat([train.pixels, test.pixels])[:, 0], torch.cat([train.label, test.label])
+    pixels, label = torch.cat([train.rows, test.rows])[:, 0], torch.cat([train.label, test.label])
     held_out = holdout(torch.from_numpy(expected.target), 1797, 0.2, 0)
     order = torch.cat([(~held_out).nonzero(), held_out.nonzero()]).flatten()
     assert pixels.max() == 255
     assert np.abs(pixels.numpy() / 255 * 16 - expected.images[order]).max() < 0.5 / 255 * 16 + 1e-9
     assert np.array_equal(label.numpy(), expected.target[order])
-    assert len(test.pixels) == 359 and (test.label.bincount() - label.bincount() * 0.2).abs().max() <= 0.5
+    assert len(test.rows) == 359 and (test.label.bincount() - label.bincount() * 0.2).abs().max() <= 0.5
 
 
 def test_holdout_is_seeded_stratified_and_leaves_something() -> None:
@@ -284,7 +284,7 @@ def test_prepared_arrays_come_back(tmp_path: Path, folder: str, suffix: str, cha
     source = torchvision_source(tmp_path, channels=channels, classes=list("abcdefghij"))
     for split, stored in (("pretrain", train), ("train", train), ("test", test)):
         images = source.load(split)
-        assert np.array_equal(images.pixels.permute(0, 2, 3, 1).numpy(), stored["images"].reshape(-1, 6, 5, channels))
+        assert np.array_equal(images.rows.permute(0, 2, 3, 1).numpy(), stored["images"].reshape(-1, 6, 5, channels))
         assert np.array_equal(images.label.numpy(), stored["labels"]) and images.label.dtype == torch.int64
         assert images.classes == tuple("abcdefghij")
     assert source.load("pretrain") is source.load("train")
@@ -298,16 +298,15 @@ def test_a_subset_takes_every_class_equally_often(tmp_path: Path) -> None:
     write(tmp_path / "test.npz", test)
     source = torchvision_source(tmp_path, num_train=8, num_test=3)
     images = source.load("train")
-    assert images.label.bincount().tolist() == [2, 3, 3] and len(source.load("test").pixels) == 3
+    assert images.label.bincount().tolist() == [2, 3, 3] and len(source.load("test").rows) == 3
     assert source.load("pretrain") is images
     stored = torch.from_numpy(train["images"]).permute(0, 3, 1, 2)
-    where = [int((stored == image).flatten(1).all(dim=1).nonzero()) for image in images.pixels]
+    where = [int((stored == image).flatten(1).all(dim=1).nonzero()) for image in images.rows]
     assert where == sorted(where) and train["labels"][where].tolist() == images.label.tolist()
     again = torchvision_source(tmp_path, num_train=8).load("train")
-    assert torch.equal(again.pixels, images.pixels)
+    assert torch.equal(again.rows, images.rows)
     drawn = {
-        tuple(torchvision_source(tmp_path, num_train=6, seed=s).load("train").pixels.flatten().tolist())
-        for s in range(9)
+        tuple(torchvision_source(tmp_path, num_train=6, seed=s).load("train").rows.flatten().tolist()) for s in range(9)
     }
     assert len(drawn) > 1
     for key, split, count in (("num_train", "train", 10), ("num_test", "test", 7)):
@@ -317,9 +316,9 @@ def test_a_subset_takes_every_class_equally_often(tmp_path: Path) -> None:
 
 
 def test_a_subset_without_labels_is_one_draw_over_all() -> None:
-    images = subset(Images(torch.arange(50, dtype=torch.uint8).reshape(50, 1, 1, 1)), 20, 0, "num")
-    assert images.label is None and len(images.pixels.unique()) == 20
-    assert images.pixels.flatten().tolist() != list(range(20))
+    images = subset(Split(torch.arange(50, dtype=torch.uint8).reshape(50, 1, 1, 1)), 20, 0, "num")
+    assert images.label is None and len(images.rows.unique()) == 20
+    assert images.rows.flatten().tolist() != list(range(20))
 
 
 def test_cifar10_10k_is_a_part_of_cifar10() -> None:
@@ -338,7 +337,7 @@ def test_unlabelled_arrays_join_the_pretraining_split_alone(tmp_path: Path) -> N
     write(tmp_path / "stl10" / "unlabelled.npz", extra)
     pretrain = source.load("pretrain")
     both = np.concatenate([train["images"], extra["images"]])
-    assert np.array_equal(pretrain.pixels.permute(0, 2, 3, 1).numpy(), both) and pretrain.label is None
+    assert np.array_equal(pretrain.rows.permute(0, 2, 3, 1).numpy(), both) and pretrain.label is None
     assert np.array_equal(source.load("train").label.numpy(), train["labels"])
     with pytest.raises(FileNotFoundError, match=r"no test.npz or .safetensors"):
         source.load("test")
@@ -437,9 +436,9 @@ def test_torchvisions_own_cifar_files_are_read(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5: Path(path).is_file())
     train, test = source.load("train"), source.load("test")
     pixels = np.concatenate([stored[f"data_batch_{index}"]["data"] for index in range(1, 6)])
-    assert np.array_equal(train.pixels.numpy(), pixels.reshape(10, 3, 32, 32))
+    assert np.array_equal(train.rows.numpy(), pixels.reshape(10, 3, 32, 32))
     assert train.label.tolist() == [label for index in range(1, 6) for label in stored[f"data_batch_{index}"]["labels"]]
-    assert np.array_equal(test.pixels.numpy(), stored["test_batch"]["data"].reshape(2, 3, 32, 32))
+    assert np.array_equal(test.rows.numpy(), stored["test_batch"]["data"].reshape(2, 3, 32, 32))
     assert test.label.tolist() == stored["test_batch"]["labels"]
     assert source.load("pretrain") is train
 
@@ -475,8 +474,8 @@ def test_the_configs_call_torchvision_as_it_wants(
         assert not set(call) - set(real.__init__.__annotations__)  # keywords the real class has
     choice = [call.get("split", call.get("train")) for call in calls]
     assert choice in ([True, False], ["train", "test"], ["train+unlabeled", "train", "test"])
-    assert images["train"].pixels.shape == (2, cfg.channels, side, side)
-    assert images["train"].pixels[:, 0, 0, 0].tolist() == [10, 11] and images["train"].label.tolist() == [3, 1]
+    assert images["train"].rows.shape == (2, cfg.channels, side, side)
+    assert images["train"].rows[:, 0, 0, 0].tolist() == [10, 11] and images["train"].label.tolist() == [3, 1]
     assert (images["pretrain"].label is None) == (name == "stl10")
     assert len(images["test"].classes) == (100 if name == "cifar100" else 10)
     assert len(cfg.mean) == len(cfg.std) == cfg.channels
@@ -596,11 +595,11 @@ def test_class_folders_are_labels_in_sorted_order(tmp_path: Path) -> None:
     assert train.classes == test.classes == ("Mouse", "ant", "zebra")
     assert train.label.tolist() == [0] * 4 + [1] * 4 + [2] * 4 and test.label.tolist() == [0, 1, 2]
     for images in (train, test):
-        for pixels, label in zip(images.pixels, images.label.tolist(), strict=True):
+        for pixels, label in zip(images.rows, images.label.tolist(), strict=True):
             assert centre(pixels) == list((BLUE, GREEN, RED)[label])
     assert source.load("pretrain") is train
     everything = folder_source(tmp_path, test_fraction=0)
-    assert len(everything.load("pretrain").pixels) == 15
+    assert len(everything.load("pretrain").rows) == 15
     with pytest.raises(ValueError, match=r"no image for the test split with data.test_fraction=0"):
         everything.load("test")
 
@@ -611,9 +610,9 @@ def test_a_flat_folder_has_no_labels_and_its_splits_share_no_image(tmp_path: Pat
     source = folder_source(tmp_path, test_fraction=0.3)
     train, test = source.load("pretrain"), source.load("test")
     assert train.label is test.label is None and train.classes == ()
-    found = [images.pixels[:, 0, 4, 4].tolist() for images in (train, test)]
+    found = [images.rows[:, 0, 4, 4].tolist() for images in (train, test)]
     assert len(found[0]) == 7 and sorted(found[0] + found[1]) == list(range(10))
-    other = folder_source(tmp_path, test_fraction=0.3, seed=1).load("test").pixels[:, 0, 4, 4].tolist()
+    other = folder_source(tmp_path, test_fraction=0.3, seed=1).load("test").rows[:, 0, 4, 4].tolist()
     assert other != found[1]
 
 
@@ -624,13 +623,13 @@ def test_given_splits_are_kept(tmp_path: Path) -> None:
                 save(tmp_path / split / name / "0.png", colour)
     train, test = folder_source(tmp_path).load("train"), folder_source(tmp_path).load("test")
     assert train.label.tolist() == [0, 1, 2] and test.label.tolist() == [1, 2]  # numbered by the names in train
-    assert centre(train.pixels[0]) == list(RED) and centre(test.pixels[0]) == list(GREEN)
+    assert centre(train.rows[0]) == list(RED) and centre(test.rows[0]) == list(GREEN)
     save(tmp_path / "test" / "a" / "0.png", BLUE)
     save(tmp_path / "test" / "b" / "0.png", BLUE)
     with pytest.raises(ValueError, match=r"both val and test: set data.test_folder"):
         folder_source(tmp_path).load("train")
     chosen = folder_source(tmp_path, test_folder="test").load("test")
-    assert chosen.label.tolist() == [0, 1] and centre(chosen.pixels[0]) == list(BLUE)
+    assert chosen.label.tolist() == [0, 1] and centre(chosen.rows[0]) == list(BLUE)
     save(tmp_path / "test" / "d" / "0.png")
     with pytest.raises(ValueError, match=r"test has classes that .*train lacks \(d\)"):
         folder_source(tmp_path, test_folder="test").load("train")
@@ -639,7 +638,7 @@ def test_given_splits_are_kept(tmp_path: Path) -> None:
 def test_train_alone_is_a_split_and_train_among_others_a_class(tmp_path: Path) -> None:
     for index in range(5):
         save(tmp_path / "train" / f"{index}.png")
-    assert len(folder_source(tmp_path).load("train").pixels) == 4
+    assert len(folder_source(tmp_path).load("train").rows) == 4
     save(tmp_path / "bus" / "0.png")
     assert folder_source(tmp_path).load("train").classes == ("bus", "train")
     save(tmp_path / "test" / "0.png")
@@ -692,10 +691,10 @@ def test_unreadable_files_are_refused_or_left_out_aloud(tmp_path: Path) -> None:
     source = folder_source(tmp_path, on_error="skip")
     with pytest.warns(UserWarning, match=words + ".*left out"):
         train = source.load("train")
-    assert train.pixels[:, 0, 4, 4].tolist() == [0, 1, 2, 3] * 2 and train.label.tolist() == [0] * 4 + [1] * 4
+    assert train.rows[:, 0, 4, 4].tolist() == [0, 1, 2, 3] * 2 and train.label.tolist() == [0] * 4 + [1] * 4
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(source.load("test").pixels) == 2
+        assert len(source.load("test").rows) == 2
     for path in (tmp_path / "test").rglob("*.png"):
         path.write_text("broken")
     with pytest.raises(ValueError, match=r"2 of 2 images of the test split .*none is left"):
@@ -750,7 +749,7 @@ def test_the_folder_config_builds_a_source(tmp_path: Path) -> None:
             save(tmp_path / name / f"{index}.jpg", RED, size=(120, 100))
     cfg = data_config("folder", f"data.root={tmp_path}")
     images = instantiate(cfg.source).load("test")
-    assert images.pixels.shape == (2, 3, cfg.stored_size, cfg.stored_size) and images.label.tolist() == [0, 1]
+    assert images.rows.shape == (2, 3, cfg.stored_size, cfg.stored_size) and images.label.tolist() == [0, 1]
 
 
 def test_every_data_config_has_the_same_keys() -> None:

@@ -71,7 +71,7 @@ def assert_same(a: list[Samples], b: list[Samples]) -> None:
     assert len(a) == len(b) > 0
     for x, y in zip(a, b, strict=True):
         assert torch.equal(x.index, y.index) and torch.equal(x.label, y.label)
-        for p, q in zip([*x.images, *x.box], [*y.images, *y.box], strict=True):
+        for p, q in zip([*x.inputs, *x.box], [*y.inputs, *y.box], strict=True):
             assert torch.equal(p, q)
 
 
@@ -243,8 +243,8 @@ def test_ranks_share_each_global_batch(folder: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr("ssl_framework.data.loader.world_size", lambda: 2)
         parts.append(epoch_of(loader(folder), 0))
     for one, *halves in zip(whole, *parts, strict=True):
-        for number, crops in enumerate(one.images):
-            assert torch.equal(crops, torch.cat([half.images[number] for half in halves]))
+        for number, crops in enumerate(one.inputs):
+            assert torch.equal(crops, torch.cat([half.inputs[number] for half in halves]))
 
 
 def test_views_take_the_crops_as_they_are(folder: Path) -> None:
@@ -252,7 +252,7 @@ def test_views_take_the_crops_as_they_are(folder: Path) -> None:
     batch = epoch_of(loader(folder), 0)[0]
     made = plain(batch)
     assert [view.shape[-1] for view in made.views] == [24, 24, 16] and torch.equal(made.index, batch.index)
-    for view, crops, box, geometry in zip(made.views, batch.images, batch.box, made.geometry, strict=True):
+    for view, crops, box, geometry in zip(made.views, batch.inputs, batch.box, made.geometry, strict=True):
         assert ((view * plain.std + plain.mean) * 255 - crops).abs().max() < 1e-3
         assert torch.equal(geometry.box, box) and not geometry.flip.any()
     flipped = views(flip=1.0)(batch)
@@ -269,7 +269,7 @@ def test_the_box_is_where_the_crop_comes_from(tmp_path: Path) -> None:
         Image.fromarray(ramp.round().astype(np.uint8)).save(tmp_path / f"{number}.jpg", quality=95)
     given = Files(sorted(tmp_path.iterdir()), 24, 3, 0)
     (batch,) = FilesLoader(given, None, views().groups, CPU, 8, seed=0)
-    for crops, box in zip(batch.images, batch.box, strict=True):
+    for crops, box in zip(batch.inputs, batch.box, strict=True):
         middle = (box[:, :2] + box[:, 2:]) / 2 * 255  # [B, 2]
         assert (crops[:, :2].float().mean((2, 3)) - middle).abs().max() < 2
 
@@ -280,7 +280,7 @@ def test_colour_and_blur_are_the_same_device_code(folder: Path) -> None:
         {"scale": [0.2, 1.0], "flip": 0.5, "jitter": [0.4, 0.4, 0.4, 0.1], "jitter_p": 0.8, "gray": 0.2, "blur": 0.5}
     ]
     batch = epoch_of(loader(folder), 0)[0]
-    crops = batch.images[0]
+    crops = batch.inputs[0]
     uncut = [{key: value for key, value in groups[0].items() if key != "scale"}]
     made = [
         Views(group, 24, 3, [0.5] * 3, [0.5] * 3)(Samples(images, batch.index), torch.Generator().manual_seed(7)).views[
@@ -300,7 +300,7 @@ def test_evaluators_see_what_a_folder_in_memory_holds(folder: Path) -> None:
     for split in ("pretrain", "train", "test"):
         a, b = lazy.load(split), memory.load(split)
         index = torch.tensor([1, 0, 1])
-        assert a.shape == b.shape and torch.equal(a.pixels[index], b.pixels[index])
+        assert a.shape == b.shape and torch.equal(a.rows[index], b.rows[index])
         assert torch.equal(a.label, b.label) and a.classes == b.classes
     assert lazy.load("pretrain") is lazy.load("train")
 
@@ -348,7 +348,7 @@ def test_arguments_are_checked(folder: Path, change: dict[str, Any], words: str)
 def test_the_config_builds_a_source(folder: Path) -> None:
     source = instantiate(data_config("files", f"data.root={folder}").source)
     train = source.load("train")
-    assert train.shape == (12, 3, 224, 224) and train.pixels.num_workers >= 1
+    assert train.shape == (12, 3, 224, 224) and train.rows.num_workers >= 1
     with pytest.raises(FileNotFoundError, match=r"data.root=.*nowhere does not exist"):
         instantiate(data_config("files", f"data.root={folder / 'nowhere'}").source).load("train")
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ssl_framework.build import build_data
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.images.files import Files
 from ssl_framework.data.images.generated import Joined, WithGenerated, join
 from ssl_framework.data.images.store import Mapped
@@ -17,18 +17,18 @@ from ssl_framework.runs.config import config_hash
 from tests.small_runs import SMALL, config
 
 
-def images(n: int, start: int = 0, size: int = 2) -> Images:
+def images(n: int, start: int = 0, size: int = 2) -> Split:
     number = torch.arange(start, start + n).to(torch.uint8)
-    return Images(number[:, None, None, None].expand(n, 3, size, size).contiguous(), number.long() % 2)
+    return Split(number[:, None, None, None].expand(n, 3, size, size).contiguous(), number.long() % 2)
 
 
 class Given:
     """A source of one set."""
 
-    def __init__(self, pretrain: Images, test: Images | None = None) -> None:
+    def __init__(self, pretrain: Split, test: Split | None = None) -> None:
         self.pretrain, self.test = pretrain, test or pretrain
 
-    def load(self, split: str) -> Images:
+    def load(self, split: str) -> Split:
         return self.test if split == "test" else self.pretrain
 
 
@@ -37,19 +37,19 @@ def test_real_images_come_first_and_evaluators_see_them_alone() -> None:
     source = WithGenerated(Given(real, test), Given(images(4, 50)))
     joined, train = source.load("pretrain"), source.load("train")
     assert joined.real == 5 and joined.label is None and not joined.labelled
-    assert joined.pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 50, 51, 52, 53]
-    assert torch.equal(train.pixels, real.pixels) and train.real is None and train.label is real.label
-    assert train.pixels.data_ptr() == joined.pixels.data_ptr()  # the same memory
+    assert joined.rows[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 50, 51, 52, 53]
+    assert torch.equal(train.rows, real.rows) and train.real is None and train.label is real.label
+    assert train.rows.data_ptr() == joined.rows.data_ptr()  # the same memory
     assert source.load("test") is test and source.load("pretrain") is joined
 
 
 def test_sets_on_disk_are_joined_without_being_read(tmp_path: Path) -> None:
-    np.save(tmp_path / "real.npy", images(5).pixels.numpy())
-    real = images(5)._replace(pixels=Mapped(tmp_path / "real.npy"))
+    np.save(tmp_path / "real.npy", images(5).rows.numpy())
+    real = images(5)._replace(rows=Mapped(tmp_path / "real.npy"))
     for first, second in ((real, images(4, 50)), (images(5), real), (real, real)):
-        joined = join(first, second).pixels
+        joined = join(first, second).rows
         assert isinstance(joined, Joined)
-        numbers = [*range(5), *second.pixels[torch.arange(len(second.pixels))][:, 0, 0, 0].tolist()]
+        numbers = [*range(5), *second.rows[torch.arange(len(second.rows))][:, 0, 0, 0].tolist()]
         assert joined.shape == (len(numbers), 3, 2, 2) == (len(joined), 3, 2, 2)
         for index in ([7, 0, 4, 5, 0], [1], [8]):
             at = torch.tensor(index) % len(numbers)
@@ -61,7 +61,7 @@ def test_sets_on_disk_are_joined_without_being_read(tmp_path: Path) -> None:
 def test_what_cannot_lie_side_by_side_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\[3, 2, 2\] .* the generated ones \[3, 4, 4\]: store both at one size"):
         join(images(3), images(3, size=4))
-    files = images(2)._replace(pixels=Files([Path("a"), Path("b")], 2, 3, 0))
+    files = images(2)._replace(rows=Files([Path("a"), Path("b")], 2, 3, 0))
     for pair in ((files, images(2)), (images(2), files)):
         with pytest.raises(ValueError, match="choose data=folder or data=store, or generated=none"):
             join(*pair)
@@ -78,15 +78,15 @@ def test_files_and_arrays_are_read_red_first(tmp_path: Path) -> None:
         cfg = config("method=adainf", *SMALL, *f"generated={choice}".split())
         pretrain = build_data(cfg).pretrain
         assert pretrain.shape == (48 + 4, 3, 32, 32) and pretrain.real == 48
-        assert pretrain.pixels[48:, 0].eq(255).all() and pretrain.pixels[48:, 1:].eq(0).all()
+        assert pretrain.rows[48:, 0].eq(255).all() and pretrain.rows[48:, 1:].eq(0).all()
 
 
 def test_further_shapes_are_drawn_as_the_data_set_is() -> None:
     few = ("generated.source.num_train=30", "data.source.saturation=0")
     data = build_data(config("method=adainf", *SMALL, *few))
-    generated = data.pretrain.pixels[48:]
+    generated = data.pretrain.rows[48:]
     assert len(generated) == 30 and torch.equal(generated[:, 0], generated[:, 2])  # grey, too
-    assert not any(torch.equal(image, real) for image in generated for real in data.pretrain.pixels[:48])
+    assert not any(torch.equal(image, real) for image in generated for real in data.pretrain.rows[:48])
     assert data.num_batches() == 48 // 8  # steps of an epoch without them
     plain = build_data(config("method=simclr", "generated=shapes", *SMALL, *few))
     assert plain.num_batches() == 78 // 8

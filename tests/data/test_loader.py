@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,19 +18,23 @@ from torch import Tensor
 
 from ssl_framework.data import loader as loader_module
 from ssl_framework.data import residence
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.images.store import Mapped
-from ssl_framework.data.loader import HostLoader, Loader, ResidentLoader, ahead, resident
+from ssl_framework.data.loader import HostLoader, Loader, ResidentLoader, ahead, each_tensor, resident, tensors_of
 from ssl_framework.types import Samples
 
 CPU = torch.device("cpu")
 
 
-def images(n: int = 23) -> Images:
+def images(n: int = 23) -> Split:
     """Image i is filled with i and has label i modulo 3."""
     number = torch.arange(n)
-    return Images(number.to(torch.uint8)[:, None, None, None].expand(n, 1, 2, 2).contiguous(), number % 3)
+    return Split(number.to(torch.uint8)[:, None, None, None].expand(n, 1, 2, 2).contiguous(), number % 3)
+
+
+TEXT = {"text": torch.arange(23, dtype=torch.int32)[:, None] + 100}
+"""A further modality of ``images()``: sample i says 100 + i."""
 
 
 def indices(loader: Loader, epoch: int) -> list[list[int]]:
@@ -45,8 +50,39 @@ def test_an_epoch_is_a_permutation_without_its_ragged_end() -> None:
 
 def test_images_labels_and_indices_belong_together() -> None:
     for batch in ResidentLoader(images(), 5, seed=0):
-        assert batch.images[:, 0, 0, 0].tolist() == batch.index.tolist()
+        assert batch.inputs[:, 0, 0, 0].tolist() == batch.index.tolist()
         assert batch.label is not None and batch.label.tolist() == [i % 3 for i in batch.index.tolist()]
+
+
+@pytest.mark.parametrize("loader", [ResidentLoader, lambda split, *rest, **k: HostLoader(split, CPU, *rest, **k)])
+def test_what_stands_beside_a_sample_comes_with_it_and_changes_no_order(loader: Any) -> None:
+    with_text = images()._replace(beside=TEXT)
+    batches = list(loader(with_text, 5, seed=0, served=2))
+    assert [batch.index.tolist() for batch in batches] == indices(ResidentLoader(images(), 5, seed=0, served=2), 0)
+    for batch in batches:
+        assert batch.beside["text"].dtype == torch.int32
+        assert batch.beside["text"][:, 0].tolist() == [100 + i for i in batch.index.tolist()]
+    moved = each_tensor(batches[0], lambda x: x + 1)
+    assert torch.equal(moved.beside["text"], batches[0].beside["text"] + 1)  # type: ignore[index]
+    assert any(x is batches[0].beside["text"] for x in tensors_of(batches[0]))
+    assert next(iter(loader(images(), 5, seed=0))).beside is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32])
+def test_samples_of_any_shape_and_type_are_served_as_they_are(dtype: torch.dtype) -> None:
+    series = torch.arange(23 * 6).view(23, 2, 3).to(dtype)
+    for loader in (ResidentLoader(Split(series), 5, seed=0), HostLoader(Split(series), CPU, 5, seed=0)):
+        for batch in loader:
+            assert batch.inputs.dtype == dtype and torch.equal(batch.inputs, series[batch.index])
+
+
+def test_a_split_says_its_shape_and_picks_samples_with_all_that_belongs_to_them() -> None:
+    split = Split(torch.zeros(23, 2, 7), torch.arange(23), beside=TEXT, numbers={"length": torch.arange(23) * 2})
+    assert split.shape == (23, 2, 7) and split.values_each == 14 and Split(torch.arange(5)).values_each == 1
+    some = split.picked(torch.tensor([4, 2]))
+    assert some.shape == (2, 2, 7) and some.label.tolist() == [4, 2]  # type: ignore[union-attr]
+    assert some.beside["text"].flatten().tolist() == [104, 102]  # type: ignore[index]
+    assert some.numbers["length"].tolist() == [8, 4] and some.prompts is None  # type: ignore[index]
 
 
 def test_the_order_is_a_function_of_seed_and_epoch_not_of_history() -> None:
@@ -79,7 +115,7 @@ class OneSet:
     def __init__(self, labelled: bool) -> None:
         self.images = images() if labelled else images()._replace(label=None)
 
-    def load(self, split: str) -> Images:
+    def load(self, split: str) -> Split:
         return self.images
 
 
@@ -93,17 +129,17 @@ def test_a_set_smaller_than_the_batch_is_refused_with_the_largest_that_works() -
 # --- images that are not resident
 
 
-def mapped(folder: Path) -> Images:
+def mapped(folder: Path) -> Split:
     """The set of ``images()``, in a mapped file."""
-    np.save(folder / "train.npy", images().pixels.numpy())
-    return images()._replace(pixels=Mapped(folder / "train.npy"))
+    np.save(folder / "train.npy", images().rows.numpy())
+    return images()._replace(rows=Mapped(folder / "train.npy"))
 
 
 def assert_same(a: list[Samples], b: list[Samples]) -> None:
     assert len(a) == len(b) > 0
     for x, y in zip(a, b, strict=True):
-        assert torch.equal(x.images, y.images) and torch.equal(x.index, y.index) and torch.equal(x.label, y.label)
-        assert x.images.dtype == y.images.dtype == torch.uint8
+        assert torch.equal(x.inputs, y.inputs) and torch.equal(x.index, y.index) and torch.equal(x.label, y.label)
+        assert x.inputs.dtype == y.inputs.dtype == torch.uint8
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])
@@ -161,29 +197,29 @@ def test_an_iteration_that_is_left_ends_its_thread() -> None:
 
 
 def test_a_set_within_the_share_of_memory_is_read_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(loader_module, "free_memory", lambda _: 2 * images().pixels.numel())
+    monkeypatch.setattr(loader_module, "free_memory", lambda _: 2 * images().rows.numel())
     monkeypatch.setattr(loader_module, "COPY_BYTES", 20)  # five images at once
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        whole = resident(mapped(tmp_path).pixels, CPU, 0.5)
-    assert isinstance(whole, Tensor) and torch.equal(whole, images().pixels)
+        whole = resident(mapped(tmp_path).rows, CPU, 0.5)
+    assert isinstance(whole, Tensor) and torch.equal(whole, images().rows)
 
 
 def test_a_larger_set_stays_where_it_is_and_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(loader_module, "free_memory", lambda _: 2 * images().pixels.numel() - 1)
+    monkeypatch.setattr(loader_module, "free_memory", lambda _: 2 * images().rows.numel() - 1)
     words = r"the training images take .*, more than data\.resident_share=0\.5 of the .* of cpu: they stay on disk"
     with pytest.warns(UserWarning, match=words):
-        assert resident(mapped(tmp_path).pixels, CPU, 0.5) is None
+        assert resident(mapped(tmp_path).rows, CPU, 0.5) is None
     with pytest.warns(UserWarning, match=r"free memory of meta: they stay in the host's memory, and batches are made"):
-        assert resident(images().pixels, torch.device("meta"), 0.5) is None
+        assert resident(images().rows, torch.device("meta"), 0.5) is None
     monkeypatch.setattr(residence, "rank", lambda: 1)  # the other ranks say nothing
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert resident(mapped(tmp_path).pixels, CPU, 0.5) is None
+        assert resident(mapped(tmp_path).rows, CPU, 0.5) is None
 
 
 def test_images_in_memory_are_not_copied_for_training_there() -> None:
-    pixels = images().pixels
+    pixels = images().rows
     assert resident(pixels, CPU, 0.0) is pixels
 
 
@@ -193,7 +229,7 @@ class OnDisk:
     def __init__(self, folder: Path) -> None:
         self.images = mapped(folder)
 
-    def load(self, split: str) -> Images:
+    def load(self, split: str) -> Split:
         return self.images
 
 
@@ -238,6 +274,6 @@ def test_free_memory_is_what_is_available_within_the_limit_shared_by_the_process
 def test_batches_arrive_on_the_gpu_as_they_were(tmp_path: Path) -> None:
     for given in (images(), mapped(tmp_path)):
         there = list(HostLoader(given, torch.device("cuda", 0), 5, seed=0))
-        assert all(batch.images.is_cuda and batch.index.is_cuda and batch.label.is_cuda for batch in there)
+        assert all(batch.inputs.is_cuda and batch.index.is_cuda and batch.label.is_cuda for batch in there)
         expected = list(ResidentLoader(images(), 5, seed=0))
-        assert_same([Samples(b.images.cpu(), b.index.cpu(), b.label.cpu()) for b in there], expected)
+        assert_same([Samples(b.inputs.cpu(), b.index.cpu(), b.label.cpu()) for b in there], expected)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.pseudo_labels import AutoEncoder, Classes, DenoisingClusters, LabelFile, clusters
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.folder import read_json
@@ -16,10 +16,10 @@ from tests.training.test_resume import assert_identical, interrupt_at, sigterm
 CPU = torch.device("cpu")
 
 
-def two_kinds(n: int = 24) -> Images:
+def two_kinds(n: int = 24) -> Split:
     """Bright and dark noise, alternating."""
     noise = torch.randint(0, 40, (n, 3, 9, 9), generator=torch.Generator().manual_seed(0))
-    return Images((noise + 200 * (torch.arange(n) % 2)[:, None, None, None]).to(torch.uint8), torch.arange(n) % 3)
+    return Split((noise + 200 * (torch.arange(n) % 2)[:, None, None, None]).to(torch.uint8), torch.arange(n) % 3)
 
 
 def denoising(**changed: object) -> DenoisingClusters:
@@ -39,7 +39,7 @@ def test_the_auto_encoder_learns_to_remove_noise() -> None:
     images = two_kinds()
     torch.manual_seed(0)
     coder = AutoEncoder(3, [4, 8])
-    clean = images.pixels.float() / 255
+    clean = images.rows.float() / 255
     before = (coder(clean) - clean).square().mean()
     denoising(epochs=20, lr=1e-2).train(coder, images, CPU)
     assert (coder(clean) - clean).square().mean() < before / 3

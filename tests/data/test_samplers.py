@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ssl_framework.data import loader as loader_module
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.loader import Loader, ResidentLoader
 from ssl_framework.data.samplers import ClassBalanced, Distinct, Inflated, Population, Same, Sampler, Uniform
@@ -126,7 +126,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(name: str) -> None:
 def loader(name: str, served: int = 0) -> Loader:
     sampler, population = POPULATIONS[name]
     pixels = torch.arange(population.count).to(torch.uint8)[:, None, None, None]
-    return ResidentLoader(Images(pixels), 4, 5, served, partial(sampler.batches, population, 4))
+    return ResidentLoader(Split(pixels), 4, 5, served, partial(sampler.batches, population, 4))
 
 
 def indices(given: Loader, epoch: int) -> list[list[int]]:
@@ -176,8 +176,8 @@ def test_what_cannot_be_is_refused() -> None:
 
 
 class OneSet:
-    def load(self, split: str) -> Images:
-        return Images(torch.zeros(len(GROUP), 1, 2, 2, dtype=torch.uint8), GROUP)
+    def load(self, split: str) -> Split:
+        return Split(torch.zeros(len(GROUP), 1, 2, 2, dtype=torch.uint8), GROUP)
 
 
 @pytest.mark.parametrize(

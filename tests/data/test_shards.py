@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from ssl_framework.build import build
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.images import shards as shards_module
 from ssl_framework.data.images.litdata_shards import write_litdata
 from ssl_framework.data.images.shards import Piece, ShardLoader, Shards, cut
@@ -45,7 +45,7 @@ def as_png(image: Tensor) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def shapes() -> dict[str, Images]:
+def shapes() -> dict[str, Split]:
     """The images that the shards are made of."""
     cfg = config(f"data.source.num_train={NUM_TRAIN}", f"data.source.num_test={NUM_TEST}", "data.image_size=16")
     source = build(cfg.data.source)
@@ -53,12 +53,12 @@ def shapes() -> dict[str, Images]:
 
 
 @pytest.fixture(scope="module")
-def root(shapes: dict[str, Images], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(shapes: dict[str, Split], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """<library>/train and <library>/test."""
     folder = tmp_path_factory.mktemp("shards")
     for split, images in shapes.items():
-        assert images.label is not None and isinstance(images.pixels, Tensor)
-        encoded = list(zip(map(as_png, images.pixels), images.label.tolist(), strict=True))
+        assert images.label is not None and isinstance(images.rows, Tensor)
+        encoded = list(zip(map(as_png, images.rows), images.label.tolist(), strict=True))
         for name in NAMES:
             WRITE[name](encoded, folder / name / split, PER_SHARD)
     return folder
@@ -90,7 +90,7 @@ def same(a: list[Samples], b: list[Samples]) -> bool:
     """Whether all tensors are equal."""
     assert len(a) == len(b)
     return all(
-        torch.equal(x.images, y.images) and torch.equal(x.index, y.index) and torch.equal(x.label, y.label)
+        torch.equal(x.inputs, y.inputs) and torch.equal(x.index, y.index) and torch.equal(x.label, y.label)
         for x, y in zip(a, b, strict=True)
     )
 
@@ -136,14 +136,14 @@ def test_with_a_batch_that_divides_the_set_an_epoch_is_all_of_it(name: str, root
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_images_labels_and_indices_belong_together(name: str, root: Path, shapes: dict[str, Images]) -> None:
+def test_images_labels_and_indices_belong_together(name: str, root: Path, shapes: dict[str, Split]) -> None:
     train = shapes["train"]
     for batch in batches(pretrain(name, root).loader(8, seed=0)):
         assert (
-            isinstance(batch.images, Tensor) and batch.images.dtype == torch.uint8 and batch.index.dtype == torch.int64
+            isinstance(batch.inputs, Tensor) and batch.inputs.dtype == torch.uint8 and batch.index.dtype == torch.int64
         )
         assert batch.label is not None and train.label is not None
-        assert torch.equal(batch.images, train.pixels[batch.index])
+        assert torch.equal(batch.inputs, train.rows[batch.index])
         assert torch.equal(batch.label, train.label[batch.index])
 
 
@@ -242,26 +242,26 @@ def test_resuming_does_not_open_shards_whose_samples_were_all_served(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_evaluators_get_images_in_memory(name: str, root: Path, shapes: dict[str, Images]) -> None:
+def test_evaluators_get_images_in_memory(name: str, root: Path, shapes: dict[str, Split]) -> None:
     loaded = source(name, root)
     for split in ("train", "test"):
         images = loaded.load(split)
-        assert isinstance(images, Images) and images is loaded.load(split) and images.label is not None
-        assert torch.equal(images.pixels, shapes[split].pixels) and torch.equal(images.label, shapes[split].label)
+        assert isinstance(images, Split) and images is loaded.load(split) and images.label is not None
+        assert torch.equal(images.rows, shapes[split].rows) and torch.equal(images.label, shapes[split].label)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_fewer_images_for_evaluators_come_from_all_shards(name: str, root: Path, shapes: dict[str, Images]) -> None:
+def test_fewer_images_for_evaluators_come_from_all_shards(name: str, root: Path, shapes: dict[str, Split]) -> None:
     images = source(name, root, "data.eval_samples=18").load("train")
     expected = [7 * shard + i for shard in range(8) for i in range(2)] + [56, 57]  # 18 of 61: two of each shard
-    assert torch.equal(images.pixels, shapes["train"].pixels[expected])
+    assert torch.equal(images.rows, shapes["train"].rows[expected])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_without_labels_or_test_shards_there_is_nothing_to_score(
-    name: str, tmp_path: Path, shapes: dict[str, Images]
+    name: str, tmp_path: Path, shapes: dict[str, Split]
 ) -> None:
-    WRITE[name](((as_png(image), None) for image in shapes["test"].pixels), tmp_path / name / "train", PER_SHARD)
+    WRITE[name](((as_png(image), None) for image in shapes["test"].rows), tmp_path / name / "train", PER_SHARD)
     loaded = source(name, tmp_path, "data.test_shards=null", "data.num_streams=2")
     shards, train, test = (loaded.load(split) for split in ("pretrain", "train", "test"))
     assert not shards.labelled and all(batch.label is None for batch in shards.loader(8, seed=0))
@@ -279,7 +279,7 @@ def test_images_of_any_size_and_kind_are_brought_to_one(tmp_path: Path) -> None:
     for name in NAMES:
         WRITE[name](encoded, tmp_path / name / "train", 1)
         (batch,) = pretrain(name, tmp_path, "data.test_shards=null", "data.num_streams=1").loader(4, seed=0)
-        colour = dict(zip(batch.index.tolist(), batch.images.float().mean((2, 3)).round().int().tolist(), strict=True))
+        colour = dict(zip(batch.index.tolist(), batch.inputs.float().mean((2, 3)).round().int().tolist(), strict=True))
         for i, expected in enumerate([[200, 30, 90], [100] * 3, [200, 30, 90], [255] * 3]):
             assert max(abs(a - b) for a, b in zip(colour[i], expected, strict=True)) <= 4  # JPEG and WebP lose a little
 
@@ -532,11 +532,11 @@ def test_chunks_that_are_damaged_or_not_there_are_named(root: Path, tmp_path: Pa
         pretrain("litdata", tmp_path)
 
 
-def test_other_names_and_image_kinds_of_litdata(tmp_path: Path, shapes: dict[str, Images]) -> None:
+def test_other_names_and_image_kinds_of_litdata(tmp_path: Path, shapes: dict[str, Split]) -> None:
     import litdata
     from litdata.streaming.cache import Cache
 
-    pixels = shapes["test"].pixels
+    pixels = shapes["test"].rows
     for kind in (litdata.Image, litdata.Jpeg):
         writer = Cache(str(tmp_path / "litdata" / kind.__name__), chunk_size=3)
         for number in range(6):
@@ -545,7 +545,7 @@ def test_other_names_and_image_kinds_of_litdata(tmp_path: Path, shapes: dict[str
         writer.merge()
         keys = ("data.image_key=picture", "data.label_key=class", "data.test_shards=null", "data.num_streams=2")
         (batch,) = pretrain("litdata", tmp_path, *keys, f"data.train_shards={kind.__name__}").loader(6, seed=0)
-        far = (batch.images.int() - pixels[batch.index].int()).abs().float().mean()
+        far = (batch.inputs.int() - pixels[batch.index].int()).abs().float().mean()
         assert far < (5 if kind is litdata.Jpeg else 1e-9) and torch.equal(batch.label, batch.index)
 
 

@@ -43,8 +43,8 @@ def assert_same(a: Any, b: Any) -> None:
     """Two sources with the same images, labels and classes in every split."""
     for split in SPLITS:
         x, y = a.load(split), b.load(split)
-        everything = torch.arange(len(x.pixels))
-        assert x.shape == y.shape and torch.equal(x.pixels[everything], y.pixels[everything]), split
+        everything = torch.arange(len(x.rows))
+        assert x.shape == y.shape and torch.equal(x.rows[everything], y.rows[everything]), split
         assert x.classes == y.classes and (x.label is y.label is None or torch.equal(x.label, y.label)), split
 
 
@@ -96,7 +96,7 @@ def test_a_damaged_mapped_file_is_named(tmp_path: Path, damage: str) -> None:
 def test_a_store_holds_what_decoding_into_memory_gives(images: Path, tmp_path: Path, capsys: Any) -> None:
     source = made(images, tmp_path / "out")
     assert capsys.readouterr().out == f"{tmp_path / 'out'}: 10 train and 2 test images 8x8x3, 2 classes, 0.00 GB\n"
-    assert isinstance(source.load("train").pixels, Mapped) and source.load("pretrain") is source.load("train")
+    assert isinstance(source.load("train").rows, Mapped) and source.load("pretrain") is source.load("train")
     assert_same(source, folder_source(images, image_size=8, stored_size=8))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out"]  # nothing temporary is left
     given = json.loads((tmp_path / "out" / "store.json").read_text())
@@ -109,7 +109,7 @@ def test_a_store_of_grey_pictures_without_labels_or_test(images: Path, tmp_path:
     source.channels = 1
     expected = folder_source(images / "a", channels=1, test_fraction=0).load("train")
     train = source.load("train")
-    assert torch.equal(train.pixels[torch.arange(6)], expected.pixels) and train.label is None
+    assert torch.equal(train.rows[torch.arange(6)], expected.rows) and train.label is None
     with pytest.raises(ValueError, match=r"has no test images: make it again with --test-fraction above 0"):
         source.load("test")
 
@@ -125,7 +125,7 @@ def test_unreadable_files_are_refused_or_left_out_of_a_store(images: Path, tmp_p
         source = made(images, tmp_path / "out", *arguments, "--on-error", "skip")
         expected = folder_source(images, test_fraction=0, on_error="skip").load("train")
     train = source.load("train")
-    assert torch.equal(train.pixels[torch.arange(12)], expected.pixels)
+    assert torch.equal(train.rows[torch.arange(12)], expected.rows)
     assert train.label.tolist() == expected.label.tolist() == [0] * 6 + [1] * 6
     assert json.loads((tmp_path / "out" / "store.json").read_text())["skipped"] == {"train": 2}
 
@@ -137,7 +137,7 @@ def test_a_store_is_not_overwritten(images: Path, tmp_path: Path) -> None:
         made(images, tmp_path / "out")
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
     (tmp_path / "empty").mkdir()
-    assert len(made(images, tmp_path / "empty").load("train").pixels) == 10
+    assert len(made(images, tmp_path / "empty").load("train").rows) == 10
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_folder_too_large_for_the_memory_is_mapped_and_used_again(
     with pytest.warns(UserWarning, match=r"more than data.resident_share=0.0 .*: making a memory-mapped store in"):
         first = from_disk(images)
         first.load("test")
-    assert len(decoded) == 12 and isinstance(first.load("train").pixels, Mapped)
+    assert len(decoded) == 12 and isinstance(first.load("train").rows, Mapped)
     with pytest.warns(UserWarning, match=r"using the memory-mapped store in .*\.ssl_framework"):
         second = from_disk(images)
         second.load("train")
@@ -241,9 +241,9 @@ def test_other_files_or_settings_are_another_store(images: Path) -> None:
     assert len(stores(images)) == 2 and before not in stores(images)  # the one of the old files is gone
     Image.new("RGB", (9, 9)).save(images / "b" / "7.png")
     changed = from_disk(images)
-    assert len(changed.load("train").pixels) + len(changed.load("test").pixels) == 13
+    assert len(changed.load("train").rows) + len(changed.load("test").rows) == 13
     assert_same(changed, folder_source(images))
-    assert source.load("train").pixels[torch.arange(3)].shape == (3, 3, 8, 8)  # a run on the old store goes on
+    assert source.load("train").rows[torch.arange(3)].shape == (3, 3, 8, 8)  # a run on the old store goes on
 
 
 @pytest.mark.filterwarnings("ignore:.*memory-mapped store")
@@ -333,8 +333,8 @@ def test_what_fits_the_share_is_decoded_into_memory(images: Path, monkeypatch: p
     needed = 12 * 3 * 8 * 8
     monkeypatch.setattr(folder, "free_memory", lambda: 2 * needed)
     source = folder_source(images, resident_share=0.5)
-    assert isinstance(source.load("train").pixels, torch.Tensor) and not (images / ".ssl_framework").exists()
+    assert isinstance(source.load("train").rows, torch.Tensor) and not (images / ".ssl_framework").exists()
     monkeypatch.setattr(folder, "free_memory", lambda: 2 * needed - 2)
-    assert isinstance(source.load("test").pixels, torch.Tensor)  # decided once for both splits
+    assert isinstance(source.load("test").rows, torch.Tensor)  # decided once for both splits
     with pytest.warns(UserWarning, match="making a memory-mapped store"):
-        assert isinstance(folder_source(images, resident_share=0.5).load("train").pixels, Mapped)
+        assert isinstance(folder_source(images, resident_share=0.5).load("train").rows, Mapped)

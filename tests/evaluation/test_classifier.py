@@ -191,7 +191,7 @@ def test_the_answers_judged_are_those_of_the_student_on_clean_images_in_eval_mod
     assert evaluation.score(evaluation.features_of(module), data, module.student) == {}
     module.eval()
     with torch.no_grad():
-        expected = module.student.encode(module.views.clean(data.test.pixels))["classifier"]
+        expected = module.student.encode(module.views.clean(data.test.rows))["classifier"]
     torch.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-5)
     assert extract_frozen(module, data.test).shape[1] == module.student.heads["classifier"].linear.in_features
 

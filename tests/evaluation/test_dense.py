@@ -93,7 +93,7 @@ def test_scores_are_those_of_scikit_learn() -> None:
 class Position(torch.nn.Module):
     """A backbone whose map holds at every position the pixel's colour, which says where in the image it was."""
 
-    timm_name = "position"
+    name = "position"
 
     def spatial(self, x: Tensor) -> Tensor:
         return torch.nn.functional.adaptive_avg_pool2d(x, 8)  # [B, C, 8, 8]
@@ -105,7 +105,7 @@ def looked_at(backbone: Any, images: Tensor, channels: int) -> Any:
     student = torch.nn.Module()
     student.backbone = backbone
     module = SimpleNamespace(student=student, views=views, device=torch.device("cpu"))
-    return module, SimpleNamespace(test=SimpleNamespace(pixels=images))
+    return module, SimpleNamespace(test=SimpleNamespace(rows=images))
 
 
 def test_features_that_say_the_place_correspond_perfectly_and_equal_ones_by_chance() -> None:

@@ -14,14 +14,14 @@ from sklearn.preprocessing import StandardScaler
 
 from ssl_framework.build import build, build_data, build_module
 from ssl_framework.commands.evaluate import evaluate
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.evaluation.features import (
     Frozen,
     extract,
     extract_frozen,
     extract_layers,
-    images_at_once,
-    raw_pixels,
+    raw_input,
+    samples_at_once,
 )
 from ssl_framework.evaluation.frozen import FrozenEvaluation
 from ssl_framework.evaluation.probes.knn import KNN, largest, neighbours
@@ -32,6 +32,7 @@ from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.heads import Head
 from ssl_framework.runs.folder import read_json
+from ssl_framework.views.image import Views
 from tests.small_runs import config, run_in, small
 
 
@@ -160,7 +161,7 @@ def test_bad_settings_are_refused(build, words: str) -> None:  # type: ignore[no
 
 
 def test_extraction_keeps_the_order_over_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssl_framework.evaluation.features.CHUNK_PIXELS", 7 * 16)
+    monkeypatch.setattr("ssl_framework.evaluation.features.CHUNK_VALUES", 3 * 7 * 16)
     pixels = torch.randint(0, 256, (30, 3, 4, 4), dtype=torch.uint8)
     sizes = []
 
@@ -168,15 +169,15 @@ def test_extraction_keeps_the_order_over_chunks(monkeypatch: pytest.MonkeyPatch)
         sizes.append(len(x))
         return x.flatten(1)
 
-    assert torch.equal(extract(embed, Images(pixels, None), "cpu"), pixels.flatten(1).float())
+    assert torch.equal(extract(embed, Split(pixels, None), "cpu"), pixels.flatten(1).float())
     assert sizes == [7, 7, 7, 7, 2]
 
 
 @pytest.mark.parametrize(
     ("device", "side", "count"), [("cpu", 32, 128), ("cpu", 224, 2), ("cpu", 999, 1), ("cuda", 32, 2048)]
 )
-def test_as_many_images_at_once_as_the_device_does_well(device: str, side: int, count: int) -> None:
-    assert images_at_once(Images(torch.empty(1, 3, side, side, dtype=torch.uint8), None), device) == count
+def test_as_many_samples_at_once_as_the_device_does_well(device: str, side: int, count: int) -> None:
+    assert samples_at_once(Split(torch.empty(1, 3, side, side, dtype=torch.uint8), None), device) == count
 
 
 def test_extraction_is_in_eval_mode_and_restores_every_mode_and_buffer() -> None:
@@ -190,13 +191,13 @@ def test_extraction_is_in_eval_mode_and_restores_every_mode_and_buffer() -> None
     assert {name: part.training for name, part in module.named_modules()} == modes
     assert all(torch.equal(before[name], buffer) for name, buffer in module.named_buffers())
     assert torch.equal(first, extract_frozen(module, data.train))
-    one = extract_frozen(module, Images(data.train.pixels[:1], None))
+    one = extract_frozen(module, Split(data.train.rows[:1], None))
     torch.testing.assert_close(first[:1], one)  # batch statistics would make one image different
 
 
 def test_raw_pixels() -> None:
     pixels = torch.tensor([[[[0, 255]]]], dtype=torch.uint8)
-    assert raw_pixels(Images(pixels, None)).tolist() == [[0.0, 1.0]]
+    assert raw_input(Views([{}], 8, 1, [0.5], [0.5]), Split(pixels, None)).tolist() == [[0.0, 1.0]]
 
 
 def test_probes_warn_only_where_said() -> None:
@@ -299,14 +300,14 @@ def test_every_layer_of_a_head_comes_out_of_one_pass(monkeypatch: pytest.MonkeyP
     """Equal to the layers called one after another, and in the order of the images over chunks."""
     module = build_module(small("byol"), True)
     images = build_data(small("byol")).train
-    monkeypatch.setattr("ssl_framework.evaluation.features.CHUNK_PIXELS", 20 * 32 * 32)
+    monkeypatch.setattr("ssl_framework.evaluation.features.CHUNK_VALUES", 3 * 20 * 32 * 32)
     passes = []
     module.student.backbone.register_forward_hook(lambda *_: passes.append(1))
     layers = extract_layers(module, images, ["projector", "predictor"])
     assert len(passes) == 3  # 48 images
     module.eval()
     with torch.no_grad():
-        h = module.student.backbone(module.views.clean(images.pixels))["pooled"]
+        h = module.student.backbone(module.views.clean(images.rows))["pooled"]
         expected = {"": h}
         for name in ("projector", "predictor"):
             first, last = module.student.heads[name].layers[:3], module.student.heads[name].layers[3:]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssl_framework.build import build, build_module
 from ssl_framework.commands.evaluate import evaluate
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.evaluation.after_training.base import AfterRun
 from ssl_framework.evaluation.after_training.finetune import FineTune, Network, augmented_views, batches, layer_groups
@@ -27,7 +27,7 @@ CROPS = {"scale": [0.766, 1.0], "ratio": [1.0, 1.0], "flip": 0.5}
 SHIPPED = ["dense", "finetune", "linear_augmented", "semi_supervised_finetune"]
 
 
-def bars(n: int, classes: int, seed: int, shuffled: bool = False) -> Images:
+def bars(n: int, classes: int, seed: int, shuffled: bool = False) -> Split:
     """Horizontal bars, as many rows bright as the class says, with noise: flips and crops keep the class."""
     generator = torch.Generator().manual_seed(seed)
     label = torch.arange(n) % classes
@@ -35,13 +35,13 @@ def bars(n: int, classes: int, seed: int, shuffled: bool = False) -> Images:
     pixels = 60 + 120 * bright[:, None, :, None] + torch.randint(40, (n, 1, 16, 16), generator=generator)
     if shuffled:
         label = label[torch.randperm(n, generator=generator)]
-    return Images(pixels.to(torch.uint8), label)
+    return Split(pixels.to(torch.uint8), label)
 
 
-def noise(n: int, seed: int) -> Images:
+def noise(n: int, seed: int) -> Split:
     """Of no class, so that the answers are a matter of chance."""
     generator = torch.Generator().manual_seed(seed)
-    return Images(torch.randint(256, (n, 1, 16, 16), generator=generator, dtype=torch.uint8), torch.arange(n) % 3)
+    return Split(torch.randint(256, (n, 1, 16, 16), generator=generator, dtype=torch.uint8), torch.arange(n) % 3)
 
 
 class Data:
@@ -49,7 +49,7 @@ class Data:
 
     has_labels = DataModule.has_labels
 
-    def __init__(self, train: Images, test: Images) -> None:
+    def __init__(self, train: Split, test: Split) -> None:
         self.train, self.test = train, test
 
 
@@ -268,7 +268,7 @@ def test_the_step_is_that_of_the_rate_of_the_layer_and_the_schedule() -> None:
 def test_the_images_of_a_share_are_those_of_the_linear_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     data, seen = toy(num_train=240), {}
 
-    def fit(self: Any, module: SSLModule, images: Images, rows: Tensor, label: Tensor, epochs: int) -> Network:
+    def fit(self: Any, module: SSLModule, images: Split, rows: Tensor, label: Tensor, epochs: int) -> Network:
         seen["tuned", epochs] = rows
         return Network(module.student.backbone, 3, torch.Generator())
 
@@ -295,7 +295,7 @@ def test_every_epoch_has_every_image_once_in_an_order_of_its_own() -> None:
     assert all(order.sort().values.tolist() == rows.tolist() for order in orders)
     assert orders[0].tolist() != orders[1].tolist()
     for samples in served:
-        assert torch.equal(samples.images, data.train.pixels[samples.index])  # type: ignore[index]
+        assert torch.equal(samples.inputs, data.train.rows[samples.index])  # type: ignore[index]
         assert torch.equal(samples.label, data.train.label[samples.index])  # type: ignore[arg-type]
     assert len(list(batches(data.train, rows, data.train.label, 1, 6, 0, views))) == 3
 

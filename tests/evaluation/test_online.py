@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ssl_framework.build import build, build_module
 from ssl_framework.commands.evaluate import evaluate
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.evaluation.during_training.online_linear import OnlineLinear, check_clean_view, count_classes
 from ssl_framework.evaluation.features import Accuracy, Frozen
 from ssl_framework.evaluation.frozen import FrozenEvaluation
@@ -150,7 +150,7 @@ def test_a_student_that_sees_mixtures_alone_is_refused() -> None:
 def data_of(pretrain: Tensor | None, train: Tensor | None, test: Tensor | None) -> Any:
     pixels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     return SimpleNamespace(**{
-        name: Images(pixels, label) for name, label in (("pretrain", pretrain), ("train", train), ("test", test))
+        name: Split(pixels, label) for name, label in (("pretrain", pretrain), ("train", train), ("test", test))
     })  # fmt: skip
 
 
@@ -200,7 +200,7 @@ def test_references_and_layers_of_heads_are_not_scored_by_it() -> None:
     online = classifier(4, 3)
     data = SimpleNamespace(**vars(data_of(*[torch.arange(4)] * 3)), has_labels=True)
 
-    def features(images: Images) -> dict[str, Tensor]:
+    def features(images: Split) -> dict[str, Tensor]:
         return {"": rows(4, 3), "projector.1": rows(4, 9)}
 
     evaluation = FrozenEvaluation({}, 0, online_linear=online)

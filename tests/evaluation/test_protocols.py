@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.evaluation.features import Accuracy, Frozen, intervals, plain
 from ssl_framework.evaluation.frozen import FrozenEvaluation
@@ -82,8 +82,8 @@ def test_an_accuracy_survives_the_way_to_other_ranks_and_into_files() -> None:
 
 def data_of(label: torch.Tensor | None) -> Any:
     class Data:
-        train = Images(torch.zeros(8, 1, 4, 4, dtype=torch.uint8), label)
-        test = Images(torch.zeros(4, 1, 4, 4, dtype=torch.uint8), None if label is None else label[:4])
+        train = Split(torch.zeros(8, 1, 4, 4, dtype=torch.uint8), label)
+        test = Split(torch.zeros(4, 1, 4, 4, dtype=torch.uint8), None if label is None else label[:4])
         has_labels = DataModule.has_labels
 
     return Data()
@@ -99,8 +99,8 @@ def test_measures_see_the_train_split_with_labels_or_without_and_probes_the_rest
     def probe(train: Frozen, test: Frozen) -> dict[str, float]:
         return {"probe/top1": Accuracy(len(test.x), len(test.x))}
 
-    def features(images: Images) -> dict[str, torch.Tensor]:
-        return {"": torch.ones(len(images.pixels), 3)}
+    def features(images: Split) -> dict[str, torch.Tensor]:
+        return {"": torch.ones(len(images.rows), 3)}
 
     both = FrozenEvaluation({"p": probe}, 0, measures={"m": measure, "off": None})  # type: ignore[dict-item]
     assert both.score(features, data_of(torch.arange(8) % 2)) == {"probe/top1": 100.0, "mean": 1.0}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ssl_framework import functional
 from ssl_framework.build import build, build_module
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.evaluation.during_training.view_scores import (
     EDGES,
     HISTOGRAMS,
@@ -115,9 +115,9 @@ def module() -> SSLModule:
     return build_module(small("simclr"), True, 48)
 
 
-def images(n: int = 30, label: Tensor | None = None) -> Images:
+def images(n: int = 30, label: Tensor | None = None) -> Split:
     generator = torch.Generator().manual_seed(0)
-    return Images(torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator), label)
+    return Split(torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator), label)
 
 
 def test_all_scores_are_of_the_chosen_heads_views_in_eval_mode(module: SSLModule) -> None:
@@ -132,7 +132,7 @@ def test_all_scores_are_of_the_chosen_heads_views_in_eval_mode(module: SSLModule
 
     index = torch.randperm(30, generator=torch.Generator().manual_seed(0))[:20].sort().values
     generator = torch.Generator().manual_seed(0)
-    samples = Samples(data.pixels[index], index)
+    samples = Samples(data.rows[index], index)
     views = [*module.views(samples, generator).views, *module.views(samples, generator).views][:3]
     assert not torch.equal(views[0], views[2])
     module.eval()
@@ -172,7 +172,7 @@ def test_what_cannot_be_scored_says_why_and_the_run_goes_on(module: SSLModule) -
 
 def test_views_of_another_size_are_left_out() -> None:
     module = build_module(small("swav", "views=multicrop"), True, 48)
-    generator, samples = torch.Generator().manual_seed(0), Samples(images(5).pixels, torch.arange(5))
+    generator, samples = torch.Generator().manual_seed(0), Samples(images(5).rows, torch.arange(5))
     first, second = (module.views(samples, generator).views for _ in range(2))
     assert {view.shape[-1] for view in first[:2]} == {32} and {view.shape[-1] for view in first[2:]} == {16}
     z = ViewScores(**SETTINGS).embeddings(module, images(5), torch.arange(5))

@@ -184,7 +184,7 @@ def test_alignmix_moves_one_map_onto_the_other(tokens: bool) -> None:
 def samples_of(cfg: object) -> tuple[SSLModule, Samples]:
     data = build_data(cfg).pretrain  # type: ignore[arg-type]
     torch.manual_seed(0)
-    return build_module(cfg, True, data.shape[0]), Samples(data.pixels[:8], torch.arange(8), data.label[:8])  # type: ignore[arg-type, index]
+    return build_module(cfg, True, data.shape[0]), Samples(data.rows[:8], torch.arange(8), data.label[:8])  # type: ignore[arg-type, index]
 
 
 @pytest.mark.parametrize(("method", "mixer"), COMBINED)

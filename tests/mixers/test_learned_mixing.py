@@ -34,7 +34,7 @@ def prepared(*overrides: str) -> tuple[SSLModule, Samples]:
     cfg = small("simclr", *overrides)
     data = build_data(cfg).pretrain
     torch.manual_seed(0)
-    return build_module(cfg, True, data.shape[0]), Samples(data.pixels[:8], torch.arange(8), data.label[:8])  # type: ignore[index]
+    return build_module(cfg, True, data.shape[0]), Samples(data.rows[:8], torch.arange(8), data.label[:8])  # type: ignore[index]
 
 
 def random_maps(seed: int) -> Tensor:
@@ -268,7 +268,7 @@ def three_steps(method: str, *overrides: str) -> tuple[SSLModule, dict[str, Tens
     losses = []
     for step in range(3):
         index = torch.arange(8 * step, 8 * (step + 1))
-        out = module.losses(Samples(data.pixels[index], index, data.label[index]), Clock(step, 0, 3))  # type: ignore[index]
+        out = module.losses(Samples(data.rows[index], index, data.label[index]), Clock(step, 0, 3))  # type: ignore[index]
         optimizer.zero_grad()
         out["loss"].backward()
         assert all(p.grad is not None for p in module.parameters() if p.requires_grad)

@@ -370,7 +370,7 @@ def test_the_rehearsal_before_the_run_changes_nothing(mixer: str) -> None:
     state, drawn = {name: x.clone() for name, x in module.state_dict().items()}, torch.rand(3)
     assert module.mixer is not None
     torch.manual_seed(1)
-    module.mixer.rehearse(module.student, [32, 32], 3)
+    module.mixer.rehearse(module.student, [(3, 32, 32)] * 2)
     assert module.student.training and all(torch.equal(x, state[name]) for name, x in module.state_dict().items())
     after = torch.rand(3)
     torch.manual_seed(1)

@@ -450,7 +450,7 @@ def test_a_step_with_a_mixer_that_looks(mixer: str, half: bool, overrides: tuple
     data = build_data(cfg).pretrain
     module = build_module(cfg, True, data.shape[0])
     index = torch.arange(7)
-    samples = Samples(data.pixels[index], index, None if data.label is None else data.label[index])
+    samples = Samples(data.rows[index], index, None if data.label is None else data.label[index])
     views = module.views(samples).views
     module.views.forward = lambda samples: Batch(views, samples.index, samples.label)  # type: ignore[method-assign]
     with Reads() as reads, torch.autocast("cpu", torch.bfloat16, enabled=half):

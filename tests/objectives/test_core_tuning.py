@@ -138,7 +138,7 @@ def test_micro_batches_reach_both_heads() -> None:
     data = build_data(cfg).pretrain
     module = build_module(cfg, True, data.shape[0])
     assert data.label is not None
-    module.losses(Samples(data.pixels[:8], torch.arange(8), data.label[:8]), Clock(0, 0, 3))["loss"].backward()
+    module.losses(Samples(data.rows[:8], torch.arange(8), data.label[:8]), Clock(0, 0, 3))["loss"].backward()
     assert all(p.grad is not None and p.grad.any() for p in module.student.heads.parameters())
 
 

@@ -267,7 +267,7 @@ def test_the_other_levels_train_every_weight(overrides: tuple[str, str]) -> None
     data = build_data(cfg).pretrain
     module = build_module(cfg, True, data.shape[0])
     assert data.label is not None
-    losses = module.losses(Samples(data.pixels[:8], torch.arange(8), data.label[:8]), Clock(0, 0, 3))
+    losses = module.losses(Samples(data.rows[:8], torch.arange(8), data.label[:8]), Clock(0, 0, 3))
     losses["loss"].backward()
     assert all(p.grad is not None for p in module.parameters() if p.requires_grad)
     assert losses["mixed"] > 0

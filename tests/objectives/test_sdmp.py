@@ -175,7 +175,7 @@ def seen_by(method: str, *overrides: str) -> list[list[int]]:
             return out
 
         encoder.forward = spy
-    module.losses(Samples(data.pixels[:8], torch.arange(8), None), Clock(5, 0, 10))
+    module.losses(Samples(data.rows[:8], torch.arange(8), None), Clock(5, 0, 10))
     return found
 
 

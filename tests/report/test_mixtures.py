@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ssl_framework.commands.show import main
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.report.pictures import mixtures
 from ssl_framework.report.pictures.mixtures import first_of_each_class, framed, mix_images, ownership, rgb
@@ -20,7 +20,7 @@ def test_what_is_drawn_is_what_was_mixed() -> None:
     label = torch.arange(12) % 3
     pixels = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for name, num in (("cutmix", 2), ("patchmix", 3), ("smoothmix", 2)):
-        found = mix_images(config(f"mixer={name}"), Images(pixels, label), name, count=5)
+        found = mix_images(config(f"mixer={name}"), Split(pixels, label), name, count=5)
         assert found.sources.shape == (5, num, 3, 32, 32)
         torch.testing.assert_close(found.sources[:, 0], pixels[[0, 1, 2, 3, 4]] / 255)
         expected = (found.owner[:, :, None] * found.sources).sum(dim=1)
@@ -30,8 +30,8 @@ def test_what_is_drawn_is_what_was_mixed() -> None:
 
 def test_classes_take_turns() -> None:
     pixels = torch.empty(6, 1, 2, 2)
-    assert first_of_each_class(Images(pixels, torch.tensor([1, 1, 0, 1, 0, 5])), 5).tolist() == [2, 0, 5, 4, 1]
-    assert first_of_each_class(Images(pixels), 3).tolist() == [0, 1, 2]
+    assert first_of_each_class(Split(pixels, torch.tensor([1, 1, 0, 1, 0, 5])), 5).tolist() == [2, 0, 5, 4, 1]
+    assert first_of_each_class(Split(pixels), 3).tolist() == [0, 1, 2]
 
 
 def test_colours_and_frames() -> None:

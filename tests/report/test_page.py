@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ssl_framework.commands.show import main
 from ssl_framework.commands.train import MAY_CHANGE
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.knn import KNN
 from ssl_framework.report import page
@@ -225,7 +225,7 @@ def test_nothing_is_read_twice_or_beyond_its_bound(run: Path, tmp_path: Path, mo
     seen = Inspection(run, [], 40, 0)
     read: list[int] = []
 
-    def counted(module: Any, images: Images) -> torch.Tensor:
+    def counted(module: Any, images: Split) -> torch.Tensor:
         read.append(images.shape[0])
         return embedded(module, images)
 
@@ -238,7 +238,7 @@ def test_nothing_is_read_twice_or_beyond_its_bound(run: Path, tmp_path: Path, mo
 def test_features_and_votes_are_those_of_the_evaluation(run: Path, tmp_path: Path) -> None:
     """With all images, the confusion's accuracy is the metric of the run."""
     seen = Inspection(run, [], 1000, 0)
-    assert (len(seen.train.pixels), len(seen.test.pixels)) == (48, 32)
+    assert (len(seen.train.rows), len(seen.test.rows)) == (48, 32)
     assert not seen.module.training
     result = json.loads((run / "result.json").read_text())
     (metric,) = result["metrics"]
@@ -296,7 +296,7 @@ def test_neighbours_are_marked_by_class_and_never_the_query_itself(
         assert [tile.text[0] == "✓" for tile in block[1:]] == right
         assert [tile.frame for tile in block[1:]] == [features.RIGHT if r else features.WRONG for r in right]
         assert [tile.text[2:] for tile in block[1:]] == [names[label[i]] for i in order]
-        torch.testing.assert_close(block[1].image, seen.train.pixels[torch.tensor(order[0])] / 255)
+        torch.testing.assert_close(block[1].image, seen.train.rows[torch.tensor(order[0])] / 255)
 
 
 def test_pca_is_that_of_scikit_learn() -> None:
@@ -316,7 +316,7 @@ def test_many_classes_fit_the_picture(run: Path, tmp_path: Path) -> None:
     seen = Inspection(run, [], 1000, 0)
     names = tuple(f"a rather long name of class {c}" for c in range(40))
     label = torch.arange(80) % 40
-    seen.train = seen.test = Images(torch.zeros(80, 3, 32, 32, dtype=torch.uint8), label, names)
+    seen.train = seen.test = Split(torch.zeros(80, 3, 32, 32, dtype=torch.uint8), label, names)
     seen.train_x = seen.test_x = torch.eye(40)[label] + 0.01 * torch.randn(80, 40)
     words = features.draw_confusion(seen, tmp_path / "confusion.png")
     assert "100.0 % right" in words and "the ten lowest and the ten highest of 40 classes" in words
@@ -350,9 +350,9 @@ def test_small_words() -> None:
 
 
 def test_images_are_drawn_once_from_the_seed_and_stay_in_order() -> None:
-    images = Images(torch.arange(50)[:, None, None, None].to(torch.uint8), torch.arange(50), ("a",))
+    images = Split(torch.arange(50)[:, None, None, None].to(torch.uint8), torch.arange(50), ("a",))
     some = sampled(images, 10, 3)
-    assert some.label is not None and torch.equal(some.pixels.flatten().long(), some.label)  # type: ignore[attr-defined]
+    assert some.label is not None and torch.equal(some.rows.flatten().long(), some.label)  # type: ignore[attr-defined]
     assert torch.equal(some.label, some.label.unique()) and len(some.label) == 10
     assert not torch.equal(some.label, torch.arange(10))
     assert sampled(images, 99, 3).shape[0] == 50

@@ -15,7 +15,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from ssl_framework.build import build
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.evaluation.frozen import FrozenEvaluation
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.report.render import as_csv, latex, markdown
@@ -82,7 +82,7 @@ def reported(settings: str) -> frozenset[str]:
         widths = {layer: x.shape[1] if evaluation.head_probes else 8 for layer, x in layers.items()}
     generator = torch.Generator().manual_seed(0)
 
-    def features(images: Images) -> dict[str, torch.Tensor]:
+    def features(images: Split) -> dict[str, torch.Tensor]:
         return {layer: torch.randn(len(images.label), width, generator=generator) for layer, width in widths.items()}
 
     splits = {split: SimpleNamespace(label=torch.arange(n) % node["num_classes"]) for split, n in SIZES.items()}

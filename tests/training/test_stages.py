@@ -100,7 +100,7 @@ def test_clusters_are_digits_of_all_stages_and_batches_keep_to_one(whole: Path) 
     pretrain = build_data(cfg).pretrain
     module.eval()
     with torch.no_grad():
-        views = module.views.clean(pretrain.pixels)
+        views = module.views.clean(pretrain.rows)
         found = [clusters(unit(b(views)["pooled"]), 2, cfg.seed) for b in module.student.earlier]
     assert torch.equal(labels[0], found[0]) and torch.equal(labels[1], found[0] + 2 * found[1])
     data = build_data(cfg, whole, resumed=True)

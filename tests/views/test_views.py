@@ -463,7 +463,7 @@ def test_refused_images() -> None:
     with pytest.raises(ValueError, match=r"uint8"):
         plain([{}])(samples(floats(2)))
     with pytest.raises(ValueError, match=r"views\.channels is 3, but the images have 1"):
-        plain([{}]).clean(photos(2, 1))
+        plain([{}])(samples(photos(2, 1)))
 
 
 def test_null_is_missing() -> None:

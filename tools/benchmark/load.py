@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.images.decoding import open_image, read_crops
 from ssl_framework.data.images.files import Files, FilesLoader
 from ssl_framework.data.images.store import Mapped, write_pixels
@@ -163,8 +163,8 @@ def store(folder: Path, quick: bool, repeats: int) -> dict[str, Figure]:
     mapped = Mapped(folder / "train.npy")
     views = Views([{"count": 2, "scale": SCALE, "flip": 0.5}], side, 3, [0.5] * 3, [0.5] * 3).to(device)
     loaders = {
-        "memory": ResidentLoader(Images(pixels.to(device)), 100, seed=0),
-        "disk": HostLoader(Images(mapped), device, 100, seed=0),
+        "memory": ResidentLoader(Split(pixels.to(device)), 100, seed=0),
+        "disk": HostLoader(Split(mapped), device, 100, seed=0),
     }
     figures = {}
     for what, use in (("bare", lambda batch: batch), ("two_views", views)):

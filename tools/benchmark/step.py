@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ssl_framework.build import build, build_module
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.device import accelerator_of, keep_freed_memory
 from ssl_framework.module import SSLModule
@@ -112,7 +112,7 @@ class Product:
         OmegaConf.resolve(cfg)
         self.cfg = cfg
         self.batch = batch
-        self.pixels = pixels
+        self.rows = pixels
         L.seed_everything(0, verbose=False)
         self.module: SSLModule = build_module(cfg, has_labels=True)
         self.folder = Path(tempfile.mkdtemp())
@@ -122,7 +122,7 @@ class Product:
 
     def data(self, steps: int) -> DataModule:
         """One epoch of ``steps`` batches."""
-        return DataModule(Repeated(self.pixels, steps * self.batch), self.batch, seed=0, resident_share=0.5)
+        return DataModule(Repeated(self.rows, steps * self.batch), self.batch, seed=0, resident_share=0.5)
 
     def against(self, competitors: dict[str, Callable[[], object]], steps: int, rounds: int) -> dict[str, list[float]]:
         """Seconds of ``steps`` steps of ours and of each competitor, round by round; the first round does not count."""
@@ -139,9 +139,9 @@ class Repeated:
     """So many images, all of them from a few."""
 
     def __init__(self, pixels: Tensor, count: int) -> None:
-        self.images = Images(pixels.repeat(-(-count // len(pixels)), 1, 1, 1)[:count], torch.arange(count) % 10)
+        self.images = Split(pixels.repeat(-(-count // len(pixels)), 1, 1, 1)[:count], torch.arange(count) % 10)
 
-    def load(self, split: str) -> Images:
+    def load(self, split: str) -> Split:
         """The same for every split."""
         return self.images
 

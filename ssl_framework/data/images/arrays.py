@@ -22,14 +22,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ssl_framework.data.base import SPLITS, Images, check_split, holdout, subset
+from ssl_framework.data.base import SPLITS, Split, check_split, holdout, subset
 from ssl_framework.data.residence import free_memory
 
 SUFFIXES = (".npz", ".safetensors")
 
 
-def to_images(name: str, images: Tensor, labels: Tensor | None, channels: int, classes: Sequence[str] = ()) -> Images:
-    """Checks arrays as they are stored and returns them as ``Images``.
+def to_images(name: str, images: Tensor, labels: Tensor | None, channels: int, classes: Sequence[str] = ()) -> Split:
+    """Checks arrays as they are stored and returns them as ``Split``.
 
     Args:
         name: what the error messages call them, usually the file.
@@ -53,7 +53,7 @@ def to_images(name: str, images: Tensor, labels: Tensor | None, channels: int, c
         raise ValueError(f"{name}: the images have {have} channel(s) but data.channels={channels}: set it to {have}.")
     pixels = images.permute(0, 3, 1, 2).contiguous()  # [N, C, H, W]
     if labels is None:
-        return Images(pixels, None, tuple(classes))
+        return Split(pixels, None, tuple(classes))
     if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool or labels.ndim != 1:
         found = f"{labels.dtype} {list(labels.shape)}"
         raise ValueError(f"{name}: 'labels' is {found}, expected one integer an image: save them as int64 [N].")
@@ -63,7 +63,7 @@ def to_images(name: str, images: Tensor, labels: Tensor | None, channels: int, c
     if low < 0 or (classes and high >= len(classes)):
         known = f"0..{len(classes) - 1}" if classes else "0 or above"
         raise ValueError(f"{name}: labels run from {low} to {high}, expected {known}: number the classes from 0.")
-    return Images(pixels, labels.long(), tuple(classes))
+    return Split(pixels, labels.long(), tuple(classes))
 
 
 def read_arrays(path: Path) -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ def check_size(path: Path, resident_share: float) -> None:
         )
 
 
-def read_prepared(path: Path, channels: int, classes: Sequence[str], labelled: bool) -> Images:
+def read_prepared(path: Path, channels: int, classes: Sequence[str], labelled: bool) -> Split:
     """Images of one prepared file: ``images`` uint8 [N, H, W, C] or [N, H, W] and, when ``labelled``, ``labels`` [N].
 
     Raises:
@@ -127,9 +127,9 @@ class Digits:
             raise ValueError(f"data.source.test_fraction={test_fraction} is not a share: set it between 0 and 1.")
         self.test_fraction = test_fraction
         self.seed = seed
-        self.loaded: dict[str, Images] = {}
+        self.loaded: dict[str, Split] = {}
 
-    def load(self, split: str) -> Images:
+    def load(self, split: str) -> Split:
         """[N, 1, 8, 8] uint8 in 0..255 and the digit; pretrain and train are the same images.
 
         Raises:
@@ -144,8 +144,8 @@ class Digits:
             label = torch.from_numpy(digits.target).long()  # [N]
             test = holdout(label, len(label), self.test_fraction, self.seed)
             classes = tuple(str(digit) for digit in range(10))
-            train = Images(pixels[~test], label[~test], classes)
-            self.loaded = {"pretrain": train, "train": train, "test": Images(pixels[test], label[test], classes)}
+            train = Split(pixels[~test], label[~test], classes)
+            self.loaded = {"pretrain": train, "train": train, "test": Split(pixels[test], label[test], classes)}
         return self.loaded[split]
 
 
@@ -201,9 +201,9 @@ class TorchvisionSource:
         self.num_train = num_train
         self.num_test = num_test
         self.seed = seed
-        self.loaded: dict[str, Images] = {}
+        self.loaded: dict[str, Split] = {}
 
-    def load(self, split: str) -> Images:
+    def load(self, split: str) -> Split:
         """The images of ``split`` as [N, C, H, W] uint8; the pretraining split has no labels if some images lack one.
 
         Raises:
@@ -216,7 +216,7 @@ class TorchvisionSource:
             self.loaded[split] = self.loaded[same[0]] if same else self.read(split)  # usually pretrain is train
         return self.loaded[split]
 
-    def read(self, split: str) -> Images:
+    def read(self, split: str) -> Split:
         """``split`` from prepared arrays if there are some, else through torchvision; raises as ``load``."""
         folder = self.prepared_folder()
         images = self.load_torchvision(split) if folder is None else self.load_prepared(folder, split)
@@ -230,7 +230,7 @@ class TorchvisionSource:
                 return folder
         return None
 
-    def load_prepared(self, folder: Path, split: str) -> Images:
+    def load_prepared(self, folder: Path, split: str) -> Split:
         """``split`` from the arrays in ``folder``; raises as ``load``."""
         stem = "test" if split == "test" else "train"
         path = self.prepared_file(folder, stem)
@@ -241,11 +241,11 @@ class TorchvisionSource:
         path = self.prepared_file(folder, "unlabelled")
         check_size(path, self.resident_share)
         extra = read_prepared(path, self.channels, self.classes, labelled=False)
-        if extra.pixels.shape[1:] != images.pixels.shape[1:]:
-            sizes = f"{list(extra.pixels.shape[1:])} and {list(images.pixels.shape[1:])}"
+        if extra.rows.shape[1:] != images.rows.shape[1:]:
+            sizes = f"{list(extra.rows.shape[1:])} and {list(images.rows.shape[1:])}"
             raise ValueError(f"{path} and train differ in [C, H, W] ({sizes}): store all images at one size.")
-        assert isinstance(images.pixels, Tensor) and isinstance(extra.pixels, Tensor)
-        return Images(torch.cat([images.pixels, extra.pixels]), None, self.classes)
+        assert isinstance(images.rows, Tensor) and isinstance(extra.rows, Tensor)
+        return Split(torch.cat([images.rows, extra.rows]), None, self.classes)
 
     def prepared_file(self, folder: Path, stem: str) -> Path:
         """The one file called ``stem`` in ``folder``.
@@ -265,7 +265,7 @@ class TorchvisionSource:
             )
         return found[0]
 
-    def load_torchvision(self, split: str) -> Images:
+    def load_torchvision(self, split: str) -> Split:
         """``split`` through the torchvision class; raises as ``load``."""
         from torchvision import datasets  # slow to import, and prepared arrays do not need it
 

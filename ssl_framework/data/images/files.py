@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ssl_framework.data.base import Images, check_split
+from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images.decoding import Opened, decode_in_order, open_image, read_crops, reason_of
 from ssl_framework.data.images.folder import check_channels
 from ssl_framework.data.images.layout import Layout
@@ -54,7 +54,7 @@ class Paths:
 
 
 class Files(Undecoded):
-    """The files of one split, as ``sources.Pixels``.
+    """The files of one split, as ``base.Rows``.
 
     Args:
         paths: N files.
@@ -284,9 +284,9 @@ class FilesSource:
         self.channels = channels
         self.image_size = image_size
         self.num_workers = num_workers
-        self.loaded: dict[str, Images] = {}
+        self.loaded: dict[str, Split] = {}
 
-    def load(self, split: str) -> Images:
+    def load(self, split: str) -> Split:
         """``Files``; label None throughout for a flat folder without targets; pretrain and train are the same.
 
         Raises:
@@ -298,7 +298,7 @@ class FilesSource:
         if name not in self.loaded:
             paths, label, classes = self.layout.split(name)
             workers = share_of_cores() if self.num_workers is None else self.num_workers
-            self.loaded[name] = Images(Files(paths, self.image_size, self.channels, workers), label, classes)
+            self.loaded[name] = Split(Files(paths, self.image_size, self.channels, workers), label, classes)
         return self.loaded[name]
 
 

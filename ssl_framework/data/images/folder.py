@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ssl_framework.data.base import Images, check_split
+from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images import store
 from ssl_framework.data.images.decoding import decode_in_order
 from ssl_framework.data.images.layout import Layout, Listing
@@ -223,9 +223,9 @@ class FolderSource:
         self.num_threads = num_threads
         self.resident_share = resident_share
         self.stores = self.layout.root / STORES if store is None else Path(store).expanduser()
-        self.loaded: dict[str, Images] = {}
+        self.loaded: dict[str, Split] = {}
 
-    def load(self, split: str) -> Images:
+    def load(self, split: str) -> Split:
         """[N, C, S, S] uint8 images; label None throughout for a flat folder without targets; pretrain and train are
         the same images.
 
@@ -249,7 +249,7 @@ class FolderSource:
                 self.loaded = self.from_store(needed)
         return self.loaded[name]
 
-    def decode(self, name: str, paths: Sequence[Path], label: Tensor | None, classes: tuple[str, ...]) -> Images:
+    def decode(self, name: str, paths: Sequence[Path], label: Tensor | None, classes: tuple[str, ...]) -> Split:
         """Reads all files of split ``name`` into memory; warns and raises as ``load``."""
         pixels = torch.empty((len(paths), self.channels, self.stored_size, self.stored_size), dtype=torch.uint8)
         failed: dict[int, str] = {}
@@ -258,9 +258,9 @@ class FolderSource:
             pixels[count] = image
             count += 1
         check_failed(self.layout.root, name, paths, failed, self.on_error)
-        return Images(pixels[:count], kept(label, len(paths), failed), classes)
+        return Split(pixels[:count], kept(label, len(paths), failed), classes)
 
-    def from_store(self, needed: int) -> dict[str, Images]:
+    def from_store(self, needed: int) -> dict[str, Split]:
         """Both splits, ``needed`` bytes, from the store of these files and settings; raises as ``load``.
 
         It is made if there is none: by one of several processes, while the others wait. Stores of these settings and

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ssl_framework.data.base import Images, Pixels, Source, check_split, chosen
+from ssl_framework.data.base import Rows, Source, Split, check_split, chosen
 from ssl_framework.data.images.arrays import SUFFIXES, check_size, read_prepared
 from ssl_framework.data.loader import Undecoded
 
@@ -31,7 +31,7 @@ class Arrays:
         self.channels = channels
         self.resident_share = resident_share
 
-    def load(self, split: str) -> Images:
+    def load(self, split: str) -> Split:
         """[N, C, H, W] uint8 without labels, the same for every split.
 
         Raises:
@@ -49,13 +49,13 @@ class Arrays:
 
 
 class Joined:
-    """Two sets of images as one, without copying them: ``sources.Pixels``, ``first`` and then ``second``.
+    """Two sets of images as one, without copying them: ``base.Rows``, ``first`` and then ``second``.
 
     Args:
         first, second: [N, C, H, W] and [M, C, H, W] uint8, at least one of them not in memory.
     """
 
-    def __init__(self, first: Pixels, second: Pixels) -> None:
+    def __init__(self, first: Rows, second: Rows) -> None:
         self.first = first
         self.second = second
 
@@ -63,6 +63,11 @@ class Joined:
     def shape(self) -> tuple[int, ...]:
         """N + M, C, H, W."""
         return len(self), *self.first.shape[1:]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Pixels are uint8."""
+        return torch.uint8
 
     @property
     def device(self) -> torch.device:
@@ -93,9 +98,9 @@ class WithGenerated:
     def __init__(self, real: Source, generated: Source) -> None:
         self.real = real
         self.generated = generated
-        self.loaded: dict[str, Images] = {}
+        self.loaded: dict[str, Split] = {}
 
-    def load(self, split: str) -> Images:
+    def load(self, split: str) -> Split:
         """As ``real``, but for "pretrain".
 
         Raises:
@@ -108,20 +113,20 @@ class WithGenerated:
                 joined = join(real, self.generated.load("pretrain"))
             except (ValueError, FileNotFoundError) as error:  # a source speaks of data.root, whichever set it is of
                 raise type(error)(f"generated images: {error}") from error
-            if train is real and isinstance(joined.pixels, Tensor):
-                train = train._replace(pixels=joined.pixels[: joined.real])  # a view: real images exist once in memory
+            if train is real and isinstance(joined.rows, Tensor):
+                train = train._replace(rows=joined.rows[: joined.real])  # a view: real images exist once in memory
             self.loaded = {"pretrain": joined, "train": train}
         return self.loaded[split] if split in self.loaded else self.real.load(split)
 
 
-def join(real: Images, generated: Images) -> Images:
+def join(real: Split, generated: Split) -> Split:
     """[N, ...] and [M, ...] -> [N + M, C, H, W], without labels.
 
     Raises:
         ValueError: images decoded by workers or read in a stream, or of different sizes.
     """
     for images in (real, generated):
-        if not isinstance(images, Images) or isinstance(images.pixels, Undecoded):
+        if not isinstance(images, Split) or isinstance(images.rows, Undecoded):
             raise ValueError(
                 "they join only images of one size that are decoded already, but some here are decoded while they are "
                 "read: choose data=folder or data=store, or generated=none"
@@ -131,7 +136,7 @@ def join(real: Images, generated: Images) -> Images:
             f"the real images are {list(real.shape[1:])} [C, H, W] and the generated ones {list(generated.shape[1:])}: "
             "store both at one size"
         )
-    count = len(real.pixels)
-    if isinstance(real.pixels, Tensor) and isinstance(generated.pixels, Tensor):
-        return Images(torch.cat([real.pixels, generated.pixels]), None, real.classes, count)
-    return Images(Joined(real.pixels, generated.pixels), None, real.classes, count)
+    count = len(real.rows)
+    if isinstance(real.rows, Tensor) and isinstance(generated.rows, Tensor):
+        return Split(torch.cat([real.rows, generated.rows]), None, real.classes, count)
+    return Split(Joined(real.rows, generated.rows), None, real.classes, count)

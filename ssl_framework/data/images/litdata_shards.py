@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.images.decoding import reason_of
 from ssl_framework.data.images.shards import Encoded, Piece, Shards, ShardsConfig, Splits
 
@@ -253,7 +253,7 @@ class LitDataSource:
             place = f"{self.root}/{below}" if URL.match(self.root) else str(Path(self.root).expanduser() / below)
         return LitReader(place, self.cache, *self.keys)
 
-    def load(self, split: str) -> Images | Shards:
+    def load(self, split: str) -> Split | Shards:
         """As ``Splits.load``."""
         return self.splits.load(split)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ssl_framework.data.base import Images, check_split
+from ssl_framework.data.base import Split, check_split
 from ssl_framework.types import step_seed
 
 CHUNK = 1000  # images drawn at once: 1000 x 32 x 32 floats are 4 MB
@@ -228,11 +228,11 @@ class Shapes:
         self.num_distractors = num_distractors
         self.drawn: dict[str, tuple[Tensor, dict[str, Tensor]]] = {}
 
-    def load(self, split: str) -> Images:
+    def load(self, split: str) -> Split:
         """[N, 3, S, S] uint8 images with the factor ``label`` as class or number; ValueError for an unknown split."""
         pixels, factors = self.draw(split)
         masks = partial(self.masks, split)
-        return Images(pixels, factors[self.label], FACTORS.get(self.label, ()), masks=masks)
+        return Split(pixels, factors[self.label], FACTORS.get(self.label, ()), masks=masks)
 
     def masks(self, split: str) -> Tensor:
         """Where the shape of every image of ``split`` is: [N, S, S] uint8, its position in ``SHAPES`` plus 1 at pixels

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ssl_framework.data.base import Images, check_split
+from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images.decoding import read_image, reason_of
 from ssl_framework.data.images.files import share_of_cores
 from ssl_framework.data.images.folder import check_channels
@@ -121,7 +121,7 @@ def collate(samples: Sequence[Encoded], size: int, channels: int) -> Samples:
     return Samples(images, index, torch.tensor(labels) if labels else None)
 
 
-def read_images(reader: Reader, limit: int, size: int, channels: int, num_threads: int) -> Images:
+def read_images(reader: Reader, limit: int, size: int, channels: int, num_threads: int) -> Split:
     """At most ``limit`` images in memory, for evaluators.
 
     They are taken from all shards, from each its first ones in proportion to its length: shards of one class each would
@@ -153,7 +153,7 @@ def read_images(reader: Reader, limit: int, size: int, channels: int, num_thread
             for row, image in enumerate(pool.map(lambda sample: decode(sample, size, channels), some), len(labels)):
                 pixels[row] = image
             labels += [sample.label for sample in some]
-    return Images(pixels, torch.tensor(labels) if reader.labelled else None)
+    return Split(pixels, torch.tensor(labels) if reader.labelled else None)
 
 
 class ShardsConfig(NamedTuple):
@@ -237,10 +237,10 @@ class Splits:
         self.open_reader = open_reader
         self.config = config
         self.readers: dict[str, Reader] = {}
-        self.loaded: dict[str, Images | Shards] = {}
+        self.loaded: dict[str, Split | Shards] = {}
 
-    def load(self, split: str) -> Images | Shards:
-        """``Shards`` to pretrain on; for train and test ``Images`` in memory, none of them without shards.
+    def load(self, split: str) -> Split | Shards:
+        """``Shards`` to pretrain on; for train and test ``Split`` in memory, none of them without shards.
 
         Raises:
             FileNotFoundError: there are no shards.
@@ -417,7 +417,7 @@ class ShardLoader:
                 return
             labels = [part.label for part in whole if part.label is not None]
             yield Samples(
-                torch.cat([part.images for part in whole if isinstance(part.images, Tensor)]),  # [B, C, S, S]
+                torch.cat([part.inputs for part in whole if isinstance(part.inputs, Tensor)]),  # [B, C, S, S]
                 torch.cat([part.index for part in whole]),  # [B]
                 torch.cat(labels) if labels else None,  # [B]
             )

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_framework.data.base import Images, check_split
+from ssl_framework.data.base import Split, check_split
 
 VERSION = 1
 
@@ -34,7 +34,7 @@ KEYS = ("version", "short_side", "channels", "classes", "labelled", "count", "sk
 
 
 class Mapped:
-    """The images of one ``.npy`` file, as ``sources.Pixels``: on disk, and in the system's file cache once read.
+    """The images of one ``.npy`` file, as ``base.Rows``: on disk, and in the system's file cache once read.
 
     Args:
         path: of the file, uint8 [N, C, H, W].
@@ -63,6 +63,11 @@ class Mapped:
     def shape(self) -> tuple[int, ...]:
         """N, C, H, W."""
         return self.array.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Pixels are uint8."""
+        return torch.uint8
 
     @property
     def device(self) -> torch.device:
@@ -171,7 +176,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     return content
 
 
-def read_split(folder: Path, name: str, description: dict[str, Any]) -> Images:
+def read_split(folder: Path, name: str, description: dict[str, Any]) -> Split:
     """Split "train" or "test" of a store, its images memory-mapped.
 
     Raises:
@@ -190,7 +195,7 @@ def read_split(folder: Path, name: str, description: dict[str, Any]) -> Images:
             f"{folder}: {name} has images {list(pixels.shape)}, but {DESCRIPTION} says {list(expected)} with one label "
             "an image: make the store again."
         )
-    return Images(pixels, label, tuple(description["classes"]))
+    return Split(pixels, label, tuple(description["classes"]))
 
 
 class StoreSource:
@@ -206,9 +211,9 @@ class StoreSource:
         self.root = Path(root).expanduser()
         self.channels = channels
         self.image_size = image_size
-        self.loaded: dict[str, Images] = {}
+        self.loaded: dict[str, Split] = {}
 
-    def load(self, split: str) -> Images:
+    def load(self, split: str) -> Split:
         """[N, C, S, S] uint8 images, ``Mapped``; pretrain and train are the same.
 
         Raises:

@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 
 from PIL import Image
 
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.images.decoding import reason_of
 from ssl_framework.data.images.shards import Encoded, Piece, Shards, ShardsConfig, Splits
 
@@ -292,7 +292,7 @@ class WebDatasetSource:
         path = None if sizes is None else self.root / Path(sizes).expanduser()
         return TarReader(list_shards(self.root, self.shards[name]), path, self.shuffle_buffer)
 
-    def load(self, split: str) -> Images | Shards:
+    def load(self, split: str) -> Split | Shards:
         """As ``Splits.load``."""
         return self.splits.load(split)
 

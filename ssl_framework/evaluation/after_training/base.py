@@ -14,7 +14,6 @@ from ssl_framework.distributed import world_size
 from ssl_framework.evaluation.features import Bare, Splits
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.module import SSLModule
-from ssl_framework.views.image_ops import with_channels
 
 
 class AfterRun(ABC):
@@ -55,7 +54,7 @@ class AfterRun(ABC):
 
 def clean(module: SSLModule | Bare, images: Tensor) -> Tensor:
     """Uint8 images [B, C, H, W] as evaluators show them to the module's encoders: [B, C', h, w] float32."""
-    return module.views.clean(with_channels(images, module.views.channels))
+    return module.views.clean(images)
 
 
 def frozen_copy(module: SSLModule | Bare) -> Encoder:

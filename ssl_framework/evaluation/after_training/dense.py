@@ -10,16 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_framework.data.base import Images, chosen
+from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.loader import ahead
 from ssl_framework.evaluation.after_training.base import AfterRun, clean, frozen_copy
 from ssl_framework.evaluation.features import Bare, Splits, extract
 from ssl_framework.evaluation.probes.base import moments
 from ssl_framework.evaluation.probes.linear import LinearProbe
+from ssl_framework.models.base import spatial
 from ssl_framework.module import SSLModule
 from ssl_framework.types import Geometry, Samples
-from ssl_framework.views.image import Views
+from ssl_framework.views.image import Views, picture_views
 from ssl_framework.views.image_ops import with_channels
 
 CHUNK = 128
@@ -85,7 +86,9 @@ class Segmentation:
         Raises:
             ValueError: the data has no masks.
         """
+        picture_views(module.views, "evaluation.probes.segmentation")
         backbone = frozen_copy(module).backbone
+        map_of = spatial(backbone, "evaluation.probes.segmentation").spatial
         splits = []
         for images in (data.train, data.test):
             if images.masks is None:
@@ -93,9 +96,9 @@ class Segmentation:
                     "evaluation.probes.segmentation needs a mask of every image, which this data set lacks: choose "
                     "data=shapes, or set evaluation.probes.segmentation=null"
                 )
-            rows = drawn(len(images.pixels), self.images, self.seed)  # [n]
-            part = Images(chosen(images.pixels, rows.to(images.pixels.device)))
-            maps = extract(lambda x: backbone.spatial(clean(module, x)), part, module.device)  # [n, D, h, w]
+            rows = drawn(len(images.rows), self.images, self.seed)  # [n]
+            part = Split(chosen(images.rows, rows.to(images.rows.device)))
+            maps = extract(lambda x: map_of(clean(module, x)), part, module.device)  # [n, D, h, w]
             splits += [maps, images.masks()[rows]]
         miou, accuracy = self.fit_and_score(*splits)
         name = f"segmentation[images={self.images},l2={self.linear.weight_decay:g}]"
@@ -158,26 +161,27 @@ class Correspondence:
         return {f"{name}/within_1_cell": 100 * hits / max(1, count), f"{name}/chance": 100 * near / max(1, count)}
 
     @torch.no_grad()
-    def maps(self, module: SSLModule | Bare, images: Images) -> Iterator[tuple[Tensor, Tensor, list[Geometry]]]:
+    def maps(self, module: SSLModule | Bare, images: Split) -> Iterator[tuple[Tensor, Tensor, list[Geometry]]]:
         """The maps [n, D, h, w] of two crops of some images at a time, and where they were cut.
 
         Raises:
             ValueError: the crops are not possible, or the map has one position.
         """
-        backbone, own = frozen_copy(module).backbone, module.views
+        backbone, own = frozen_copy(module).backbone, picture_views(module.views, "evaluation.probes.correspondence")
+        map_of = spatial(backbone, "evaluation.probes.correspondence").spatial
         group = {"count": 2, "scale": self.scale, "flip": self.flip}
         mean, std = own.mean.flatten().tolist(), own.std.flatten().tolist()
         views = Views([group], own.image_size, own.channels, mean, std, geometry=True).to(module.device)
         generator = torch.Generator().manual_seed(self.seed)  # of the CPU: the crops are the same on every device
-        rows = drawn(len(images.pixels), self.images, self.seed).split(CHUNK)
-        read = ahead((chosen(images.pixels, index.to(images.pixels.device)), index) for index in rows)
+        rows = drawn(len(images.rows), self.images, self.seed).split(CHUNK)
+        read = ahead((chosen(images.rows, index.to(images.rows.device)), index) for index in rows)
         for pixels, index in read:
             batch = views(Samples(with_channels(pixels.to(module.device), own.channels), index), generator)
             assert batch.geometry is not None
-            first, second = (backbone.spatial(view).float() for view in batch.views)  # 2 x [n, D, h, w]
+            first, second = (map_of(view).float() for view in batch.views)  # 2 x [n, D, h, w]
             if first.shape[2] * first.shape[3] == 1:
                 raise ValueError(
-                    f"evaluation.probes.correspondence needs a map of several positions, but {backbone.timm_name} "
+                    f"evaluation.probes.correspondence needs a map of several positions, but {backbone.name} "
                     "gives one: set evaluation.probes.correspondence=null"
                 )
             yield first, second, batch.geometry

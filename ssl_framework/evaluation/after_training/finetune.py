@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ssl_framework.data.base import Images, chosen
+from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.loader import ahead
 from ssl_framework.evaluation.after_training.base import AfterRun, clean
 from ssl_framework.evaluation.features import DTYPES, Bare, Splits, extract
 from ssl_framework.evaluation.probes.base import right
 from ssl_framework.evaluation.probes.few_labels import drawn_by_class
-from ssl_framework.models.backbone import Backbone
+from ssl_framework.models.base import BackboneProtocol, deep
 from ssl_framework.module import SSLModule
 from ssl_framework.optim import warmup_cosine
 from ssl_framework.types import Samples, step_seed
-from ssl_framework.views.image import Views
+from ssl_framework.views.image import Views, picture_views
 from ssl_framework.views.image_ops import with_channels
 
 
@@ -127,7 +127,7 @@ class FineTune(AfterRun):
             found[f"{name}/top1"] = right(network.answers(module, data.test), data.test.label.cpu())
         return found
 
-    def fit(self, module: SSLModule | Bare, images: Images, rows: Tensor, label: Tensor, epochs: int) -> "Network":
+    def fit(self, module: SSLModule | Bare, images: Split, rows: Tensor, label: Tensor, epochs: int) -> "Network":
         """A trained copy of a module's backbone with a classifier.
 
         Args:
@@ -177,7 +177,7 @@ class Network(nn.Module):
         generator: of the first weights, normal with standard deviation 0.01 as MAE's linear probe; biases begin at 0.
     """
 
-    def __init__(self, backbone: Backbone, classes: int, generator: torch.Generator) -> None:
+    def __init__(self, backbone: BackboneProtocol, classes: int, generator: torch.Generator) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(backbone.dim, classes)
@@ -189,7 +189,7 @@ class Network(nn.Module):
         return self.head(self.backbone(x)["pooled"])
 
     @torch.no_grad()
-    def answers(self, module: SSLModule | Bare, images: Images) -> Tensor:
+    def answers(self, module: SSLModule | Bare, images: Split) -> Tensor:
         """The most likely class of clean images, in eval mode, which it stays in: [M] int64 on the CPU."""
         self.eval()
         return extract(lambda x: self(clean(module, x)), images, module.device).argmax(dim=1)
@@ -223,7 +223,7 @@ def augmented_views(module: SSLModule | Bare, augmentation: Mapping[str, Any]) -
     """
     if "count" in augmentation:
         raise ValueError("evaluation.augmentation has count: leave it out, one view of every image is made")
-    own = module.views
+    own = picture_views(module.views, "evaluation.augmentation")
     mean, std = own.mean.flatten().tolist(), own.std.flatten().tolist()
     try:
         return Views([augmentation], own.image_size, own.channels, mean, std).to(module.device)
@@ -232,7 +232,7 @@ def augmented_views(module: SSLModule | Bare, augmentation: Mapping[str, Any]) -
 
 
 def batches(
-    images: Images, rows: Tensor, label: Tensor, epochs: int, size: int, seed: int, views: Views
+    images: Split, rows: Tensor, label: Tensor, epochs: int, size: int, seed: int, views: Views
 ) -> Iterator[Samples]:
     """Batches of ``size`` of some images of a split, in a new order each epoch, read while the last is trained on.
 
@@ -252,7 +252,7 @@ def batches(
             generator = torch.Generator().manual_seed(step_seed(seed, epoch))
             order = rows[torch.randperm(len(rows), generator=generator)]  # [n]
             for index in order[: len(rows) // size * size].split(size):
-                yield index, chosen(images.pixels, index.to(images.pixels.device))
+                yield index, chosen(images.rows, index.to(images.rows.device))
 
     for index, pixels in ahead(read()):
         yield Samples(with_channels(pixels.to(device), views.channels), index, label[index].to(device))
@@ -271,7 +271,7 @@ def layer_groups(network: Network, lr: float, weight_decay: float, layer_decay: 
         ValueError: layers matter, and timm does not say where they are.
     """
     net = network.backbone.net
-    depth, top = ({}, 0) if layer_decay == 1 else network.backbone.depths()
+    depth, top = ({}, 0) if layer_decay == 1 else deep(network.backbone, "evaluation.layer_decay").depths()
     exempt: set[str] = set(getattr(net, "no_weight_decay", set)())  # not all of timm's models have a say
     found: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in net.named_parameters():

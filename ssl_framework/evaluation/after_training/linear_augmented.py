@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.evaluation.after_training.base import AfterRun, clean, frozen_copy
 from ssl_framework.evaluation.after_training.finetune import augmented_views, batches, class_labels
@@ -76,7 +76,7 @@ class LinearAugmented(AfterRun):
         cut = min(len(label) - 1, max(1, round(self.held_out * len(label))))
         held, kept = order[:cut], order[cut:]
 
-        def embedded(images: Images) -> Tensor:
+        def embedded(images: Split) -> Tensor:
             return extract(lambda x: student.embed(clean(module, x)), images, module.device)
 
         bank = embedded(data.train)  # [N, D]
@@ -98,7 +98,7 @@ class LinearAugmented(AfterRun):
     def fit(
         self,
         module: SSLModule | Bare,
-        images: Images,
+        images: Split,
         rows: Tensor,
         label: Tensor,
         seen: Callable[[Tensor], Tensor],

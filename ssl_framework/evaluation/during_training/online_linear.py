@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.distributed import gather
 from ssl_framework.evaluation.features import Accuracy, Frozen
@@ -129,7 +129,7 @@ def count_classes(data: DataModule) -> int:
             f"evaluation.online_linear needs labels, but the {' and the '.join(missing)} split has none: set "
             "evaluation=frozen or choose another data set"
         )
-    labels = [split.label for split in splits.values() if isinstance(split, Images) and split.label is not None]
+    labels = [split.label for split in splits.values() if isinstance(split, Split) and split.label is not None]
     if any(label.is_floating_point() for label in labels):
         raise ValueError(
             "evaluation.online_linear needs classes, but the labels are numbers: set evaluation=regression"

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.loader import chosen
 from ssl_framework.distributed import rank
@@ -191,13 +191,13 @@ class ViewScores(L.Callback):
         return self.head or names[0]
 
     @torch.no_grad()
-    def embeddings(self, module: SSLModule, images: Images, index: Tensor) -> Tensor:
+    def embeddings(self, module: SSLModule, images: Split, index: Tensor) -> Tensor:
         """What the head makes of q views of the samples [N], on the CPU: [N, q, D] float32, not normalised."""
         generator, head = torch.Generator().manual_seed(self.seed), self.head_of(module.student)
         parts = []
         with in_eval_mode(module), torch.autocast(module.device.type, enabled=False):
             for part in index.split(CHUNK):
-                pixels = chosen(images.pixels, part.to(images.pixels.device)).to(module.device)  # [b, C, H, W]
+                pixels = chosen(images.rows, part.to(images.rows.device)).to(module.device)  # [b, C, H, W]
                 samples, views = Samples(pixels, part.to(module.device)), list[Tensor]()
                 while len(views) < self.num_views:
                     made = module.views(samples, generator).views  # V x [b, C, h_v, w_v]
@@ -207,9 +207,9 @@ class ViewScores(L.Callback):
                 parts.append(torch.stack(encoded, dim=1).float().cpu())  # [b, q, D], or more where it is no vector
         return torch.cat(parts)
 
-    def measure(self, module: SSLModule, images: Images) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def measure(self, module: SSLModule, images: Split) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """All scores, and the counts of the histograms; nothing of either, with a warning, where there are none."""
-        order = torch.randperm(len(images.pixels), generator=torch.Generator().manual_seed(self.seed))
+        order = torch.randperm(len(images.rows), generator=torch.Generator().manual_seed(self.seed))
         index = order[: self.num_samples].sort().values  # [N]
         z = self.embeddings(module, images, index)  # [N, q, D]
         if len(z) < 2 or z.ndim != 3 or not z.isfinite().all():

@@ -8,6 +8,7 @@ from ssl_framework.report.inspection import Inspection
 from ssl_framework.report.pictures.boards import Tile, draw_board
 from ssl_framework.report.pictures.mixtures import colour, first_of_each_class, mixture_of, ownership, percent
 from ssl_framework.types import Samples
+from ssl_framework.views.base import ViewMaker
 
 SHOWN, MOST = 9, 8
 
@@ -15,18 +16,26 @@ SHOWN, MOST = 9, 8
 def draw_views(seen: Inspection, out: Path) -> str:
     """Images as evaluation sees them and below each the views of one training step; returns words about it."""
     images, views = seen.train, seen.module.views
-    index = first_of_each_class(images, min(SHOWN, len(images.pixels)))
+    index = first_of_each_class(images, min(SHOWN, len(images.rows)))
     generator = torch.Generator().manual_seed(seen.seed)
-    batch = views(Samples(images.pixels[index].to(views.mean.device), index, None), generator)
+    device = seen.module.device
+    beside = {name: column[index].to(device) for name, column in (images.beside or {}).items()}
+    batch = views(Samples(images.rows[index].to(device), index, None, beside=beside), generator)
     rows, side = [[Tile(image) for image in seen.shown(images, index)]], ["clean"]
-    sizes = {view.shape[2] for view in batch.views}
-    for number, view in enumerate(batch.views[:MOST], start=1):
-        pixels = (view * views.std + views.mean).clamp(0, 1).cpu()  # [n, C, h, w]
-        rows.append([Tile(image) for image in pixels])
-        side.append(f"view {number}" + (f"\n{view.shape[2]} px" if len(sizes) > 1 else ""))
+    sizes = {views.example(v) for v in range(views.num_views)}
+    for number, (view, modality) in enumerate(zip(batch.views[:MOST], views.modality, strict=False), start=1):
+        rows.append([Tile(views.picture(one, modality)) for one in view])
+        alike = len(sizes) == 1
+        side.append(f"view {number}" + ("" if alike else f"\n{size_of(views, number - 1)}"))
     draw_board(rows, out, side=side, cell=0.9)
     more = f" The first {MOST} of {len(batch.views)} views." if len(batch.views) > MOST else ""
     return f"Train images as evaluators see them, and the views of one training step.{more}"
+
+
+def size_of(views: ViewMaker, view: int) -> str:
+    """What tells a view from others of another shape: its side in pixels, or its modality."""
+    shape = views.example(view)
+    return f"{shape[-1]} px" if len(set(views.modality)) == 1 and len(shape) == 3 else views.modality[view]
 
 
 def draw_mixes(seen: Inspection, out: Path) -> str | None:

@@ -7,9 +7,9 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.types import Samples
-from ssl_framework.views.image import Views
+from ssl_framework.views.base import ViewMaker
 
 matplotlib.use("Agg")
 
@@ -25,19 +25,32 @@ def tile(images: Tensor, columns: int, gap: int = 2) -> Tensor:
     return canvas.permute(1, 2, 0).clamp(0, 1)
 
 
-def show_views(data: Images, views: Views, out: Path, columns: int = 20, seed: int = 0) -> None:
+def show_views(data: Split, views: ViewMaker, out: Path, columns: int = 20, seed: int = 0) -> None:
     """One image of each class after the other, and below each image two views the student sees of it."""
     assert data.label is not None
     by_class = [torch.where(data.label == c)[0] for c in range(int(data.label.max()) + 1)]
     index = torch.stack([rows[i] for i in range(columns // len(by_class) + 1) for rows in by_class])[:columns]
     torch.manual_seed(seed)
-    batch = views(Samples(data.pixels[index], index, None))
-    shown = [view * views.std + views.mean for view in batch.views[:2]]
-    picture = tile(torch.cat([data.pixels[index].float() / 255, *shown]), columns)
+    batch = views(Samples(data.rows[index], index, None))
+    shown = [pictures(views, view) for view in batch.views[:2]]  # 2 x [n, C, h, w]
+    picture = tile(torch.cat([data.rows[index].float() / 255, *shown]), columns)
     figure, axes = plt.subplots(figsize=(12, 12 * picture.shape[0] / picture.shape[1]))
     axes.imshow(picture, interpolation="nearest", cmap="gray")  # the colour map is for one channel only
     axes.axis("off")
     save(figure, out)
+
+
+def pictures(views: ViewMaker, batch: Tensor) -> Tensor:
+    """Pictures of views of one modality: [n, C, h, w] in [0, 1] on the CPU.
+
+    Raises:
+        ValueError: the modality is shown in words.
+    """
+    shown = [views.picture(one) for one in batch]
+    drawn = [picture for picture in shown if isinstance(picture, Tensor)]
+    if len(drawn) < len(shown):
+        raise ValueError(f"views of {views.modality[0]} are words, not pictures")
+    return torch.stack(drawn)
 
 
 def save(figure: plt.Figure, out: Path, pad: float = 1.08) -> None:

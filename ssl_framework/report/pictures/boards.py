@@ -1,5 +1,6 @@
 """Rows of small images with words below them, as one picture."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +21,18 @@ LINE = 0.17
 """Height of a line of words below an image, inches."""
 
 
-class Tile(NamedTuple):
-    """One image of a board."""
+WORDS = (32, 32)
+"""Height and width of the tiles of a board that has words only."""
 
-    image: Tensor  # [C, h, w] in [0, 1]
+
+LETTERS, MOST_LINES = 14, 6
+"""Of words in a tile: letters of a line, and lines."""
+
+
+class Tile(NamedTuple):
+    """One image of a board, or what stands there in words."""
+
+    image: Tensor | str  # [C, h, w] in [0, 1]
     text: str = ""
     frame: str = "white"  # colour
     bold: bool = False
@@ -45,8 +54,9 @@ def draw_board(
         head: words above each column.
         cell: width of a tile, inches.
     """
-    first = next(tile for tile in rows[0] if tile is not None)
-    height, width = framed(rgb(first.image), "white").shape[1:]
+    drawn = [tile.image for row in rows for tile in row if tile is not None and isinstance(tile.image, Tensor)]
+    inner = drawn[0].shape[1:] if drawn else WORDS  # h, w of every tile
+    height, width = framed(torch.ones(3, *inner), "white").shape[1:]
     band = round(LINE / cell * width) if any(tile and tile.text for row in rows for tile in row) else 0
     lefts, right = [], 0.0
     for tile in rows[0]:
@@ -60,8 +70,11 @@ def draw_board(
         for left, tile in zip(lefts, row, strict=True):
             if tile is None:
                 continue
-            image = framed(fitted(rgb(tile.image), first.image.shape[1:]), tile.frame)  # [3, height, width]
-            canvas[:, top : top + height, left : left + width] = image
+            if isinstance(tile.image, str):
+                write_words(axes, tile.image, (left + width / 2, top + height / 2))
+            else:
+                image = framed(fitted(rgb(tile.image), inner), tile.frame)  # [3, height, width]
+                canvas[:, top : top + height, left : left + width] = image
             weight = "bold" if tile.bold else "normal"
             middle = top + height + band / 2
             axes.text(left + width / 2, middle, tile.text, ha="center", va="center", fontsize=8, weight=weight)
@@ -71,6 +84,12 @@ def draw_board(
         axes.text(left + width / 2, -0.06 * width, words, ha="center", va="bottom", fontsize=9)
     axes.imshow(canvas.permute(1, 2, 0).numpy(), aspect="equal")
     save(figure, out)
+
+
+def write_words(axes: plt.Axes, words: str, middle: tuple[float, float]) -> None:
+    """Words in the place of an image, in lines of about its width."""
+    lines = textwrap.wrap(words, LETTERS)[:MOST_LINES]
+    axes.text(*middle, "\n".join(lines), ha="center", va="center", fontsize=5)
 
 
 def fitted(image: Tensor, size: Sequence[int]) -> Tensor:

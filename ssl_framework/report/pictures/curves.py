@@ -30,7 +30,7 @@ POINTS = 500
 COLUMNS = 3
 
 
-REFERENCES: dict[str, Any] = {"untrained": ":", "raw_pixels": "--"}
+REFERENCES: dict[str, Any] = {"untrained": ":", "raw_pixels": "--", "raw_input": "--"}
 """Baseline -> style of its line."""
 
 

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.evaluation.probes.knn import neighbours
 from ssl_framework.evaluation.spectrum import effective_rank, normalised, singular_values
 from ssl_framework.functional import unit
@@ -59,13 +59,13 @@ MANY = 30
 def draw_neighbours(seen: Inspection, out: Path) -> str:
     """Test images and the train images whose features are nearest; returns words about it."""
     train, test, names = seen.train, seen.test, class_names(seen.train)
-    queries = first_of_each_class(test, min(QUERIES, len(test.pixels)))
-    similarity, near = nearest(seen.train_x, seen.test_x[queries], min(len(train.pixels), 2 * NEAR))  # [Q, 2k]
+    queries = first_of_each_class(test, min(QUERIES, len(test.rows)))
+    similarity, near = nearest(seen.train_x, seen.test_x[queries], min(len(train.rows), 2 * NEAR))  # [Q, 2k]
     found = []
     for query, cosines, rows in zip(queries, similarity, near, strict=True):
         # A folder without a test split has the same images in both.
         pairs = zip(cosines, rows, strict=True)
-        found.append([(c, row) for c, row in pairs if not train.pixels[row].equal(test.pixels[query])][:NEAR])
+        found.append([(c, row) for c, row in pairs if not train.rows[row].equal(test.rows[query])][:NEAR])
     count = min(map(len, found))
     if not count:
         raise ValueError("a test image has no neighbour but itself")
@@ -89,12 +89,12 @@ def draw_neighbours(seen: Inspection, out: Path) -> str:
     )
     return (
         f"Test images{', the first of each class in turn,' if names else ''} and their {count} nearest of "
-        f"{len(train.pixels):,} train images by cosine similarity of the features. {told}"
+        f"{len(train.rows):,} train images by cosine similarity of the features. {told}"
     )
 
 
 def neighbour_tile(
-    image: Tensor, cosine: Tensor, train: Images, row: Tensor, test: Images, query: Tensor, names: list[str] | None
+    image: Tensor | str, cosine: Tensor, train: Split, row: Tensor, test: Split, query: Tensor, names: list[str] | None
 ) -> Tile:
     """A neighbour, marked as right or wrong where there are classes."""
     if train.label is None:
@@ -105,7 +105,7 @@ def neighbour_tile(
     return Tile(image, f"{'✓' if right else '✗'} {label_of(train, row, names)}", RIGHT if right else WRONG)
 
 
-def label_of(images: Images, row: Tensor, names: list[str] | None) -> str:
+def label_of(images: Split, row: Tensor, names: list[str] | None) -> str:
     """The class or the number of an image, as short words; "" without labels."""
     if images.label is None:
         return ""
@@ -206,7 +206,7 @@ def draw_embedding(seen: Inspection, out: Path, kinds: tuple[str, ...]) -> str:
     return f"Features of {len(x):,} test images, at length 1.{rest}{read}"
 
 
-def scatter(axes: Axes, xy: Tensor, images: Images, names: list[str] | None) -> None:
+def scatter(axes: Axes, xy: Tensor, images: Split, names: list[str] | None) -> None:
     """Points [M, 2] by class, each in a colour and a mark; or by number; or all alike."""
     if names is None:
         colour = "#0072B2" if images.label is None else images.label.numpy()
@@ -246,7 +246,7 @@ def draw_spectrum(seen: Inspection, out: Path) -> str:
     axes.legend(frameon=False, fontsize=9, loc="lower left")
     save(figure, out)
     return (
-        f"Of the centred features of {len(seen.train.pixels):,} train images. A curve that drops steeply means that "
+        f"Of the centred features of {len(seen.train.rows):,} train images. A curve that drops steeply means that "
         "few directions are used; the effective rank is that of Roy and Vetterli (EUSIPCO 2007)."
     )
 
@@ -319,9 +319,8 @@ def draw_attention(seen: Inspection, out: Path, count: int = 8) -> str | None:
     net = seen.module.student.backbone.net
     if not isinstance(net, VisionTransformer):
         return None
-    index = first_of_each_class(seen.test, min(count, len(seen.test.pixels)))
-    views = seen.module.views
-    x = views.clean(seen.test.pixels[index].to(views.mean.device))  # [n, C, h, w]
+    index = first_of_each_class(seen.test, min(count, len(seen.test.rows)))
+    x = seen.module.views.clean(seen.test.rows[index].to(seen.module.device))  # [n, C, h, w]
     maps = ClassAttention()(x, Context(None, None, seen.module.student, None)).cpu()  # [n, h', w']
     heat = colormaps["viridis"]
     images, names = seen.shown(seen.test, index), class_names(seen.test)
@@ -330,6 +329,7 @@ def draw_attention(seen: Inspection, out: Path, count: int = 8) -> str | None:
         low, high = float(share.min()), float(share.max())
         scaled = (share - low) / max(high - low, 1e-12)  # [h', w']
         coloured = torch.from_numpy(heat(scaled.numpy())[..., :3]).permute(2, 0, 1).float()  # [3, h', w']
+        assert isinstance(image, Tensor)  # a ViT of timm sees pictures
         above.append(Tile(rgb(image), label_of(seen.test, row, names)))
         below.append(Tile(fitted(coloured, image.shape[1:]), f"{low:.2f} to {high:.2f}"))
     draw_board([above, below], out, side=("image", "attention"), cell=1)

@@ -17,13 +17,13 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from ssl_framework.build import build
-from ssl_framework.data.base import Images
+from ssl_framework.data.base import Split
 from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.models.encoder import Encoder
-from ssl_framework.report.pictures.base import save, show_views
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.report.pictures.base import pictures, save, show_views
+from ssl_framework.runs.config import CONFIGS, hosted
 from ssl_framework.types import Batch, Clock
-from ssl_framework.views.image import Views
+from ssl_framework.views.base import ViewMaker
 
 matplotlib.use("Agg")
 
@@ -54,7 +54,7 @@ def while_mixing(mixer: Mixing) -> Clock:
     return Clock(step=round(500 * (mixer.start + mixer.stop)), epoch=0, total_steps=1000)
 
 
-def mix_images(cfg: DictConfig, data: Images, name: str, count: int = ROWS, seed: int = 0) -> Mixture:
+def mix_images(cfg: DictConfig, data: Split, name: str, count: int = ROWS, seed: int = 0) -> Mixture:
     """Mixes whole images, as evaluation sees them: what the picture shows is the mixer's alone.
 
     Args:
@@ -79,8 +79,8 @@ def mixture_of(
     mixer: Mixing,
     student: Encoder,
     teacher: Encoder | None,
-    views: Views,
-    data: Images,
+    views: ViewMaker,
+    data: Split,
     name: str,
     count: int = ROWS,
     seed: int = 0,
@@ -90,8 +90,8 @@ def mixture_of(
     Raises:
         ValueError: the mixer makes no images.
     """
-    index, device = first_of_each_class(data, count), views.mean.device
-    images = views.clean(data.pixels[index].to(device))  # [B, C, h, w]
+    index, device = first_of_each_class(data, count), next(student.parameters()).device
+    images = views.clean(data.rows[index].to(device))  # [B, C, h, w]
     label = None if data.label is None else data.label[index].to(device)
     clean = Batch([images] * views.num_views, index.to(device), label)
     generator = torch.Generator().manual_seed(seed)
@@ -101,15 +101,15 @@ def mixture_of(
     if not mixes or mixes[0][1].owner is None:
         raise ValueError(f"{name} mixes inside the network: it makes no images to draw")
     view, mix = mixes[0]
-    sources = rgb((mix.clean * views.std + views.mean)[mix.source])  # [B, P, 3, h, w]
-    parts = sources, rgb(view * views.std + views.mean), mix.owner, mix.share
+    sources = rgb(pictures(views, mix.clean)[mix.source.cpu()])  # [B, P, 3, h, w]
+    parts = sources, rgb(pictures(views, view)), mix.owner, mix.share
     return Mixture(*(part.cpu() for part in parts))
 
 
-def first_of_each_class(data: Images, count: int) -> Tensor:
+def first_of_each_class(data: Split, count: int) -> Tensor:
     """[count] positions: the first image of each class, then the second ...; without classes the first images."""
     if data.label is None or data.label.is_floating_point():
-        return torch.arange(min(count, len(data.pixels)))
+        return torch.arange(min(count, len(data.rows)))
     order = torch.argsort(data.label, stable=True)
     classes = [order[data.label[order] == c] for c in data.label.unique()]
     turns = [rows[i] for i in range(count) for rows in classes if i < len(rows)]
@@ -235,7 +235,7 @@ def composed(overrides: Sequence[str]) -> tuple[DictConfig, str, str]:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("train", list(overrides), return_hydra_config=True)
     choices = cfg.hydra.runtime.choices
-    return cfg, choices.mixer, choices.data
+    return hosted(cfg), choices.mixer, choices.data
 
 
 def show_one(overrides: list[str], folder: Path) -> Path:

@@ -1,0 +1,122 @@
+"""What a backbone of any modality offers an encoder, and what some offer beside it."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from ssl_framework.types import Inputs, Outputs
+
+
+class BackboneProtocol(Protocol):
+    """A module that turns views into features.
+
+    Attributes:
+        dim: D, of the pooled features.
+        name: what messages call it.
+        weights: run folder or .safetensors file that a new run begins with (see ``weights``); ``None``: random ones.
+        net: the network itself; its names are those that exported weights have.
+    """
+
+    dim: int
+    name: str
+    weights: str | None
+    net: nn.Module
+
+    def __call__(self, x: Inputs) -> Outputs:
+        """Views [B, ...] -> "pooled" [B, D] and "map" [B, C, h, w] or "tokens" [B, N, D']."""
+        ...
+
+    def about(self) -> dict[str, str]:
+        """What a file of its weights says of it."""
+        ...
+
+    def load_line(self, path: Path) -> str:
+        """Python that makes the network with the weights of such a file, outside a run."""
+        ...
+
+
+class Block(NamedTuple):
+    """A stage of a convolutional net, or a block of a transformer."""
+
+    module: nn.Module
+    channels: int  # of the map behind it
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A backbone whose blocks can be named and looked into: what mixing inside a network needs.
+
+    Attributes:
+        channels: C of the views.
+    """
+
+    channels: int
+
+    def block(self, layer: int, key: str) -> Block | None:
+        """The block that the config names at ``key`` by its position; see ``Backbone.block``."""
+        ...
+
+    def changed_at(
+        self, block: Block | None, change: Callable[[Tensor], Tensor | None]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Meanwhile every pass goes on with what ``change`` makes of the map behind a block."""
+        ...
+
+
+@runtime_checkable
+class Spatial(Protocol):
+    """A backbone that keeps places apart: what dense evaluations need."""
+
+    def spatial(self, x: Inputs) -> Tensor:
+        """[B, C, H, W] -> [B, D', h, w]."""
+        ...
+
+
+@runtime_checkable
+class Deep(Protocol):
+    """A backbone that says how deep its parameters lie: what learning rates by layer need."""
+
+    def depths(self) -> tuple[dict[str, int], int]:
+        """Name of every parameter -> its depth, and the number of layers; see ``Backbone.depths``."""
+        ...
+
+
+def layered(backbone: Any, key: str) -> Layered:
+    """The backbone, as one whose blocks can be named; ``key`` of the config asks for that.
+
+    Raises:
+        ValueError: the backbone cannot.
+    """
+    if not isinstance(backbone, Layered):
+        raise lacking(backbone, key, "blocks that can be named")
+    return backbone
+
+
+def spatial(backbone: Any, key: str) -> Spatial:
+    """The backbone, as one that keeps places apart; ``key`` of the config asks for that.
+
+    Raises:
+        ValueError: the backbone cannot.
+    """
+    if not isinstance(backbone, Spatial):
+        raise lacking(backbone, key, "a map of the picture")
+    return backbone
+
+
+def deep(backbone: Any, key: str) -> Deep:
+    """The backbone, as one that says how deep its parameters lie; ``key`` of the config asks for that.
+
+    Raises:
+        ValueError: the backbone cannot.
+    """
+    if not isinstance(backbone, Deep):
+        raise lacking(backbone, key, "the depth of every parameter")
+    return backbone
+
+
+def lacking(backbone: BackboneProtocol, key: str, what: str) -> ValueError:
+    """What to say when a backbone lacks a capability."""
+    return ValueError(f"{key} needs {what}, which {backbone.name} has not: choose another backbone, or do without")

@@ -1,0 +1,48 @@
+"""A hash names what a run learns from, so that records and studies find their runs again: it outlives moves of code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from ssl_framework.load import load_run_config
+from ssl_framework.runs.addresses import MOVED, as_first_published, as_now
+from ssl_framework.runs.config import config_hash
+from tests.small_runs import config
+
+HASHES = json.loads(Path(__file__).with_name("hashes.json").read_text())
+"""Of every choice as it was composed before the package was divided into rooms."""
+
+RECORDS = Path(__file__).resolve().parents[2] / "results"
+
+
+@pytest.mark.parametrize("choice", HASHES)
+def test_a_choice_has_the_hash_it_had(choice: str) -> None:
+    assert config_hash(config(choice)) == HASHES[choice]
+
+
+@pytest.mark.parametrize("name", ["default", "mochi_cifar10"])
+def test_the_command_of_a_record_has_the_hash_of_the_record(name: str) -> None:
+    result = json.loads((RECORDS / name / "result.json").read_text())
+    settled = f"trainer.precision={result['precision']}"
+    assert config_hash(config(*result["overrides"], settled)) == result["config_hash"]
+
+
+def test_every_moved_class_is_where_the_table_says() -> None:
+    from hydra.utils import get_object
+
+    for old, new in MOVED.items():
+        assert get_object(new).__name__ == old.rpartition(".")[2]
+    assert as_now(as_first_published({"a": [{"_target_": new} for new in MOVED.values()]})) == {
+        "a": [{"_target_": new} for new in MOVED.values()]
+    }
+
+
+def test_a_stored_config_of_an_earlier_version_loads(tmp_path: Path) -> None:
+    now: Any = OmegaConf.to_container(config("method=mochi"), resolve=True)
+    before = as_first_published(now)
+    assert before["views"]["_target_"] == "ssl_framework.data.views.Views"
+    OmegaConf.save(before, tmp_path / "config.yaml")
+    assert load_run_config(tmp_path) == now
