@@ -12,7 +12,7 @@ import hydra
 from hydra.errors import HydraException
 
 from ssl_framework.report.sheet import mean_and_spread
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.config import CONFIGS, hosted
 from ssl_framework.runs.messages import STOPPED
 from ssl_framework.study.cells import Cell, Run, runs_of
 from ssl_framework.study.declaration import names_of_studies
@@ -144,7 +144,7 @@ def seconds_of(cells: Sequence[Cell], cell: Cell) -> float:
 
     try:
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return training_seconds(hydra.compose("train", list(cell.run.overrides)))
+            return training_seconds(hosted(hydra.compose("train", list(cell.run.overrides))))
     except (ValueError, OSError, RuntimeError, HydraException) as error:  # no data or no GPU here
         print(f"{cell.row} | {cell.column}: no step can be measured here: {' '.join(str(error).split())}")
         return math.nan

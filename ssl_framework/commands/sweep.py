@@ -12,6 +12,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from ssl_framework.runs.composition import choice_of
 from ssl_framework.runs.config import command_line
 from ssl_framework.training.place import is_first
 
@@ -25,7 +26,7 @@ def best_trial(jobs: Sequence[Any], metric: str, direction: str) -> str:
     # A Direction of the sweeper, or its name.
     value, best = (max if "maximize" in direction else min)(scored, key=lambda pair: pair[0])
     rest = [item for item in best.overrides if item.partition("=")[0] not in ("hparams_search", "evaluation", "method")]
-    command = command_line([f"method={best.about['method']}", *rest])
+    command = command_line([f"method={choice_of(best.about, 'method')}", *rest])
     return f"best of {len(jobs)} trials ({failed} failed) by {metric}: {value:.4g}\nwith it: {command}"
 
 

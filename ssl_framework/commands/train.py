@@ -24,10 +24,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ssl_framework.runs.composition import PARTS, called, choice_of, refuse_mixed_parts
 from ssl_framework.runs.config import (
     CONFIGS,
     begin,
     command_line,
+    hosted,
     quoted,
     refuse_other_config,
     refuse_other_types,
@@ -49,6 +51,7 @@ def main() -> None:
     whole_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they are explained here
     sys.argv[1:] = point_to_resumed_folder(sys.argv[1:])
+    refuse_null_choices(sys.argv[1:])
     try:
         begin(called_at(sys.argv[1:]))
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(job)()
@@ -64,6 +67,17 @@ def main() -> None:
         sys.exit("interrupted before training began, or twice: nothing was saved beyond the last checkpoint")
     if failures:
         sys.exit(1)
+
+
+def refuse_null_choices(arguments: list[str]) -> None:
+    """Ends the command if a group's choice is ``null``, which Hydra takes for no choice at all."""
+    for item in arguments:
+        group, _, choice = item.partition("=")
+        if choice == "null" and (CONFIGS / group).is_dir():
+            instead = (
+                f"{group}=none" if (CONFIGS / group / "none.yaml").is_file() else f"one of its files, or no {group}"
+            )
+            sys.exit(f"error: {item} chooses nothing: choose {instead}")
 
 
 def point_to_resumed_folder(arguments: list[str]) -> list[str]:
@@ -195,7 +209,7 @@ def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
     again."""
     with claimed(folder) if is_first() else contextlib.nullcontext(True) as mine:
         try:
-            settle(cfg.trainer)
+            settle(hosted(cfg, HydraConfig.get().overrides.task).trainer)
             todo = agree(lambda: left_to_do(cfg, folder, mine))
         except REFUSALS as error:
             say_once(error)
@@ -247,11 +261,12 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
     from ssl_framework.training.stages import go_through  # imports torch: only now
 
     settle(cfg.trainer)
-    refuse_other_types(cfg, HydraConfig.get().overrides.task)
+    refuse_mixed_parts(HydraConfig.get().runtime.choices)
+    refuse_other_types(hosted(cfg, HydraConfig.get().overrides.task), HydraConfig.get().overrides.task)
     if cfg.resume is not None:
         if Path(str(cfg.resume)).resolve() != folder.resolve():
             raise ValueError(f"resume={cfg.resume} goes on in that folder itself: leave out -m and hydra.run.dir")
-        cfg = resumed_config(cfg, Path(str(cfg.resume)))
+        cfg, goes_on = resumed_config(cfg, Path(str(cfg.resume))), True
         leave_to_launcher(cfg.trainer)
         settle(cfg.trainer)
         goes_on = True
@@ -282,11 +297,12 @@ def opened(cfg: DictConfig, folder: Path, goes_on: bool) -> dict[str, Any]:
 
 
 def describe() -> dict[str, Any]:
-    """Names of the chosen method and data set, the overrides, and a command that repeats the run."""
+    """What the run is called, its data set and chosen groups, the overrides, and a command that repeats the run."""
     hydra_cfg = HydraConfig.get()
     overrides = [item for item in hydra_cfg.overrides.task if not item.startswith("resume=")]
     choices = hydra_cfg.runtime.choices
-    names = {"method": choices["method"], "data": choices["data"]}
+    chosen = {group: choices[group] for group in ("method", *PARTS)}
+    names = {"method": called(chosen), "data": choices["data"], "choices": chosen}
     return {**names, "overrides": overrides, "command": command_line(overrides)}
 
 
@@ -320,11 +336,10 @@ def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
         key, _, value = item.lstrip("+~").partition("=")
         if key == "resume":
             continue
-        if key in ("method", "data"):
-            if names.get(key) != value:
-                raise ValueError(
-                    f"resume={folder} is a run of {key}={names.get(key)}: leave {item} out, or start a new run"
-                )
+        if key in ("method", "data", *PARTS):
+            before = choice_of(names, key)
+            if before != value:
+                raise ValueError(f"resume={folder} is a run of {key}={before}: leave {item} out, or start a new run")
         elif any(key == free or key.startswith(free + ".") for free in MAY_CHANGE):
             OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
         elif "." in key or key == "seed":

@@ -23,6 +23,8 @@ class Objective(nn.Module):
             not counted; ``None`` is no limit.
 
     Attributes:
+        reads: names of the student's outputs that it reads, heads or features; its constructor says them.
+        teacher_reads: likewise of the teacher's, where it requires one.
         num_classes: labels it has room for, 0 to ``num_classes - 1``; ``None`` if it does not count them.
     """
 
@@ -32,6 +34,8 @@ class Objective(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.reads: tuple[str, ...] = ()
+        self.teacher_reads: tuple[str, ...] = ()
         # Set by SSLModule where ``accepts`` offers what it needs. Not a class attribute: that would hide the module.
         self.feature_mixer: FeatureMixer | None = None
         self.num_classes: int | None = None

@@ -84,8 +84,9 @@ class Record(NamedTuple):
 
 
 def setting_of(job: Job) -> str:
-    """The overrides of a record's job beside method, data and seed."""
-    return " ".join(item for item in job.overrides if item.split("=")[0] not in ("method", "data", "seed"))
+    """The overrides of a record's job beside method, data and seed, and beside the parts that its name tells."""
+    named = job.about["method"].split()
+    return " ".join(i for i in job.overrides if i.split("=")[0] not in ("method", "data", "seed") and i not in named)
 
 
 def read_record(folder: Path) -> Record | None:

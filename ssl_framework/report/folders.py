@@ -11,6 +11,7 @@ from pathlib import Path
 from ssl_framework.report.render import as_csv, latex, markdown, page
 from ssl_framework.report.results_csv import write_csv
 from ssl_framework.report.sheet import Entry, Sheet
+from ssl_framework.runs.composition import PARTS
 from ssl_framework.runs.folder import write
 from ssl_framework.runs.index import Summary, read_runs
 from ssl_framework.runs.numbers import natural
@@ -68,7 +69,7 @@ def sheet_of(runs: Sequence[Summary], baseline: str | None, metric: str | None) 
         if axis is None:  # what all runs on a data set share belongs to the column
             columns[run.folder] = run.data
             left = [i for i in left if key_of(i) != "data"]
-            left = [i for i in left if i not in own[run.data] or (key_of(i) == "method" and methods)]
+            left = [i for i in left if i not in own[run.data] or (key_of(i) in ("method", *PARTS) and methods)]
         else:
             columns[run.folder] = next(i.partition("=")[2] for i in run.overrides if key_of(i) == axis)
         items[run.folder] = tuple(sorted(left, key=natural))

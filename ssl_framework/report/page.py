@@ -251,6 +251,7 @@ def facts(seen: Inspection) -> str:
     cfg, result = seen.stored, seen.result
     found: dict[str, Any] = {
         "method": f"{seen.about['method']} ({cfg.objective._target_.rsplit('.', 1)[-1]})",
+        "composed of": ", ".join(f"{k}={v}" for k, v in seen.about.get("choices", {}).items() if k != "method"),
         "data": seen.about["data"] + images_line(result),
         "backbone": backbone_line(seen),
         "length": f"{cfg.trainer.max_epochs} epoch{'s' * (cfg.trainer.max_epochs != 1)}, batch {cfg.data.batch_size}",

@@ -39,7 +39,9 @@ def names_of(group: str, value: str) -> list[str]:
 def composed(group: str, name: str) -> DictConfig:
     """``{group: its settings}`` as ``group=<name>`` brings them to a run, unresolved."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        found = compose(overrides=[f"+{group}={name}"])
+        # A data set may choose parts of a run, so it is composed as one.
+        whole = compose("train", [f"data={name}"]) if group == "data" else compose(overrides=[f"+{group}={name}"])
+        found = OmegaConf.masked_copy(whole, group)
     OmegaConf.set_struct(found, False)
     return found
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 
-from ssl_framework.runs.config import CONFIGS, config_hash
+from ssl_framework.runs.config import CONFIGS, config_hash, hosted
 from ssl_framework.runs.folder import ERROR
 from ssl_framework.study.declaration import Study
 
@@ -82,7 +82,7 @@ def cells_of(
                 for column in study.columns:
                     own = merged([*study.scales[scale].overrides, *row.overrides, *column.overrides, *extra])
                     if own not in known:
-                        known[own] = config_hash(hydra.compose("train", list(own)))
+                        known[own] = config_hash(hosted(hydra.compose("train", list(own))))
                     run = Run((*own, f"seed={seed}"), seed, pool / f"{known[own]}-seed{seed}")
                     names = {"row": row.name, "column": column.name, **row.names, **column.names}
                     metrics = tuple(metric.format(**names) for metric in study.metrics.values())

@@ -21,7 +21,7 @@ from ssl_framework.data.base import Split
 from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.report.pictures.base import pictures, save, show_views
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.config import CONFIGS, hosted
 from ssl_framework.types import Batch, Clock
 from ssl_framework.views.base import ViewMaker
 
@@ -235,7 +235,7 @@ def composed(overrides: Sequence[str]) -> tuple[DictConfig, str, str]:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("train", list(overrides), return_hydra_config=True)
     choices = cfg.hydra.runtime.choices
-    return cfg, choices.mixer, choices.data
+    return hosted(cfg), choices.mixer, choices.data
 
 
 def show_one(overrides: list[str], folder: Path) -> Path:
