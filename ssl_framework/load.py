@@ -12,6 +12,7 @@ from ssl_framework.build import build_module
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.addresses import as_now
+from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.overrides import override_each
 
 TRUSTED = ("ssl_framework.", "torch.optim.", "torch.nn.", "lightning.pytorch.loggers.")
@@ -25,7 +26,7 @@ def load_run_config(folder: str | Path) -> DictConfig:
         FileNotFoundError: the folder or its config.yaml does not exist.
         ValueError: the config names something else, or is not a config.
     """
-    path = Path(folder) / "config.yaml"
+    path = RunFolder(Path(folder)).config_file
     if not path.is_file():
         what = "has no config.yaml: it is not a run folder" if Path(folder).is_dir() else "does not exist"
         raise FileNotFoundError(f"the run folder {folder} {what}")
@@ -80,8 +81,8 @@ def load_run(folder: Path, overrides: Sequence[str]) -> tuple[DictConfig, SSLMod
 def load_run_and_checkpoint(folder: Path, overrides: Sequence[str]) -> tuple[DictConfig, SSLModule, dict[str, Any]]:
     """As ``load_run``, and what else lies in the checkpoint."""
     cfg = load_run_config(folder)
-    override_each([cfg], overrides, str(folder / "config.yaml"))
-    checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
+    override_each([cfg], overrides, str(RunFolder(folder).config_file))
+    checkpoint = load_checkpoint(RunFolder(folder).checkpoint_file)
     module = build_module(cfg, has_labels=True, num_samples=checkpoint["DataModule"].get("num_samples"))
     try:
         module.load_state_dict(checkpoint.pop("state_dict"))

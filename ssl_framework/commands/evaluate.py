@@ -29,8 +29,8 @@ from ssl_framework.evaluation.score_all import Chosen, metrics_of, noted, score_
 from ssl_framework.load import load_run_and_checkpoint
 from ssl_framework.module import SSLModule
 from ssl_framework.report.evaluations import csv_of, evaluation_tables
-from ssl_framework.runs.folder import read_json, write_json
-from ssl_framework.runs.messages import nearest, quiet
+from ssl_framework.runs.folder import RunFolder, write_json
+from ssl_framework.runs.messages import as_typed, error_line, nearest, quiet, typed
 from ssl_framework.runs.overrides import composed, merged, names_of, override_each, pair, resolved, stored
 from ssl_framework.runs.provenance import commit, versions
 
@@ -149,7 +149,7 @@ def evaluate_request(request: Request) -> dict[str, Any]:
         **(results[0] if len(results) == 1 else {"results": results}),
         "left_out": {name: why for name, why in left_out.items() if why},
         "model": about,
-        "command": shlex.join(["python", "scripts/evaluate.py", *request.arguments]),
+        "command": f"{typed('evaluate')} {shlex.join(request.arguments)}",
         "overrides": request.overrides,
         "versions": versions(),
         "commit": source,
@@ -198,7 +198,7 @@ def run_of(request: Request, overrides: list[str]) -> tuple[DictConfig, Callable
     """A run's config, and what makes its backbone, the same one for every data set."""
     folder = Path(request.words["run"])
     cfg, module, checkpoint = load_run_and_checkpoint(folder, overrides)
-    names = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    names = RunFolder(folder).read_about()
     about = {"run": str(folder), "method": names.get("method", "run"), "data": cfg.data.name, "seed": cfg.seed}
     about |= {"backbone": module.student.backbone.name, "steps": int(checkpoint["global_step"])}
     count = checkpoint["DataModule"].get("num_samples")
@@ -271,9 +271,7 @@ def splits_of(cfg: DictConfig) -> Splits:
 
 def references_in(folder: Path, metrics: Iterable[str]) -> dict[str, dict[str, float]]:
     """What a run has written of raw pixels and of the untrained backbone in these metrics."""
-    if not (folder / "result.json").is_file():
-        return {}
-    wrote = read_json(folder / "result.json")["baselines"]
+    wrote = RunFolder(folder).read_result().get("baselines", {})
     found = {name: {key: values[key] for key in metrics if key in values} for name, values in wrote.items()}
     return {name: values for name, values in found.items() if values}
 
@@ -292,16 +290,16 @@ def written(request: Request) -> Path:
     if "out" in request.words:
         return Path(request.words["out"])
     if "run" in request.words:
-        return Path(request.words["run"]) / "evaluation.json"
+        return RunFolder(Path(request.words["run"])).evaluation_file
     name = Path(request.words["backbone"].removeprefix("timm:")).stem
-    return Path("outputs/evaluations") / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}" / "evaluation.json"
+    return RunFolder(Path("outputs/evaluations") / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}").evaluation_file
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command; see this module's docstring."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if {"-h", "--help"} & set(arguments):
-        print(__doc__)
+        print(as_typed(str(__doc__)))
         return
     quiet()
     try:
@@ -313,7 +311,7 @@ def main(arguments: list[str] | None = None) -> None:
             record = evaluate_request(request)
         path.parent.mkdir(parents=True, exist_ok=True)
     except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(error_line(error))
     write_json(path, record)
     path.with_suffix(".csv").write_text(csv_of(record))
     say(record, notes)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from ssl_framework.runs import composition  # noqa: F401  registers what configs refer to
 from ssl_framework.runs.added_keys import without_added
 from ssl_framework.runs.addresses import as_first_published, as_now
+from ssl_framework.runs.folder import RunFolder
 
 HERE = Path(__file__).resolve().parents[1]  # the package
 
@@ -123,7 +124,7 @@ def job_folder(overrides: Sequence[str]) -> str:
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)  # also where a launcher unpickles a job
 
 
-def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
+def refuse_other_config(cfg: DictConfig, folder: RunFolder) -> None:
     """Refuses to take a run for this job's that was configured otherwise. Settles ``trainer.precision: auto`` as there.
 
     Loggers and places, which change no number, may differ.
@@ -131,7 +132,7 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
     Raises:
         ValueError: a key of the folder's config.yaml and of ``cfg`` differ.
     """
-    stored, now = OmegaConf.load(folder / "config.yaml"), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
+    stored, now = folder.read_config(), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
     if now.trainer.precision == "auto":
         now.trainer.precision = cfg.trainer.precision = stored.trainer.precision
     contents = (without_added(without_places(as_now(OmegaConf.to_container(c)))) for c in (stored, now))
@@ -185,9 +186,3 @@ def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{key}.{name}" if key else str(name))
     else:
         yield key, node
-
-
-def command_line(overrides: Sequence[str], *options: str) -> str:
-    """The command that a user types for these overrides."""
-    quoted = (item if re.fullmatch(r"[\w=.,:/+~@%-]+", item) else f'"{item}"' for item in overrides)
-    return " ".join(["python train.py", *options, *quoted])
