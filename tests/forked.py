@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,21 @@ PID = "pid.txt"
 
 
 class Command:
-    """``python train.py ARGUMENTS`` in ``folder``, started; or another command, which ``become`` turns into."""
+    """``python train.py ARGUMENTS`` in ``folder``, started; or another command, which ``become`` turns into.
 
-    def __init__(self, folder: Path, *arguments: str, become: Callable[[Sequence[str]], None] | None = None) -> None:
+    ``environment`` adds to its variables, as a launcher does.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        become: Callable[[Sequence[str]], None] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.files = [folder / f".{name}.{time.monotonic_ns()}" for name in ("stdout", "stderr")]
-        self.process = CONTEXT.Process(target=run_command, args=(folder, arguments, *self.files, become or train))
+        settings = (become or train, dict(environment or {}))
+        self.process = CONTEXT.Process(target=run_command, args=(folder, arguments, *self.files, *settings))
         self.process.start()
 
     def send_signal(self, number: int) -> None:
@@ -46,10 +56,16 @@ class Command:
 
 
 def run_command(
-    folder: Path, arguments: Sequence[str], out: Path, err: Path, become: Callable[[Sequence[str]], None]
+    folder: Path,
+    arguments: Sequence[str],
+    out: Path,
+    err: Path,
+    become: Callable[[Sequence[str]], None],
+    environment: Mapping[str, str],
 ) -> None:
     """Becomes a command; its ranks and runs are forked from here, where nothing has run either."""
     os.chdir(folder)
+    os.environ.update(environment)
     for path, descriptor in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
     become(arguments)

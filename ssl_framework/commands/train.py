@@ -46,7 +46,7 @@ from ssl_framework.runs.messages import (
     say_error,
 )
 from ssl_framework.training.meeting import agree, first_to_say, meeting
-from ssl_framework.training.place import is_first, leave_to_launcher, settle
+from ssl_framework.training.place import described, is_first, leave_to_launcher, settle
 
 
 def main() -> None:
@@ -269,7 +269,10 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
         cfg, goes_on = resumed_config(cfg, Path(str(cfg.resume))), True
         leave_to_launcher(cfg.trainer)
         settle(cfg.trainer)
+        goes_on = True
     about = json.loads(agree(lambda: json.dumps(opened(cfg, folder, goes_on))))
+    if is_first() and (launched := described()):
+        print(launched, flush=True)
     stopped_by = go_through(cfg, folder, about, is_first())
     if stopped_by == "SIGUSR1" and cfg.trainer.slurm and is_first():
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)

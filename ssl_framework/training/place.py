@@ -59,6 +59,15 @@ def is_first() -> bool:
     return found is None or found.rank == 0
 
 
+def described() -> str:
+    """How many processes this one has joined, in a line; nothing if nothing has launched it as one of several."""
+    here = place()
+    if here is None or here.world_size == 1:
+        return ""
+    machines = f"{here.nodes} machine{'s' if here.nodes > 1 else ''}"
+    return f"joins the {here.world_size} processes that were launched on {machines}"
+
+
 def local_processes(cfg: DictConfig) -> int:
     """How many processes of the run this machine holds, as the config says.
 

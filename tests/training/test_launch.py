@@ -1,0 +1,191 @@
+"""A run joins whatever launched it, and starts ranks of its own only when nothing did."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ssl_framework.models.weights import load_checkpoint
+from ssl_framework.runs.folder import read_metrics
+from ssl_framework.training.place import Place, join, leave_to_launcher, place, settle
+from tests.forked import Command
+from tests.small_runs import SMALL, config
+from tests.training.test_resume import assert_identical
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def nothing_launched_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, Place(3, 4, 1, 2)),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, Place(1, 2, 0, 1)),  # an operator of Kubernetes: one process a pod
+        ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, Place(0, 1, 0, 1)),
+        (
+            {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "6", "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x3)"},
+            Place(5, 6, 1, 2),
+        ),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "6"}, None),  # the batch script itself
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        (
+            {
+                "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4",
+                "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+            },
+            Place(1, 4, 1, 2),
+        ),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}, Place(1, 2, 1, 2)),
+        ({"MV2_COMM_WORLD_RANK": "0", "MV2_COMM_WORLD_SIZE": "2", "MV2_COMM_WORLD_LOCAL_SIZE": "2"}, Place(0, 2, 0, 2)),
+        ({"RANK": "1", "WORLD_SIZE": "2", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, Place(1, 2, 0, 1)),
+    ],
+)  # fmt: skip
+def test_launchers_say_where_a_process_stands(variables: dict[str, str], expected: Place | None) -> None:
+    assert place(variables) == expected
+    if expected is not None:
+        assert expected.nodes == expected.world_size // expected.local_size
+
+
+def test_the_launcher_says_how_many_there_are_and_a_contradiction_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    for trainer in ("cpu", "ddp_cpu", "ddp"):
+        cfg = config(f"trainer={trainer}").trainer
+        settle(cfg)
+        assert (cfg.devices, cfg.num_nodes) == (2, 2)
+    with pytest.raises(ValueError, match=r"trainer\.devices is 3, but 2 of this run's processes were launched on this"):
+        settle(config("trainer.devices=3").trainer)
+    with pytest.raises(ValueError, match=r"trainer\.num_nodes is 3, but the 4 processes .* were launched on 2"):
+        settle(config("trainer.num_nodes=3").trainer)
+    stored = config("trainer.devices=8").trainer
+    leave_to_launcher(stored)
+    settle(stored)
+    assert stored.devices == 2
+
+
+def test_what_only_a_launcher_can_give_is_refused_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"trainer\.num_nodes is 2, but nothing has launched processes on several"):
+        settle(config("trainer.num_nodes=2").trainer)
+    with pytest.raises(ValueError, match=r"trainer\.slurm is true, but srun has not started this process"):
+        settle(config("trainer.slurm=true").trainer)
+    with pytest.raises(
+        ValueError, match=r"2 processes were launched without saying where the first one is: set MASTER"
+    ):
+        join(Place(1, 2, 1, 2))
+
+
+class Launched:
+    """Two processes of one command, started as a launcher starts them; ``own`` gives each its variables."""
+
+    def __init__(self, folder: Path, own: Callable[[int], dict[str, str]], *arguments: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        self.ranks = [Command(folder, *arguments, environment={**where, **own(rank)}) for rank in range(2)]
+
+    def end(self) -> list[subprocess.CompletedProcess]:
+        return [rank.end() for rank in self.ranks]
+
+
+def mpirun(rank: int) -> dict[str, str]:
+    return {
+        "OMPI_COMM_WORLD_RANK": str(rank), "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_LOCAL_RANK": str(rank), "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+    }  # fmt: skip
+
+
+def pods(rank: int) -> dict[str, str]:
+    """Two machines of one process, as an operator of Kubernetes starts them."""
+    return {"RANK": str(rank), "WORLD_SIZE": "2"}
+
+
+def test_a_multirun_of_launched_processes_is_that_of_one_which_launches(tmp_path: Path) -> None:
+    """Every process composes it, the first decides and speaks; what all refuse is said once, and the next job runs."""
+    arguments = ("-m", *SMALL, "trainer=cpu", "trainer.max_epochs=1", "data.batch_size=9,8")
+    first, second = Launched(tmp_path, mpirun, *arguments).end()
+    assert first.returncode == second.returncode == 1
+    assert "Traceback" not in first.stderr + second.stderr
+    said = first.stderr + second.stderr
+    assert said.count("error: data.batch_size is 9 for all 2 processes together") == 1
+    assert second.stdout == "" and first.stdout.count("joins the 2 processes that were launched on 1 machine") == 2
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    assert str(sweep.relative_to(tmp_path)) == first.stdout.splitlines()[-1]
+    trained, refused = sorted(path for path in sweep.iterdir() if path.is_dir())
+    assert (refused / "error.txt").is_file() and not (refused / "result.json").exists()
+    assert json.loads((trained / "result.json").read_text())["processes"] == 2
+    own = Command(tmp_path, *SMALL, "trainer=ddp_cpu", "trainer.max_epochs=1", "hydra.run.dir=own").end()
+    assert own.returncode == 0, own.stderr
+    assert read_metrics(trained / "metrics.csv") == read_metrics(tmp_path / "own" / "metrics.csv")
+    hashes = [json.loads((path / "result.json").read_text())["config_hash"] for path in (trained, tmp_path / "own")]
+    assert hashes[0] == hashes[1]
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.time() + 60
+    while not path.exists() and time.time() < deadline:
+        time.sleep(0.02)
+
+
+def test_launched_processes_stop_together_share_a_folder_and_go_on(tmp_path: Path) -> None:
+    """A folder named by the time of day is that of the first process, on whichever machine the others compose it."""
+    named = "hydra.run.dir=run_${now:%f}"
+    arguments = (*SMALL, "trainer.max_epochs=6", named)
+    running = Launched(tmp_path, pods, *arguments)
+    while not (found := list(tmp_path.glob("run_*/metrics.csv"))):
+        time.sleep(0.02)
+    running.ranks[1].send_signal(signal.SIGTERM)
+    first, second = running.end()
+    assert first.returncode == second.returncode == 128 + signal.SIGTERM, first.stderr + second.stderr
+    (folder,) = tmp_path.glob("run_*")
+    assert folder == found[0].parent and f"resume={folder.name}" in first.stdout and second.stdout == ""
+    step = load_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"]
+    assert 0 < step < 36
+    ended = Launched(tmp_path, pods, f"resume={folder.name}").end()
+    assert [rank.returncode for rank in ended] == [0, 0], ended[0].stderr + ended[1].stderr
+    assert f"resuming at step {step}" in ended[0].stdout
+    whole = Launched(tmp_path, pods, *arguments[:-1], "hydra.run.dir=whole").end()
+    assert [rank.returncode for rank in whole] == [0, 0]
+    paths = [tmp_path / name / "checkpoints" / "last.ckpt" for name in ("whole", folder.name)]
+    assert_identical(*(load_checkpoint(path)["state_dict"] for path in paths))
+
+
+def test_a_rank_that_is_killed_ends_the_others(tmp_path: Path) -> None:
+    running = Command(tmp_path, *SMALL, "trainer=ddp_cpu", "trainer.max_epochs=500", "hydra.run.dir=run")
+    wait_for(tmp_path / "run" / "metrics.csv")
+    pid = running.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    ended = running.end(timeout=60)
+    assert ended.returncode == 1 and not (tmp_path / "run" / "result.json").exists()
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def test_torchrun_starts_the_processes(tmp_path: Path) -> None:
+    """The launcher itself, in new interpreters: one folder named by the time of day, one line at its end."""
+    done = torchrun(tmp_path, "--standalone", "--nproc-per-node=2", arguments=[*SMALL, "trainer.max_epochs=1"])
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "outputs" / "simclr" / "shapes").iterdir()
+    assert done.stdout.splitlines()[-1] == str(folder.relative_to(tmp_path))
+    assert json.loads((folder / "result.json").read_text())["processes"] == 2
+
+
+def torchrun(
+    folder: Path, *options: str, arguments: list[str], before: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess:
+    command = [*before, sys.executable, "-m", "torch.distributed.run", *options, str(ROOT / "train.py"), *arguments]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=120)
