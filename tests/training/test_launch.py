@@ -36,7 +36,10 @@ def nothing_launched_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"RANK": "1", "WORLD_SIZE": "2"}, Place(1, 2, 0, 1)),  # an operator of Kubernetes: one process a pod
         ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, Place(0, 1, 0, 1)),
         (
-            {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "6", "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x3)"},
+            {
+                **{"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "6"},
+                **{"SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x3)"},
+            },
             Place(5, 6, 1, 2),
         ),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "6"}, None),  # the batch script itself

@@ -265,7 +265,7 @@ def same_loss(name: str, tests: Sequence[Path], configs: dict[str, dict[str, Any
 
 
 def tests_of_data(config: dict[str, Any], root: Path) -> list[Path]:
-    """The test files of the parts by which a method says which images meet: tests/<room>/test_<module of the part>.py."""
+    """Tests of the parts by which a method says which images meet: tests/<room>/test_<module of the part>.py."""
     chosen = chosen_by(config)
     found = []
     for group in ("sampler", "pseudo_labels", "generated"):

@@ -42,15 +42,14 @@ def filled(text: str, root: Path) -> str:
 
 def data_table(root: Path) -> str:
     """Name, size, channels and the first sentence of each data config."""
-    rows = ["| `data=` | px | channels | |", "| --- | --- | --- | --- |"]
+    rows = ["| `data=` | px or points | channels | |", "| --- | --- | --- | --- |"]
     for path in sorted((root / "configs" / "data").glob("*.yaml")):
         config = yaml.safe_load(path.read_text())
         line = path.read_text().splitlines()[0].partition(": ")[2]
         first = re.split(r"(?<=[.)])\s", line)[0].rstrip(",:")
-        rows.append(
-            f"| [`{path.stem}`](configs/data/{path.name}) | {config.get('image_size', '-')} | {config['channels']} | "
-            f"{first} |"
-        )
+        size = config.get("image_size", config.get("length", "-"))
+        channels = config.get("channels", "-")
+        rows.append(f"| [`{path.stem}`](configs/data/{path.name}) | {size} | {channels} | {first} |")
     return "\n".join(rows) + "\n"
 
 
