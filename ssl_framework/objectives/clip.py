@@ -58,10 +58,19 @@ class CLIP(Objective):
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
     ) -> dict[str, Tensor]:
-        """Changes ``log_scale`` where it has grown beyond its bound."""
+        """Changes ``log_scale`` where it has grown beyond its bound.
+
+        Raises:
+            ValueError: the outputs of the two towers are of different widths.
+        """
         with torch.no_grad():  # the parameter itself: behind a clamp in the graph it would stay for ever
             self.log_scale.clamp_(max=self.largest)
         z0, z1 = map(unit, outputs_of(student, self.head))  # [B, D] each
+        if z0.shape[1] != z1.shape[1]:
+            raise ValueError(
+                f"CLIP compares {self.head} of both towers, but one has {z0.shape[1]} values and the other "
+                f"{z1.shape[1]}: choose a head that gives both one width (head=linear)"
+            )
         loss = (self.one_way(z0, z1) + self.one_way(z1, z0)) / 2  # [B]
         return {"loss": loss.mean(), "scale": self.log_scale.detach().exp()}
 

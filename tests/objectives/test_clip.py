@@ -105,3 +105,8 @@ def test_bad_values(settings: tuple, words: str) -> None:
     with pytest.raises(ValueError) as error:
         CLIP(*settings)
     assert words in str(error.value)
+
+
+def test_towers_of_different_widths_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"one has 7 values and the other 4: choose a head .* \(head=linear\)"):
+        loss(loops.random_unit(5, 7, 0), loops.random_unit(5, 4, 1))
