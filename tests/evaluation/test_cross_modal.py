@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ssl_framework.build import build, build_data, build_module
-from ssl_framework.commands.evaluate import evaluate
 from ssl_framework.data.loader import take
 from ssl_framework.evaluation.cross_modal import CrossModal
 from ssl_framework.evaluation.features import in_eval_mode
+from ssl_framework.evaluation.request import evaluate
 from ssl_framework.models.towers import Towers
 from ssl_framework.models.weights import read_weights
 from ssl_framework.report.inspection import Inspection
