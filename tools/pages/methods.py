@@ -383,8 +383,8 @@ def section(method: Method, record: Record | None) -> list[str]:
         f"- Tests: {kinds or method.shows}, {tests}",
     ]
     if record is not None:
-        for data in record.data:
-            shown = [f"{short(metric)} {record.shown(method.name, data, metric)}" for metric in record.metrics]
+        for data in record.sheet.columns:
+            shown = [f"{short(metric)} {record.shown(method.name, data, metric)}" for metric in record.sheet.metrics]
             lines.append(f"- {data}: {', '.join(shown)}")
     lines += [f"- {kind}: {text}" for kind, texts in method.notes.items() for text in texts]
     return [*lines, ""]
@@ -396,8 +396,8 @@ def reference_lines(record: Record) -> list[str]:
     for name, words in REFERENCES.items() if record.about["references"] else ():
         scores = "; ".join(
             f"{data}: "
-            + ", ".join(f"{short(metric)} {record.reference(name, data, metric)}" for metric in record.metrics)
-            for data in record.data
+            + ", ".join(f"{short(metric)} {record.reference(name, data, metric)}" for metric in record.sheet.metrics)
+            for data in record.sheet.columns
         )
         lines.append(f"- {words}: {scores}")
     return [*lines, ""] if lines else []
@@ -406,9 +406,9 @@ def reference_lines(record: Record) -> list[str]:
 def method_tables(root: Path) -> str:
     """The README's: one short table a group; with a record, k-NN on ``SHOWN`` and what it means below."""
     methods, record = read_methods(root), read_record(root / RECORD)
-    if record is not None and SHOWN not in record.metrics:
+    if record is not None and SHOWN not in record.sheet.metrics:
         record = None
-    data_sets = sorted(record.data, reverse=True) if record else []
+    data_sets = sorted(record.sheet.columns, reverse=True) if record else []
     head = ["method", "paper", "equal to", "test", *(f"{data} k-NN" for data in data_sets)]
     lines = []
     for group in GROUPS:
