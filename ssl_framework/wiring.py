@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -11,7 +12,7 @@ from ssl_framework.mixers.base import LearnedRule
 from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.objectives.base import Objective
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.groups import files
 
 FEATURES = ("pooled", "map", "tokens")
 """What a backbone may give beside the heads."""
@@ -61,16 +62,20 @@ def heads_with(reads: Sequence[str]) -> str:
 
 
 def choices(group: str, fits: Callable[[Any], bool]) -> str:
-    """``head=byol, mocov3 or ``: the shipped choices of a group that fit; nothing if there is none."""
-    found = [name for name, node in shipped(group).items() if fits(node)]
+    """``head=byol, mocov3 or ``: the choices of a group that fit; nothing if there is none."""
+    found = [name for name, node in nodes_of(group).items() if fits(node)]
     return f"{group}={', '.join(found)} or " if found else ""
 
 
+def nodes_of(group: str) -> dict[str, Any]:
+    """Choice -> its node, unresolved; those of plugins, too."""
+    return {name: read_node(file) for name, file in files(group).items()}
+
+
 @functools.cache
-def shipped(group: str) -> dict[str, Any]:
-    """Choice -> its node, unresolved."""
-    files = sorted((CONFIGS / group).glob("*.yaml"))
-    return {file.stem: OmegaConf.to_container(OmegaConf.load(file)) for file in files}
+def read_node(file: Path) -> Any:
+    """What a config file holds, unresolved."""
+    return OmegaConf.to_container(OmegaConf.load(file))
 
 
 def listed(names: Sequence[str]) -> str:
