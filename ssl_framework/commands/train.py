@@ -275,7 +275,6 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
         cfg, goes_on = resumed_config(cfg, Path(str(cfg.resume))), True
         leave_to_launcher(cfg.trainer)
         settle(cfg.trainer)
-        goes_on = True
     about = json.loads(agree(lambda: json.dumps(opened(cfg, folder, goes_on))))
     if is_first() and (launched := described()):
         print(launched, flush=True)

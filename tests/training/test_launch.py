@@ -2,12 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,10 @@ def nothing_launched_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"RANK": "1", "WORLD_SIZE": "2"}, Place(1, 2, 0, 1)),  # an operator of Kubernetes: one process a pod
         ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, Place(0, 1, 0, 1)),
         (
-            {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "6", "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x3)"},
+            {
+                "SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "6",
+                "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x3)",
+            },
             Place(5, 6, 1, 2),
         ),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "6"}, None),  # the batch script itself
@@ -82,9 +86,7 @@ def test_what_only_a_launcher_can_give_is_refused_without_one(monkeypatch: pytes
         settle(config("trainer.num_nodes=2").trainer)
     with pytest.raises(ValueError, match=r"trainer\.slurm is true, but srun has not started this process"):
         settle(config("trainer.slurm=true").trainer)
-    with pytest.raises(
-        ValueError, match=r"2 processes were launched without saying where the first one is: set MASTER"
-    ):
+    with pytest.raises(ValueError, match=r"2 processes were launched without saying where the first"):
         join(Place(1, 2, 1, 2))
 
 
@@ -183,9 +185,58 @@ def test_torchrun_starts_the_processes(tmp_path: Path) -> None:
     assert json.loads((folder / "result.json").read_text())["processes"] == 2
 
 
-def torchrun(
-    folder: Path, *options: str, arguments: list[str], before: tuple[str, ...] = ()
-) -> subprocess.CompletedProcess:
-    command = [*before, sys.executable, "-m", "torch.distributed.run", *options, str(ROOT / "train.py"), *arguments]
+def torchrun(folder: Path, *options: str, arguments: list[str]) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", *options, str(ROOT / "train.py"), *arguments]
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def machines() -> Iterator[tuple[str, str]]:
+    """Two network namespaces, 10.77.0.1 and 10.77.0.2, joined by a cable of their own and nothing else."""
+    ip = shutil.which("ip")
+    names = tuple(f"ssl{os.getpid()}{end}" for end in "ab")
+    if ip is None or os.geteuid() != 0 or call(ip, "netns", "add", names[0]) != 0:
+        pytest.skip("network namespaces are not allowed here: they need root and ip (iproute2)")
+    try:
+        done = [call(ip, "netns", "add", names[1])]
+        done += [call(ip, "link", "add", names[0], "type", "veth", "peer", "name", names[1])]
+        for number, name in enumerate(names, start=1):
+            inside = (ip, "-n", name)
+            done += [call(ip, "link", "set", name, "netns", name)]
+            done += [call(*inside, "addr", "add", f"10.77.0.{number}/24", "dev", name)]
+            done += [call(*inside, "link", "set", device, "up") for device in ("lo", name)]
+        if any(done):
+            pytest.skip("network namespaces are not allowed here: a veth pair could not be made")
+        yield names  # type: ignore[misc]
+    finally:
+        for name in names:
+            call(ip, "netns", "del", name)
+
+
+def call(*command: str) -> int:
+    return subprocess.run(command, capture_output=True).returncode
+
+
+def test_two_machines_equal_one_with_two_processes(machines: tuple[str, str], tmp_path: Path) -> None:
+    """As many processes, a network between them: the same numbers, bit for bit."""
+    settings = [*SMALL, "trainer.max_epochs=1"]
+    options = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-id=test", "--rdzv-backend=c10d"]
+    options += ["--rdzv-endpoint=10.77.0.1:29400"]
+    running = []
+    for number, name in enumerate(machines, start=1):
+        command = ["ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run", *options]
+        command += [f"--local-addr=10.77.0.{number}", f"--rdzv-conf=is_host={number == 1}"]  # one name for both hosts
+        command += [str(ROOT / "train.py"), *settings, "hydra.run.dir=two"]
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": name}
+        running.append(
+            subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        )
+    said = [process.communicate(timeout=180)[0].decode() for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    assert sum("joins the 2 processes that were launched on 2 machines" in text for text in said) == 1
+    one = Command(tmp_path, *settings, "trainer=ddp_cpu", "hydra.run.dir=one").end()
+    assert one.returncode == 0, one.stderr
+    assert read_metrics(tmp_path / "two" / "metrics.csv") == read_metrics(tmp_path / "one" / "metrics.csv")
+    states = [load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("two", "one")]
+    assert_identical(states[0]["state_dict"], states[1]["state_dict"])
