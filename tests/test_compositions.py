@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from ssl_framework.build import build_module
 from ssl_framework.commands import train
-from ssl_framework.load import load_run, load_run_config
+from ssl_framework.loading import load_run, load_run_config
 from ssl_framework.runs.added_keys import left_out, without_added
 from ssl_framework.runs.composition import PARTS, called, choice_of, own_parts, refuse_mixed_parts
 from ssl_framework.runs.config import CONFIGS, config_hash, refuse_other_config

@@ -12,6 +12,7 @@ Each prints the path of what it has written. Further key=value change the config
 
 import argparse
 import difflib
+import sys
 from pathlib import Path
 
 from hydra.errors import HydraException
@@ -25,6 +26,7 @@ from ssl_framework.report.pictures.features import PLANES, draw_embedding, draw_
 from ssl_framework.report.pictures.mixtures import show_all, show_both_views, show_one, show_side_by_side
 from ssl_framework.runs.config import CONFIGS
 from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.groups import admit
 from ssl_framework.runs.messages import as_typed, error_line, explain, quiet, typed
 
 DRAWERS = {"": show_one, "mixers": show_all, "gallery": show_side_by_side, "views": show_both_views}
@@ -40,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("words", nargs="+", metavar="[word] key=value")
     parser.add_argument("--out", type=Path, help="folder of the picture; outputs/show, or pictures in the run folder")
-    given = parser.parse_intermixed_args(arguments)
+    given = parser.parse_intermixed_args(admit(sys.argv[1:] if arguments is None else arguments))
     words = [word for word in given.words if "=" not in word]
     overrides = [word for word in given.words if "=" in word]
     what, known = " ".join(words), [*filter(None, DRAWERS), *OF_RUNS]

@@ -11,8 +11,9 @@ import hydra
 from hydra.errors import HydraException
 
 from ssl_framework.report.sheet import mean_and_spread
-from ssl_framework.runs.config import CONFIGS, hosted
+from ssl_framework.runs.config import hosted
 from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.groups import admit, composing
 from ssl_framework.runs.messages import STOPPED, as_typed, error_line, typed
 from ssl_framework.study.cells import Cell, Run, runs_of
 from ssl_framework.study.declaration import names_of_studies
@@ -24,10 +25,11 @@ from ssl_framework.study.request import OUT, USAGE, Request, understood
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``scripts/study.py``."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if {"-h", "--help"} & set(arguments):
+    others = admit(arguments)
+    if {"-h", "--help"} & set(others):
         print(f"{as_typed(USAGE)}\nStudies: {', '.join(names_of_studies())}")
         return
-    request, cells = understood(arguments)
+    request, cells = understood(others)
     if request.dry_run:
         dry_run(request, cells)
         return
@@ -143,7 +145,7 @@ def seconds_of(cells: Sequence[Cell], cell: Cell) -> float:
     from ssl_framework.study.estimate import training_seconds  # imports torch
 
     try:
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        with composing():
             return training_seconds(hosted(hydra.compose("train", list(cell.run.overrides))))
     except (ValueError, OSError, RuntimeError, HydraException) as error:  # no data or no GPU here
         print(f"{cell.row} | {cell.column}: no step can be measured here: {' '.join(str(error).split())}")

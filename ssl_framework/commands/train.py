@@ -23,16 +23,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl_framework.runs.composition import PARTS, called, choice_of, refuse_mixed_parts
+from ssl_framework.runs.composition import PARTS, choice_of, refuse_mixed_parts
 from ssl_framework.runs.config import (
     CONFIGS,
     begin,
     hosted,
+    may_change,
+    names_of_run,
     quoted,
     refuse_other_config,
     refuse_other_types,
 )
 from ssl_framework.runs.folder import LATEST, RunFolder
+from ssl_framework.runs.groups import admit
 from ssl_framework.runs.messages import (
     REFUSALS,
     STOPPED,
@@ -41,23 +44,16 @@ from ssl_framework.runs.messages import (
     explain,
     failures,
     say_error,
-    typed,
 )
 from ssl_framework.training.meeting import agree, first_to_say, meeting
 from ssl_framework.training.place import described, is_first, leave_to_launcher, settle
-
-MAY_CHANGE = (
-    *("trainer", "logger", "evaluation", "report", "resume"),
-    *("data.root", "data.download", "data.num_workers", "data.resident_share", "data.store"),
-)
-"""Keys that may differ when a run is resumed: they say how and how long it runs, not what it learns from."""
 
 
 def main() -> None:
     """Entry point of ``python train.py`` and ``ssl-train``."""
     whole_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they are explained here
-    sys.argv[1:] = point_to_resumed_folder(sys.argv[1:])
+    sys.argv[1:] = point_to_resumed_folder(admit(sys.argv[1:]))
     refuse_null_choices(sys.argv[1:])
     try:
         begin(called_at(sys.argv[1:]))
@@ -127,7 +123,7 @@ def job(cfg: DictConfig) -> float | None:
             RunFolder(folder).discard_unless_trained(before)
         leave_unless_all_refuse()
         return None
-    end(stopped_by, os.path.relpath(folder), f"{typed('train')} resume={os.path.relpath(folder)}")
+    end(stopped_by, os.path.relpath(folder), command_line([f"resume={os.path.relpath(folder)}"]))
     return None
 
 
@@ -305,10 +301,7 @@ def describe() -> dict[str, Any]:
     """What the run is called, its data set and chosen groups, the overrides, and a command that repeats the run."""
     hydra_cfg = HydraConfig.get()
     overrides = [item for item in hydra_cfg.overrides.task if not item.startswith("resume=")]
-    choices = hydra_cfg.runtime.choices
-    chosen = {group: choices[group] for group in ("method", *PARTS)}
-    names = {"method": called(chosen), "data": choices["data"], "choices": chosen}
-    return {**names, "overrides": overrides, "command": command_line(overrides)}
+    return names_of_run(hydra_cfg.runtime.choices, overrides)
 
 
 def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> None:
@@ -325,7 +318,7 @@ def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
     Raises:
         ValueError: an override contradicts the stored run, or the stored config is not trusted.
     """
-    from ssl_framework.load import load_run_config
+    from ssl_framework.loading import load_run_config
 
     stored = load_run_config(folder.resolve())
     if not RunFolder(folder).has_checkpoint:
@@ -339,7 +332,7 @@ def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
             before = choice_of(names, key)
             if before != value:
                 raise ValueError(f"resume={folder} is a run of {key}={before}: leave {item} out, or start a new run")
-        elif any(key == free or key.startswith(free + ".") for free in MAY_CHANGE):
+        elif may_change(key):
             OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
         elif "." in key or key == "seed":
             before, now = OmegaConf.select(stored, key), OmegaConf.select(cfg, key)

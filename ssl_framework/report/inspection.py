@@ -17,7 +17,7 @@ from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.device import accelerator_of
 from ssl_framework.evaluation.features import samples_at_once
-from ssl_framework.load import load_run, load_run_config
+from ssl_framework.loading import load_run, load_run_config
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder

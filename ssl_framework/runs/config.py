@@ -4,23 +4,21 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_framework.runs import composition  # noqa: F401  registers what configs refer to
+from ssl_framework.runs import composition
 from ssl_framework.runs.added_keys import without_added
 from ssl_framework.runs.addresses import as_first_published, as_now
 from ssl_framework.runs.folder import RunFolder
-
-HERE = Path(__file__).resolve().parents[1]  # the package
-
-
-CONFIGS = HERE / "configs" if (HERE / "configs").is_dir() else HERE.parent / "configs"  # installed, or a source tree
+from ssl_framework.runs.groups import CONFIGS as CONFIGS
+from ssl_framework.runs.groups import HERE as HERE
+from ssl_framework.runs.groups import groups
+from ssl_framework.runs.messages import command_line
 
 
 def quoted(text: str) -> str:
@@ -83,14 +81,27 @@ def refuse_missing_data(cfg: DictConfig) -> None:
 def refuse_other_types(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Refuses a value that is no number (or no truth value) where the shipped config has one."""
     split = [item.partition("=") for item in overrides if not item.startswith(("+", "~"))]
-    shipped = as_shipped(*(f"{key}={value}" for key, _, value in split if (CONFIGS / key).is_dir()))
+    known = groups()
+    shipped = as_shipped(*(f"{key}={value}" for key, _, value in split if key in known))
     for key, _, _ in split:
-        if (CONFIGS / key).is_dir():
+        if key in known:
             continue
         default, value = OmegaConf.select(shipped, key), OmegaConf.select(cfg, key)
         for kind, name in ((bool, "true or false"), ((int, float), "a number")):
             if isinstance(default, kind) and not isinstance(value, kind) and value is not None:
                 raise ValueError(f"{key} is {value!r}: it must be {name} (as shipped: {default})")
+
+
+MAY_CHANGE = (
+    *("trainer", "logger", "evaluation", "report", "resume"),
+    *("data.root", "data.download", "data.num_workers", "data.resident_share", "data.store"),
+)
+"""Keys that may differ when a run is resumed: they say how and how long it runs, not what it learns from."""
+
+
+def may_change(key: str) -> bool:
+    """Whether a run that is resumed may have another value of ``key``."""
+    return any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)
 
 
 began = [datetime.now()]
@@ -186,3 +197,15 @@ def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{key}.{name}" if key else str(name))
     else:
         yield key, node
+
+
+def names_of_run(choices: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """What a run is called, its data set and chosen groups, the overrides, and a command that repeats the run.
+
+    Args:
+        choices: group -> the choice that was composed.
+        overrides: of the command line.
+    """
+    chosen = {group: choices[group] for group in ("method", *composition.PARTS)}
+    names = {"method": composition.called(chosen), "data": choices["data"], "choices": chosen}
+    return {**names, "overrides": list(overrides), "command": command_line(overrides)}

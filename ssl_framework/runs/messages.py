@@ -13,7 +13,8 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl_framework.runs.config import CONFIGS, HERE
+from ssl_framework.runs.groups import CONFIGS, HERE, groups
+from ssl_framework.runs.plugins import as_typed as plugins_as_typed
 
 SCRIPTS = {
     "train": "python train.py",
@@ -45,8 +46,9 @@ OmegaConf.register_new_resolver("typed", typed, replace=True)  # for --help of t
 
 
 def command_line(overrides: Sequence[str], *options: str) -> str:
-    """The command that a user types for these overrides."""
-    quoted = (item if re.fullmatch(r"[\w=.,:/+~@%-]+", item) else f'"{item}"' for item in overrides)
+    """The command that a user types for these overrides, with the plugins that this one was told of."""
+    words = [*plugins_as_typed(), *overrides]
+    quoted = (item if re.fullmatch(r"[\w=.,:/+~@%-]+", item) else f'"{item}"' for item in words)
     return " ".join([typed("train"), *options, *quoted])
 
 
@@ -106,14 +108,13 @@ def explain(error: Exception) -> str:
         full = str(getattr(cause, "full_key", "") or key)
         where = full.rsplit(".", 1)[0] if "." in full else "the config"
         if "." not in full:
-            known = sorted({*known, *(path.name for path in CONFIGS.iterdir() if path.is_dir())})
+            known = sorted({*known, *groups()})
         if not known:
             return f"there is no key {full}, and {where} is empty as shipped: add it with +{full}=..."
         return f"there is no key {full}{nearest(str(key), known)}; {where} has: {', '.join(known)}"
     found = re.search(r"Could not override '(\w+)'", message)
     if found and "No match in the defaults list" in message:
-        groups = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
-        return f"there is no group {found[1]}{nearest(found[1], groups)}; groups are: {', '.join(groups)}"
+        return f"there is no group {found[1]}{nearest(found[1], groups())}; groups are: {', '.join(groups())}"
     return " ".join(message.split())
 
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 
-from ssl_framework.runs.config import CONFIGS, config_hash, hosted
+from ssl_framework.runs.config import config_hash, hosted
 from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.groups import composing
 from ssl_framework.study.declaration import Study
 
 POOL = Path("outputs") / "studies" / "runs"
@@ -54,7 +55,7 @@ def cells_of(
     GlobalHydra.instance().clear()
     cells = []
     known: dict[tuple[str, ...], str] = {}
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with composing():
         for seed in seeds or study.seeds:
             for row in study.rows:
                 for column in study.columns:

@@ -24,7 +24,7 @@ from torch import Tensor
 from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.pseudo_labels import CHUNK, clusters, read_pseudo_labels
 from ssl_framework.functional import unit
-from ssl_framework.load import load_run
+from ssl_framework.loading import load_run
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.training.launch import descend

@@ -22,11 +22,11 @@ import yaml
 from PIL import Image
 
 from ssl_framework.commands import train as main_module
-from ssl_framework.commands.evaluate import evaluate
 from ssl_framework.commands.evaluate import main as evaluate_main
 from ssl_framework.commands.export import main as export_main
 from ssl_framework.commands.train import resumed_config
 from ssl_framework.evaluation.during_training.view_scores import read_scores
+from ssl_framework.evaluation.request import evaluate
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.report.tables import sweep_table
 from ssl_framework.runs.config import CONFIGS, config_hash, job_folder

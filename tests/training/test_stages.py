@@ -11,12 +11,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.build import build_data, build_module
-from ssl_framework.commands.evaluate import evaluate
 from ssl_framework.commands.train import prepare
 from ssl_framework.data.pseudo_labels import clusters
 from ssl_framework.data.samplers import Same, Uniform
+from ssl_framework.evaluation.request import evaluate
 from ssl_framework.functional import unit
-from ssl_framework.load import load_run
+from ssl_framework.loading import load_run
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.config import config_hash, refuse_other_config
 from ssl_framework.runs.folder import RunFolder, read_json
