@@ -90,6 +90,20 @@ def test_what_only_a_launcher_can_give_is_refused_without_one(monkeypatch: pytes
         join(Place(1, 2, 1, 2))
 
 
+def test_tasks_of_slurm_meet_at_the_first_machine_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of a job with --ntasks, which Lightning's own environment refuses."""
+    step = {"SLURM_JOB_ID": "420042", "SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "gpu[07-08]"}
+    for name, value in {**step, "MASTER_ADDR": "", "MASTER_PORT": ""}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "")  # so that what join writes is taken back
+    monkeypatch.delenv("MASTER_ADDR")
+    monkeypatch.delenv("MASTER_PORT")
+    join(Place(2, 4, 0, 2))
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("gpu07", "15042")
+    assert (os.environ["RANK"], os.environ["WORLD_SIZE"]) == ("2", "4")
+
+
 class Launched:
     """Two processes of one command, started as a launcher starts them; ``own`` gives each its variables."""
 
