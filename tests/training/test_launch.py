@@ -150,6 +150,13 @@ def test_a_multirun_of_launched_processes_is_that_of_one_which_launches(tmp_path
     assert hashes[0] == hashes[1]
 
 
+def test_processes_that_have_nowhere_to_meet_say_so_once(tmp_path: Path) -> None:
+    first, second = (Command(tmp_path, environment=mpirun(rank)).end() for rank in range(2))
+    assert first.returncode == second.returncode == 1 and second.stdout == second.stderr == ""
+    assert first.stderr.startswith("error: 2 processes were launched without saying where the first one is: set MASTER")
+    assert len(first.stderr.splitlines()) == 1 and not (tmp_path / "outputs").exists()
+
+
 def wait_for(path: Path) -> None:
     deadline = time.time() + 60
     while not path.exists() and time.time() < deadline:
