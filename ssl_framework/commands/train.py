@@ -55,15 +55,17 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they are explained here
     sys.argv[1:] = point_to_resumed_folder(admit(sys.argv[1:]))
     refuse_null_choices(sys.argv[1:])
+    begin_together(sys.argv[1:])
     try:
-        begin(called_at(sys.argv[1:]))
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         if whole_errors:
             raise
         sys.exit(error_line(explain(error)) if first_to_say(str(error)) else 1)
     except ValueError as error:
-        if not failures and first_to_say(str(error)):
+        if not first_to_say(str(error)):
+            sys.exit(1)
+        if not failures:
             raise
         sys.exit("error: no trial of the search has ended with a value")  # of which Optuna takes the best
     except KeyboardInterrupt:
@@ -90,6 +92,14 @@ def point_to_resumed_folder(arguments: list[str]) -> list[str]:
     if not RunFolder(folder).config_file.is_file():
         sys.exit(f"error: resume={resumed[-1]}: there is no run in that folder (no config.yaml)")
     return [*arguments, f"hydra.run.dir={quoted(os.path.relpath(folder))}"]
+
+
+def begin_together(arguments: list[str]) -> None:
+    """Settles when the command was called; one sentence if its processes have nowhere to meet."""
+    try:
+        begin(called_at(arguments))
+    except ValueError as error:
+        sys.exit(f"error: {error}" if is_first() else 1)
 
 
 def called_at(arguments: list[str]) -> str:

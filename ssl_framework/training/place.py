@@ -149,11 +149,15 @@ def join(here: Place) -> None:
 
 
 def first_process_of_slurm() -> tuple[str, str]:
-    """The first machine of the job, and a port that follows from the job's number."""
+    """The first machine of the job, and a port that follows from the job's number.
+
+    Of Lightning's environment only what reads a list of machines: as a whole it refuses jobs with --ntasks.
+    """
     from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-    found = SLURMEnvironment(auto_requeue=False)
-    return found.main_address, str(found.main_port)
+    nodes = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_JOB_NODELIST", "127.0.0.1"))
+    port = 15000 + int(os.environ["SLURM_JOB_ID"]) % 10000
+    return SLURMEnvironment.resolve_root_node_address(nodes), str(port)
 
 
 def unknown(here: Place) -> tuple[str, str]:

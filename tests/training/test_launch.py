@@ -90,6 +90,20 @@ def test_what_only_a_launcher_can_give_is_refused_without_one(monkeypatch: pytes
         join(Place(1, 2, 1, 2))
 
 
+def test_tasks_of_slurm_meet_at_the_first_machine_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of a job with --ntasks, which Lightning's own environment refuses."""
+    step = {"SLURM_JOB_ID": "420042", "SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "gpu[07-08]"}
+    for name, value in {**step, "MASTER_ADDR": "", "MASTER_PORT": ""}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "")  # so that what join writes is taken back
+    monkeypatch.delenv("MASTER_ADDR")
+    monkeypatch.delenv("MASTER_PORT")
+    join(Place(2, 4, 0, 2))
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("gpu07", "15042")
+    assert (os.environ["RANK"], os.environ["WORLD_SIZE"]) == ("2", "4")
+
+
 class Launched:
     """Two processes of one command, started as a launcher starts them; ``own`` gives each its variables."""
 
@@ -134,6 +148,13 @@ def test_a_multirun_of_launched_processes_is_that_of_one_which_launches(tmp_path
     assert read_metrics(trained / "metrics.csv") == read_metrics(tmp_path / "own" / "metrics.csv")
     hashes = [json.loads((path / "result.json").read_text())["config_hash"] for path in (trained, tmp_path / "own")]
     assert hashes[0] == hashes[1]
+
+
+def test_processes_that_have_nowhere_to_meet_say_so_once(tmp_path: Path) -> None:
+    first, second = (Command(tmp_path, environment=mpirun(rank)).end() for rank in range(2))
+    assert first.returncode == second.returncode == 1 and second.stdout == second.stderr == ""
+    assert first.stderr.startswith("error: 2 processes were launched without saying where the first one is: set MASTER")
+    assert len(first.stderr.splitlines()) == 1 and not (tmp_path / "outputs").exists()
 
 
 def wait_for(path: Path) -> None:
@@ -226,8 +247,8 @@ def test_two_machines_equal_one_with_two_processes(machines: tuple[str, str], tm
     running = []
     for number, name in enumerate(machines, start=1):
         command = ["ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run", *options]
-        command += [f"--rdzv-conf=is_host={int(number == 1)}"]  # the name of this machine is that of both
-        command += [f"--local-addr=10.77.0.{number}", str(ROOT / "train.py"), *settings, "hydra.run.dir=two"]
+        command += [f"--local-addr=10.77.0.{number}", f"--rdzv-conf=is_host={number == 1}"]  # one name for both hosts
+        command += [str(ROOT / "train.py"), *settings, "hydra.run.dir=two"]
         variables = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": name}
         running.append(
             subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
