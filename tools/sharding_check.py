@@ -64,7 +64,7 @@ def work(process: int, port: int, folder: Path, steps: int) -> None:
     os.environ.update(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     torch.set_num_threads(1)
     if process:
-        sys.stdout = Path(os.devnull).open("w")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     for number, (name, overrides) in enumerate(CASES.items()):
         bytes_of: dict[str, tuple[int, int]] = {}
         for strategy in ("ddp", "fsdp"):
@@ -96,8 +96,8 @@ def say(name: str, bytes_of: dict[str, tuple[int, int]], ddp: Path, fsdp: Path) 
     weight = max(float((states[0][k].double() - states[1][k].double()).abs().max()) for k in states[1])
     (a, b), (c, d) = bytes_of["ddp"], bytes_of["fsdp"]
     print(
-        f"RESULT {name}: weights {a:,} -> {c:,} bytes a rank, optimizer {b:,} -> {d:,}; {len(ours)} losses differ by at "
-        f"most {loss:.1e} of their size, weights by {weight:.1e}",
+        f"RESULT {name}: weights {a:,} -> {c:,} bytes a rank, optimizer {b:,} -> {d:,}; {len(ours)} losses differ by "
+        f"at most {loss:.1e} of their size, weights by {weight:.1e}",
         flush=True,
     )
 
