@@ -3,11 +3,12 @@
 One process needs no process group; every function here then returns its input unchanged.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def rank() -> int:
@@ -73,3 +74,26 @@ def same_on_all_ranks(buffers: Iterable[Tensor]) -> None:
     if world_size() > 1:
         for buffer in buffers:
             dist.broadcast(buffer, 0)
+
+
+def is_divided(module: nn.Module) -> bool:
+    """Whether each rank holds a share only of the module's weights (see ``training.sharding``)."""
+    return any(isinstance(p, DTensor) for p in module.parameters())
+
+
+def whole(x: Tensor) -> Tensor:
+    """A tensor that the ranks may have divided among them, on each of them; all have to ask for it."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def share_of(x: Tensor, like: Tensor) -> Tensor:
+    """What this rank holds of a tensor that every rank has whole, divided as ``like`` is."""
+    if isinstance(like, DTensor) and not isinstance(x, DTensor):
+        return distribute_tensor(x.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return x
+
+
+def shares_of(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """A module's state that every rank has whole, as ``module`` takes it."""
+    own = module.state_dict()
+    return {name: share_of(x, own[name]) for name, x in state.items()}

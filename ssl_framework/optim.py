@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -112,6 +113,7 @@ class OptimizerRecipe:
         for part, factor in own_rates.items():
             own = parameter_groups(part, self.weight_decay, self.exclude_bias_and_norm)
             groups += [{**group, "lr": lr * factor} for group in own]
+        groups = [part for group in groups for part in of_one_kind(group)]
         optimizer = self.algorithm(groups, lr=lr, weight_decay=self.weight_decay)
         return optimizer, LambdaLR(optimizer, lambda step: warmup_cosine(step, total_steps, self.warmup))
 
@@ -125,6 +127,19 @@ def parameter_groups(module: nn.Module, weight_decay: float, exclude_bias_and_no
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay, "adapt": True},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0, "adapt": False},
     ]
+
+
+def of_one_kind(group: dict) -> list[dict]:
+    """A group of parameters, or two if the ranks have divided some of them only: no operation takes both at once.
+
+    Fused steps know no divided parameters, and the alternative is one parameter after another.
+    """
+    divided = [p for p in group["params"] if isinstance(p, DTensor)]
+    if not divided:
+        return [group]
+    rest = [p for p in group["params"] if not isinstance(p, DTensor)]
+    parts = [{**group, "params": divided, "fused": False, "foreach": True}]
+    return [*parts, {**group, "params": rest}] if rest else parts
 
 
 def warmup_cosine(step: int, total_steps: int, warmup: float) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
-from ssl_framework.distributed import rank, world_size
+from ssl_framework.distributed import rank, shares_of, whole, world_size
 from ssl_framework.evaluation.cross_modal import CrossModal
 from ssl_framework.evaluation.features import (
     DTYPES,
@@ -165,7 +165,7 @@ class FrozenEvaluation(L.Callback):
                     "student.scored and student.earlier: set evaluation=frozen"
                 )
             weights = head.linear.weight, head.linear.bias
-            found[name] = Readout(*(weight.detach().float().cpu() for weight in weights))
+            found[name] = Readout(*(whole(weight.detach()).float().cpu() for weight in weights))
         return found
 
     def score(
@@ -189,6 +189,7 @@ class FrozenEvaluation(L.Callback):
         train_x = features(data.train)
         learnt = [self.online_linear] if online and self.online_linear is not None else []
         test_x = features(data.test) if self.probes or self.head_probes or learnt else None
+        classifiers = {} if student is None else self.readouts_of(student)
         result: list[Any] = [None]
         if rank() == 0:
             scores: dict[str, float] = {}
@@ -205,8 +206,7 @@ class FrozenEvaluation(L.Callback):
                 for measure in self.measures.values():
                     own |= measure(train)
                 scores |= {f"{layer}/{name}" if layer else name: value for name, value in own.items()}
-                readouts = {} if layer or student is None else self.readouts_of(student)
-                for head, readout in readouts.items():
+                for head, readout in ({} if layer else classifiers).items():
                     for head_probe in self.head_probes[head].values():
                         found = head_probe(train, test, readout)
                         scores |= {f"{head}/{name}": value for name, value in found.items()}
@@ -258,7 +258,7 @@ class FrozenEvaluation(L.Callback):
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         if self.initial is not None:
             trained, views = copied(pl_module.student), pl_module.views
-            pl_module.student.load_state_dict(self.initial)
+            pl_module.student.load_state_dict(shares_of(self.initial, pl_module.student))
             self.baselines = {
                 views.raw_name: plain(self.score(lambda split: {"": raw_input(views, split)}, data)),
                 "untrained": plain(self.score_module(pl_module, data)),

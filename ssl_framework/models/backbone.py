@@ -7,6 +7,7 @@ The small ones are registered with timm, so that exported weights load through `
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,11 @@ class Backbone(nn.Module):
         channels_last: device types ("cpu", "cuda") on which images and weights lie with the channels innermost: the
             same numbers, faster for some nets on some devices.
         weights: run folder or .safetensors file that a new run begins with (see ``weights``); ``None``: random ones.
+        checkpoint_activations: keeps only what goes from block to block for the backward pass, which computes the rest
+            once more: the same gradients in less memory, for a third more time a step.
 
     Raises:
-        ValueError: timm has no such model, or it cannot take these images.
+        ValueError: timm has no such model, it cannot take these images, or it cannot checkpoint activations.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Backbone(nn.Module):
         options: dict[str, Any] | None = None,
         channels_last: Sequence[str] = (),
         weights: str | None = None,
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         if isinstance(channels_last, str) or not set(channels_last) <= {"cpu", "cuda"}:
@@ -71,6 +75,9 @@ class Backbone(nn.Module):
                 f"backbone.name={self.name} cannot take {channels} x {image_size} x {image_size} images with "
                 f"backbone.options={options}: {reason}"
             ) from error
+        self.checkpoint_activations = checkpoint_activations
+        if checkpoint_activations:
+            self._checkpoint_activations()
         self._apply(lambda weight: weight)  # lays the weights out for the CPU
 
     @torch.no_grad()
@@ -80,6 +87,19 @@ class Backbone(nn.Module):
         dim = self.net.forward_head(features, pre_logits=True).shape[1]
         self.net.train()
         return dim
+
+    def _checkpoint_activations(self) -> None:
+        try:
+            self.net.set_grad_checkpointing(True)
+        except (AttributeError, AssertionError, NotImplementedError) as error:
+            raise ValueError(
+                f"backbone.checkpoint_activations is true, but {self.name} cannot checkpoint its activations: set it "
+                "to false or choose another backbone, such as resnet18 or vit_tiny"
+            ) from error
+        for part in self.net.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.register_forward_pre_hook(keep_statistics)
+                part.register_forward_hook(partial(move_statistics, momentum=part.momentum), always_call=True)
 
     def _layout(self, device: torch.device) -> torch.memory_format:
         return torch.channels_last if device.type in self.channels_last else torch.contiguous_format
@@ -169,6 +189,13 @@ class Backbone(nn.Module):
             ) from error
         return found[1:] if isinstance(self.net, ResNet) else found  # a ResNet's first entry is its stem
 
+    def stack(self) -> list[nn.Module]:
+        """The modules of ``blocks``; none where timm does not say."""
+        try:
+            return [block.module for block in self.blocks]
+        except ValueError:
+            return []
+
     def block(self, layer: int, key: str) -> Block | None:
         """The block that a config names by its position: 1 is the first, -1 the last, 0 the images themselves.
 
@@ -177,8 +204,14 @@ class Backbone(nn.Module):
             key: where the config names it.
 
         Raises:
-            ValueError: there is no such block.
+            ValueError: there is no such block, or its pass is repeated for the backward pass, when ``changed_at`` is
+                over.
         """
+        if layer != 0 and self.checkpoint_activations:
+            raise ValueError(
+                f"{key} names a block of {self.name}, but backbone.checkpoint_activations is true, which repeats its "
+                "pass without the mixer: set that to false, or choose a mixer of images"
+            )
         blocks = self.blocks
         if not -len(blocks) <= layer <= len(blocks):
             raise ValueError(
@@ -203,3 +236,19 @@ class Backbone(nn.Module):
             yield
         finally:
             handle.remove()
+
+
+def keep_statistics(norm: nn.Module, inputs: Any) -> None:
+    """Before batch normalisation's pass: one that the backward pass repeats must not count a second time.
+
+    The running averages stay where they are, but are there: the pass has to save for the backward pass what it saved.
+    """
+    if norm.training and torch._C._current_graph_task_id() != -1:  # as torch's own checkpointing tells
+        norm.momentum = 0.0  # type: ignore[assignment]
+
+
+def move_statistics(norm: nn.Module, inputs: Any, output: Any, momentum: float | None) -> None:
+    """After it, also where it was broken off: the next one counts."""
+    if norm.momentum != momentum:
+        norm.momentum = momentum  # type: ignore[assignment]
+        norm.get_buffer("num_batches_tracked").sub_(1)

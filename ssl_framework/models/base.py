@@ -84,6 +84,15 @@ class Deep(Protocol):
         ...
 
 
+@runtime_checkable
+class Stacked(Protocol):
+    """A backbone that says what it is stacked of: what dividing its weights part by part needs."""
+
+    def stack(self) -> list[nn.Module]:
+        """Parts that a pass goes through one after another, each by a call of its own; none if that is not known."""
+        ...
+
+
 def layered(backbone: Any, key: str) -> Layered:
     """The backbone, as one whose blocks can be named; ``key`` of the config asks for that.
 

@@ -4,6 +4,7 @@ A resumed run has its own in its checkpoint and reads no others.
 """
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,24 @@ from torch import Tensor
 from ssl_framework.models.base import BackboneProtocol
 from ssl_framework.runs.folder import RunFolder
 
+SHARDS = "shards"
+"""In a checkpoint, the folder beside it in which its tensors lie, in one file a rank."""
+
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's content on the CPU.
+    """A checkpoint's content on the CPU; tensors that ranks have written in shares are whole again.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged or holds foreign objects.
     """
+    found = load_without_shards(path)
+    name = found.pop(SHARDS, None)
+    return found if name is None else with_tensors(found, read_shards(Path(path).with_name(Path(name).name)))
+
+
+def load_without_shards(path: str | Path) -> dict[str, Any]:
+    """As ``load_checkpoint``, but without the tensors if they lie in a folder beside the file."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
@@ -31,6 +42,54 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError ... for the two reasons
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"the checkpoint {path} cannot be loaded safely: {reason}") from error
+
+
+def read_shards(folder: Path) -> dict[str, Tensor]:
+    """Name -> tensor of a folder that ``torch.distributed.checkpoint`` has written as safetensors: nothing there can
+    be made to run code, which its other format, of pickles, can.
+
+    Raises:
+        ValueError: a file is missing or damaged.
+    """
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader  # slow to import
+
+    try:
+        sizes = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+        found = {name: torch.empty(x.size, dtype=x.properties.dtype) for name, x in sizes.items()}  # type: ignore
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # each process reads for itself
+            checkpoint.load(found, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    except Exception as error:  # as many kinds as ``torch.load`` raises
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"the checkpoint's tensors in {folder} cannot be loaded: {reason}") from error
+    return found
+
+
+def without_tensors(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A checkpoint of Lightning's without the tensors of weights and optimizers, and these by names of one level."""
+    tensors = {f"weights.{name}": x for name, x in checkpoint["state_dict"].items()}
+    states = []
+    for number, optimizer in enumerate(checkpoint["optimizer_states"]):
+        rest: dict[int, dict[str, Any]] = {}
+        for param, values in optimizer["state"].items():
+            mine = {key: x for key, x in values.items() if isinstance(x, Tensor)}
+            tensors |= {f"optimizer.{number}.{param}.{key}": x for key, x in mine.items()}
+            rest[param] = {key: x for key, x in values.items() if key not in mine}
+        states.append({**optimizer, "state": rest})
+    return {**checkpoint, "state_dict": {}, "optimizer_states": states}, tensors
+
+
+def with_tensors(checkpoint: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What ``without_tensors`` took apart. Changes ``checkpoint``."""
+    for name, x in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == "weights":
+            checkpoint["state_dict"][rest] = x
+        else:
+            number, param, key = rest.split(".", 2)
+            checkpoint["optimizer_states"][int(number)]["state"][int(param)][key] = x
+    return checkpoint
 
 
 PREFIX = re.compile(r"student\.(towers\.\w+\.)?backbone\.net\.")

@@ -22,6 +22,7 @@ from ssl_framework.training.checkpoints import Checkpoints, StopSignals
 from ssl_framework.training.metrics_log import MetricsCSV, build_loggers
 from ssl_framework.training.precision import settle_precision
 from ssl_framework.training.progress import EvaluationLines, Progress
+from ssl_framework.training.sharding import check_sharding
 from ssl_framework.training.trainer import build_trainer
 
 
@@ -51,6 +52,7 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     console, csv = Console(), MetricsCSV(folder)
     data, module = build_data_and_module(cfg, folder, resume)
     settle_precision(cfg, folder)
+    check_sharding(cfg, module)
     if cfg.trainer.compile:
         module.compile_parts()
     evaluation = build_evaluation(cfg)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ssl_framework.device import device_name, keep_freed_memory, use_threads
 from ssl_framework.evaluation.frozen import count_parameters
-from ssl_framework.models.weights import load_checkpoint
+from ssl_framework.models.weights import load_without_shards
 from ssl_framework.report.tables import cost_of, run_table
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.messages import quiet
@@ -63,7 +63,7 @@ def steps_done(parts: Parts) -> int:
     Raises:
         ValueError: nothing is left to do.
     """
-    step = int(load_checkpoint(parts.checkpoints.path)["global_step"])
+    step = int(load_without_shards(parts.checkpoints.path)["global_step"])
     each = -(-parts.data.num_batches() // parts.trainer.accumulate_grad_batches)
     if step >= each * parts.cfg.trainer.max_epochs and RunFolder(parts.folder).result_file.is_file():
         raise ValueError(f"{parts.folder} is complete ({step} steps): raise trainer.max_epochs to train it further")

@@ -8,11 +8,13 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.environments import ClusterEnvironment
-from omegaconf import DictConfig
+from lightning.pytorch.strategies import Strategy
+from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.device import accelerator_of
 from ssl_framework.training.checkpoints import AtomicCheckpointIO
 from ssl_framework.training.place import Place, local_processes, place
+from ssl_framework.training.sharding import Sharded
 
 
 class Launched(ClusterEnvironment):
@@ -78,7 +80,7 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback], lo
         accelerator=accelerator_of(cfg),
         devices=devices,
         num_nodes=cfg.num_nodes,
-        strategy="ddp" if devices * cfg.num_nodes > 1 else "auto",
+        strategy=strategy_of(cfg, devices * cfg.num_nodes),
         precision=cfg.precision,
         max_epochs=cfg.max_epochs,
         max_steps=cfg.max_steps,
@@ -100,6 +102,27 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback], lo
     # SIGTERM. StopSignals and Checkpoints do that every few steps.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     return trainer
+
+
+def strategy_of(cfg: DictConfig, processes: int) -> str | Strategy:
+    """How several processes train one model: each holds all of it, or a share (``trainer.strategy``).
+
+    Raises:
+        ValueError: there is no such way, or a single process would have to share.
+    """
+    chosen = OmegaConf.select(cfg, "strategy") or "ddp"  # a run folder of an earlier version has no such key
+    if chosen not in ("ddp", "fsdp"):
+        raise ValueError(
+            f"trainer.strategy is {chosen}: choose ddp (every process holds all weights) or fsdp (a share)"
+        )
+    if chosen == "fsdp" and processes == 1:
+        raise ValueError(
+            "trainer.strategy is fsdp, which divides the weights among processes, but this run has only one: set "
+            "trainer.strategy=ddp, or choose trainer=ddp or ddp_cpu"
+        )
+    if chosen == "fsdp":
+        return Sharded()
+    return "ddp" if processes > 1 else "auto"
 
 
 def refuse_what_is_not_there(cfg: DictConfig) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.loader import chosen
-from ssl_framework.distributed import rank
+from ssl_framework.distributed import is_divided, rank
 from ssl_framework.evaluation.features import in_eval_mode
 from ssl_framework.evaluation.frozen import due, ended
 from ssl_framework.evaluation.measures import alignment
@@ -251,11 +251,11 @@ class ViewScores(L.Callback):
         """Measures the student as it is now."""
         assert isinstance(pl_module, SSLModule)
         self.measured_at = trainer.global_step
-        if rank() != 0:
+        if rank() != 0 and not is_divided(pl_module):
             return
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        scores, counts = self.measure(pl_module, data.train)
-        if not scores:
+        scores, counts = self.measure(pl_module, data.train)  # of divided weights no rank can go without the others
+        if rank() != 0 or not scores:
             return
         for logger in trainer.loggers:
             logger.log_metrics({f"eval/{name}": value for name, value in scores.items()}, step=trainer.global_step)
