@@ -99,7 +99,7 @@ def begin_together(arguments: list[str]) -> None:
     try:
         begin(called_at(arguments))
     except ValueError as error:
-        sys.exit(f"error: {error}" if is_first() else 1)
+        sys.exit(error_line(str(error)) if is_first() else 1)
 
 
 def called_at(arguments: list[str]) -> str:
