@@ -10,10 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssl_framework import device
 from ssl_framework.build import build_data, build_module
+from ssl_framework.data.loader import take
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.runs.folder import read_json
 from ssl_framework.training.precision import settle_precision
-from ssl_framework.types import Batch, Clock, Samples
+from ssl_framework.types import Clock, Samples
 from tests.small_runs import METHODS, config, run_in, small
 
 
@@ -55,9 +56,9 @@ def test_nothing_after_the_views_waits_for_the_device(method: str, mixer: str | 
     module = build_module(cfg, True, data.shape[0])
     optimizer, schedule = module.recipe.build(module, 8, 10)
     index = torch.arange(8)
-    samples = Samples(data.rows[index], index, None if data.label is None else data.label[index])
-    views = module.views(samples).views
-    module.views.forward = lambda samples: Batch(views, samples.index, samples.label)  # type: ignore[method-assign]
+    samples = take(data, index)
+    batch = module.views(samples)
+    module.views.forward = lambda samples: batch  # type: ignore[method-assign]
     for step in range(2):  # the first makes the optimizer's state
         with Reads() as reads:
             losses = module.losses(samples, Clock(step + 5, 0, 10))

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from ssl_framework.load import load_run
 
 from ssl_framework.build import build_data, build_module
 from ssl_framework.commands.export import export
 from ssl_framework.data.loader import take
+from ssl_framework.loading import load_run
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.folder import read_json, read_metrics
 from ssl_framework.types import Clock

@@ -222,7 +222,7 @@ def shrink_weights(first: Tensor, pixels: Tensor, size: int) -> Tensor:
     Returns:
         [B, size, size]: result = weights @ source; rows outside the part are zero.
     """
-    # As the crops' ``resize_weights`` up to 4e-5: positions are counted from the part here, so records stay as they are.
+    # As the crops' ``resize_weights`` up to 4e-5; positions are counted from the part here, and records rest on it.
     position = torch.arange(size, device=first.device, dtype=first.dtype)  # [size]
     scale = (size / pixels)[:, None, None]  # [B, 1, 1] source pixels per pixel of the part
     centre = (position[:, None] - first[:, None, None] + 0.5) * scale - 0.5  # [B, size, 1]

@@ -21,7 +21,6 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ssl_framework.commands.show import main
-from ssl_framework.commands.train import MAY_CHANGE
 from ssl_framework.data.base import Split
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.knn import KNN
@@ -32,7 +31,7 @@ from ssl_framework.report.pictures import boards, curves, features
 from ssl_framework.report.pictures.boards import Tile, cut, draw_board
 from ssl_framework.report.pictures.curves import family, parameters, thinned
 from ssl_framework.report.pictures.features import pca
-from ssl_framework.runs.config import config_hash, refuse_other_config
+from ssl_framework.runs.config import MAY_CHANGE, config_hash, refuse_other_config
 from ssl_framework.runs.folder import RunFolder
 from tests.small_runs import config, run_in, small
 
