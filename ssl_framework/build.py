@@ -1,5 +1,6 @@
 """From a config to objects, and the safety rule for configs that come out of a run folder."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from torch import Tensor
 from ssl_framework.data.base import Source
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.images.generated import WithGenerated
+from ssl_framework.models.encoder import Encoder
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
+from ssl_framework.runs.config import leaves
+from ssl_framework.wiring import check_modalities, refuse_missing
 
 last_source: dict[str, Source] = {}
 """The source built last, by its config."""
@@ -91,7 +95,7 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
         ValueError: parts that do not fit together.
     """
     student = build(cfg.student)  # first: at a seed, every method begins with the same backbone
-    objective = build(cfg.objective)
+    objective = build(with_widths(cfg.objective, student))
     if objective.requires & {"label", "number"} and not has_labels:
         raise ValueError(
             f"{type(objective).__name__} needs labels, but data={cfg.data.name} has none for pretraining: "
@@ -104,8 +108,10 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
             f"{type(objective).__name__} keeps a state of every training sample, but how many data={cfg.data.name} has "
             "is not known: choose another data set or a method without such a state"
         )
+    views = build(cfg.views)
+    check_modalities(views.modality, OmegaConf.select(cfg, "data.modalities") or ["image"], cfg.data.name)
     return SSLModule(
-        views=build(cfg.views),
+        views=views,
         student=student,
         objective=objective,
         optimizer=build(cfg.optimizer),
@@ -117,6 +123,20 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
         micro_batch_size=cfg.data.micro_batch_size,
         seed=cfg.seed,
     )
+
+
+def with_widths(node: DictConfig, student: Encoder) -> DictConfig:
+    """The objective's node with numbers where a ``dim`` or ``out`` names the output of the student that is as wide.
+
+    Raises:
+        ValueError: the student has no such output.
+    """
+    found = copy.deepcopy(node)
+    for key, value in list(leaves(OmegaConf.to_container(node, resolve=True))):
+        if key.split(".")[-1] in ("dim", "out") and isinstance(value, str):
+            refuse_missing(node._target_.rpartition(".")[2], [value], student)
+            OmegaConf.update(found, key, student.dims[value])
+    return found
 
 
 def check_labels(objective: Objective, label: Tensor | None) -> None:

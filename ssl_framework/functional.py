@@ -270,6 +270,15 @@ def as_columns(left_out: Tensor | SameClass) -> Tensor | SameClass:
     return left_out[:, None] if isinstance(left_out, Tensor) and left_out.ndim == 1 else left_out
 
 
+def balanced(logs: Tensor, iterations: int) -> Tensor:
+    """Sinkhorn's algorithm in logarithms, for what underflows otherwise: [..., N, M] whose exponentials sum to one over
+    every row and then over every column, so that the columns are exact and the rows the better the more iterations."""
+    for _ in range(iterations):
+        logs = logs - logs.logsumexp(dim=-1, keepdim=True)  # [..., N, M]
+        logs = logs - logs.logsumexp(dim=-2, keepdim=True)  # [..., N, M]
+    return logs
+
+
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
     """Soft assignments of samples to prototypes that use all prototypes alike (SwAV, arXiv:2006.09882, eq. 3).
 
@@ -284,7 +293,7 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
         [N, K] in float32 (float64 if the scores are), rows sum to one, without gradient.
     """
     scores = full_precision(scores.detach())
-    # The maximum of a prototype cancels in its first normalisation. In place: N x K is large.
+    # The maximum of a prototype cancels in its first normalisation. In place and not in logarithms: N x K is large.
     q = scores.sub(scores.amax(dim=0)).div_(epsilon).exp_()  # [N, K]
     for _ in range(iterations):
         q /= q.sum(dim=0)

@@ -18,7 +18,7 @@ from ssl_framework.objectives.base import Objective
 from ssl_framework.optim import OptimizerRecipe
 from ssl_framework.types import Batch, Clock, Outputs, Samples, step_seed
 from ssl_framework.views.base import ViewMaker
-from ssl_framework.wiring import check_wiring
+from ssl_framework.wiring import check_heads, check_mixable, check_teacher, check_wiring
 
 
 class SSLModule(L.LightningModule):
@@ -61,6 +61,7 @@ class SSLModule(L.LightningModule):
             raise ValueError(
                 f"data.micro_batch_size is {micro_batch_size}: it must be at least 2, or null for no division"
             )
+        check_heads(objective, student)
         check_wiring(
             objective, teacher is not None, mixer, feature_mixer, views.num_views, student_views, teacher_views
         )
@@ -70,11 +71,15 @@ class SSLModule(L.LightningModule):
                     f"data.micro_batch_size is {micro_batch_size}, but {type(mixer.rule).__name__} needs the student's "
                     "one pass over the whole batch: set data.micro_batch_size=null or choose another mixer"
                 )
+            shapes = [views.example(v) for v in range(views.num_views)]
+            check_mixable(mixer, shapes, views.modality)
             mixer.attach(student)
-            mixer.rehearse(student, [views.example(v) for v in range(views.num_views)])
+            mixer.rehearse(student, shapes)
         self.views = views
         self.student = student
         self.teacher = teacher(student) if teacher is not None else None
+        if self.teacher is not None:
+            check_teacher(objective, self.teacher.encoder)
         self.mixer = mixer
         self.objective = objective
         self.objective.feature_mixer = feature_mixer

@@ -1,11 +1,98 @@
 """Which parts fit together: every refusal of a combination is here."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from ssl_framework.feature_mixers.base import FeatureMixer
 from ssl_framework.mixers.base import LearnedRule
 from ssl_framework.mixers.mixing import Mixing
+from ssl_framework.models.encoder import Encoder
 from ssl_framework.objectives.base import Objective
+from ssl_framework.runs.config import CONFIGS
+
+FEATURES = ("pooled", "map", "tokens")
+"""What a backbone may give beside the heads."""
+
+
+def check_heads(objective: Objective, student: Encoder) -> None:
+    """Refuses an objective that reads a head that the student lacks, and a head that nobody reads: it would not train.
+
+    Raises:
+        ValueError: one sentence that names the heads which would do.
+    """
+    name = type(objective).__name__
+    refuse_missing(name, objective.reads, student)
+    behind = student.heads_behind(objective.reads)
+    unread = [head for head in student.heads if head not in behind]
+    if unread:
+        raise ValueError(
+            f"{name} reads {listed(objective.reads)} of the student, but the head that was chosen has {listed(unread)} "
+            f"besides, which nothing would train: {heads_with(objective.reads)}"
+        )
+
+
+def refuse_missing(name: str, reads: Sequence[str], student: Encoder) -> None:
+    """Raises ValueError if the objective of that name reads outputs that the student does not have."""
+    missing = [output for output in reads if output not in {*student.dims, *FEATURES}]
+    if missing:
+        raise ValueError(
+            f"{name} reads {listed(missing)} of the student, but the head that was chosen has "
+            f"{listed(list(student.heads)) or 'none'}: {heads_with(reads)}"
+        )
+
+
+def heads_with(reads: Sequence[str]) -> str:
+    """What to choose instead: the shipped heads that an objective reads whole, or those that have what it reads."""
+
+    def having(node: dict[str, Any]) -> bool:
+        return set(reads) <= {*node, *FEATURES}
+
+    def whole(node: dict[str, Any]) -> bool:
+        behind = [head for head in reads if head in node]
+        for head in behind:  # grows
+            source = node[head]["source"]
+            behind += [source] if source in node and source not in behind else []
+        return having(node) and set(node) == set(behind)
+
+    return f"choose {choices('head', whole) or choices('head', having)}another objective"
+
+
+def choices(group: str, fits: Callable[[Any], bool]) -> str:
+    """``head=byol, mocov3 or ``: the shipped choices of a group that fit; nothing if there is none."""
+    found = [name for name, node in shipped(group).items() if fits(node)]
+    return f"{group}={', '.join(found)} or " if found else ""
+
+
+@functools.cache
+def shipped(group: str) -> dict[str, Any]:
+    """Choice -> its node, unresolved."""
+    files = sorted((CONFIGS / group).glob("*.yaml"))
+    return {file.stem: OmegaConf.to_container(OmegaConf.load(file)) for file in files}
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def check_teacher(objective: Objective, teacher: Encoder) -> None:
+    """Refuses a teacher without the heads that the objective reads of it.
+
+    Raises:
+        ValueError: one sentence that names them.
+    """
+    outputs = {*teacher.heads, *teacher.beside, *FEATURES}
+    missing = [name for name in objective.teacher_reads if name not in outputs]
+    if missing:
+        raise ValueError(
+            f"{type(objective).__name__} reads {listed(missing)} of the teacher, but teacher.heads is "
+            f"[{', '.join(teacher.heads)}]: set teacher.heads=[{','.join(objective.teacher_reads)}], or choose "
+            f"{choices('teacher', lambda node: set(objective.teacher_reads) <= set(node.get('heads') or ()))}another "
+            "objective"
+        )
 
 
 def check_wiring(
@@ -21,7 +108,13 @@ def check_wiring(
     name = type(objective).__name__
     if "teacher" in objective.requires and not has_teacher:
         raise ValueError(
-            f"{name} needs a teacher, but the config has teacher: null: set teacher, or choose another method"
+            f"{name} needs a teacher, but the config has teacher=none: choose "
+            f"{choices('teacher', lambda node: set(objective.teacher_reads) <= set(node.get('heads') or ()))}another "
+            "objective"
+        )
+    if has_teacher and "teacher" not in objective.requires and not (mixer and isinstance(mixer.rule, LearnedRule)):
+        raise ValueError(
+            f"{name} reads no teacher, but the config has one: choose teacher=none, or an objective that needs one"
         )
     reads = objective.requires | objective.accepts
     if mixer is None and objective.requires & {"mixer", "added mixtures"}:
@@ -81,6 +174,38 @@ def check_wiring(
         if (key == "student_views" or has_teacher) and not fewest <= count <= (most or count):
             wanted = f"{fewest}" if fewest == most else f"at least {fewest}"
             raise ValueError(
-                f"{name} takes {wanted} views of a sample from each encoder, but {key} names {count} of the "
-                f"{num_views} that views.groups make: change the count of a group, or {key}"
+                f"{name} takes {wanted} view{'s' * (most != 1)} of a sample from each encoder, but {key} names {count} "
+                f"of the {num_views} that views.groups make: choose other views, change a group's count, or set {key}"
+            )
+
+
+def check_modalities(views: Sequence[str], data: Sequence[str], name: str) -> None:
+    """Refuses views of modalities that the data have not.
+
+    Args:
+        views: modality of each view.
+        data: modalities of a sample, the main one first.
+        name: of the data.
+    """
+    missing = [modality for modality in dict.fromkeys(views) if modality not in data]
+    if missing:
+        raise ValueError(
+            f"data={name} has no {missing[0]}, of which the views are: choose views of {' and '.join(data)}, another "
+            f"method, or data with {missing[0]}"
+        )
+
+
+def check_mixable(mixer: Mixing, shapes: Sequence[tuple[int, ...]], modality: Sequence[str]) -> None:
+    """Refuses to mix views that are no pictures.
+
+    Args:
+        mixer: mixes pixels, or maps inside a network of pictures.
+        shapes: of each view of one sample; that of a picture is C, h, w.
+        modality: of each view.
+    """
+    for view in mixer.views:
+        if len(shapes[view]) != 3:
+            raise ValueError(
+                f"{type(mixer.rule).__name__} mixes pictures, but view {view} is of modality {modality[view]}: set "
+                "mixer=none, or choose a method without a mixer"
             )

@@ -105,10 +105,10 @@ def study(arguments: Sequence[str]) -> None:
     from ssl_framework.study.engine import NO_PAGE, NO_TABLE, Engine, job_overrides
 
     def begin(self: Engine, run: Any, slot: int) -> Fork:
-        run.folder.mkdir(parents=True, exist_ok=True)
+        run.folder.path.mkdir(parents=True, exist_ok=True)
         arguments = [NO_PAGE, *job_overrides(run), *self.launch, NO_TABLE]
-        fork = run_of_study(arguments, run.folder / "output.txt")
-        (run.folder / PID).write_text(str(fork.pid))
+        fork = run_of_study(arguments, run.folder.output_file)
+        (run.folder.path / PID).write_text(str(fork.pid))
         return fork
 
     Engine.begin = begin  # type: ignore[assignment, method-assign]

@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.commands import train as main
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.config import CONFIGS, hosted
 from ssl_framework.training.run import run
 
 SMALL = (
@@ -63,6 +63,8 @@ SMALL_OF = {
 }
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
 DATA = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
+PICTURES = [name for name in DATA if "\nmodalities:" not in (CONFIGS / "data" / f"{name}.yaml").read_text()]
+"""Data sets of pictures alone, on which every image method runs."""
 
 
 GROUPS = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
@@ -74,7 +76,7 @@ ALONE = ("data", "backbone", "mixer", "trainer", "evaluation", "report")
 def composed(*overrides: str) -> DictConfig:
     """What Hydra composes, unresolved; not to be changed, as all tests that ask for the same get the same object."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
+        return hosted(compose("train", overrides=list(overrides)))
 
 
 @functools.cache
@@ -83,7 +85,7 @@ def for_the_whole(choice: str) -> str:
     group, _, name = choice.partition("=")
     file = CONFIGS / group / f"{name}.yaml"
     text = file.read_text() if file.is_file() else ""
-    return text if "@package _global_" in text else ""
+    return text if "@package _global_" in text or re.search(r"^  - override /", text, re.MULTILINE) else ""
 
 
 def put_together(*overrides: str) -> DictConfig:
@@ -92,6 +94,8 @@ def put_together(*overrides: str) -> DictConfig:
     files = {key: item for item in overrides if (key := item.partition("=")[0]) in GROUPS}
     if any(re.match(rf"[+~]?({'|'.join(GROUPS)})(@|=|$)", item) for item in overrides if item not in files.values()):
         return copy.deepcopy(composed(*overrides))  # adds or takes away a file, or chooses one twice
+    if "override /" in for_the_whole(files.get("data", "")):
+        return copy.deepcopy(composed(*overrides))  # such data choose other parts, which comes before any other key
     rest = [item for item in overrides if item not in files.values()]
     said = "".join(for_the_whole(choice) for choice in files.values())
     alone = {

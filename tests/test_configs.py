@@ -11,15 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.build import build_module
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.config import CONFIGS, hosted
 from ssl_framework.runs.folder import read_json
-from tests.small_runs import DATA, GROUPS, METHODS, SMALL, composed, config, put_together, run_in
+from tests.small_runs import GROUPS, METHODS, PICTURES, SMALL, composed, config, put_together, run_in
 
 ROOT = Path(__file__).parent.parent
+OF_MODALITY = {name: ("data=waves",) for name in ("series", "series_tiny")}
+"""Choices that read keys which data of pictures have not."""
+
 EXPERIMENTS = sorted(
     str(path.relative_to(CONFIGS / "experiment").with_suffix("")) for path in (CONFIGS / "experiment").rglob("*.yaml")
 )
@@ -52,7 +56,7 @@ def test_a_method_leaves_the_data_alone(method: str) -> None:
     assert unresolved(f"method={method}")[0] == unresolved()[0]
 
 
-@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("data", PICTURES)
 def test_a_data_set_leaves_everything_else_alone(data: str) -> None:
     assert unresolved(f"data={data}")[1] == unresolved()[1]
 
@@ -89,14 +93,14 @@ def test_what_is_put_together_is_the_method_with_its_default_data(method: str) -
     assert merged(method, "shapes") == plain(composed(f"method={method}"))
 
 
-@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("data", PICTURES)
 def test_what_is_put_together_is_what_hydra_composes(data: str) -> None:
-    method = METHODS[DATA.index(data) * 7 % len(METHODS)]
+    method = METHODS[PICTURES.index(data) * 7 % len(METHODS)]
     assert merged(method, data) == plain(composed(f"method={method}", f"data={data}"))
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("data", PICTURES)
 def test_every_method_composes_with_every_data_set(method: str, data: str) -> None:
     content = merged(method, data)
     assert content["data"]["name"] == data
@@ -104,6 +108,56 @@ def test_every_method_composes_with_every_data_set(method: str, data: str) -> No
     assert content["views"]["channels"] == content["data"]["channels"] == content["backbone"]["channels"]
     assert content["views"]["mean"] == content["data"]["mean"] and content["views"]["blur"] == content["data"]["blur"]
     assert content["student"]["backbone"] == content["backbone"]
+
+
+# Data of another modality say what may be changed and by what it is encoded; the method says everything else.
+
+
+def test_data_of_another_modality_bring_their_views_and_backbone() -> None:
+    waves, shapes = plain(config("method=byol", "data=waves")), plain(config("method=byol"))
+    changed = {key for key in waves if waves[key] != shapes[key]}
+    assert changed == {"data", "views", "backbone", "student"}
+    assert waves["views"] == {**waves["data"]["views"], "count": 2}
+    assert waves["student"] == {**shapes["student"], "backbone": waves["backbone"]}
+    assert waves["backbone"]["_target_"] == "ssl_framework.models.series.SeriesBackbone"
+
+
+@pytest.mark.parametrize(("method", "count"), [("simclr", 2), ("mv_infonce", 4), ("supervised", 1)])
+def test_the_method_says_how_many_views_there_are(method: str, count: int) -> None:
+    assert config(f"method={method}", "data=waves").views.count == count
+
+
+def test_the_command_line_wins_over_data_of_another_modality() -> None:
+    cfg = config("data=waves", "data.views.crop=[0.5,0.5]", "views.groups.0.count=3", "backbone.width=16")
+    assert cfg.views.crop == [0.5, 0.5] and cfg.views.count == 3 and cfg.student.backbone.width == 16
+    cfg = config("data=waves", "views=series", "views.count=5", "views.jitter=0.5")
+    assert cfg.views.count == 5 and cfg.views.jitter == 0.5 and cfg.data.views.count == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("data=waves", "views=byol"), "views=byol is about pictures, but data=waves has no pictures: leave it out"),
+        (("data=waves", "views.groups.0.flip=0"), r"views\.groups\.0\.flip=0 is about pictures, but data=waves"),
+        (
+            ("data=waves", "method=dacl"),
+            r"the method has noise or geometry of pictures \(views\), but data=waves has no",
+        ),
+        (
+            ("data=waves", "backbone=resnet18"),
+            r"backbone\.image_size reads data\.image_size, which data=waves has not, being of modality series: choose "
+            "another backbone, another method or other data",
+        ),
+        (
+            ("data=cifar10", "views=series"),
+            r"views\.length reads data\.length, which data=cifar10 has not, being of mod",
+        ),
+        (("data=shapes", "backbone=series_tiny", "views=series"), r"views\.length reads data\.length"),
+    ],
+)
+def test_what_does_not_fit_the_modality_of_the_data_is_refused(overrides: tuple[str, ...], words: str) -> None:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"), pytest.raises(ValueError, match=words):
+        hosted(compose("train", list(overrides)), overrides)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -156,7 +210,7 @@ def test_every_choice_of_every_group_composes_and_every_target_imports(group: st
         if group == "logger":  # needs the run folder, which the command line provides
             node = OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{choice}.yaml"))
         else:
-            node = plain(config(f"{group}={choice}"))
+            node = plain(config(f"{group}={choice}", *OF_MODALITY.get(choice, ())))
         for target in targets(node):
             get_class(target)
 
@@ -203,6 +257,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
         ("trainer.max_epoch=1", ["trainer.max_epoch (did you mean max_epochs?)"]),
         ("sed=1", ["sed (did you mean seed?)"]),
         ("objective.temperature=", []),
+        ("teacher=null", ["teacher=null chooses nothing: choose teacher=none"]),
+        ("head=mlp4", ["there is no head=mlp4 (did you mean mlp3?)"]),
     ],
 )
 def test_misspelt_names_are_refused_with_what_exists_and_the_nearest(argument: str, words: list[str]) -> None:
@@ -225,7 +281,10 @@ def test_help_and_the_config_answer_without_torch() -> None:
     assert "temperature: 0.2" in done.stdout
     assert done.stderr.split() == ["False", "False"]
     done = command("--help")
-    assert "byol, cacr" in done.stdout and "python train.py resume=outputs/latest" in done.stdout
+    assert "byol, cacr" in done.stdout and all(
+        f"{group}: " in done.stdout for group in ("head", "objective", "teacher")
+    )
+    assert "python train.py resume=outputs/latest" in done.stdout
 
 
 def test_the_gpu_experiment_rehearses_on_a_cpu(tmp_path: Path) -> None:

@@ -22,8 +22,11 @@ from ssl_framework.evaluation.features import extract
 from ssl_framework.gradient_cache import cached_losses
 from ssl_framework.memory import Queue
 from ssl_framework.models.encoder import EMATeacher, Encoder
+from ssl_framework.models.heads import MLPHead
+from ssl_framework.models.series import SeriesBackbone
 from ssl_framework.objectives.simclr import SimCLR
-from ssl_framework.types import Batch, Clock, Outputs
+from ssl_framework.types import Batch, Clock, Outputs, Samples
+from ssl_framework.views.series import SeriesViews
 from tests.forked import CONTEXT
 from tests.objectives.table import DIM, OBJECTIVES, Case
 
@@ -166,6 +169,38 @@ def others() -> dict[str, Any]:
     }
 
 
+def series_steps() -> dict[str, Any]:
+    """Losses and gradients of SimCLR on views of series through a dilated network."""
+    torch.manual_seed(0)
+    head = functools.partial(MLPHead, source="pooled", hidden=[], out=DIM, norm=True)
+    student = Encoder(SeriesBackbone(1, 4, 1, 6), {"projector": head})
+    wrapped = DistributedDataParallel(Joint(student)) if world_size() > 1 else Joint(student)
+    views = SeriesViews(2, 16, 1, [0.0], [1.0], crop=[0.4, 1.0], scaling=0.2, jitter=0.1, mask=0.1)
+    seen: dict[str, Any] = {"loss": [], "grad": []}
+    for number in range(STEPS):
+        generator = torch.Generator().manual_seed(number)
+        samples = Samples(torch.randn(GLOBAL_BATCH, 1, 16, generator=generator), torch.arange(GLOBAL_BATCH))
+        batch = views(samples, generator)  # of all ranks, of which each encodes its own
+        loss = wrapped([own_rows(view) for view in batch.views])
+        student.zero_grad()
+        loss.backward()
+        seen["loss"].append(gather(loss.detach()[None]).mean())
+        seen["grad"].append(torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None]))
+    return seen
+
+
+class Joint(nn.Module):
+    """Student and objective wrapped as one."""
+
+    def __init__(self, student: Encoder) -> None:
+        super().__init__()
+        self.student = student
+        self.objective = SimCLR(0.2)
+
+    def forward(self, views: list[Tensor]) -> Tensor:
+        return self.objective(self.student(views), None, Batch(views, torch.arange(0)), Clock(0, 0, 1))["loss"]
+
+
 def gather_gradient() -> Tensor:
     """Each rank's loss weighs its own row against all rows: the gradient of every row comes from every rank."""
     x = (torch.arange(2.0)[rank() : rank() + 1] + 1).requires_grad_()
@@ -183,6 +218,7 @@ def work(process: int, port: int, folder: str) -> None:
     seen["tiled"] = {name: train(name, 3 * GLOBAL_BATCH) for name in OBJECTIVES}  # a few anchors at a time
     seen["micro_batches"] = micro_batches(divided=True)
     seen["others"], seen["gather_gradient"] = others(), gather_gradient()
+    seen["series"] = series_steps()
     torch.save(seen, Path(folder) / f"{process}.pt")
     dist.destroy_process_group()
 
@@ -239,6 +275,15 @@ def test_two_ranks_in_micro_batches_equal_one_undivided(two_ranks: list[dict[str
     expected = micro_batches(divided=False)
     for each in two_ranks:
         torch.testing.assert_close(each["micro_batches"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_two_ranks_on_series_equal_one(two_ranks: list[dict[str, Any]]) -> None:
+    one = series_steps()
+    for each in two_ranks:
+        for key in ("loss", "grad"):
+            for got, expected in zip(each["series"][key], one[key], strict=True):
+                torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    assert one["grad"][0].abs().max() > 1e-3
 
 
 def test_shuffled_batch_normalisation_does_not_depend_on_the_ranks(two_ranks: list[dict[str, Any]]) -> None:

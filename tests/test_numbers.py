@@ -24,7 +24,7 @@ from ssl_framework.data.pseudo_labels import Classes
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.knn import KNN
 from ssl_framework.evaluation.probes.linear import LinearProbe, LinearSGD
-from ssl_framework.evaluation.probes.regression import KNNRegression, Ridge, ranks, ridge, spearman
+from ssl_framework.evaluation.probes.regression import KNNRegression, Ridge, ridge, spearman
 from ssl_framework.runs.folder import read_json
 from ssl_framework.runs.numbers import mean_and_spread, shown, unit_of
 from tests.data.test_data import folder_source, shapes
@@ -231,10 +231,10 @@ def test_knn_regression_equals_scikit_learn(k: int) -> None:
 
 
 def test_ranks_of_equal_values_are_shared() -> None:
-    x = torch.tensor([3.0, 1.0, 3.0, 2.0, 3.0, 1.0])
-    assert ranks(x).tolist() == [5.0, 1.5, 5.0, 3.0, 5.0, 1.5]
-    y = torch.tensor([1.0, 0.0, 2.0, 2.0, 5.0, 0.0])
-    assert spearman(x, y) == pytest.approx(spearmanr(x.numpy(), y.numpy()).statistic)
+    x, y = torch.tensor([7.0, -1.0, 7.0, 0.0, 7.0, -1.0]), torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 5.0])
+    shared = [[sum(v < u for v in z) + (sum(v == u for v in z) + 1) / 2 for u in z.tolist()] for z in (x, y)]
+    assert shared[0] == [5.0, 1.5, 5.0, 3.0, 5.0, 1.5]
+    assert spearman(x, y) == pytest.approx(np.corrcoef(shared)[0, 1], abs=1e-12)
     assert spearman(x, -x.exp()) == pytest.approx(-1.0) and spearman(torch.ones(6), x) == 0.0
 
 

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from ssl_framework.build import build, build_data, build_module
-from ssl_framework.load import is_trusted, load_run_config
+from ssl_framework.loading import is_trusted, load_run_config
 from ssl_framework.models.encoder import EMATeacher
 from ssl_framework.training.place import local_processes
 from ssl_framework.training.trainer import build_trainer
@@ -60,7 +60,9 @@ def test_the_class_oracle_needs_labels() -> None:
 
 @pytest.mark.parametrize("method", ["mocov2", "byol"])
 def test_a_missing_teacher(method: str) -> None:
-    assert "needs a teacher, but the config has teacher: null" in refused(f"method={method}", "teacher=null")
+    assert "needs a teacher, but the config has teacher=none: choose teacher=ema, moco or another objective" in refused(
+        f"method={method}", "teacher=none"
+    )
 
 
 def test_an_unread_mixer() -> None:
@@ -129,9 +131,12 @@ def test_memories_are_not_sent_between_ranks_in_every_step() -> None:
 
 def test_unknown_heads() -> None:
     message = refused("method=mocov2", "teacher.heads=[projektor]")
-    assert message == "teacher.heads names ['projektor'], but the student has ['projector']"
+    assert message == (
+        "teacher.heads names ['projektor'], but the student has ['projector']: choose another teacher=<name> or "
+        "head=<name>, or set teacher.heads"
+    )
     message = refused("method=simclr", "student.heads.projector.source=poled")
-    assert message == "a head has source=poled, but the encoder offers ['pooled'] at this point"
+    assert message.startswith("a head has source=poled, but the encoder offers ['pooled'] at this point: choose")
 
 
 @pytest.mark.parametrize(

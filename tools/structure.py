@@ -17,11 +17,11 @@ ROOMS = (  # from the ground up; rooms of one line do not know each other
     ("wiring",),
     ("module",),
     ("build",),
-    ("load",),
+    ("loading",),
     ("evaluation",),
     ("report",),
     ("training",),
-    ("study",),
+    ("study", "api"),
     ("commands",),
 )
 RANKS = {room: rank for rank, line in enumerate(ROOMS) for room in line}

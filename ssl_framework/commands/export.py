@@ -7,8 +7,10 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from ssl_framework.load import load_run
-from ssl_framework.runs.messages import split_run
+from ssl_framework.loading import load_run
+from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.groups import admit
+from ssl_framework.runs.messages import error_line, split_run
 
 
 def export(folder: Path, out: Path) -> str:
@@ -28,14 +30,14 @@ def export(folder: Path, out: Path) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """``run=FOLDER [out=FILE]``."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = admit(sys.argv[1:] if arguments is None else arguments)
     folder, rest = split_run(arguments, "python scripts/export.py run=outputs/latest out=backbone.safetensors")
     outs = [a.removeprefix("out=") for a in rest if a.startswith("out=")]
     if len(outs) > 1 or len(outs) != len(rest):
         sys.exit(f"error: unknown argument among {rest}: export takes run=FOLDER and out=FILE")
-    out = Path(outs[0]) if outs else folder / "backbone.safetensors"
+    out = Path(outs[0]) if outs else RunFolder(folder).export_file
     try:
         print(f"load it with:\n{export(folder, out)}")
     except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(error_line(error))
     print(out)

@@ -12,12 +12,13 @@ from rich.progress import track
 from ssl_framework.data.images.folder import ON_ERROR, check_channels, write_store
 from ssl_framework.data.images.layout import Layout
 from ssl_framework.data.images.store import read_description
+from ssl_framework.runs.messages import error_line, typed
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``ROOT OUT --short-side S``: makes the store OUT of the images in ROOT; refuses in one sentence."""
     parser = argparse.ArgumentParser(
-        prog="prepare_data.py",
+        prog=typed("prepare"),
         description="Decodes a folder of images once, into a memory-mapped store for data=store.",
     )
     parser.add_argument("root", type=Path, help="folder of images, in one of the layouts of data=folder")
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         layout = Layout(given.root, given.test_fraction, given.seed, given.test_folder, given.targets)
         print(prepare(layout, given.out, given.short_side, given.channels, given.workers, given.on_error))
     except (ValueError, FileNotFoundError, FileExistsError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(error_line(error))
     except KeyboardInterrupt:
         sys.exit("interrupted: nothing was written")
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ssl_framework.report.comparison import condense
 from ssl_framework.report.folders import report_folders
+from ssl_framework.runs.folder import runs_in
+from ssl_framework.runs.messages import as_typed, error_line, typed
 from ssl_framework.study.record import report
 from ssl_framework.study.request import OUT as OUT_OF_STUDIES
 from ssl_framework.study.request import understood
@@ -28,7 +30,7 @@ USAGE = """python scripts/report.py FOLDER [OUT] [--references]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``scripts/report.py``."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    parser = argparse.ArgumentParser(prog="report.py", usage=USAGE)
+    parser = argparse.ArgumentParser(prog=typed("report"), usage=as_typed(USAGE))
     parser.add_argument("folders", nargs="+", help="hydra.sweep.dir of multiruns; or study=NAME and overrides")
     parser.add_argument("--references", action="store_true", help="score raw pixels and the untrained backbone too")
     parser.add_argument("--baseline", help="overrides of the row that the others are tested against")
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if any(item.startswith("study=") for item in given.folders):
             if wrong := [f"--{name}" for name in ("references", "baseline", "metric") if getattr(given, name)]:
                 raise ValueError(f"{wrong[0]} is not for studies, which declare what they show")
-            study(given.folders, given.out, shlex.join(["python", "scripts/report.py", *arguments]))
+            study(given.folders, given.out, f"{typed('report')} {shlex.join(arguments)}")
             return
         folders = [Path(item) for item in given.folders]
         if chosen or len(folders) > 2 or (len(folders) == 2 and all(map(holds_runs, folders))):
@@ -51,14 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         out = folders[-1]
         condense(folders[0], out, given.references)
     except (ValueError, FileNotFoundError) as error:
-        parser.exit(1, f"error: {error}\n")
+        parser.exit(1, f"{error_line(error)}\n")
     print((out / "table.md").read_text(), end="")
     print(out)
 
 
 def holds_runs(folder: Path) -> bool:
     """Whether the folder is a multirun's."""
-    return next(folder.glob("*/run.json"), None) is not None
+    return folder.is_dir() and bool(runs_in(folder))
 
 
 def table(folders: Sequence[Path], out: Path, baseline: str | None, metric: str | None) -> None:
@@ -70,10 +72,10 @@ def table(folders: Sequence[Path], out: Path, baseline: str | None, metric: str 
     print(out)
 
 
-def study(arguments: Sequence[str], out: Path | None, typed: str) -> None:
+def study(arguments: Sequence[str], out: Path | None, command: str) -> None:
     """Writes the table of a study as it stands; runs nothing."""
     request, cells = understood(arguments)
     folder = out or OUT_OF_STUDIES / request.study.name / request.scale
-    report(request, cells, folder, typed)
+    report(request, cells, folder, command)
     print((folder / "table.md").read_text())
     print(folder)

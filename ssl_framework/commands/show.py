@@ -12,6 +12,7 @@ Each prints the path of what it has written. Further key=value change the config
 
 import argparse
 import difflib
+import sys
 from pathlib import Path
 
 from hydra.errors import HydraException
@@ -20,11 +21,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssl_framework.device import use_threads
 from ssl_framework.report.inspection import Inspection
-from ssl_framework.report.page import PICTURES, Page
+from ssl_framework.report.page import Page
 from ssl_framework.report.pictures.features import PLANES, draw_embedding, draw_neighbours
 from ssl_framework.report.pictures.mixtures import show_all, show_both_views, show_one, show_side_by_side
 from ssl_framework.runs.config import CONFIGS
-from ssl_framework.runs.messages import explain, quiet
+from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.groups import admit
+from ssl_framework.runs.messages import as_typed, error_line, explain, quiet, typed
 
 DRAWERS = {"": show_one, "mixers": show_all, "gallery": show_side_by_side, "views": show_both_views}
 
@@ -35,11 +38,11 @@ OF_RUNS = ("report", "neighbours", "embedding")
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; draws, and prints the path of the picture or the page."""
     parser = argparse.ArgumentParser(
-        prog="show.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=typed("show"), description=as_typed(str(__doc__)), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("words", nargs="+", metavar="[word] key=value")
     parser.add_argument("--out", type=Path, help="folder of the picture; outputs/show, or pictures in the run folder")
-    given = parser.parse_intermixed_args(arguments)
+    given = parser.parse_intermixed_args(admit(sys.argv[1:] if arguments is None else arguments))
     words = [word for word in given.words if "=" not in word]
     overrides = [word for word in given.words if "=" in word]
     what, known = " ".join(words), [*filter(None, DRAWERS), *OF_RUNS]
@@ -53,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             print(DRAWERS[what](overrides, given.out or Path("outputs") / "show"))
     except (ValueError, FileNotFoundError, HydraException, OmegaConfBaseException) as error:
-        parser.exit(1, f"error: {explain(error)}\n")
+        parser.exit(1, f"{error_line(explain(error))}\n")
 
 
 def show_run(what: str, overrides: list[str], out: Path | None) -> Path:
@@ -84,7 +87,7 @@ def show_run(what: str, overrides: list[str], out: Path | None) -> Path:
         return Page(settings.num_images, tsne=True, seed=settings.seed).write(folder, overrides=others)
     seen = Inspection(folder, others, settings.num_images, settings.seed)
     use_threads(seen.stored.trainer.num_threads)
-    path = (out or folder / PICTURES) / (f"embedding_{kind}.png" if what == "embedding" else f"{what}.png")
+    path = (out or RunFolder(folder).pictures) / (f"embedding_{kind}.png" if what == "embedding" else f"{what}.png")
     if what == "embedding":
         draw_embedding(seen, path, (kind,))
     else:

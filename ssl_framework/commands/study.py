@@ -6,14 +6,15 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import hydra
 from hydra.errors import HydraException
 
 from ssl_framework.report.sheet import mean_and_spread
-from ssl_framework.runs.config import CONFIGS
-from ssl_framework.runs.messages import STOPPED
+from ssl_framework.runs.config import hosted
+from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.groups import admit, composing
+from ssl_framework.runs.messages import STOPPED, as_typed, error_line, typed
 from ssl_framework.study.cells import Cell, Run, runs_of
 from ssl_framework.study.declaration import names_of_studies
 from ssl_framework.study.engine import Engine
@@ -24,14 +25,15 @@ from ssl_framework.study.request import OUT, USAGE, Request, understood
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``scripts/study.py``."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if {"-h", "--help"} & set(arguments):
-        print(f"{USAGE}\nStudies: {', '.join(names_of_studies())}")
+    others = admit(arguments)
+    if {"-h", "--help"} & set(others):
+        print(f"{as_typed(USAGE)}\nStudies: {', '.join(names_of_studies())}")
         return
-    request, cells = understood(arguments)
+    request, cells = understood(others)
     if request.dry_run:
         dry_run(request, cells)
         return
-    command = shlex.join(["python", "scripts/study.py", *arguments])
+    command = f"{typed('study')} {shlex.join(arguments)}"
     stopped = run(request, cells)
     folder = OUT / request.study.name / request.scale
     try:
@@ -39,22 +41,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if request.record is not None:
             report(request, cells, request.record, command)
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(error_line(error))
     print((folder / "table.md").read_text())
     if stopped is not None:
         print(f"stopped; to continue: {command}")
         sys.exit(STOPPED + stopped)
     for path in sorted(folder.iterdir()):
         print(path)
-    if lacking := [run for run in runs_of(cells) if run.state != "done"]:
-        print(f"{len(lacking)} runs have no result; why: {lacking[0].folder / 'output.txt'}")
+    if lacking := [run for run in runs_of(cells) if run.folder.state != "done"]:
+        print(f"{len(lacking)} runs have no result; why: {lacking[0].folder.output_file}")
         sys.exit(1)
 
 
 def run(request: Request, cells: Sequence[Cell]) -> int | None:
     """Runs what is missing; the number of the signal that stopped it, if one did."""
     runs = runs_of(cells)
-    missing = [run for run in runs if run.state != "done"]
+    missing = [run for run in runs if run.folder.state != "done"]
     print(
         f"{request.study.name}, scale {request.scale}: {len(cells)} cells and seeds, {len(runs)} different runs, "
         f"{len(runs) - len(missing)} done, {len(missing)} to run, {request.jobs} at a time",
@@ -81,13 +83,13 @@ def run(request: Request, cells: Sequence[Cell]) -> int | None:
 
 def said_of(cell: Cell) -> str:
     """How a run ended, in a few words."""
-    if (result := cell.run.result) is not None:
+    if result := cell.run.folder.read_result():
         name = cell.metrics[0]
         value = mean_and_spread([result["metrics"][name]], name) if name in result["metrics"] else "done"
         return f"{value}, {result['wall_seconds']:.0f} s"
-    if cell.run.error is not None:
-        return f"failed: {cell.run.error}"
-    return f"did not end (see {cell.run.folder / 'output.txt'})"
+    if error := cell.run.folder.read_error():
+        return f"failed: {error}"
+    return f"did not end (see {cell.run.folder.output_file})"
 
 
 def minutes(seconds: float) -> str:
@@ -103,7 +105,7 @@ def dry_run(request: Request, cells: Sequence[Cell]) -> None:
     total, unknown = 0.0, 0
     for run_cells in by_run(cells):
         cell = run_cells[0]
-        state, place = cell.run.state, (cell.row, cell.column)
+        state, place = cell.run.folder.state, (cell.row, cell.column)
         if state != "done":
             if place not in known:
                 known[place] = seconds_of(cells, cell)
@@ -128,7 +130,7 @@ def dry_run(request: Request, cells: Sequence[Cell]) -> None:
 
 def by_run(cells: Sequence[Cell]) -> list[list[Cell]]:
     """The cells, those of one run together."""
-    found: dict[Path, list[Cell]] = {}
+    found: dict[RunFolder, list[Cell]] = {}
     for cell in cells:
         found.setdefault(cell.run.folder, []).append(cell)
     return list(found.values())
@@ -137,14 +139,14 @@ def by_run(cells: Sequence[Cell]) -> list[list[Cell]]:
 def seconds_of(cells: Sequence[Cell], cell: Cell) -> float:
     """Of a run: the median of finished runs of other seeds, else from measured steps; NaN where none can be taken here,
     which is said."""
-    others = [c.run.result for c in cells if (c.row, c.column) == (cell.row, cell.column)]
+    others = [c.run.folder.read_result() for c in cells if (c.row, c.column) == (cell.row, cell.column)]
     if finished := [result["wall_seconds"] for result in others if result and not result.get("resumed_at")]:
         return statistics.median(finished)
     from ssl_framework.study.estimate import training_seconds  # imports torch
 
     try:
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return training_seconds(hydra.compose("train", list(cell.run.overrides)))
+        with composing():
+            return training_seconds(hosted(hydra.compose("train", list(cell.run.overrides))))
     except (ValueError, OSError, RuntimeError, HydraException) as error:  # no data or no GPU here
         print(f"{cell.row} | {cell.column}: no step can be measured here: {' '.join(str(error).split())}")
         return math.nan

@@ -12,20 +12,22 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_framework.runs.config import command_line
+from ssl_framework.runs.composition import choice_of
+from ssl_framework.runs.folder import Summary, read_runs
+from ssl_framework.runs.messages import command_line
 from ssl_framework.training.place import is_first
 
 
-def best_trial(jobs: Sequence[Any], metric: str, direction: str) -> str:
+def best_trial(jobs: Sequence[Summary], metric: str, direction: str) -> str:
     """What a search of hyper-parameters has found, of how many trials, and the command that trains with it."""
-    scored = [(job.result["metrics"][metric], job) for job in jobs if job.result and metric in job.result["metrics"]]
+    scored = [(job.metrics[metric], job) for job in jobs if metric in job.metrics]
     failed = sum(job.state == "failed" for job in jobs)
     if not scored:
         return f"no trial of {len(jobs)} has {metric} ({failed} failed)"
     # A Direction of the sweeper, or its name.
     value, best = (max if "maximize" in direction else min)(scored, key=lambda pair: pair[0])
     rest = [item for item in best.overrides if item.partition("=")[0] not in ("hparams_search", "evaluation", "method")]
-    command = command_line([f"method={best.about['method']}", *rest])
+    command = command_line([f"method={choice_of(best.folder.read_about(), 'method')}", *rest])
     return f"best of {len(jobs)} trials ({failed} failed) by {metric}: {value:.4g}\nwith it: {command}"
 
 
@@ -50,14 +52,14 @@ class SweepTable(Callback):
             return
         from rich.console import Console
 
-        from ssl_framework.report.tables import read_jobs, sweep_table
+        from ssl_framework.report.tables import sweep_table
 
         folder = Path(config.hydra.sweep.dir)
         Console(width=None if sys.stdout.isatty() else 200).print(sweep_table(folder))  # a file takes any width
         if not str(OmegaConf.select(config, "hydra.launcher._target_")).endswith(".BasicLauncher"):
             from ssl_framework.runs.messages import failures
 
-            failures += [job.error for job in read_jobs(folder) if job.error]  # of jobs in processes elsewhere
+            failures += [job.error for job in read_runs(folder) if job.error]  # of jobs in processes elsewhere
         if (metric := OmegaConf.select(config, "hparams_search.metric")) is not None:
-            print(best_trial(read_jobs(folder), metric, str(OmegaConf.select(config, "hydra.sweeper.direction"))))
+            print(best_trial(read_runs(folder), metric, str(OmegaConf.select(config, "hydra.sweeper.direction"))))
         print(folder)

@@ -9,7 +9,6 @@ import contextlib
 import json
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,38 +23,45 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ssl_framework.runs.composition import PARTS, choice_of, refuse_mixed_parts
 from ssl_framework.runs.config import (
     CONFIGS,
     begin,
-    command_line,
+    hosted,
+    may_change,
+    names_of_run,
     quoted,
     refuse_other_config,
     refuse_other_types,
 )
-from ssl_framework.runs.folder import ERROR, claimed, discard_unless_trained, has_checkpoint, has_trained, record, write
-from ssl_framework.runs.messages import REFUSALS, STOPPED, explain, failures, say_error
+from ssl_framework.runs.folder import LATEST, RunFolder
+from ssl_framework.runs.groups import admit
+from ssl_framework.runs.messages import (
+    REFUSALS,
+    STOPPED,
+    command_line,
+    error_line,
+    explain,
+    failures,
+    say_error,
+)
 from ssl_framework.training.meeting import agree, first_to_say, meeting
 from ssl_framework.training.place import is_first, leave_to_launcher, settle
-
-MAY_CHANGE = (
-    *("trainer", "logger", "evaluation", "report", "resume"),
-    *("data.root", "data.download", "data.num_workers", "data.resident_share", "data.store"),
-)
-"""Keys that may differ when a run is resumed: they say how and how long it runs, not what it learns from."""
 
 
 def main() -> None:
     """Entry point of ``python train.py`` and ``ssl-train``."""
     whole_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they are explained here
-    sys.argv[1:] = point_to_resumed_folder(sys.argv[1:])
+    sys.argv[1:] = point_to_resumed_folder(admit(sys.argv[1:]))
+    refuse_null_choices(sys.argv[1:])
     try:
         begin(called_at(sys.argv[1:]))
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         if whole_errors:
             raise
-        sys.exit(f"error: {explain(error)}" if first_to_say(str(error)) else 1)
+        sys.exit(error_line(explain(error)) if first_to_say(str(error)) else 1)
     except ValueError as error:
         if not failures and first_to_say(str(error)):
             raise
@@ -66,13 +72,24 @@ def main() -> None:
         sys.exit(1)
 
 
+def refuse_null_choices(arguments: list[str]) -> None:
+    """Ends the command if a group's choice is ``null``, which Hydra takes for no choice at all."""
+    for item in arguments:
+        group, _, choice = item.partition("=")
+        if choice == "null" and (CONFIGS / group).is_dir():
+            instead = (
+                f"{group}=none" if (CONFIGS / group / "none.yaml").is_file() else f"one of its files, or no {group}"
+            )
+            sys.exit(f"error: {item} chooses nothing: choose {instead}")
+
+
 def point_to_resumed_folder(arguments: list[str]) -> list[str]:
     """``resume=FOLDER`` writes into FOLDER: the run folder Hydra makes is the one that is resumed."""
     resumed = [a.split("=", 1)[1] for a in arguments if a.startswith("resume=") and a != "resume=null"]
     if not resumed or any(a.startswith("hydra.run.dir=") for a in arguments):
         return arguments
     folder = Path(resumed[-1]).resolve()  # outputs/latest is a link that the new start would move
-    if not (folder / "config.yaml").is_file():
+    if not RunFolder(folder).config_file.is_file():
         sys.exit(f"error: resume={resumed[-1]}: there is no run in that folder (no config.yaml)")
     return [*arguments, f"hydra.run.dir={quoted(os.path.relpath(folder))}"]
 
@@ -96,18 +113,17 @@ def job(cfg: DictConfig) -> float | None:
             print(f"\njob {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}", flush=True)
         job_of_multirun(cfg, folder)
         return objective_of(cfg, folder)
-    latest = Path("outputs") / "latest"
-    before = os.readlink(latest) if latest.is_symlink() else None
+    before = os.readlink(LATEST) if LATEST.is_symlink() else None
     try:
         stopped_by = start(cfg, folder)
     except REFUSALS as error:
         say_once(error)
         failures.append(str(folder))
         if is_first():
-            discard_unless_trained(folder, before)
+            RunFolder(folder).discard_unless_trained(before)
         leave_unless_all_refuse()
         return None
-    end(stopped_by, os.path.relpath(folder), f"python train.py resume={os.path.relpath(folder)}")
+    end(stopped_by, os.path.relpath(folder), command_line([f"resume={os.path.relpath(folder)}"]))
     return None
 
 
@@ -139,9 +155,9 @@ def leave_unless_all_refuse() -> None:
 def objective_of(cfg: DictConfig, folder: Path) -> float | None:
     """The value of ``hparams_search.metric`` in a job's result; ``None`` where nothing is searched or it failed."""
     metric = OmegaConf.select(cfg, "hparams_search.metric")
-    if metric is None or not (folder / "result.json").is_file() or str(folder) in failures:
+    if metric is None or not RunFolder(folder).result_file.is_file() or str(folder) in failures:
         return None
-    found = json.loads((folder / "result.json").read_text())["metrics"]
+    found = RunFolder(folder).read_result()["metrics"]
     if math.isfinite(value := found.get(metric, math.nan)):
         return value
     say_error(
@@ -166,7 +182,7 @@ def refuse_test_labels(cfg: DictConfig) -> None:
         )
 
 
-def left_to_do(cfg: DictConfig, folder: Path, mine: bool) -> str:
+def left_to_do(cfg: DictConfig, run: RunFolder, mine: bool) -> str:
     """What is left of a job: "nothing" where it has a result or another process runs it, or it "goes on" where it was
     interrupted, or begins "anew", where a try that came to no checkpoint is removed.
 
@@ -177,26 +193,26 @@ def left_to_do(cfg: DictConfig, folder: Path, mine: bool) -> str:
         print("left to the process that is running it")
         return "nothing"
     refuse_test_labels(cfg)
-    if has_trained(folder):
-        refuse_other_config(cfg, folder)
-        if (folder / "result.json").is_file():
+    if run.has_trained:
+        refuse_other_config(cfg, run)
+        if run.result_file.is_file():
             print("has a result already")
             return "nothing"
-    (folder / ERROR).unlink(missing_ok=True)
-    if has_checkpoint(folder):
+    run.error_file.unlink(missing_ok=True)
+    if run.has_checkpoint:
         return "goes on"
-    (folder / "metrics.csv").unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    run.forget_try()
     return "anew"
 
 
 def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
     """Does what is left of a job. A failure is noted in the folder, and tried again when the multirun is started
     again."""
-    with claimed(folder) if is_first() else contextlib.nullcontext(True) as mine:
+    run = RunFolder(folder)
+    with run.claimed() if is_first() else contextlib.nullcontext(True) as mine:
         try:
-            settle(cfg.trainer)
-            todo = agree(lambda: left_to_do(cfg, folder, mine))
+            settle(hosted(cfg, HydraConfig.get().overrides.task).trainer)
+            todo = agree(lambda: left_to_do(cfg, run, mine))
         except REFUSALS as error:
             say_once(error)
             failures.append(str(folder))
@@ -209,17 +225,17 @@ def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
             say_once(error)
             failures.append(str(folder))
             if is_first():
-                note_failure(folder, error)
+                note_failure(run, error)
             leave_unless_all_refuse()
             return
     end(stopped_by, os.path.relpath(folder), f"the same command with hydra.sweep.dir={os.path.relpath(folder.parent)}")
 
 
-def note_failure(folder: Path, error: Exception) -> None:
+def note_failure(run: RunFolder, error: Exception) -> None:
     """Leaves in a job's folder why it failed, and what it was."""
-    write(folder / ERROR, f"{type(error).__name__}: {' '.join(str(error).split())}\n")
-    if not (folder / "run.json").is_file():
-        write(folder / "run.json", json.dumps(describe(), indent=2) + "\n")
+    run.write_error(error)
+    if not run.about_file.is_file():
+        run.write_about(describe())
 
 
 def end(stopped_by: str | None, shown: str, again: str) -> None:
@@ -247,11 +263,12 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
     from ssl_framework.training.stages import go_through  # imports torch: only now
 
     settle(cfg.trainer)
-    refuse_other_types(cfg, HydraConfig.get().overrides.task)
+    refuse_mixed_parts(HydraConfig.get().runtime.choices)
+    refuse_other_types(hosted(cfg, HydraConfig.get().overrides.task), HydraConfig.get().overrides.task)
     if cfg.resume is not None:
         if Path(str(cfg.resume)).resolve() != folder.resolve():
             raise ValueError(f"resume={cfg.resume} goes on in that folder itself: leave out -m and hydra.run.dir")
-        cfg = resumed_config(cfg, Path(str(cfg.resume)))
+        cfg, goes_on = resumed_config(cfg, Path(str(cfg.resume))), True
         leave_to_launcher(cfg.trainer)
         settle(cfg.trainer)
     about = json.loads(agree(lambda: json.dumps(opened(cfg, folder, goes_on))))
@@ -268,8 +285,8 @@ def opened(cfg: DictConfig, folder: Path, goes_on: bool) -> dict[str, Any]:
         ValueError: the folder holds a run that this one would overwrite.
     """
     requeued = bool(cfg.trainer.slurm and int(os.environ.get("SLURM_RESTART_COUNT", "0")))
-    resume = goes_on or cfg.resume is not None or (requeued and has_checkpoint(folder))
-    if not resume and has_trained(folder):
+    resume = goes_on or (requeued and RunFolder(folder).has_checkpoint)
+    if not resume and RunFolder(folder).has_trained:
         raise ValueError(
             f"{folder} already holds a run: continue it with resume={folder}, or choose another hydra.run.dir"
         )
@@ -279,26 +296,18 @@ def opened(cfg: DictConfig, folder: Path, goes_on: bool) -> dict[str, Any]:
 
 
 def describe() -> dict[str, Any]:
-    """Names of the chosen method and data set, the overrides, and a command that repeats the run."""
+    """What the run is called, its data set and chosen groups, the overrides, and a command that repeats the run."""
     hydra_cfg = HydraConfig.get()
     overrides = [item for item in hydra_cfg.overrides.task if not item.startswith("resume=")]
-    choices = hydra_cfg.runtime.choices
-    names = {"method": choices["method"], "data": choices["data"]}
-    return {**names, "overrides": overrides, "command": command_line(overrides)}
+    return names_of_run(hydra_cfg.runtime.choices, overrides)
 
 
 def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> None:
     """Writes the resolved config and what the run is called, and points outputs/latest to the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if about["resume"] and (folder / "run.json").is_file():  # the first start's names stay
-        about |= {**json.loads((folder / "run.json").read_text()), "resume": True}
-    record(cfg, folder, about)
-    outputs = Path("outputs")
-    outputs.mkdir(exist_ok=True)
-    link = outputs / f".latest.{os.getpid()}"
-    link.unlink(missing_ok=True)
-    link.symlink_to(os.path.relpath(folder.resolve(), outputs.resolve()))
-    link.replace(outputs / "latest")
+    if about["resume"]:  # the first start's names stay
+        about |= {**RunFolder(folder).read_about(), "resume": True}
+    RunFolder(folder).prepare(cfg, about)
+    RunFolder(folder).point_latest_here()
 
 
 def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
@@ -307,22 +316,21 @@ def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
     Raises:
         ValueError: an override contradicts the stored run, or the stored config is not trusted.
     """
-    from ssl_framework.load import load_run_config
+    from ssl_framework.loading import load_run_config
 
     stored = load_run_config(folder.resolve())
-    if not has_checkpoint(folder):
+    if not RunFolder(folder).has_checkpoint:
         raise FileNotFoundError(f"resume={folder}: no checkpoint was written there yet; start the run again")
-    names = json.loads((folder / "run.json").read_text()) if (folder / "run.json").is_file() else {}
+    names = RunFolder(folder).read_about()
     for item in HydraConfig.get().overrides.task:
         key, _, value = item.lstrip("+~").partition("=")
         if key == "resume":
             continue
-        if key in ("method", "data"):
-            if names.get(key) != value:
-                raise ValueError(
-                    f"resume={folder} is a run of {key}={names.get(key)}: leave {item} out, or start a new run"
-                )
-        elif any(key == free or key.startswith(free + ".") for free in MAY_CHANGE):
+        if key in ("method", "data", *PARTS):
+            before = choice_of(names, key)
+            if before != value:
+                raise ValueError(f"resume={folder} is a run of {key}={before}: leave {item} out, or start a new run")
+        elif may_change(key):
             OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
         elif "." in key or key == "seed":
             before, now = OmegaConf.select(stored, key), OmegaConf.select(cfg, key)

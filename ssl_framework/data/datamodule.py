@@ -14,9 +14,8 @@ from ssl_framework.data.pseudo_labels import PseudoLabels, read_pseudo_labels
 from ssl_framework.data.residence import note
 from ssl_framework.data.samplers import Draw, Population, Sampler, Uniform, choice
 from ssl_framework.distributed import world_size
+from ssl_framework.runs.folder import RunFolder
 from ssl_framework.views.base import ViewMaker
-
-PSEUDO_LABELS = "pseudo_labels.npy"  # in the run folder
 
 
 class DataModule(L.LightningDataModule):
@@ -98,7 +97,7 @@ class DataModule(L.LightningDataModule):
     def pseudo_labels_path(self) -> Path:
         """Where the pseudo-labels of this run lie."""
         assert self.folder is not None
-        return self.folder / PSEUDO_LABELS
+        return RunFolder(self.folder).pseudo_labels_file
 
     def prepare_data(self) -> None:
         """Writes the pseudo-labels of a new run; called by Lightning in the first process, while the others wait."""

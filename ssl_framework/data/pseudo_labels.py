@@ -101,7 +101,16 @@ class DenoisingClusters:
         self.lr = lr
 
     def __call__(self, images: Split, seed: int, device: torch.device) -> Tensor:
-        """[N] int64 cluster of each image; the global random state stays as it was."""
+        """[N] int64 cluster of each image; the global random state stays as it was.
+
+        Raises:
+            ValueError: the samples are no pictures.
+        """
+        if len(images.shape) != 4:
+            raise ValueError(
+                f"pseudo_labels=denoising_clusters learns from pictures, but the samples are of shape "
+                f"{' x '.join(map(str, images.shape[1:]))}: choose pseudo_labels=classes or file, or another method"
+            )
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             coder = AutoEncoder(images.shape[1], self.widths).to(device)

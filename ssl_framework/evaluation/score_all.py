@@ -28,7 +28,7 @@ from ssl_framework.evaluation.features import (
 from ssl_framework.evaluation.frozen import FrozenEvaluation
 from ssl_framework.evaluation.probes.regression import KNNRegression, Ridge
 from ssl_framework.evaluation.protocol import protocol_of
-from ssl_framework.load import load_run_config
+from ssl_framework.loading import load_run_config
 from ssl_framework.module import SSLModule
 from ssl_framework.views.base import ViewMaker
 

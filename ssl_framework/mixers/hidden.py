@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssl_framework.functional import full_precision
+from ssl_framework.functional import balanced, full_precision
 from ssl_framework.mixers.base import Context, HiddenRule
 from ssl_framework.mixers.rules import Share, owned, partners
 from ssl_framework.types import Mix
@@ -108,7 +108,4 @@ def transport(a: Tensor, b: Tensor, epsilon: float, iterations: int) -> Tensor:
         a, b = full_precision(a), full_precision(b)
         lengths = b.square().sum(dim=2)[:, None]  # [B, 1, N]; those of a cancel in the first step
         plan = (2 * (a @ b.transpose(1, 2)) - lengths) / epsilon  # [B, N, N] logarithms
-        for _ in range(iterations):
-            plan = plan - plan.logsumexp(dim=2, keepdim=True)
-            plan = plan - plan.logsumexp(dim=1, keepdim=True)
-        return plan.exp()
+        return balanced(plan, iterations).exp()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ssl_framework.mixers.base import Context, HiddenRule, LearnedRule, Rule, beta, uniform
+from ssl_framework.views.image_ops import resize_weights
 
 
 class Mixup:
@@ -222,9 +223,6 @@ def shrink_weights(first: Tensor, pixels: Tensor, size: int) -> Tensor:
     Returns:
         [B, size, size]: result = weights @ source; rows outside the part are zero.
     """
-    position = torch.arange(size, device=first.device, dtype=first.dtype)  # [size]
-    scale = (size / pixels)[:, None, None]  # [B, 1, 1] source pixels per pixel of the part
-    centre = (position[:, None] - first[:, None, None] + 0.5) * scale - 0.5  # [B, size, 1]
-    weights = (1 - (position - centre).abs() / scale).clamp(min=0)  # [B, size, size]
-    weights = weights * inside(first, first + pixels, size)[..., None]
-    return weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-6)
+    scale = size / pixels  # [B] source pixels per pixel of the part
+    weights = resize_weights(-first * scale, size * scale, size, size)  # [B, size, size]
+    return weights.where(inside(first, first + pixels, size)[..., None], 0)  # [B, size, size]

@@ -98,6 +98,19 @@ class Encoder(nn.Module):
                 outputs[v] = {name: x[i] for name, x in parts.items()}
         return outputs
 
+    def heads_behind(self, outputs: Sequence[str]) -> list[str]:
+        """Names of the heads that some outputs come from, in the order in which they are computed.
+
+        Args:
+            outputs: names of heads or of features; a head may read another.
+        """
+        found: set[str] = set()
+        for name, head in reversed([*self.heads.items()]):  # a head reads features or a head before it
+            if name in outputs or name in found:
+                assert isinstance(head, Head)
+                found |= {name, head.source}
+        return [name for name in self.heads if name in found]
+
     def through_heads(self, pooled: Tensor) -> Outputs:
         """Every head's output for pooled features [N, D] that were made elsewhere, by mixing, say."""
         outputs = {"pooled": pooled}
@@ -166,7 +179,7 @@ class EMATeacher(nn.Module):
 
     Args:
         student: the encoder to follow.
-        heads: which of its heads the teacher has.
+        heads: which of its heads the teacher has, beside those that these read.
         momentum: share of the old teacher kept at each optimizer step.
         final_momentum: if given, the momentum rises to it along a cosine over the run.
         shuffle_bn: keys are normalised in groups of this many samples, drawn at random from the global batch (MoCo's
@@ -185,13 +198,16 @@ class EMATeacher(nn.Module):
         super().__init__()
         unknown = [name for name in heads if name not in student.heads]
         if unknown:
-            raise ValueError(f"teacher.heads names {unknown}, but the student has {list(student.heads)}")
+            raise ValueError(
+                f"teacher.heads names {unknown}, but the student has {list(student.heads)}: choose another "
+                "teacher=<name> or head=<name>, or set teacher.heads"
+            )
         if not 0 <= momentum <= 1 or not 0 <= (final_momentum if final_momentum is not None else 1) <= 1:
             raise ValueError(f"teacher.momentum is {momentum} (final {final_momentum}): it must lie between 0 and 1")
         if shuffle_bn is not None and shuffle_bn < 2:
             raise ValueError(f"teacher.shuffle_bn is {shuffle_bn}: a group needs at least 2 samples, or null for none")
         self.encoder = copy.deepcopy(student)
-        self.encoder.heads = nn.ModuleDict({name: self.encoder.heads[name] for name in heads})
+        self.encoder.heads = nn.ModuleDict({name: self.encoder.heads[name] for name in student.heads_behind(heads)})
         self.encoder.earlier = nn.ModuleList()  # only evaluators read them, and they read the student
         self.encoder.requires_grad_(False)
         self.momentum = momentum

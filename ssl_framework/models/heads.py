@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 
 class Head(nn.Module):
-    """Base of all heads: reads the features of a view, returns [B, ``out``]."""
+    """Base of all heads: reads the features of a view under the name ``source``, returns [B, ``out``]."""
 
     out: int
+    source: str
 
     def each_layer(self, outputs: Mapping[str, Tensor]) -> list[Tensor]:
         """What every layer gives, first to last; the last is the head's output. One layer unless a head says more."""
@@ -82,6 +83,24 @@ class Classifier(Head):
     def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Reads ``outputs[source]`` [B, in] -> [B, num_classes]"""
         return self.linear(outputs[self.source])
+
+
+class Features(Head):
+    """No head: the features themselves, [B, in] -> [B, in].
+
+    Args:
+        dims: widths of the features known so far, filled in by the encoder.
+        source: which of them it hands on.
+    """
+
+    def __init__(self, dims: Mapping[str, int], source: str) -> None:
+        super().__init__()
+        self.out = width_of(dims, source)
+        self.source = source
+
+    def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Reads ``outputs[source]`` [B, in] -> [B, in]"""
+        return outputs[self.source]
 
 
 class LayerNormHead(Head):
@@ -188,5 +207,8 @@ def width_of(dims: Mapping[str, int], source: str) -> int:
         ValueError: there are none of that name.
     """
     if source not in dims:
-        raise ValueError(f"a head has source={source}, but the encoder offers {sorted(dims)} at this point")
+        raise ValueError(
+            f"a head has source={source}, but the encoder offers {sorted(dims)} at this point: choose another "
+            "head=<name>, or set source to one of these"
+        )
     return dims[source]

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ssl_framework.models.base import BackboneProtocol
+from ssl_framework.runs.folder import RunFolder
 
 SHARDS = "shards"
 """In a checkpoint, the folder beside it in which its tensors lie, in one file a rank."""
@@ -97,7 +98,7 @@ PREFIX = "student.backbone.net."
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Names and tensors of a network: of the student's backbone in a run folder, or of a file that ``export`` wrote."""
     if path.is_dir():
-        state = load_checkpoint(path / "checkpoints" / "last.ckpt")["state_dict"]
+        state = load_checkpoint(RunFolder(path).checkpoint_file)["state_dict"]
         return {name.removeprefix(PREFIX): x for name, x in state.items() if name.startswith(PREFIX)}
     if not path.is_file():
         raise FileNotFoundError(f"backbone.weights is {path}, which does not exist")

@@ -72,6 +72,7 @@ class AMCL(Objective):
         super().__init__()
         check_settings(heads, beta, num_hard)
         self.heads = list(heads)
+        self.reads = tuple(heads)
         self.temperature = temperature
         self.beta = beta
         self.num_hard = num_hard
@@ -119,6 +120,7 @@ class AMCLMoCo(Objective):
         queues = {head: queue() for head in heads}
         check_count(num_hard, min(memory.size for memory in queues.values()))
         self.queues = nn.ModuleDict(queues)
+        self.reads = self.teacher_reads = tuple(heads)
         self.temperature = temperature
         self.beta = beta
         self.num_hard = num_hard
@@ -160,6 +162,7 @@ class AMCLBarlow(Objective):
             raise ValueError(f"objective.temperature.dim is {temperature.dim}: for Barlow Twins it must be 1")
         check_weights(off_diagonal_weight, scale)
         self.heads = list(heads)
+        self.reads = tuple(heads)
         self.temperature = temperature
         self.beta = beta
         self.off_diagonal_weight = off_diagonal_weight

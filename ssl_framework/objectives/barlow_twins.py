@@ -28,6 +28,7 @@ class BarlowTwins(Objective):
         self.off_diagonal_weight = off_diagonal_weight
         self.scale = scale
         self.head = head
+        self.reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

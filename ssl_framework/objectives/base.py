@@ -1,11 +1,13 @@
 """What every objective is: a module that turns the encoders' outputs into a loss and owns the state it needs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures
+from ssl_framework.objectives.plain import View, as_outputs, refuse_lacking, refuse_views, tensors_of, without_gradient
 from ssl_framework.types import Batch, Clock, Mix, Outputs
 
 
@@ -23,6 +25,8 @@ class Objective(nn.Module):
             not counted; ``None`` is no limit.
 
     Attributes:
+        reads: names of the student's outputs that it reads, heads or features; its constructor says them.
+        teacher_reads: likewise of the teacher's, where it requires one.
         num_classes: labels it has room for, 0 to ``num_classes - 1``; ``None`` if it does not count them.
     """
 
@@ -32,6 +36,8 @@ class Objective(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.reads: tuple[str, ...] = ()
+        self.teacher_reads: tuple[str, ...] = ()
         # Set by SSLModule where ``accepts`` offers what it needs. Not a class attribute: that would hide the module.
         self.feature_mixer: FeatureMixer | None = None
         self.num_classes: int | None = None
@@ -69,6 +75,43 @@ class Objective(nn.Module):
             "loss", the mean over this rank's own anchors, and scalars to log.
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+    def loss_of(
+        self,
+        *views: View,
+        teacher: Sequence[View] | None = None,
+        label: Tensor | None = None,
+        index: Tensor | None = None,
+        clock: Clock | None = None,
+    ) -> Tensor:
+        """The loss of plain tensors, in a loop of one's own: ``SimCLR(temperature=0.2).loss_of(z0, z1)``.
+
+        What ``forward`` changes, such as a queue, changes here, too.
+
+        Args:
+            views: [B, D] for each view, not normalised: what the head gave that this objective reads. Where it reads
+                several heads, a mapping of their names; ``None`` for a view that the student did not see.
+            teacher: likewise what a teacher gave, which gets no gradient.
+            label: [B] int64 classes, or float32 numbers.
+            index: [B] int64 positions in the training set; ``None``: 0 to B - 1.
+            clock: where training stands, for what follows a schedule; ``None``: its first step.
+
+        Returns:
+            Scalar, the mean over this rank's own anchors.
+
+        Raises:
+            ValueError: the objective needs another number of views, or more than it was given.
+        """
+        name = type(self).__name__
+        said = {"teacher": teacher, "label": label, "number": label, "index": index, "heads": self.through_heads}
+        refuse_lacking(name, self.requires, {what for what, value in said.items() if value is not None})
+        refuse_views(name, views, self.num_views)
+        first = tensors_of(views)[0]
+        if index is None:
+            index = torch.arange(len(first), device=first.device)  # [B]
+        with torch.autocast(first.device.type, enabled=False):  # as in a run
+            keys = None if teacher is None else as_outputs([without_gradient(view) for view in teacher])
+            return self(as_outputs(views), keys, Batch([], index, label), clock or Clock(0, 0, 1))["loss"]
 
     def mixed(self, features: MixedFeatures, clock: Clock) -> MixedFeatures:
         """The candidates after the feature mixer, if there is one."""

@@ -56,6 +56,7 @@ class CACR(Objective):
         self.tau_plus = tau_plus
         self.rbf = rbf
         self.head = head
+        self.reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

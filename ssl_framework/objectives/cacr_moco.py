@@ -42,6 +42,7 @@ class CACRMoCo(Objective):
         self.t_neg = t_neg
         self.queue = queue
         self.head = head
+        self.reads = self.teacher_reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
@@ -77,6 +78,7 @@ class CACRMoCoV3(Objective):
         self.temperature = positive_temperature(temperature)
         self.student_head = student_head
         self.teacher_head = teacher_head
+        self.reads, self.teacher_reads = (student_head,), (teacher_head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

@@ -56,6 +56,7 @@ class ConR(Objective):
         self.weight = weight
         self.regressor = regressor
         self.head = head
+        self.reads = (regressor, head)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

@@ -62,6 +62,7 @@ class CoreTuning(Objective):
         self.num_classes = num_classes
         self.projector = projector
         self.classifier = classifier
+        self.reads = ("pooled", projector, classifier)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

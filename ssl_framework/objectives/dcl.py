@@ -31,6 +31,7 @@ class DCL(Objective):
         self.temperature = positive_temperature(temperature)
         self.weight_sigma = positive_sigma(weight_sigma)
         self.head = head
+        self.reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

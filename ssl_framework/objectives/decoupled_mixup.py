@@ -35,6 +35,7 @@ class DecoupledMixup(Objective):
         self.num_classes = known_classes(num_classes)
         self.eta = eta
         self.head = head
+        self.reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

@@ -50,6 +50,7 @@ class GroCo(Objective):
         self.num_positive_views = num_positive_views
         self.stop_gradient = stop_gradient
         self.head = head
+        self.reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

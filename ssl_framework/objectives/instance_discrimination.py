@@ -51,6 +51,7 @@ class InstanceDiscrimination(Objective):
         self.momentum = momentum
         self.loss = loss
         self.head = head
+        self.reads = (head,)
 
     def allocate(self, num_samples: int) -> None:
         self.bank = SampleBank({"row": unit(torch.randn(num_samples, self.dim))})

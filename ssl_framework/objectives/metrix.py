@@ -67,6 +67,7 @@ class Metrix(Objective):
         self.alpha = alpha
         self.anchor_share = anchor_share
         self.head = head
+        self.reads = (head, "pooled") if "heads" in self.requires else (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

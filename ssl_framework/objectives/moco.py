@@ -60,6 +60,7 @@ class MoCo(Objective):
         self.positive_in_denominator = positive_in_denominator
         self.weight_sigma = positive_sigma(weight_sigma)
         self.head = head
+        self.reads = self.teacher_reads = (head,)
         self.class_oracle = class_oracle
         if class_oracle:
             self.requires = self.requires | {"label"}

@@ -45,6 +45,7 @@ class MultiView(Objective):
         self.temperature = positive_temperature(temperature)
         self.loss = loss
         self.head = head
+        self.reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
@@ -87,6 +88,7 @@ class DHEL(Objective):
         self.temperature = positive_temperature(temperature)
         self.second_view_energy = second_view_energy
         self.head = head
+        self.reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

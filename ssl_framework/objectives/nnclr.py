@@ -40,6 +40,7 @@ class NNCLR(Objective):
         self.positive_in_denominator = positive_in_denominator
         self.projector = projector
         self.predictor = predictor
+        self.reads = (projector, predictor)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

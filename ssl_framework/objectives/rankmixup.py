@@ -46,6 +46,7 @@ class RankMixup(Objective):
         self.ranking = ranking
         self.weight = weight
         self.head = head
+        self.reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

@@ -39,6 +39,7 @@ class Regression(Objective):
             raise ValueError(f"objective.loss is {loss}: choose one of {', '.join(LOSSES)}")
         self.loss = loss
         self.head = head
+        self.reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

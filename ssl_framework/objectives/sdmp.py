@@ -30,6 +30,7 @@ class SDMP(Objective):
         self.temperature = positive_temperature(temperature)
         self.student_head = student_head
         self.teacher_head = teacher_head
+        self.reads, self.teacher_reads = (student_head,), (teacher_head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

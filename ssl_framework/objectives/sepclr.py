@@ -60,6 +60,7 @@ class SepCLR(Objective):
         self.joint_entropy_weight = joint_entropy_weight
         self.common = common
         self.salient = salient
+        self.reads = (common, salient)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

@@ -27,6 +27,8 @@ class Host(Protocol):
     requires: frozenset[str]
     accepts: frozenset[str]
     num_views: tuple[int, int | None]
+    reads: tuple[str, ...]
+    teacher_reads: tuple[str, ...]
 
     def __call__(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

@@ -30,6 +30,7 @@ class SimCLR(Objective):
         super().__init__()
         self.temperature = positive_temperature(temperature)
         self.head = head
+        self.reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

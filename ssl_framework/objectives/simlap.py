@@ -85,6 +85,7 @@ class SimLAP(Objective):
         self.gate = None if gate is None else gate(num_classes)
         self.renormalise = renormalise
         self.head = head
+        self.reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

@@ -37,6 +37,7 @@ class SogCLR(Objective):
         self.temperature = positive_temperature(temperature)
         self.gamma = a_share("gamma", gamma)
         self.head = head
+        self.reads = (head,)
 
     def allocate(self, num_samples: int) -> None:
         self.bank = SampleBank({"log_u": torch.zeros(num_samples)})
@@ -93,6 +94,7 @@ class ISogCLR(Objective):
         self.eta = eta
         self.beta = a_share("beta", beta)
         self.head = head
+        self.reads = (head,)
 
     def allocate(self, num_samples: int) -> None:
         zero = torch.zeros(num_samples)  # [N]

@@ -29,6 +29,7 @@ class SupCon(Objective):
         self.temperature = positive_temperature(temperature)
         self.base_temperature = base_temperature
         self.head = head
+        self.reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

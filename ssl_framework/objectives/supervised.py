@@ -35,6 +35,7 @@ class Supervised(Objective):
         self.num_classes = known_classes(num_classes)
         self.label_smoothing = label_smoothing
         self.head = head
+        self.reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

@@ -70,6 +70,7 @@ class SupReMix(Objective):
         self.num_mix_pos = num_mix_pos
         self.num_mix_neg = num_mix_neg
         self.head = head
+        self.reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

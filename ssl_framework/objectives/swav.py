@@ -73,6 +73,7 @@ class SwAV(Objective):
         self.frozen = frozen
         self.queue_start = queue_start
         self.head = head
+        self.reads = (head,)
         self.prototypes = nn.Parameter(unit(torch.randn(num_prototypes, dim)))  # [K, D]
         self.queues = nn.ModuleList([] if queue is None else [queue() for _ in range(num_assign)])
 

@@ -32,6 +32,7 @@ class UnMix(Objective):
             raise ValueError(f"objective.weight is {weight}: it must be above 0")
         self.host = checked(host)
         self.requires = self.requires | host.requires
+        self.reads, self.teacher_reads = host.reads, host.teacher_reads
         self.num_views = host.num_views  # type: ignore[misc]
         self.weight = weight
 

@@ -1,13 +1,12 @@
 """A multirun condensed into a record: ``python scripts/report.py FOLDER [OUT]``.
 
-results.csv  one row a job: what it was, its metrics or why it has none, seconds, hash of its config; "overrides" are
-             those that set it apart from other jobs on the same data
+results.csv  one row a job: its metrics or why it has none, seconds, hash of its config; "row" is its method with the
+             overrides that set it apart from other jobs on the same data, "column" its data set
 about.json   protocol, references, versions, hardware and commits, read from the jobs' folders
 table.md     mean and standard deviation over seeds
 command.txt  what was typed
 """
 
-import csv
 import json
 import shutil
 from collections.abc import Iterable, Sequence
@@ -16,15 +15,14 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from ssl_framework.report.tables import Job, cell, grid, read_jobs
-from ssl_framework.runs.folder import write
+from ssl_framework.report.layout import by_method, in_order, shared
+from ssl_framework.report.render import text_of
+from ssl_framework.report.results_csv import read_csv, write_csv
+from ssl_framework.report.sheet import Entry, Sheet, cells, entry_of
+from ssl_framework.runs.folder import Summary, read_runs, write, write_json
 from ssl_framework.runs.numbers import mean_and_spread, natural, short
 
 FILES = ("results.csv", "about.json", "table.md", "command.txt")
-
-
-COLUMNS = ("method", "data", "seed", "overrides", "state", "seconds", "images_per_second", "steps", "config_hash")
-"""Of results.csv, before the metrics; after them comes why a job failed."""
 
 
 PROTOCOL = {
@@ -45,36 +43,16 @@ REFERENCES = {"raw_pixels": "raw pixels", "untrained": "untrained backbone"}
 
 
 class Record(NamedTuple):
-    """A comparison as the repository keeps it."""
+    """A comparison as the repository keeps it: methods by data sets."""
 
-    jobs: list[Job]
+    sheet: Sheet
     about: dict[str, Any]
 
-    @property
-    def data(self) -> list[str]:
-        """Names of the data sets."""
-        return sorted({job.about["data"] for job in self.jobs})
-
-    @property
-    def metrics(self) -> list[str]:
-        """Names of the metrics, in the order of the probes."""
-        return list(dict.fromkeys(name for job in self.jobs if job.result for name in job.result["metrics"]))
-
-    @property
-    def settings(self) -> list[tuple[str, str]]:
-        """Method, and the overrides that set it apart from other jobs on the same data ("" for none), in order."""
-        return sorted({(job.about["method"], setting_of(job)) for job in self.jobs}, key=lambda s: natural(" ".join(s)))
-
-    def shown(self, method: str, data: str, metric: str, setting: str = "") -> str:
-        """``52.1 ± 0.4 (3)`` with the number of seeds, or what became of the jobs."""
-        wanted = (method, data, setting)
-        runs = [job for job in self.jobs if (job.about["method"], job.about["data"], setting_of(job)) == wanted]
-        if not runs:
+    def shown(self, row: str, data: str, metric: str) -> str:
+        """``52.1 ± 0.4 (3)`` with the number of seeds, or what became of the runs."""
+        if not any((entry.row, entry.column) == (row, data) for entry in self.sheet.entries):
             return "not run"
-        found = cell(runs, {job.seed for job in self.jobs})
-        if not found.finished:
-            return found.counted.removeprefix("0 ").strip("()")
-        return f"{found.mean(metric)} ({found.counted.replace(' (', ', ').rstrip(')')})"
+        return text_of(cells(self.sheet)[row, data], metric, mean_and_spread)
 
     def reference(self, name: str, data: str, metric: str) -> str:
         """Of raw pixels or of the untrained backbone; a dash where it was not scored."""
@@ -83,52 +61,39 @@ class Record(NamedTuple):
         return f"{mean_and_spread(values, metric)} ({len(values)})" if values else "-"
 
 
-def setting_of(job: Job) -> str:
-    """The overrides of a record's job beside method, data and seed."""
-    return " ".join(item for item in job.overrides if item.split("=")[0] not in ("method", "data", "seed"))
-
-
 def read_record(folder: Path) -> Record | None:
     """The record in ``folder``; None where there is none."""
     if not (folder / "results.csv").is_file():
         return None
-    with (folder / "results.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return Record([job_of(row) for row in rows], json.loads((folder / "about.json").read_text()))
+    entries = read_csv((folder / "results.csv").read_text())
+    return Record(sheet_of(entries), json.loads((folder / "about.json").read_text()))
 
 
-def job_of(row: dict[str, str]) -> Job:
-    """A row of results.csv as the job it came from."""
-    metrics = {name: float(value) for name, value in row.items() if name not in (*COLUMNS, "error") and value}
-    result = {"metrics": metrics, "config_hash": row["config_hash"]} if row["state"] == "done" else None
-    overrides = (*row["overrides"].split(), *(f"{key}={row[key]}" for key in ("data", "method", "seed")))
-    error = row["error"] if row["state"] == "failed" else None
-    return Job(overrides, result, error, {"method": row["method"], "data": row["data"]})
+def sheet_of(entries: Sequence[Entry]) -> Sheet:
+    """The runs of a record as a table."""
+    return Sheet(
+        "Comparison",
+        "data",
+        tuple(sorted({entry.row for entry in entries}, key=natural)),
+        tuple(sorted({entry.column for entry in entries})),
+        tuple(dict.fromkeys(name for entry in entries for name in entry.values)),
+        tuple(sorted({entry.seed for entry in entries})),
+        tuple(entries),
+    )
 
 
-def rows_of(jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Rows of results.csv; seconds only of what ran in one go."""
-    by_data: dict[str, list[Job]] = {}
-    for job in jobs:
-        by_data.setdefault(job.about["data"], []).append(job)
-    common = {data: set(grid(members).common) for data, members in by_data.items()}
-    rows = []
-    for job in jobs:
-        result = job.result or {}
-        named = {"method": job.about["method"], "data": job.about["data"], "seed": job.seed.removeprefix("seed=") or 0}
-        rest = [i for i in job.overrides if i not in common[named["data"]] and i.split("=")[0] not in named]
-        seconds = result.get("wall_seconds") if not result.get("resumed_at") else None
-        row = {**named, "overrides": " ".join(rest), "state": job.state, "seconds": seconds}
-        row |= {name: result.get(name) for name in ("images_per_second", "steps", "config_hash")}
-        row |= {name: round(value, 4) for name, value in result.get("metrics", {}).items()}
-        rows.append(row | {"error": job.error or ""})
-    return rows
+def entries_of(runs: Sequence[Summary]) -> list[Entry]:
+    """The rows of results.csv."""
+    return [
+        entry_of(run, row, column, {name: round(value, 4) for name, value in run.metrics.items()})
+        for run, (row, column) in zip(runs, by_method(runs), strict=True)
+    ]
 
 
-def about_of(folder: Path, jobs: Sequence[Job]) -> dict[str, Any]:
-    """Protocol, versions, hardware and commits: the value that all finished jobs share, or a list of theirs."""
-    results = [job.result for job in jobs if job.result]
-    configs = [OmegaConf.load(path.with_name("config.yaml")) for path in sorted(folder.glob("*/result.json"))]
+def about_of(runs: Sequence[Summary]) -> dict[str, Any]:
+    """Protocol, versions, hardware and commits: the value that all finished runs share, or a list of theirs."""
+    done = [run.folder for run in runs if run.state == "done"]
+    results, configs = [folder.read_result() for folder in done], [folder.read_config() for folder in sorted(done)]
     protocol = {name: together(OmegaConf.select(cfg, key) for cfg in configs) for name, key in PROTOCOL.items()}
     data_sets = sorted({result["data"] for result in results})
     images = {
@@ -141,7 +106,7 @@ def about_of(folder: Path, jobs: Sequence[Job]) -> dict[str, Any]:
             **protocol,
             "steps": together(r["steps"] for r in results),
             "images": images,
-            "common": list(grid(jobs).common),
+            "common": [item for item in runs[0].overrides if item in shared(runs)],
         },
         **{name: together(result[name] for result in results) for name in names},
     }
@@ -161,21 +126,20 @@ def together(values: Iterable[Any]) -> Any:
     return different[0] if len(different) == 1 else different
 
 
-def score_references(folder: Path, jobs: Sequence[Job]) -> dict[str, Any]:
+def score_references(runs: Sequence[Summary]) -> dict[str, Any]:
     """Raw pixels once a data set and the untrained backbone once a data set and seed, by the jobs' own probes.
 
-    No training is in them, so one finished job of each seed stands for all: the first by name. (Other methods may draw
+    No training is in them, so one finished run of each seed stands for all: the first by name. (Other methods may draw
     other initial weights from the same seed, as some draw their memory first.)
     """
     from ssl_framework.evaluation.score_all import references  # imports torch, which nothing else here needs
 
     found: dict[str, Any] = {}
-    for path in sorted(folder.glob("*/result.json")):
-        result = json.loads(path.read_text())
-        data, seed = result["data"], str(result["seed"])
+    for run in sorted((run for run in runs if run.state == "done"), key=lambda run: run.folder):
+        data, seed = run.data, str(run.seed)
         if seed not in found.setdefault(data, {name: {} for name in REFERENCES})["untrained"]:
             wanted = REFERENCES if not found[data]["raw_pixels"] else ["untrained"]
-            for name, scores in references(path.parent, wanted).items():
+            for name, scores in references(run.folder.path, wanted).items():
                 found[data][name][seed] = {metric: round(value, 4) for metric, value in scores.items()}
     return found
 
@@ -204,23 +168,28 @@ def markdown(record: Record) -> str:
     """The record as a page: protocol, one row a method, one column a data set and metric, and what failed."""
     lines = [protocol_line(record.about), ""]
     lines += [table_of(record)]
-    failed = [job for job in record.jobs if job.state == "failed"]
+    failed = [entry for entry in record.sheet.entries if entry.state == "failed"]
     if failed:
-        lines += ["", "Failed:", "", *(f"- `{' '.join(job.overrides)}`: {job.error}" for job in failed)]
+        lines += ["", "Failed:", "", *(f"- `{described(entry)}`: {entry.error}" for entry in failed)]
     hardware = ", ".join(said_of(record.about[name]) for name in ("device", "cpu"))
     versions = record.about["versions"]
     shown = [", ".join(f"{k} {v[k]}" for k in ("torch", "lightning", "timm")) for v in as_list(versions)]
     return "\n".join([*lines, "", f"{hardware}; {said_of(shown)}; commit {said_of(record.about['commit'])}.", ""])
 
 
+def described(entry: Entry) -> str:
+    """The overrides that an entry of a record stands for."""
+    method, *rest = entry.row.replace(" + ", " ").split(" ")
+    return " ".join([*rest, f"data={entry.column}", f"method={method}", f"seed={entry.seed}"])
+
+
 def table_of(record: Record, metrics: Sequence[str] | None = None) -> str:
     """One row a method and setting, one column a data set and metric (of all, or of some), then the references."""
-    columns = [(data, metric) for data in record.data for metric in metrics or record.metrics]
+    columns = [(data, metric) for data in record.sheet.columns for metric in metrics or record.sheet.metrics]
     lines = ["| method | " + " | ".join(f"{data} {short(metric)}" for data, metric in columns) + " |"]
     lines += ["| --- |" + " --- |" * len(columns)]
-    for method, setting in record.settings:
-        cells = " | ".join(record.shown(method, *column, setting) for column in columns)
-        lines.append(f"| {f'{method} {setting}'.strip()} | {cells} |")
+    for row in record.sheet.rows:
+        lines.append(f"| {row} | " + " | ".join(record.shown(row, *column) for column in columns) + " |")
     for name, words in REFERENCES.items() if record.about["references"] else ():
         lines.append(f"| *{words}* | " + " | ".join(record.reference(name, *c) for c in columns) + " |")
     return "\n".join(lines)
@@ -234,24 +203,19 @@ def condense(folder: Path, out: Path, with_references: bool) -> Record:
     """Writes the record of a multirun's folder into ``out``.
 
     Raises:
-        ValueError: there is no finished job.
+        FileNotFoundError: there is no such folder.
+        ValueError: there is no finished job, or a column mixes protocols.
     """
-    jobs = read_jobs(folder)
-    if not any(job.result for job in jobs):
+    runs = in_order(read_runs(folder))
+    if not any(run.state == "done" for run in runs):
         raise ValueError(f"{folder} holds no finished job of a multirun")
-    rows = rows_of(jobs)
-    about = about_of(folder, jobs)
-    about["references"] = score_references(folder, jobs) if with_references else {}
+    about = {**about_of(runs), "references": score_references(runs) if with_references else {}}
+    record = Record(sheet_of(entries_of(runs)), about)
+    table = markdown(record)
     out.mkdir(parents=True, exist_ok=True)
-    metrics = list(dict.fromkeys(name for row in rows for name in row if name not in (*COLUMNS, "error")))
-    with (out / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*COLUMNS, *metrics, "error"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    write(out / "about.json", json.dumps(about, indent=2) + "\n")
-    record = read_record(out)
-    assert record is not None
-    write(out / "table.md", markdown(record))
+    write(out / "results.csv", write_csv(record.sheet.entries))
+    write_json(out / "about.json", about)
+    write(out / "table.md", table)
     if out.resolve() != folder.resolve():
         shutil.copyfile(folder / "command.txt", out / "command.txt")
     return record

@@ -17,10 +17,10 @@ from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.device import accelerator_of
 from ssl_framework.evaluation.features import samples_at_once
-from ssl_framework.load import load_run, load_run_config
+from ssl_framework.loading import load_run, load_run_config
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.module import SSLModule
-from ssl_framework.runs.folder import read_json, read_metrics
+from ssl_framework.runs.folder import RunFolder
 
 
 class Inspection:
@@ -38,6 +38,7 @@ class Inspection:
 
     def __init__(self, folder: Path, overrides: Sequence[str], num_images: int, seed: int) -> None:
         self.folder = folder
+        self.run = RunFolder(folder)
         self.overrides = list(overrides)
         self.num_images = num_images
         self.seed = seed
@@ -46,25 +47,18 @@ class Inspection:
     @cached_property
     def about(self) -> dict[str, Any]:
         """The names of method and data, overrides and command, from run.json or else result.json."""
-        path = self.folder / "run.json"
         unknown = {"method": "a run", "data": self.stored.data.name, "overrides": [], "command": ""}
-        return (
-            unknown
-            | {k: v for k, v in self.result.items() if k in unknown}
-            | (read_json(path) if path.is_file() else {})
-        )
+        return unknown | {k: v for k, v in self.result.items() if k in unknown} | self.run.read_about()
 
     @cached_property
     def result(self) -> dict[str, Any]:
         """result.json; {} while the run is in training."""
-        path = self.folder / "result.json"
-        return read_json(path) if path.is_file() else {}
+        return self.run.read_result()
 
     @cached_property
     def curves(self) -> dict[str, list[tuple[int, float]]]:
         """metrics.csv: name -> (step, value) in the order of steps."""
-        path = self.folder / "metrics.csv"
-        return read_metrics(path) if path.is_file() else {}
+        return self.run.read_metrics()
 
     @cached_property
     def checkpoint(self) -> dict[str, Any]:
@@ -73,7 +67,7 @@ class Inspection:
         Raises:
             ValueError: none was written yet.
         """
-        path = self.folder / "checkpoints" / "last.ckpt"
+        path = self.run.checkpoint_file
         if not path.is_file():
             raise ValueError("the run has written no checkpoint yet")
         return load_checkpoint(path)

@@ -3,13 +3,11 @@
 A picture that cannot be drawn is one line of text in its place.
 """
 
-import base64
 import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +19,7 @@ from omegaconf import OmegaConf
 
 from ssl_framework.evaluation.protocol import protocol_of
 from ssl_framework.report.evaluations import REFERENCES
+from ssl_framework.report.html import embedded, rendered
 from ssl_framework.report.inspection import Inspection
 from ssl_framework.report.pictures.augmented import draw_mixes, draw_views
 from ssl_framework.report.pictures.curves import draw_evaluation, draw_scores, draw_training
@@ -31,40 +30,10 @@ from ssl_framework.report.pictures.features import (
     draw_neighbours,
     draw_spectrum,
 )
-from ssl_framework.runs.folder import write
+from ssl_framework.runs.folder import RunFolder, write
 from ssl_framework.runs.numbers import shown, unit_of
 
 matplotlib.use("Agg")
-
-
-STYLE = """
-:root { color-scheme: light; }
-body { margin: 2rem auto 4rem; padding: 0 1.25rem; max-width: 60rem; background: #fff; color: #1a1a1a;
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; }
-h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; padding-bottom: .2rem; border-bottom: 1px solid #ccc; }
-p { margin: .4rem 0; }
-.under, figcaption { color: #555; font-size: .88rem; }
-.left-out { color: #555; font-style: italic; }
-figure { margin: 1rem 0; }
-figcaption { margin-top: .3rem; max-width: 46rem; }
-img { max-width: 100%; height: auto; display: block; }
-table { border-collapse: collapse; font-size: .92rem; }
-th, td { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; font-weight: normal; }
-thead th { border-bottom: 1px solid #999; font-weight: 600; }
-.numbers td { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.numbers thead th + th { text-align: right; }
-.numbers tbody tr + tr > * { border-top: 1px solid #e5e5e5; }
-.facts th { color: #555; white-space: nowrap; }
-.facts td, code, pre { overflow-wrap: anywhere; }
-code, pre { font: .86rem/1.45 ui-monospace, SFMono-Regular, Menlo, "DejaVu Sans Mono", monospace; }
-pre { background: #f6f6f6; padding: .6rem .8rem; white-space: pre-wrap; }
-summary { cursor: pointer; }
-"""
-
-
-PICTURES = "pictures"
-"""Folder in the run folder."""
 
 
 class Picture(NamedTuple):
@@ -118,8 +87,9 @@ class Page:
         for each in drawn:
             if each.path is not None:
                 send(each.path, each.picture, loggers, seen.result.get("steps", 0))
-        write(folder / "report.html", page(seen, drawn))
-        return folder / "report.html"
+        path = RunFolder(folder).page_file
+        write(path, page(seen, drawn))
+        return path
 
 
 def pictures_of(tsne: bool) -> list[Picture]:
@@ -141,7 +111,7 @@ def pictures_of(tsne: bool) -> list[Picture]:
 
 def attempt(seen: Inspection, picture: Picture) -> Drawn | None:
     """Draws a picture; ``None`` where it does not apply to the run. Whatever goes wrong is words."""
-    path = seen.folder / PICTURES / f"{picture.name}.png"
+    path = seen.run.pictures / f"{picture.name}.png"
     path.unlink(missing_ok=True)  # of an earlier page
     try:
         words = picture.draw(seen, path)
@@ -167,36 +137,37 @@ def send(path: Path, picture: Picture, loggers: Iterable[Logger], step: int) -> 
 
 def page(seen: Inspection, drawn: Sequence[Drawn]) -> str:
     """The HTML file as a string."""
-    title = f"{seen.about['method']} on {seen.about['data']}, seed {seen.stored.seed}"
-    parts = [f"<h1>{escape(title)}</h1>", f'<p class="under">{escape(state(seen))}</p>']
-    parts += ["<h2>Result</h2>", results(seen), "<h2>Run</h2>", facts(seen)]
+    return rendered(
+        "run.html",
+        title=f"{seen.about['method']} on {seen.about['data']}, seed {seen.stored.seed}",
+        state=state(seen),
+        scores=scores_of(seen),
+        facts=facts(seen),
+        command=seen.about["command"],
+        parts=parts_of(drawn),
+        config=OmegaConf.to_yaml(seen.stored),
+    )
+
+
+class Part(NamedTuple):
+    """A picture with its words, or the titles of pictures that were left out for the same reason."""
+
+    title: str
+    picture: str  # the file, embedded; "" for pictures left out
+    words: str
+
+
+def parts_of(drawn: Sequence[Drawn]) -> list[Part]:
+    """The pictures in their order; neighbours that were left out for the same reason are one part."""
+    parts = []
     for path, group in itertools.groupby(drawn, lambda each: each.words if each.path is None else each.path):
         alike = list(group)
+        titles = ", ".join(each.picture.title for each in alike)
         if isinstance(path, Path):
-            (each,) = alike
-            parts += [f"<h2>{escape(each.picture.title)}</h2>", figure(each)]
+            parts.append(Part(titles, embedded(path.read_bytes()), alike[0].words))
         else:
-            titles = ", ".join(each.picture.title for each in alike)
-            parts.append(f'<p class="left-out">Left out: {escape(titles)} ({escape(path.rstrip("."))}).</p>')
-    parts += ["<h2>Config</h2>", "<details><summary>config.yaml, resolved</summary>"]
-    parts += [f"<pre>{escape(OmegaConf.to_yaml(seen.stored))}</pre></details>"]
-    body = "\n".join(parts)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
-
-
-def figure(each: Drawn) -> str:
-    """A picture with its words, embedded."""
-    assert each.path is not None
-    data = base64.b64encode(each.path.read_bytes()).decode()
-    alt = f"{each.picture.title}. {each.words}"
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{escape(alt)}">\n'
-        f"<figcaption>{escape(each.words)}</figcaption></figure>"
-    )
+            parts.append(Part(titles, "", path.rstrip(".")))
+    return parts
 
 
 def state(seen: Inspection) -> str:
@@ -212,45 +183,43 @@ def state(seen: Inspection) -> str:
         return f"Not finished: no checkpoint yet. {where}"
 
 
-def results(seen: Inspection) -> str:
+class Scores(NamedTuple):
     """The table of metrics beside the references, and the protocol they were measured with."""
+
+    heads: list[str]
+    rows: list[list[str]]
+    protocol: str
+    intervals: bool
+
+
+def scores_of(seen: Inspection) -> Scores | None:
+    """Of the run's last evaluation; ``None`` where there is none."""
     scores = seen.scores
     metrics, spread = scores.get("metrics") or {}, scores.get("intervals") or {}
     if not metrics:
-        return '<p class="left-out">The run has no evaluation yet, or none at all.</p>'
+        return None
     baselines = scores.get("baselines") or {}
     columns = {"trained": metrics} | {words: baselines.get(name) for name, words in REFERENCES.items()}
     present = {name: values for name, values in columns.items() if values}
     unit = "metric; top1 in percent" if unit_of(metrics) != "metric" else "metric"
-    heads = [unit, *(f"{n} (95 % interval)" if n == "trained" and spread else n for n in present)]
     rows = []
     for metric in metrics:
         cells = [shown(metric, values[metric]) if metric in values else "-" for values in present.values()]
         if metric in spread:
             cells[0] += " ({} to {})".format(*(shown(metric, end) for end in spread[metric]))
-        rows.append((metric, *cells))
+        rows.append([metric, *cells])
     protocol = scores.get("protocol") or protocol_of(seen.stored.evaluation, seen.about["overrides"])
     changed = f", changed: {', '.join(protocol['changed'])}" if protocol["changed"] else ""
-    table = [row("th", heads, "thead")] + ["<tbody>"] + [row("td", cells) for cells in rows] + ["</tbody>"]
-    interval = " Intervals are over test images only, not over seeds." if spread else ""
-    return (
-        f'<table class="numbers">{"".join(table)}</table>\n'
-        f'<p class="under">Protocol {escape(protocol["name"] + changed)}: {escape(protocol["images"])}.{interval}</p>'
-    )
+    heads = [unit, *(f"{n} (95 % interval)" if n == "trained" and spread else n for n in present)]
+    return Scores(heads, rows, f"{protocol['name']}{changed}: {protocol['images']}", bool(spread))
 
 
-def row(tag: str, cells: Sequence[str], around: str = "") -> str:
-    """A row of a table; its first cell is a heading."""
-    first, *others = cells
-    whole = f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<{tag}>{escape(c)}</{tag}>" for c in others)}</tr>'
-    return f"<{around}>{whole}</{around}>" if around else whole
-
-
-def facts(seen: Inspection) -> str:
-    """What was run, on what and with what."""
+def facts(seen: Inspection) -> dict[str, Any]:
+    """What was run, on what and with what; empty where it is not known."""
     cfg, result = seen.stored, seen.result
-    found: dict[str, Any] = {
+    return {
         "method": f"{seen.about['method']} ({cfg.objective._target_.rsplit('.', 1)[-1]})",
+        "composed of": ", ".join(f"{k}={v}" for k, v in seen.about.get("choices", {}).items() if k != "method"),
         "data": seen.about["data"] + images_line(result),
         "backbone": backbone_line(seen),
         "length": f"{cfg.trainer.max_epochs} epoch{'s' * (cfg.trainer.max_epochs != 1)}, batch {cfg.data.batch_size}",
@@ -261,9 +230,6 @@ def facts(seen: Inspection) -> str:
         "config hash": result.get("config_hash", ""),
         "versions": ", ".join(f"{name} {number}" for name, number in result.get("versions", {}).items()),
     }
-    lines = [f'<tr><th scope="row">{n}</th><td>{escape(str(value))}</td></tr>' for n, value in found.items() if value]
-    command = seen.about["command"]
-    return f'<table class="facts">{"".join(lines)}</table>' + (f"\n<pre>{escape(command)}</pre>" if command else "")
 
 
 def images_line(result: dict[str, Any]) -> str:

@@ -1,14 +1,13 @@
 """A sheet as markdown, CSV, LaTeX and a page of its own. No number stands without n and its protocol."""
 
-import base64
 import csv
-import html
 import io
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from ssl_framework.report.html import embedded, rendered
 from ssl_framework.report.sheet import (
     LEVEL,
     TRUST,
@@ -29,13 +28,13 @@ from ssl_framework.report.sheet import (
 Found = Mapping[tuple[str, str], Cell]
 
 
-def text_of(cell: Cell, metric: str) -> str:
+def text_of(cell: Cell, metric: str, summed_up: Callable[[list[float], str], str] = mean_and_spread) -> str:
     """``52.1 ± 0.4 (3)`` with the number of seeds, and what the cell lacks."""
     values = cell.values(metric)
     if not values:
         return cell.lacks or "-"
     lacks = [cell.lacks, f"{without} without it" if (without := len(cell.by_seed) - len(values)) else ""]
-    return f"{mean_and_spread(values, metric)} ({', '.join(filter(None, [str(len(values)), *lacks]))})"
+    return f"{summed_up(values, metric)} ({', '.join(filter(None, [str(len(values)), *lacks]))})"
 
 
 def tables(sheet: Sheet) -> list[tuple[str, list[list[str]]]]:
@@ -233,41 +232,11 @@ def escaped(text: str) -> str:
     return text.translate(str.maketrans(LATEX))
 
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:.5rem 0 1.5rem}td,th{padding:.25rem .7rem;text-align:right;white-space:nowrap}
-td:first-child,th:first-child{text-align:left}thead tr{border-bottom:2px solid #222}
-tr.theirs{color:#666;font-style:italic}
-img{max-width:100%}div.wide{overflow-x:auto}"""
-
-
 def page(sheet: Sheet, lead: list[str]) -> str:
     """One file with the tables and static plots; needs no network and no script."""
-    parts = [f"<h1>{html.escape(sheet.title)}</h1>", *(f"<p>{html.escape(line)}</p>" for line in lead)]
-    for metric in sheet.metrics:
-        if (picture := plot(sheet, metric)) is not None:
-            data = base64.b64encode(picture).decode()
-            parts.append(
-                f'<img alt="{html.escape(metric)} by {html.escape(sheet.axis)}" src="data:image/png;base64,{data}">'
-            )
-    for title, body in tables(sheet):
-        head, *rest = [[marked(cell) for cell in line] for line in body]
-        lines = [f"<h2>{html.escape(title)}</h2><div class=wide><table><thead><tr>"]
-        lines += [f"<th>{cell}</th>" for cell in head] + ["</tr></thead><tbody>"]
-        for line in rest:
-            kind = ' class="theirs"' if line[0].endswith(", published") else ""
-            lines.append(f"<tr{kind}>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>")
-        parts.append("".join([*lines, "</tbody></table></div>"]))
-    parts += [f"<p>{html.escape(line).replace(chr(92), '')}</p>" for line in notes(sheet)]
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(sheet.title)}</title>'
-        f"<style>{STYLE}</style>" + "\n".join(parts) + "</html>\n"
-    )
-
-
-def marked(cell: str) -> str:
-    """A cell with its mark of bold as HTML."""
-    text = html.escape(cell)
-    return text.replace("**", "<b>", 1).replace("**", "</b>", 1)
+    drawn = {metric: picture for metric in sheet.metrics if (picture := plot(sheet, metric)) is not None}
+    pictures = {metric: embedded(picture) for metric, picture in drawn.items()}
+    return rendered("sheet.html", sheet=sheet, lead=lead, pictures=pictures, tables=tables(sheet), notes=notes(sheet))
 
 
 def plot(sheet: Sheet, metric: str) -> bytes | None:

@@ -1,13 +1,20 @@
-"""results.csv: one row a run."""
+"""results.csv: one row a run. Every record of runs is written and read here, whatever its rows and columns are."""
 
 import csv
 import io
 from collections.abc import Sequence
+from typing import Any
 
 from ssl_framework.report.sheet import Entry
 
-COLUMNS = ("row", "column", "seed", "state", "seconds", "reached", "protocol", "config_hash")
-"""Of results.csv, before the metrics; after them comes why a run failed."""
+COLUMNS = (
+    *("row", "column", "seed", "state", "seconds", "images_per_second", "steps", "reached", "protocol", "config_hash"),
+)
+"""Before the metrics; after them comes why a run failed."""
+
+
+NUMBERS = {"seed": int, "seconds": float, "images_per_second": float, "steps": int, "reached": float}
+"""Columns that are no text; a run need not have them, but for the seed."""
 
 
 def write_csv(entries: Sequence[Entry]) -> str:
@@ -24,12 +31,13 @@ def write_csv(entries: Sequence[Entry]) -> str:
 
 def read_csv(text: str) -> list[Entry]:
     """The entries of a results.csv."""
-    entries = []
-    for line in csv.DictReader(io.StringIO(text)):
-        values = {name: float(value) for name, value in line.items() if name not in (*COLUMNS, "error") and value}
-        seconds, reached = (float(line[name]) if line[name] else None for name in ("seconds", "reached"))
-        rest = (line[name] for name in ("protocol", "config_hash", "error"))
-        entries.append(
-            Entry(line["row"], line["column"], int(line["seed"]), line["state"], values, seconds, reached, *rest)
-        )
-    return entries
+    return [entry_in(line) for line in csv.DictReader(io.StringIO(text))]
+
+
+def entry_in(line: dict[str, str]) -> Entry:
+    """The entry of a row."""
+    own = (*COLUMNS, "error")
+    values = {name: float(value) for name, value in line.items() if name not in own and value}
+    rest: dict[str, Any] = {name: line[name] for name in own if name not in NUMBERS}
+    numbers: dict[str, Any] = {name: kind(line[name]) if line[name] else None for name, kind in NUMBERS.items()}
+    return Entry(values=values, **rest, **numbers)

@@ -1,9 +1,11 @@
-"""A table of runs with what belongs to its numbers: seeds, spread, published values, significance, cost, protocol."""
+"""The one model of a table of runs, whoever prints it: rows by columns of entries, and what belongs to their numbers:
+seeds, spread, published values, significance, cost, protocol."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ssl_framework.runs.folder import Summary
 from ssl_framework.runs.numbers import in_percent, shown, with_spread
 
 TRUST = {
@@ -38,13 +40,33 @@ class Entry(NamedTuple):
     row: str
     column: str
     seed: int
-    state: str  # "done", "failed", "interrupted" or "missing"
+    state: str  # as ``RunFolder.state``
     values: dict[str, float]  # what the sheet calls a metric -> value
     seconds: float | None = None  # of the run; None where it did not go in one piece
     reached: float | None = None  # seconds until the target was reached
     protocol: str = ""  # name and fingerprint of what the values were measured with
     config_hash: str = ""
     error: str = ""
+    steps: int | None = None  # of the optimizer
+    images_per_second: float | None = None
+
+
+def entry_of(run: Summary, row: str, column: str, values: dict[str, float], reached: float | None = None) -> Entry:
+    """A run in its place; ``values`` are those of its metrics that the table shows, under the table's names."""
+    return Entry(
+        row,
+        column,
+        run.seed,
+        run.state,
+        values,
+        run.seconds,
+        reached,
+        run.protocol,
+        run.config_hash,
+        run.error,
+        run.steps,
+        run.images_per_second,
+    )
 
 
 class Sheet(NamedTuple):
@@ -132,7 +154,7 @@ def cell(entries: Sequence[Entry], seeds: Iterable[int]) -> Cell:
     return Cell(
         {entry.seed: entry.values for entry in done},
         states.count("failed"),
-        states.count("interrupted"),
+        states.count("interrupted") + states.count("running"),
         states.count("missing") + len(set(seeds) - {entry.seed for entry in entries}),
         len({entry.config_hash for entry in done}),
         tuple(entry.seconds for entry in done if entry.seconds is not None),
@@ -174,9 +196,9 @@ def paired_p(differences: Sequence[float]) -> float:
     mean, spread = mean_of(differences), deviation(differences)
     if spread <= EQUAL * abs(mean) or not spread > 0:
         return math.nan
-    from scipy.special import stdtr  # Student's distribution; slow to import
+    from scipy.stats import ttest_1samp  # slow to import
 
-    return float(2 * stdtr(len(differences) - 1, -abs(mean) / (spread / math.sqrt(len(differences)))))
+    return float(ttest_1samp(differences, 0.0).pvalue)
 
 
 def mean_of(values: Sequence[float]) -> float:
@@ -225,7 +247,9 @@ def written(value: float, metric: str) -> str:
 
 
 def mean_and_spread(values: Sequence[float], metric: str) -> str:
-    """``52.1 ± 0.4``; a single value stands alone."""
+    """``52.1 ± 0.4``; a single value stands alone, a dash for none."""
+    if not values:
+        return "-"
     mean = mean_of(values)
     if len(values) == 1:
         return written(mean, metric)

@@ -4,20 +4,21 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from ssl_framework.runs import composition
+from ssl_framework.runs.added_keys import without_added
 from ssl_framework.runs.addresses import as_first_published, as_now
-
-HERE = Path(__file__).resolve().parents[1]  # the package
-
-
-CONFIGS = HERE / "configs" if (HERE / "configs").is_dir() else HERE.parent / "configs"  # installed, or a source tree
+from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.groups import CONFIGS as CONFIGS
+from ssl_framework.runs.groups import HERE as HERE
+from ssl_framework.runs.groups import groups
+from ssl_framework.runs.messages import command_line
 
 
 def quoted(text: str) -> str:
@@ -28,20 +29,79 @@ def quoted(text: str) -> str:
 @functools.cache
 def as_shipped(*groups: str) -> DictConfig:
     """The config of these choices without any other override; the jobs of a multirun share most of them."""
-    return hydra.compose("train", overrides=list(groups))
+    return hosted(hydra.compose("train", overrides=list(groups)))
+
+
+PICTURES = "ssl_framework.views.image.Views"
+"""What makes views of pictures, in a config."""
+
+
+def hosted(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
+    """The config with the data's own views (``data.views``) where the method has chosen views of pictures.
+
+    The method says how many views there are; data that are no pictures say what may be changed about a sample. Has to
+    come before anything is resolved, for the views of pictures read keys that such data have not. Changes ``cfg``.
+
+    Args:
+        cfg: as Hydra has composed it.
+        overrides: of the command, which must not ask for views of pictures.
+
+    Raises:
+        ValueError: the command or the method asks for what the data's own views cannot do, or a part reads a key that
+            the data have not.
+    """
+    own = OmegaConf.select(cfg, "data.views")
+    if own is not None and cfg.views.get("_target_") == PICTURES:
+        asked = [item for item in overrides if re.match(r"\+*views[=.]", item) and not re.search(r"\.count=", item)]
+        said = f"data={cfg.data.name} has no pictures"
+        if asked:
+            raise ValueError(f"{asked[0]} is about pictures, but {said}: leave it out, or set keys of data.views")
+        if cfg.views.get("noise") or cfg.views.get("geometry"):
+            raise ValueError(f"the method has noise or geometry of pictures (views), but {said}: choose another method")
+        count = sum(group.get("count", 1) for group in cfg.views.groups)
+        cfg.views = own
+        cfg.views.count = count
+    refuse_missing_data(cfg)
+    return cfg
+
+
+def refuse_missing_data(cfg: DictConfig) -> None:
+    """Raises ValueError where a part of the config reads a key of the data that these data have not."""
+    for key, value in leaves(OmegaConf.to_container(cfg, resolve=False)):
+        for wanted in re.findall(r"\$\{data\.([\w.]+)\}", value) if isinstance(value, str) else ():
+            above, _, name = f"data.{wanted}".rpartition(".")
+            if name not in OmegaConf.select(cfg, above):
+                group, modalities = key.split(".")[0], " and ".join(cfg.data.get("modalities", ["image"]))
+                raise ValueError(
+                    f"{key} reads data.{wanted}, which data={cfg.data.name} has not, being of modality {modalities}: "
+                    f"choose another {group}, another method or other data"
+                )
 
 
 def refuse_other_types(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Refuses a value that is no number (or no truth value) where the shipped config has one."""
     split = [item.partition("=") for item in overrides if not item.startswith(("+", "~"))]
-    shipped = as_shipped(*(f"{key}={value}" for key, _, value in split if (CONFIGS / key).is_dir()))
+    known = groups()
+    shipped = as_shipped(*(f"{key}={value}" for key, _, value in split if key in known))
     for key, _, _ in split:
-        if (CONFIGS / key).is_dir():
+        if key in known:
             continue
         default, value = OmegaConf.select(shipped, key), OmegaConf.select(cfg, key)
         for kind, name in ((bool, "true or false"), ((int, float), "a number")):
             if isinstance(default, kind) and not isinstance(value, kind) and value is not None:
                 raise ValueError(f"{key} is {value!r}: it must be {name} (as shipped: {default})")
+
+
+MAY_CHANGE = (
+    *("trainer", "logger", "evaluation", "report", "resume"),
+    *("data.root", "data.download", "data.num_workers", "data.resident_share", "data.store"),
+)
+"""Keys that may differ when a run is resumed: they say how and how long it runs, not what it learns from."""
+
+
+def may_change(key: str) -> bool:
+    """Whether a run that is resumed may have another value of ``key``."""
+    return any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)
 
 
 began = [datetime.now()]
@@ -75,7 +135,7 @@ def job_folder(overrides: Sequence[str]) -> str:
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)  # also where a launcher unpickles a job
 
 
-def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
+def refuse_other_config(cfg: DictConfig, folder: RunFolder) -> None:
     """Refuses to take a run for this job's that was configured otherwise. Settles ``trainer.precision: auto`` as there.
 
     Loggers and places, which change no number, may differ.
@@ -83,10 +143,11 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
     Raises:
         ValueError: a key of the folder's config.yaml and of ``cfg`` differ.
     """
-    stored, now = OmegaConf.load(folder / "config.yaml"), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
+    stored, now = folder.read_config(), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
     if now.trainer.precision == "auto":
         now.trainer.precision = cfg.trainer.precision = stored.trainer.precision
-    before, after = (dict(leaves(without_places(as_now(OmegaConf.to_container(c))))) for c in (stored, now))
+    contents = (without_added(without_places(as_now(OmegaConf.to_container(c)))) for c in (stored, now))
+    before, after = (dict(leaves(content)) for content in contents)
     for key in sorted(before.keys() | after.keys()):
         here, there = (values.get(key, "absent") for values in (after, before))
         if here != there:
@@ -97,11 +158,15 @@ def refuse_other_config(cfg: DictConfig, folder: Path) -> None:
 
 
 def config_hash(cfg: DictConfig) -> str:
-    """Short hash of what determines a result up to chance: all but seed, places, loggers, report and alarm."""
+    """Short hash of what determines a result up to chance: all but seed, places, loggers, report and alarm.
+
+    It is that of the config as it was first written: an address that moved and a key that was added do not change it.
+    """
     content = without_places(OmegaConf.to_container(cfg, resolve=True))
     content.pop("seed", None)
     content["data"]["source"].pop("seed", None)
-    return hashlib.sha256(json.dumps(as_first_published(content), sort_keys=True).encode()).hexdigest()[:12]
+    written = as_first_published(without_added(content))
+    return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def without_places(content: Any) -> dict[str, Any]:
@@ -148,7 +213,13 @@ def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, node
 
 
-def command_line(overrides: Sequence[str], *options: str) -> str:
-    """The command that a user types for these overrides."""
-    quoted = (item if re.fullmatch(r"[\w=.,:/+~@%-]+", item) else f'"{item}"' for item in overrides)
-    return " ".join(["python train.py", *options, *quoted])
+def names_of_run(choices: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """What a run is called, its data set and chosen groups, the overrides, and a command that repeats the run.
+
+    Args:
+        choices: group -> the choice that was composed.
+        overrides: of the command line.
+    """
+    chosen = {group: choices[group] for group in ("method", *composition.PARTS)}
+    names = {"method": composition.called(chosen), "data": choices["data"], "choices": chosen}
+    return {**names, "overrides": list(overrides), "command": command_line(overrides)}

@@ -1,4 +1,5 @@
-"""The files of a run's folder."""
+"""The folder of a run: the one place that knows what its files are called, what they say of the run, and how they are
+written and read. A report of ten thousand runs reads their files in seconds, so nothing is kept beside them."""
 
 import contextlib
 import csv
@@ -6,82 +7,288 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.runs.addresses import as_first_published
 
-TRACES = ("checkpoints", "metrics.csv", "result.json")
-"""What training leaves in a run folder from its first steps on."""
+LATEST = Path("outputs") / "latest"
+"""Link to the folder of the run that began last."""
 
 
-def with_parts(folder: Path) -> list[Path]:
-    """The folder of a run, and before it those inside it that hold runs of their own, which are parts of this one."""
-    return [*sorted(path.parent for path in folder.glob("*/config.yaml")), folder]
+TRIES = 5
+"""At a lock, 10 ms apart: whoever merely looks whether a run is held holds it for less."""
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a run, or a part of it, has come as far as its first checkpoint."""
-    return any((where / "checkpoints" / "last.ckpt").is_file() for where in with_parts(folder))
+class RunFolder(NamedTuple):
+    """The folder of a run.
 
-
-def has_trained(folder: Path) -> bool:
-    """Whether a run, or a part of it, has taken a step."""
-    return any((where / name).exists() for where in with_parts(folder) for name in TRACES)
-
-
-def discard_unless_trained(folder: Path, latest: str | None) -> None:
-    """Removes the folder of a run that was refused before its first step, so that the next try can have it.
-
-    ``latest`` is where outputs/latest pointed before, and points again.
+    config.yaml       the resolved config
+    run.json          what the run is called, its overrides and its command
+    checkpoints       the last state, to go on from
+    metrics.csv       every logged number, appended as it comes
+    scores.npz        distributions of similarities, where they are measured
+    result.json       the end: metrics, references, versions, times
+    error.txt         why a job of a multirun failed
+    output.txt        what a run of a study has printed
+    evaluation.json   later evaluations; report.html and pictures: the page; backbone.safetensors: the export
+    further folders   parts of the run that are runs of their own, such as earlier stages
     """
-    if has_trained(folder):
-        return
-    for where in with_parts(folder):
-        for name in ("config.yaml", "run.json", "pseudo_labels.npy"):
-            (where / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # something else lies there, or nothing at all
-            where.rmdir()
-    link = Path("outputs") / "latest"
-    if link.is_symlink() and not link.exists():
-        link.unlink()
-        if latest is not None:
-            link.symlink_to(latest)
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def about_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def scores_file(self) -> Path:
+        return self.path / "scores.npz"
+
+    @property
+    def pseudo_labels_file(self) -> Path:
+        return self.path / "pseudo_labels.npy"
+
+    @property
+    def result_file(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def error_file(self) -> Path:
+        return self.path / "error.txt"
+
+    @property
+    def output_file(self) -> Path:
+        return self.path / "output.txt"
+
+    @property
+    def evaluation_file(self) -> Path:
+        return self.path / "evaluation.json"
+
+    @property
+    def page_file(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def pictures(self) -> Path:
+        return self.path / "pictures"
+
+    @property
+    def export_file(self) -> Path:
+        return self.path / "backbone.safetensors"
+
+    @property
+    def parts(self) -> list["RunFolder"]:
+        """The folders inside it that hold runs of their own, which are parts of this one, and then itself."""
+        return [*(RunFolder(found.parent) for found in sorted(self.path.glob(f"*/{self.config_file.name}"))), self]
+
+    # What the files say.
+
+    @property
+    def state(self) -> str:
+        """ "done", "failed", "running" (a process holds it), "interrupted", or "missing": never begun."""
+        if self.result_file.is_file():
+            return "done"
+        if self.error_file.is_file():
+            return "failed"
+        if not (self.about_file.is_file() or self.config_file.is_file()):
+            return "missing"
+        return "running" if self.is_held else "interrupted"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether the run, or a part of it, has come as far as its first checkpoint."""
+        return any(where.checkpoint_file.is_file() for where in self.parts)
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether the run, or a part of it, has left what training leaves from its first steps on."""
+        return any(
+            trace.exists()
+            for where in self.parts
+            for trace in (where.checkpoints, where.metrics_file, where.result_file)
+        )
+
+    def read_config(self) -> DictConfig:
+        """The stored config as it was written, unchecked: ``load.load_run_config`` is for what will be built of it."""
+        found = OmegaConf.load(self.config_file)
+        assert isinstance(found, DictConfig)
+        return found
+
+    def read_about(self) -> dict[str, Any]:
+        """What the run is called, its overrides and its command; {} where nothing says so."""
+        return read_json(self.about_file) if self.about_file.is_file() else {}
+
+    def read_result(self) -> dict[str, Any]:
+        """The end of the run; {} where it has not ended."""
+        return read_json(self.result_file) if self.result_file.is_file() else {}
+
+    def read_metrics(self) -> dict[str, list[tuple[int, float]]]:
+        """Name -> [(step, value), ...] in the order written; {} where nothing was logged."""
+        return read_metrics(self.metrics_file) if self.metrics_file.is_file() else {}
+
+    def read_error(self) -> str:
+        """Why the last try failed, "" if it did not."""
+        return self.error_file.read_text().strip() if self.error_file.is_file() else ""
+
+    # What is written.
+
+    def write_config(self, cfg: DictConfig) -> None:
+        """The config, resolved."""
+        write(self.config_file, OmegaConf.to_yaml(cfg, resolve=True))
+
+    def write_about(self, about: dict[str, Any]) -> None:
+        """What the run is called."""
+        write_json(self.about_file, about)
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """The end of the run."""
+        write_json(self.result_file, result)
+
+    def write_error(self, error: Exception) -> None:
+        """Why the run failed, in one line."""
+        write(self.error_file, f"{type(error).__name__}: {' '.join(str(error).split())}\n")
+
+    def prepare(self, cfg: DictConfig, about: dict[str, Any]) -> None:
+        """Makes the folder with what the ranks of the run read: its config, and what it is called."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write_about(about)
+        self.write_config(cfg)
+
+    def forget_try(self) -> None:
+        """Removes what a try has left that was killed before its first checkpoint."""
+        self.metrics_file.unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def point_latest_here(self) -> None:
+        """Points outputs/latest to this folder."""
+        LATEST.parent.mkdir(exist_ok=True)
+        link = LATEST.with_name(f".latest.{os.getpid()}")
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(self.path.resolve(), LATEST.parent.resolve()))
+        link.replace(LATEST)
+
+    def discard_unless_trained(self, latest: str | None) -> None:
+        """Removes the folder of a run that was refused before its first step, so that the next try can have it.
+
+        ``latest`` is where outputs/latest pointed before, and points again.
+        """
+        if self.has_trained:
+            return
+        for where in self.parts:
+            for file in (where.config_file, where.about_file, where.pseudo_labels_file):
+                file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # something else lies there, or nothing at all
+                where.path.rmdir()
+        if LATEST.is_symlink() and not LATEST.exists():
+            LATEST.unlink()
+            if latest is not None:
+                LATEST.symlink_to(latest)
+
+    # Who holds it.
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[bool]:
+        """Holds the folder for this process; False where another process holds it. Given up when the process ends."""
+        with opened(self.path) as handle:
+            yield locked(handle, fcntl.LOCK_EX, TRIES)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a process holds the folder, such as one that a killed study left behind."""
+        if not self.path.is_dir():
+            return False
+        with opened(self.path) as handle:
+            return not locked(handle, fcntl.LOCK_SH, 1)  # shared: two that look at once do not see each other
+
+    def summary(self) -> "Summary":
+        """What a table needs of the run.
+
+        Raises:
+            ValueError: a file is no JSON, or lacks something.
+        """
+        try:
+            state = self.state
+            about, result = self.read_about(), self.read_result() if state == "done" else {}
+            overrides = tuple(about.get("overrides", ()))
+            seed = next((item.partition("=")[2] for item in overrides if item.startswith("seed=")), "0")
+            return Summary(
+                self,
+                overrides,
+                about.get("method", ""),
+                about.get("data", ""),
+                int(result.get("seed", seed)),
+                state,
+                self.read_error() if state == "failed" else "",
+                result["metrics"] if state == "done" else {},
+                None if result.get("resumed_at") else result.get("wall_seconds"),
+                result.get("images_per_second"),
+                result.get("steps"),
+                protocol_id(result),
+                result.get("config_hash", ""),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self} holds a run.json or result.json that cannot be read: {error!r}") from error
 
 
-def record(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> None:
-    """Writes the resolved config and what the run is called, which is what its ranks read."""
-    write(folder / "run.json", json.dumps(about, indent=2) + "\n")
-    write(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+class Summary(NamedTuple):
+    """What a table needs of a run."""
+
+    folder: RunFolder
+    overrides: tuple[str, ...]  # what the command chose for it
+    method: str
+    data: str
+    seed: int
+    state: str  # as ``RunFolder.state``
+    error: str
+    metrics: dict[str, float]
+    seconds: float | None  # None where it did not go in one piece
+    images_per_second: float | None
+    steps: int | None
+    protocol: str
+    config_hash: str
 
 
-def write(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)
+def runs_in(folder: Path) -> list[RunFolder]:
+    """The runs whose folders lie in ``folder``, in the order of their names.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the folder {folder} does not exist")
+    with os.scandir(folder) as entries:
+        found = [RunFolder(folder / name) for name in sorted(entry.name for entry in entries if entry.is_dir())]
+    return [run for run in found if run.about_file.is_file()]
 
 
-def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:
-    """metrics.csv as name -> [(step, value), ...] in the order written."""
-    curves: dict[str, list[tuple[int, float]]] = {}
-    with Path(path).open(newline="") as file:
-        for row in csv.DictReader(file):
-            curves.setdefault(row["name"], []).append((int(row["step"]), float(row["value"])))
-    return curves
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes whole or not at all."""
-    write(path, json.dumps(content, indent=2) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's content."""
-    return json.loads(path.read_text())
+def read_runs(folder: Path) -> list[Summary]:
+    """What tables need of the runs in ``folder``. Raises as ``runs_in`` and ``RunFolder.summary``."""
+    return [run.summary() for run in runs_in(folder)]
 
 
 def protocol_id(result: dict[str, Any]) -> str:
@@ -92,20 +299,49 @@ def protocol_id(result: dict[str, Any]) -> str:
     return f"{protocol['name']}#{hashlib.sha256(content.encode()).hexdigest()[:6]}"
 
 
-ERROR = "error.txt"
-"""Lies in the folder of a job that failed, and says why."""
-
-
 @contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[bool]:
-    """Holds a job's folder for this process; False where another process holds it. Given up when the process ends."""
-    handle = os.open(folder, os.O_RDONLY)
+def opened(path: Path) -> Iterator[int]:
+    """A folder as the operating system locks it; closing it gives the lock up."""
+    handle = os.open(path, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        yield handle
     finally:
         os.close(handle)
+
+
+def locked(handle: int, kind: int, tries: int) -> bool:
+    """Takes a lock, unless another process keeps it."""
+    for last in (*[False] * (tries - 1), True):
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if not last:
+                time.sleep(0.01)
+    return False
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes whole or not at all."""
+    write(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file's content."""
+    return json.loads(path.read_bytes())
+
+
+def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:
+    """metrics.csv as name -> [(step, value), ...] in the order written."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    with Path(path).open(newline="") as file:
+        for row in csv.DictReader(file):
+            curves.setdefault(row["name"], []).append((int(row["step"]), float(row["value"])))
+    return curves

@@ -10,17 +10,58 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.errors import ConfigCompositionException, MissingConfigException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.groups import CONFIGS, HERE, groups
+from ssl_framework.runs.plugins import as_typed as plugins_as_typed
+
+SCRIPTS = {
+    "train": "python train.py",
+    **{name: f"python scripts/{name}.py" for name in ("evaluate", "export", "report", "show", "study")},
+    "prepare": "python scripts/prepare_data.py",
+}
+"""Command -> how it is typed in a source tree; an installed package has it as ``ssl-<command>``."""
+
+
+def typed(command: str) -> str:
+    """How the user types a command: as the one that is running was typed, or as there is one where none was typed."""
+    return f"ssl-{command}" if is_installed() else SCRIPTS[command]
+
+
+def as_typed(text: str) -> str:
+    """A text with every ``python scripts/study.py`` and so on as the user types it."""
+    if is_installed():
+        for command, script in SCRIPTS.items():
+            text = text.replace(script, f"ssl-{command}").replace(script.removeprefix("python "), f"ssl-{command}")
+    return text
+
+
+def is_installed() -> bool:
+    """Whether the running command was typed as ``ssl-study`` and so on, or there is no source tree to type another."""
+    return Path(sys.argv[0]).name.startswith("ssl-") or CONFIGS.parent == HERE
+
+
+OmegaConf.register_new_resolver("typed", typed, replace=True)  # for --help of the training command
+
+
+def command_line(overrides: Sequence[str], *options: str) -> str:
+    """The command that a user types for these overrides, with the plugins that this one was told of."""
+    words = [*plugins_as_typed(), *overrides]
+    quoted = (item if re.fullmatch(r"[\w=.,:/+~@%-]+", item) else f'"{item}"' for item in words)
+    return " ".join([typed("train"), *options, *quoted])
+
+
+def error_line(error: Exception | str) -> str:
+    """The one line for what a user can cause; commands in it are as the user types them."""
+    return f"error: {as_typed(str(error))}"
 
 
 def split_run(arguments: list[str], example: str) -> tuple[Path, list[str]]:
     """The folder of ``run=``, and the other arguments."""
     folders = [a.removeprefix("run=") for a in arguments if a.startswith("run=")]
     if len(folders) != 1:
-        sys.exit(f"error: say which run: {example}")
+        sys.exit(error_line(f"say which run: {example}"))
     return Path(folders[0]), [a for a in arguments if not a.startswith("run=")]
 
 
@@ -44,7 +85,7 @@ def say_error(error: Exception) -> None:
     if isinstance(error, RunFailed):
         return
     if isinstance(error, REFUSALS):
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(error_line(error), file=sys.stderr, flush=True)
     else:
         traceback.print_exception(error)
 
@@ -67,14 +108,13 @@ def explain(error: Exception) -> str:
         full = str(getattr(cause, "full_key", "") or key)
         where = full.rsplit(".", 1)[0] if "." in full else "the config"
         if "." not in full:
-            known = sorted({*known, *(path.name for path in CONFIGS.iterdir() if path.is_dir())})
+            known = sorted({*known, *groups()})
         if not known:
             return f"there is no key {full}, and {where} is empty as shipped: add it with +{full}=..."
         return f"there is no key {full}{nearest(str(key), known)}; {where} has: {', '.join(known)}"
     found = re.search(r"Could not override '(\w+)'", message)
     if found and "No match in the defaults list" in message:
-        groups = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
-        return f"there is no group {found[1]}{nearest(found[1], groups)}; groups are: {', '.join(groups)}"
+        return f"there is no group {found[1]}{nearest(found[1], groups())}; groups are: {', '.join(groups())}"
     return " ".join(message.split())
 
 

@@ -18,9 +18,15 @@ def short(metric: str) -> str:
 
 
 def mean_and_spread(values: list[float], metric: str = "/top1") -> str:
-    """``52.1 ± 0.4``; without the spread for a single value, a dash for none."""
+    """``52.1 ± 0.4`` of one multirun; without the spread for a single value, a dash for none.
+
+    Of fractions, where a table of many runs adds floats (``report.sheet``): a mean that ends in 5 is rounded the other
+    way at times, and what was printed once stays.
+    """
     if not values:
         return "-"
+    if not all(map(math.isfinite, values)):
+        return shown(metric, math.fsum(values))
     mean = statistics.mean(values)
     return with_spread(mean, statistics.stdev(values), metric) if len(values) > 1 else shown(metric, mean)
 

@@ -5,19 +5,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.groups import choices, composing
 from ssl_framework.runs.messages import nearest
 
 
 def stored(group: str) -> list[str]:
     """The names that ``group=<name>`` can have, sorted."""
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    return choices(group)
 
 
 def names_of(group: str, value: str) -> list[str]:
@@ -38,8 +38,10 @@ def names_of(group: str, value: str) -> list[str]:
 
 def composed(group: str, name: str) -> DictConfig:
     """``{group: its settings}`` as ``group=<name>`` brings them to a run, unresolved."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        found = compose(overrides=[f"+{group}={name}"])
+    with composing():
+        # A data set may choose parts of a run, so it is composed as one.
+        whole = compose("train", [f"data={name}"]) if group == "data" else compose(overrides=[f"+{group}={name}"])
+        found = OmegaConf.masked_copy(whole, group)
     OmegaConf.set_struct(found, False)
     return found
 

@@ -6,8 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = (
-    *("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "timm", "numpy", "scikit-learn", "pillow"),
-    *("webdataset", "litdata"),
+    *("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "timm", "numpy", "scipy", "scikit-learn"),
+    *("pillow", "webdataset", "litdata"),
 )
 
 

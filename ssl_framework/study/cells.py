@@ -1,16 +1,16 @@
 """The runs that a study needs. A run is known by the hash of its resolved config and its seed, whichever study wants it
 and whatever it is called there, so what two studies share is run once."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 
-from ssl_framework.runs.config import CONFIGS, config_hash
-from ssl_framework.runs.folder import ERROR
+from ssl_framework.runs.config import config_hash, hosted
+from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.groups import composing
 from ssl_framework.study.declaration import Study
 
 POOL = Path("outputs") / "studies" / "runs"
@@ -18,32 +18,11 @@ POOL = Path("outputs") / "studies" / "runs"
 
 
 class Run(NamedTuple):
-    """One run."""
+    """One run, begun or not."""
 
     overrides: tuple[str, ...]
     seed: int
-    folder: Path
-
-    @property
-    def result(self) -> dict[str, Any] | None:
-        """Of result.json, once the run is done."""
-        path = self.folder / "result.json"
-        return json.loads(path.read_text()) if path.is_file() else None
-
-    @property
-    def error(self) -> str | None:
-        """Why the last try failed, if it did."""
-        path = self.folder / ERROR
-        return path.read_text().strip() if path.is_file() else None
-
-    @property
-    def state(self) -> str:
-        """ "done", "failed", "interrupted", or "missing": never begun."""
-        if (self.folder / "result.json").is_file():
-            return "done"
-        if (self.folder / ERROR).is_file():
-            return "failed"
-        return "interrupted" if (self.folder / "config.yaml").is_file() else "missing"
+    folder: RunFolder
 
 
 class Cell(NamedTuple):
@@ -76,14 +55,14 @@ def cells_of(
     GlobalHydra.instance().clear()
     cells = []
     known: dict[tuple[str, ...], str] = {}
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with composing():
         for seed in seeds or study.seeds:
             for row in study.rows:
                 for column in study.columns:
                     own = merged([*study.scales[scale].overrides, *row.overrides, *column.overrides, *extra])
                     if own not in known:
-                        known[own] = config_hash(hydra.compose("train", list(own)))
-                    run = Run((*own, f"seed={seed}"), seed, pool / f"{known[own]}-seed{seed}")
+                        known[own] = config_hash(hosted(hydra.compose("train", list(own))))
+                    run = Run((*own, f"seed={seed}"), seed, RunFolder(pool / f"{known[own]}-seed{seed}"))
                     names = {"row": row.name, "column": column.name, **row.names, **column.names}
                     metrics = tuple(metric.format(**names) for metric in study.metrics.values())
                     cells.append(Cell(row.name, column.name, metrics, run))

@@ -11,10 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ssl_framework.report.sheet import TRUST, Published
-from ssl_framework.runs.config import CONFIGS
-
-STUDIES = CONFIGS / "study"
-
+from ssl_framework.runs.groups import choices, files
 
 KEYS = {"title", "paper", "question", "metrics", "seeds", "rows", "columns", "baseline", "published", "scales", "axis"}
 
@@ -61,19 +58,21 @@ class Study(NamedTuple):
     scales: dict[str, Scale]
 
 
-def names_of_studies(root: Path = STUDIES) -> list[str]:
-    """``dcl/batch_size`` and so on."""
+def names_of_studies(root: Path | None = None) -> list[str]:
+    """``dcl/batch_size`` and so on: below ``root``, or for ``None`` those shipped and those of plugins."""
+    if root is None:
+        return choices("study")
     return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.glob("*/*.yaml"))
 
 
-def read_study(name: str, root: Path = STUDIES) -> Study:
-    """The study of that name.
+def read_study(name: str, root: Path | None = None) -> Study:
+    """The study of that name, below ``root`` or as ``names_of_studies`` lists it.
 
     Raises:
         ValueError: there is none, or its declaration is wrong; the message names the key.
     """
-    path = root / f"{name}.yaml"
-    if not path.is_file():
+    path = files("study").get(name) if root is None else root / f"{name}.yaml"
+    if path is None or not path.is_file():
         known = names_of_studies(root)
         near = difflib.get_close_matches(name, known, n=1)
         meant = f" (did you mean {near[0]}?)" if near else ""

@@ -10,11 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 
 from ssl_framework.runs.config import HERE, quoted
-from ssl_framework.runs.folder import claimed
 from ssl_framework.study.cells import Run
 
 PAUSE = 0.2
@@ -31,7 +29,7 @@ NO_PAGE = "report=none"
 
 def job_overrides(run: Run) -> list[str]:
     """The overrides of one job, its folder included."""
-    folder = run.folder.resolve()
+    folder = run.folder.path.resolve()
     return [*run.overrides, f"hydra.sweep.dir={quoted(str(folder.parent))}", f"hydra.sweep.subdir={folder.name}"]
 
 
@@ -76,7 +74,7 @@ class Engine:
                     run, slot = self.children.pop(child)
                     free.append(slot)
                     tries[run.folder] -= not (self.here and left_to_another(run, child))
-                    if run.state != "done" and tries[run.folder] and self.asked is None:
+                    if run.folder.state != "done" and tries[run.folder] and self.asked is None:
                         waiting.append(run)
                     else:
                         ended(run)
@@ -94,17 +92,17 @@ class Engine:
         for run in list(waiting):
             if not free or self.asked is not None:
                 return
-            if run.state == "done":  # by another process
+            if run.folder.state == "done":  # by another process
                 waiting.remove(run)
                 ended(run)
-            elif not held_elsewhere(run.folder):
+            elif not run.folder.is_held:  # by another process, such as one that a killed study left behind
                 waiting.remove(run)
                 slot = free.pop(0)
                 self.children[self.begin(run, slot)] = (run, slot)
 
     def begin(self, run: Run, slot: int) -> subprocess.Popen:
         """Starts a run on the slot's share of the machine; what it prints goes to output.txt in its folder."""
-        run.folder.mkdir(parents=True, exist_ok=True)
+        run.folder.path.mkdir(parents=True, exist_ok=True)
         environment = dict(os.environ)
         if self.here:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.at_once)))
@@ -120,7 +118,7 @@ class Engine:
             NO_PAGE,
             *job_overrides(run),
         ]
-        with (run.folder / "output.txt").open("a") as output:
+        with run.folder.output_file.open("a") as output:
             return subprocess.Popen(
                 [*command, *self.launch, NO_TABLE],
                 env=environment,
@@ -148,15 +146,7 @@ class Engine:
 
 def left_to_another(run: Run, child: subprocess.Popen) -> bool:
     """Whether the process ended well without a result: another one took the run a moment before."""
-    return child.returncode == 0 and run.state in ("missing", "interrupted")
-
-
-def held_elsewhere(folder: Path) -> bool:
-    """Whether another process is at this run, such as one that a killed study left behind."""
-    if not folder.is_dir():
-        return False
-    with claimed(folder) as mine:
-        return not mine
+    return child.returncode == 0 and run.folder.state in ("missing", "interrupted", "running")
 
 
 def visible_gpus() -> list[str]:

@@ -12,8 +12,8 @@ from typing import Any
 from ssl_framework.report.comparison import together
 from ssl_framework.report.render import as_csv, latex, markdown, page, plot
 from ssl_framework.report.results_csv import write_csv
-from ssl_framework.report.sheet import Entry, Sheet
-from ssl_framework.runs.folder import protocol_id, write
+from ssl_framework.report.sheet import Entry, Sheet, entry_of
+from ssl_framework.runs.folder import RunFolder, Summary, write
 from ssl_framework.study.cells import Cell
 from ssl_framework.study.declaration import Study
 from ssl_framework.study.request import Request
@@ -55,53 +55,46 @@ def entries_of(study: Study, cells: Sequence[Cell], target: float | None = None)
     Raises:
         ValueError: a finished run lacks a metric of the study.
     """
-    entries, results = [], {}
+    runs: dict[RunFolder, Summary] = {}
+    entries = []
     for cell in cells:
-        folder, state = cell.run.folder, cell.run.state
-        if state == "done" and folder not in results:
-            results[folder] = cell.run.result
-        result = results.get(folder) if state == "done" else None
-        values: dict[str, float] = {}
-        seconds = reached = None
-        if result is not None:
-            for title, metric in zip(study.metrics, cell.metrics, strict=True):
-                if metric not in result["metrics"]:
-                    had = ", ".join(result["metrics"])
-                    raise ValueError(f"study={study.name} wants {metric}, which {folder} lacks; it has: {had}")
-                values[title] = float(f"{result['metrics'][metric]:.6g}")
-            seconds = None if result.get("resumed_at") else result["wall_seconds"]
-            if target is not None and seconds is not None:
-                reached = seconds_to(folder, result, cell.metrics[0], target)
-        entries.append(
-            Entry(
-                cell.row,
-                cell.column,
-                cell.run.seed,
-                state,
-                values,
-                seconds,
-                reached,
-                protocol_id(result) if result else "",
-                result["config_hash"] if result else "",
-                (cell.run.error or "") if state == "failed" else "",
-            )
-        )
+        folder = cell.run.folder
+        if folder not in runs:
+            runs[folder] = folder.summary()._replace(seed=cell.run.seed)
+        values = values_of(study, cell, runs[folder])
+        reached = None if target is None else seconds_to(runs[folder], cell.metrics[0], target)
+        entries.append(entry_of(runs[folder], cell.row, cell.column, values, reached))
+    results = [folder.read_result() for folder, run in runs.items() if run.state == "done"]
     names = ("versions", "commit", "device", "cpu", "processes", "precision", "images")
-    return entries, {name: together(result.get(name) for result in results.values() if result) for name in names}
+    return entries, {name: together(result.get(name) for result in results) for name in names}
 
 
-def seconds_to(folder: Path, result: dict[str, Any], metric: str, target: float) -> float | None:
-    """Seconds until a metric first reached the target, by the share of the steps; None if it never did.
+def values_of(study: Study, cell: Cell, run: Summary) -> dict[str, float]:
+    """What the table calls a metric -> its value, where the run is done.
+
+    Raises:
+        ValueError: the run lacks one of them.
+    """
+    if run.state != "done":
+        return {}
+    if lacking := [metric for metric in cell.metrics if metric not in run.metrics]:
+        had = ", ".join(run.metrics)
+        raise ValueError(f"study={study.name} wants {lacking[0]}, which {run.folder} lacks; it has: {had}")
+    found = zip(study.metrics, cell.metrics, strict=True)
+    return {title: float(f"{run.metrics[metric]:.6g}") for title, metric in found}
+
+
+def seconds_to(run: Summary, metric: str, target: float) -> float | None:
+    """Seconds until a metric first reached the target, by the share of the steps; None if it never did, or where that
+    is not known.
 
     Evaluation is taken to be spread over the run as its steps are.
     """
-    from ssl_framework.runs.folder import read_metrics
-
-    if not (folder / "metrics.csv").is_file():
+    if run.seconds is None or not run.steps:
         return None
-    curve = read_metrics(folder / "metrics.csv").get(f"eval/{metric}", [])
+    curve = run.folder.read_metrics().get(f"eval/{metric}", [])
     steps = [step for step, value in curve if value >= target]
-    return round(result["wall_seconds"] * steps[0] / result["steps"], 1) if steps else None
+    return round(run.seconds * steps[0] / run.steps, 1) if steps else None
 
 
 def sheet_of(study: Study, entries: Sequence[Entry], scale: str, target: float | None = None) -> Sheet:

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ssl_framework.report.results_csv import COLUMNS
 from ssl_framework.report.sheet import is_accuracy
 from ssl_framework.runs.config import quoted
-from ssl_framework.runs.messages import explain
+from ssl_framework.runs.messages import error_line, explain
 from ssl_framework.study.cells import Cell, cells_of
 from ssl_framework.study.declaration import Study, names_of_studies, read_study
 
@@ -131,6 +131,6 @@ def understood(arguments: Sequence[str]) -> tuple[Request, list[Cell]]:
         request = parse(arguments)
         return request, cells_of(request.study, request.scale, request.extra, request.seeds)
     except (HydraException, OmegaConfBaseException) as error:  # the latter is a ValueError in places
-        sys.exit(f"error: {explain(error)}")
+        sys.exit(error_line(explain(error)))
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(error_line(error))

@@ -79,20 +79,20 @@ class StopSignals(L.Callback):
 
 
 class Checkpoints(Checkpoint):
-    """Keeps ``last.ckpt``: every n epochs, at the end, and when the run is asked to stop.
+    """Keeps the last state: every n epochs, at the end, and when the run is asked to stop.
 
     ``stopped_by`` names the signal that ended the run, if one did.
 
     Args:
-        folder: where checkpoints lie.
+        path: of the checkpoint.
         every_n_epochs: at least 1.
         signals: what the run was asked.
     """
 
-    def __init__(self, folder: Path, every_n_epochs: int, signals: StopSignals) -> None:
+    def __init__(self, path: Path, every_n_epochs: int, signals: StopSignals) -> None:
         if every_n_epochs < 1:
             raise ValueError(f"trainer.checkpoint_every_n_epochs is {every_n_epochs}: it must be at least 1")
-        self.path = folder / "last.ckpt"
+        self.path = path
         self.every_n_epochs = every_n_epochs
         self.signals = signals
         self.stopped_by: str | None = None

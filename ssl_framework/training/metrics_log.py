@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from ssl_framework.build import build
+from ssl_framework.runs.folder import RunFolder
 from ssl_framework.training.place import is_first
 
 COLUMNS = ("step", "name", "value")
@@ -25,7 +26,7 @@ class MetricsCSV(Logger):
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
-        self.path = Path(folder) / "metrics.csv"
+        self.path = RunFolder(Path(folder)).metrics_file
 
     @property
     def name(self) -> str:

@@ -16,6 +16,7 @@ from ssl_framework.evaluation.during_training.alarm import CollapseAlarm
 from ssl_framework.evaluation.frozen import FrozenEvaluation, copied
 from ssl_framework.models.weights import load_into, read_weights
 from ssl_framework.module import SSLModule
+from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.provenance import commit
 from ssl_framework.training.checkpoints import Checkpoints, StopSignals
 from ssl_framework.training.metrics_log import MetricsCSV, build_loggers
@@ -59,7 +60,7 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
         evaluation.initial = copied(module.student)  # the untrained backbone is one without weights from elsewhere
         begin_with_weights(module)
     progress, signals = Progress(console), StopSignals()
-    checkpoints = Checkpoints(folder / "checkpoints", cfg.trainer.checkpoint_every_n_epochs, signals)
+    checkpoints = Checkpoints(RunFolder(folder).checkpoint_file, cfg.trainer.checkpoint_every_n_epochs, signals)
     watching = [*alarms(cfg), *evaluation.beside]
     callbacks = [signals, progress, *watching, evaluation, EvaluationLines(console, evaluation), checkpoints]
     loggers = [csv, *build_loggers(cfg.logger)]

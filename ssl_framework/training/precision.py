@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ssl_framework.device import accelerator_of
-from ssl_framework.runs.folder import write
+from ssl_framework.runs.folder import RunFolder
 from ssl_framework.training.place import is_first
 
 
@@ -21,4 +21,4 @@ def settle_precision(cfg: DictConfig, folder: Path) -> None:
     gpu = accelerator_of(cfg.trainer) == "gpu" and torch.cuda.is_available()
     cfg.trainer.precision = "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
     if is_first():
-        write(folder / "config.yaml", OmegaConf.to_yaml(cfg))
+        RunFolder(folder).write_config(cfg)

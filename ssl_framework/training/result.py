@@ -36,6 +36,7 @@ def identity(parts: Parts) -> dict[str, Any]:
     """What has run, and where."""
     return {
         "method": parts.about["method"],
+        "choices": parts.about.get("choices", {}),
         "data": parts.about["data"],
         "seed": parts.cfg.seed,
         "config_hash": config_hash(parts.cfg),

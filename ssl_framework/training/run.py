@@ -15,7 +15,7 @@ from ssl_framework.device import device_name, keep_freed_memory, use_threads
 from ssl_framework.evaluation.frozen import count_parameters
 from ssl_framework.models.weights import load_without_shards
 from ssl_framework.report.tables import cost_of, run_table
-from ssl_framework.runs.folder import write_json
+from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.messages import quiet
 from ssl_framework.training.parts import Parts, prepare
 from ssl_framework.training.result import result_of
@@ -65,7 +65,7 @@ def steps_done(parts: Parts) -> int:
     """
     step = int(load_without_shards(parts.checkpoints.path)["global_step"])
     each = -(-parts.data.num_batches() // parts.trainer.accumulate_grad_batches)
-    if step >= each * parts.cfg.trainer.max_epochs and (parts.folder / "result.json").is_file():
+    if step >= each * parts.cfg.trainer.max_epochs and RunFolder(parts.folder).result_file.is_file():
         raise ValueError(f"{parts.folder} is complete ({step} steps): raise trainer.max_epochs to train it further")
     parts.csv.drop_after(step)
     if parts.trainer.is_global_zero:
@@ -78,7 +78,7 @@ def conclude(parts: Parts, step: int) -> None:
     first = parts.trainer.is_global_zero
     if first:
         result = result_of(parts, step)
-        write_json(parts.folder / "result.json", result)
+        RunFolder(parts.folder).write_result(result)
         parts.console.print(run_table(result) if result["metrics"] else cost_of(result), highlight=False)
     if parts.report is None:
         return

@@ -22,12 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ssl_framework.data.base import Split, chosen
-from ssl_framework.data.datamodule import PSEUDO_LABELS
 from ssl_framework.data.pseudo_labels import CHUNK, clusters, read_pseudo_labels
 from ssl_framework.functional import unit
-from ssl_framework.load import load_run
+from ssl_framework.loading import load_run
 from ssl_framework.models.weights import load_checkpoint
-from ssl_framework.runs.folder import read_json, record
+from ssl_framework.runs.folder import RunFolder
 from ssl_framework.training.launch import descend
 from ssl_framework.training.parts import Parts
 
@@ -52,12 +51,12 @@ def go_through(cfg: DictConfig, folder: Path, about: dict[str, Any], first: bool
         return descend(cfg, folder, about, about["resume"])
     for stage in range(last + 1):
         where = folder_of(folder, stage, last)
-        if stage < last and about["resume"] and (where / "result.json").is_file():
+        if stage < last and about["resume"] and RunFolder(where).result_file.is_file():
             continue
         own = stage_config(cfg, stage)
-        goes_on = about["resume"] and (where / "checkpoints" / "last.ckpt").is_file()
+        goes_on = about["resume"] and RunFolder(where).checkpoint_file.is_file()
         if goes_on and own.trainer.precision == "auto":  # settled when the stage began
-            own.trainer.precision = OmegaConf.load(where / "config.yaml").trainer.precision
+            own.trainer.precision = RunFolder(where).read_config().trainer.precision
         if first:
             open_folder(own, where, {**about, "resume": goes_on})
             print(f"stage {stage + 1} of {last + 1}: {os.path.relpath(where)}", flush=True)
@@ -74,10 +73,9 @@ def folder_of(folder: Path, stage: int, last: int) -> Path:
 
 def open_folder(own: DictConfig, where: Path, about: dict[str, Any]) -> None:
     """Writes what a stage is, and removes the record of a try that was killed before its first checkpoint."""
-    where.mkdir(exist_ok=True)
     if not about["resume"]:
-        (where / "metrics.csv").unlink(missing_ok=True)
-    record(own, where, about)
+        RunFolder(where).forget_try()
+    RunFolder(where).prepare(own, about)
 
 
 def stage_config(cfg: DictConfig, stage: int) -> DictConfig:
@@ -99,8 +97,8 @@ def begin_after(previous: Path, parts: Parts) -> None:
         parts: of this one.
     """
     if not parts.resumed:
-        parts.module.student.take_over(load_checkpoint(previous / "checkpoints" / "last.ckpt")["state_dict"])
-    parts.evaluation.baselines = read_json(previous / "result.json").get("baselines", {})
+        parts.module.student.take_over(load_checkpoint(RunFolder(previous).checkpoint_file)["state_dict"])
+    parts.evaluation.baselines = RunFolder(previous).read_result().get("baselines", {})
     if isinstance(parts.data.pseudo_labels, StageClusters):
         parts.data.pseudo_labels.previous = str(previous)
 
@@ -140,4 +138,6 @@ class StageClusters:
                 parts.append(unit(module.student.backbone(module.views.clean(part))["pooled"]).cpu())  # [n, D]
         found = clusters(torch.cat(parts), self.num_clusters, seed)  # [N]
         done = len(module.student.earlier)
-        return found if done == 0 else read_pseudo_labels(folder / PSEUDO_LABELS) + self.num_clusters**done * found
+        if done == 0:
+            return found
+        return read_pseudo_labels(RunFolder(folder).pseudo_labels_file) + self.num_clusters**done * found  # [N]

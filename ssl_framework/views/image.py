@@ -157,6 +157,11 @@ class Views(nn.Module):
         batch = Batch(views, samples.index, samples.label, geometry if self.geometry else None)
         return batch if self.noise is None else self._noisy(batch, self.noise, generator)
 
+    def of(self, images: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
+        """Views of plain images, in a loop of one's own: uint8 [B, C, H, W] -> V x [B, C, size, size] float32."""
+        index = torch.arange(len(images), device=images.device)  # [B]
+        return self(Samples(images, index), generator).views
+
     def _noisy(
         self,
         batch: Batch,

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ssl_framework.build import build
-from ssl_framework.commands.evaluate import evaluate, main
+from ssl_framework.commands.evaluate import main
 from ssl_framework.commands.export import export
 from ssl_framework.data.base import Split
 from ssl_framework.data.images.arrays import Digits
@@ -26,8 +26,9 @@ from ssl_framework.evaluation.features import Frozen, Splits
 from ssl_framework.evaluation.probes.knn import KNN
 from ssl_framework.evaluation.probes.linear import LinearProbe
 from ssl_framework.evaluation.probes.retrieval import Retrieval
+from ssl_framework.evaluation.request import evaluate
 from ssl_framework.evaluation.score_all import Chosen, score_all
-from ssl_framework.load import load_run
+from ssl_framework.loading import load_run
 from ssl_framework.runs.folder import read_json
 from ssl_framework.runs.overrides import composed, override_each, stored
 from ssl_framework.views.image_ops import with_channels
@@ -92,7 +93,7 @@ def test_the_default_evaluation_is_that_of_the_run_to_the_last_digit(run: Path) 
 
 def test_the_number_of_threads_is_the_runs(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr("ssl_framework.commands.evaluate.use_threads", asked.append)
+    monkeypatch.setattr("ssl_framework.evaluation.request.use_threads", asked.append)
     evaluate(run, ["trainer.num_threads=1", *FAST])
     assert asked == [1]
 

@@ -22,15 +22,15 @@ import yaml
 from PIL import Image
 
 from ssl_framework.commands import train as main_module
-from ssl_framework.commands.evaluate import evaluate
 from ssl_framework.commands.evaluate import main as evaluate_main
 from ssl_framework.commands.export import main as export_main
 from ssl_framework.commands.train import resumed_config
 from ssl_framework.evaluation.during_training.view_scores import read_scores
+from ssl_framework.evaluation.request import evaluate
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.report.tables import sweep_table
 from ssl_framework.runs.config import CONFIGS, config_hash, job_folder
-from ssl_framework.runs.folder import claimed, read_metrics
+from ssl_framework.runs.folder import RunFolder, read_metrics
 from ssl_framework.runs.numbers import mean_and_spread
 from ssl_framework.training.progress import Progress
 from tests.forked import Command
@@ -319,7 +319,7 @@ def test_a_multirun_started_again_does_what_is_missing(
     assert [(folder / "result.json").is_file() for folder in folders] == [True, False, False]
     assert (folders[2] / "metrics.csv").is_file() and not (folders[2] / "checkpoints" / "last.ckpt").exists()
     before = {path: path.stat().st_mtime_ns for path in folders[0].rglob("*")}
-    with claimed(folders[2]):
+    with RunFolder(folders[2]).claimed():
         again = multirun(*jobs)
     assert again.code == 0
     assert again.out.count("has a result already") == 1 and again.out.count("resuming at step 6") == 1

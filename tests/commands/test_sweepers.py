@@ -101,8 +101,9 @@ def test_the_value_of_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
 def test_the_best_trial_and_the_command_that_trains_with_it() -> None:
     def trial(t: str, value: float | None, state: str) -> Any:
         overrides = (f"objective.temperature={t}", "hparams_search=simclr", "data=cifar10")
-        result = None if value is None else {"metrics": {LOO: value}}
-        return SimpleNamespace(overrides=overrides, result=result, state=state, about={"method": "simclr"})
+        metrics = {} if value is None else {LOO: value}
+        folder = SimpleNamespace(read_about=lambda: {"method": "simclr"})
+        return SimpleNamespace(overrides=overrides, metrics=metrics, state=state, folder=folder)
 
     jobs = [trial("0.1", 40.0, "done"), trial("0.2", 45.0, "done"), trial("0.3", None, "failed")]
     said = best_trial(jobs, LOO, "Direction.maximize").splitlines()

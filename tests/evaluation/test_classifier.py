@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from ssl_framework.build import build_data, build_module
-from ssl_framework.commands.evaluate import evaluate
 from ssl_framework.evaluation.features import Frozen, Readout, extract_frozen
 from ssl_framework.evaluation.frozen import FrozenEvaluation
 from ssl_framework.evaluation.probes.calibration import Calibration, aece, ece
 from ssl_framework.evaluation.probes.neural_collapse import ClassifierCollapse, NeuralCollapse
+from ssl_framework.evaluation.request import evaluate
 from ssl_framework.evaluation.score_all import references
 from ssl_framework.runs.folder import read_json
 from tests.small_runs import config, run_in, small

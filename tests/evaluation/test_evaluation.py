@@ -13,7 +13,6 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from ssl_framework.build import build, build_data, build_module
-from ssl_framework.commands.evaluate import evaluate
 from ssl_framework.data.base import Split
 from ssl_framework.evaluation.features import (
     Frozen,
@@ -27,6 +26,7 @@ from ssl_framework.evaluation.frozen import FrozenEvaluation
 from ssl_framework.evaluation.probes.knn import KNN, largest, neighbours
 from ssl_framework.evaluation.probes.linear import LinearProbe, LinearSGD
 from ssl_framework.evaluation.probes.retrieval import Retrieval
+from ssl_framework.evaluation.request import evaluate
 from ssl_framework.evaluation.score_all import references
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder

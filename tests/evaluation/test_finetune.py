@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ssl_framework.build import build, build_module
-from ssl_framework.commands.evaluate import evaluate
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.evaluation.after_training.base import AfterRun
@@ -18,6 +17,7 @@ from ssl_framework.evaluation.after_training.linear_augmented import LinearAugme
 from ssl_framework.evaluation.features import Accuracy, Bare, Frozen, extract_frozen
 from ssl_framework.evaluation.probes.few_labels import FewLabels
 from ssl_framework.evaluation.probes.linear import LinearProbe
+from ssl_framework.evaluation.request import evaluate
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import read_json

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_framework.build import build, build_module
-from ssl_framework.commands.evaluate import evaluate
 from ssl_framework.data.base import Split
 from ssl_framework.evaluation.during_training.online_linear import OnlineLinear, check_clean_view, count_classes
 from ssl_framework.evaluation.features import Accuracy, Frozen
 from ssl_framework.evaluation.frozen import FrozenEvaluation
+from ssl_framework.evaluation.request import evaluate
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import read_metrics
 from ssl_framework.types import Clock, Samples

@@ -33,6 +33,7 @@ from ssl_framework.report.pictures.boards import Tile, cut, draw_board
 from ssl_framework.report.pictures.curves import family, parameters, thinned
 from ssl_framework.report.pictures.features import pca
 from ssl_framework.runs.config import config_hash, refuse_other_config
+from ssl_framework.runs.folder import RunFolder
 from tests.small_runs import config, run_in, small
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -440,8 +441,8 @@ def test_the_report_may_change_and_is_not_in_the_hash(tmp_path: Path) -> None:
     del older.report
     assert config_hash(older) == config_hash(config())
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(older, resolve=True))
-    refuse_other_config(config("report=page"), tmp_path)  # a multirun goes on with its finished jobs
+    refuse_other_config(config("report=page"), RunFolder(tmp_path))  # a multirun goes on with its finished jobs
     with pytest.raises(ValueError, match="holds a run with seed=0"):
-        refuse_other_config(config("report=page", "seed=1"), tmp_path)
+        refuse_other_config(config("report=page", "seed=1"), RunFolder(tmp_path))
     with pytest.raises(ValueError, match=r"report\.num_images is 3: it must be between 20 and 20,000"):
         Page(3, tsne=False, seed=0)

@@ -102,7 +102,7 @@ def test_a_record_holds_every_job_and_gives_back_the_same_table(tmp_path: Path) 
     condense(runs, out, with_references=False)
     with (out / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(r["method"], r["data"], r["seed"], r["state"], r[KNN]) for r in rows] == [
+    assert [(r["row"], r["column"], r["seed"], r["state"], r[KNN]) for r in rows] == [
         ("a", "x", "0", "done", "10.0"), ("a", "x", "1", "done", "14.0"), ("a", "y", "0", "done", "50.0"),
         ("a", "y", "1", "failed", ""), ("b", "y", "0", "done", "30.0"), ("b", "y", "1", "done", "30.0"),
     ]  # fmt: skip
@@ -142,7 +142,7 @@ def test_settings_are_rows_of_their_own_and_what_belongs_to_the_data_is_none(tmp
     path.write_text(json.dumps({**result, "metrics": {**result["metrics"], "nc1": 0.25}}))  # a name without a slash
     record = condense(tmp_path, tmp_path, with_references=False)
     assert record.shown("a", "y", "nc1") == "0.25 (1, 1 missing)"
-    assert record.settings == [("a", ""), ("a", "mixer=cutmix"), ("a", "mixer=none")]
+    assert record.sheet.rows == ("a", "a mixer=cutmix", "a mixer=none")
     table = comparison.table_of(record, [KNN]).splitlines()
     assert table[2:] == [
         "| a | not run | 30.0 (1, 1 missing) |",

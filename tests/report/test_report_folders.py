@@ -1,11 +1,8 @@
-"""One table of any multiruns: what is a row and what a column, what is refused, and that the index is never wrong."""
+"""One table of any multiruns: what is a row and what a column, what is refused, and that each is read as it stands."""
 
 import csv
 import io
 import json
-import multiprocessing
-import os
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +10,11 @@ import pytest
 import yaml
 
 from ssl_framework.commands.report import main
-from ssl_framework.report.folders import report_folders, sheet_of
+from ssl_framework.report.folders import report_folders
+from ssl_framework.report.layout import by_setting
 from ssl_framework.report.results_csv import read_csv
 from ssl_framework.report.sheet import cells
-from ssl_framework.runs import index
-from ssl_framework.runs.index import NAME, read_runs
+from ssl_framework.runs.folder import read_runs
 from tests.study.test_study import TABLE
 from tools.benchmark.reports import settings, write_runs
 
@@ -74,18 +71,18 @@ def test_the_one_number_that_was_swept_makes_the_columns(tmp_path: Path) -> None
     for t in ("0.5", "0.05", "0.1"):
         for method in ("a", "b"):
             run(tmp_path, f"method={method} objective.temperature={t} seed=0", 50.0)
-    sheet, common = sheet_of(read_runs(tmp_path), None, None)
+    sheet, common = by_setting(read_runs(tmp_path), None, None)
     assert (sheet.axis, sheet.columns) == ("objective.temperature", ("0.05", "0.1", "0.5"))
     assert (sheet.rows, sheet.metrics, common) == (("method=a", "method=b"), (KNN, "nc1"), ["seed=0"])
     run(tmp_path, "method=a seed=0", 50.0)  # has no such number
-    assert sheet_of(read_runs(tmp_path), None, None)[0].columns == ("shapes",)
+    assert by_setting(read_runs(tmp_path), None, None)[0].columns == ("shapes",)
 
 
 def test_two_swept_numbers_are_rows_in_the_order_of_numbers(tmp_path: Path) -> None:
     for lr in ("8", "16"):
         for t in ("0.5", "0.1"):
             run(tmp_path, f"lr={lr} t={t}", 50.0)
-    sheet, _ = sheet_of(read_runs(tmp_path), "t=0.1 lr=8", KNN)
+    sheet, _ = by_setting(read_runs(tmp_path), "t=0.1 lr=8", KNN)
     assert sheet.rows == ("lr=8 t=0.1", "lr=8 t=0.5", "lr=16 t=0.1", "lr=16 t=0.5")
     assert (sheet.columns, sheet.baseline) == (("shapes",), "lr=8 t=0.1")
 
@@ -143,7 +140,7 @@ def test_the_record_of_one_multirun_is_as_before(tmp_path: Path, capsys: pytest.
     (tmp_path / "runs" / "command.txt").write_text("python train.py -m\n")
     (tmp_path / "record").mkdir()
     main([str(tmp_path / "runs"), str(tmp_path / "record")])
-    assert (tmp_path / "record" / "about.json").is_file() and not (tmp_path / "runs" / NAME).exists()
+    assert (tmp_path / "record" / "about.json").is_file()
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "record")
 
 
@@ -157,116 +154,11 @@ def test_the_table_of_a_study_as_it_stands(tmp_path: Path, monkeypatch: Any, cap
         main(["study=mine.yaml", "scale=large"])
 
 
-# The index.
-
-
-@pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of six runs, of which two have no result; files are indexed at any age."""
-    monkeypatch.setattr(index, "SETTLED", 0.0)
-    for seed in range(4):
-        run(tmp_path / "runs", f"method=a seed={seed}", 50.0 + seed)
-    run(tmp_path / "runs", "method=b seed=0", None)
-    run(tmp_path / "runs", "method=b seed=1", None, error="ValueError: no")
-    (tmp_path / "runs" / "notes").mkdir()
-    return tmp_path / "runs"
-
-
-def without_index(folder: Path) -> list[index.Summary]:
-    (folder / NAME).unlink(missing_ok=True)
-    return read_runs(folder)
-
-
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The runs whose files are read from now on."""
-    read: list[str] = []
-    original = index.content_of
-    monkeypatch.setattr(index, "content_of", lambda folder: read.append(folder.name) or original(folder))
-    return read
-
-
-def test_a_run_is_read_once(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = reads(monkeypatch)
-    first = read_runs(runs)
-    assert len(read) == 6 and [r.state for r in first] == ["done"] * 4 + ["interrupted", "failed"]
-    assert read_runs(runs) == first and len(read) == 6
-    assert without_index(runs) == first and len(read) == 12
-
-
-@pytest.mark.parametrize("change", ["in place", "replaced", "finished", "failed", "removed", "added", "tried again"])
-def test_a_change_is_seen(change: str, runs: Path) -> None:
-    before = read_runs(runs)
-    result = runs / "method=a+seed=1" / "result.json"
-    changed = result.read_text().replace("51.0", "15.0")  # as long as it was
-    times = os.stat(result)
-    if change == "in place":
-        result.write_text(changed)
-        os.utime(result, ns=(times.st_atime_ns, times.st_mtime_ns))  # as rsync and tar do
-    elif change == "replaced":
-        result.with_name("new").write_text(changed)
-        os.replace(result.with_name("new"), result)
-    elif change == "finished":
-        (runs / "method=b+seed=0" / "result.json").write_text(changed)
-    elif change == "failed":
-        (runs / "method=b+seed=0" / "error.txt").write_text("OSError: full")
-    elif change == "tried again":
-        (runs / "method=b+seed=1" / "error.txt").unlink()
-    elif change == "removed":
-        for path in result.parent.iterdir():
-            path.unlink()
-        result.parent.rmdir()
-    else:
-        run(runs, "method=c seed=0", 1.0)
-    after = read_runs(runs)
-    assert after != before and after == without_index(runs)
-    with sqlite3.connect(runs / NAME) as connection:
-        assert connection.execute("SELECT count(*) FROM runs").fetchone()[0] == len(after)
-
-
-def test_what_changed_a_moment_ago_is_not_trusted(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file written twice within a tick of the clock may keep its time, size and inode."""
-    monkeypatch.setattr(index, "SETTLED", 60.0)
-    read = reads(monkeypatch)
-    read_runs(runs)
-    read_runs(runs)
-    assert len(read) == 12
-
-
-@pytest.mark.parametrize("broken", ["no database", "cut off", "another version", "a folder", "locked"])
-def test_a_broken_index_costs_time_only(broken: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, path = read_runs(runs), runs / NAME
-    held = None
-    if broken == "no database":
-        path.write_text("no database" * 1000)
-    elif broken == "cut off":
-        path.write_bytes(path.read_bytes()[:5000])
-    elif broken == "another version":
-        monkeypatch.setattr(index, "VERSION", 2)
-    elif broken == "a folder":
-        path.unlink()
-        path.mkdir()
-    else:
-        connect = sqlite3.connect
-        monkeypatch.setattr(index.sqlite3, "connect", lambda *a, **k: connect(*a, **{**k, "timeout": 0.05}))
-        held = connect(path, isolation_level=None)
-        held.execute("BEGIN EXCLUSIVE")
-    assert read_runs(runs) == before
-    if held is not None:
-        held.close()
-    read = reads(monkeypatch)
-    assert read_runs(runs) == before and len(read) == (6 if broken == "a folder" else 0)
-
-
-def test_processes_may_share_an_index(runs: Path) -> None:
-    with multiprocessing.get_context("fork").Pool(4) as pool:
-        found = pool.map(read_runs, [runs] * 24)
-    assert all(one == found[0] for one in found) and found[0] == read_runs(runs) == without_index(runs)
-
-
-def test_a_result_that_is_none_is_named(runs: Path) -> None:
-    (runs / "method=a+seed=0" / "result.json").write_text("{")
+def test_a_result_that_is_none_is_named(tmp_path: Path) -> None:
+    own = run(tmp_path, "method=a seed=0", 50.0)
+    (own / "result.json").write_text("{")
     with pytest.raises(ValueError, match=r"method=a\+seed=0 holds a run.json or result.json that cannot be read"):
-        read_runs(runs)
+        report_folders([tmp_path], tmp_path / "out", None, None)
 
 
 def test_the_benchmarks_runs_are_a_table_of_methods_by_temperature(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from ssl_framework.load import load_run_config
+from ssl_framework.loading import load_run_config
 from ssl_framework.runs.addresses import MOVED, as_first_published, as_now
 from ssl_framework.runs.config import config_hash
 from tests.small_runs import config

@@ -108,7 +108,7 @@ def test_what_is_put_together_is_what_the_study_composes(name: str, row: int) ->
     study = study._replace(rows=study.rows[row : row + 1])
     cells = cells_of(study, "small", seeds=(5,))
     ours = [put_together(*overrides_of(study, "small", study.rows[0], column)) for column in study.columns]
-    assert [cell.run.folder.name for cell in cells] == [f"{config_hash(cfg)}-seed5" for cfg in ours]
+    assert [cell.run.folder.path.name for cell in cells] == [f"{config_hash(cfg)}-seed5" for cfg in ours]
     assert len({cell.run.folder for cell in cells}) == len(study.columns) == 2
     heads = {"amcl/heads": ["projector_0"], "mixup/early_stopped": ["classifier"]}[name]
     assert [list(cfg.student.heads) for cfg in ours] == [heads, heads]

@@ -39,7 +39,7 @@ from ssl_framework.report.sheet import (
     paired_p,
 )
 from ssl_framework.runs.config import config_hash, quoted, refuse_other_config
-from ssl_framework.runs.folder import claimed, protocol_id
+from ssl_framework.runs.folder import RunFolder, protocol_id
 from ssl_framework.study import engine
 from ssl_framework.study.cells import POOL, Run, cells_of, merged, runs_of
 from ssl_framework.study.declaration import read_study
@@ -306,14 +306,15 @@ def test_a_record_gives_back_its_entries() -> None:
 
 
 def test_seconds_to_a_target_are_the_share_of_its_step(tmp_path: Path) -> None:
-    result = {"wall_seconds": 200.0, "steps": 100}
-    assert seconds_to(tmp_path, result, "m/top1", 50.0) is None
+    run = RunFolder(tmp_path).summary()._replace(seconds=200.0, steps=100)
+    assert seconds_to(run, "m/top1", 50.0) is None
     rows = [(10, "eval/m/top1", 30.0), (25, "eval/m/top1", 50.0), (50, "eval/m/top1", 45.0), (50, "eval/n", 99.0)]
     lines = ["step,name,value", *(",".join(map(str, row)) for row in rows)]
     (tmp_path / "metrics.csv").write_text("\n".join(lines) + "\n")
-    assert seconds_to(tmp_path, result, "m/top1", 50.0) == 50.0
-    assert seconds_to(tmp_path, result, "m/top1", 30.0) == 20.0
-    assert seconds_to(tmp_path, result, "m/top1", 50.1) is None
+    assert seconds_to(run, "m/top1", 50.0) == 50.0
+    assert seconds_to(run, "m/top1", 30.0) == 20.0
+    assert seconds_to(run, "m/top1", 50.1) is None
+    assert seconds_to(run._replace(seconds=None), "m/top1", 50.0) is None  # it did not go in one piece
 
 
 # Engine, with processes in place of runs that do what a test wants of them.
@@ -338,7 +339,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def become(code: str) -> None:
         def begin(self: Engine, run: Run, slot: int) -> subprocess.Popen:
-            run.folder.mkdir(parents=True, exist_ok=True)
+            run.folder.path.mkdir(parents=True, exist_ok=True)
             return subprocess.Popen([sys.executable, "-S", "-c", PRELUDE + code, str(run.folder)])
 
         monkeypatch.setattr(Engine, "begin", begin)
@@ -347,14 +348,14 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 def runs_in(folder: Path, count: int) -> list[Run]:
-    return [Run(("method=simclr",), seed, folder / f"run{seed}") for seed in range(count)]
+    return [Run(("method=simclr",), seed, RunFolder(folder / f"run{seed}")) for seed in range(count)]
 
 
 def test_so_many_runs_at_a_time(stub: Callable[[str], None], tmp_path: Path) -> None:
     stub("os.write(log, b'+'); time.sleep(0.3); os.write(log, b'-'); done()")
     ended: list[Run] = []
     assert Engine(2)(runs_in(tmp_path, 5), ended.append) is None
-    assert sorted(ended) == runs_in(tmp_path, 5) and all(run.state == "done" for run in ended)
+    assert sorted(ended) == runs_in(tmp_path, 5) and all(run.folder.state == "done" for run in ended)
     going = [0]
     for mark in (tmp_path / "log").read_text():
         going.append(going[-1] + (1 if mark == "+" else -1))
@@ -370,12 +371,12 @@ def test_a_failed_run_is_tried_twice_and_the_others_go_on(stub: Callable[[str], 
     )
     ended: list[Run] = []
     assert Engine(1)(runs_in(tmp_path, 4), ended.append) is None
-    states = {run.seed: run.state for run in ended}
+    states = {run.seed: run.folder.state for run in ended}
     assert len(ended) == 4 and states == {0: "failed", 1: "done", 2: "missing", 3: "done"}
-    assert [len((run.folder / "tries").read_text()) for run in runs_in(tmp_path, 4)] == [2, 2, 2, 1]
-    assert runs_in(tmp_path, 1)[0].error == "ValueError: no"
+    assert [len((run.folder.path / "tries").read_text()) for run in runs_in(tmp_path, 4)] == [2, 2, 2, 1]
+    assert runs_in(tmp_path, 1)[0].folder.read_error() == "ValueError: no"
     stub("tries(); done()")  # what was wrong is mended
-    assert Engine(1)(runs_in(tmp_path, 1), ended.append) is None and runs_in(tmp_path, 1)[0].state == "done"
+    assert Engine(1)(runs_in(tmp_path, 1), ended.append) is None and runs_in(tmp_path, 1)[0].folder.state == "done"
 
 
 def test_a_signal_stops_the_runs_and_what_is_left_runs_on_the_next_start(
@@ -391,9 +392,9 @@ def test_a_signal_stops_the_runs_and_what_is_left_runs_on_the_next_start(
     before = signal.getsignal(signal.SIGTERM)
     assert Engine(1)(runs_in(tmp_path, 2), ended.append) == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == before
-    assert [run.state for run in ended] == ["interrupted"] and not (tmp_path / "run1").exists()
+    assert [run.folder.state for run in ended] == ["interrupted"] and not (tmp_path / "run1").exists()
     assert Engine(1)(runs_in(tmp_path, 2), ended.append) is None
-    assert [run.state for run in runs_in(tmp_path, 2)] == ["done", "done"]
+    assert [run.folder.state for run in runs_in(tmp_path, 2)] == ["done", "done"]
 
 
 def test_a_second_signal_ends_runs_that_do_not_listen(stub: Callable[[str], None], tmp_path: Path) -> None:
@@ -404,7 +405,7 @@ def test_a_second_signal_ends_runs_that_do_not_listen(stub: Callable[[str], None
     )
     started = time.monotonic()
     assert Engine(1)(runs_in(tmp_path, 1), lambda run: None) == signal.SIGTERM
-    assert time.monotonic() - started < 20 and runs_in(tmp_path, 1)[0].state == "missing"
+    assert time.monotonic() - started < 20 and runs_in(tmp_path, 1)[0].folder.state == "missing"
 
 
 def test_runs_are_told_to_save_when_the_study_ends_with_an_error(stub: Callable[[str], None], tmp_path: Path) -> None:
@@ -433,25 +434,25 @@ def test_a_run_that_another_process_holds_is_waited_for(last: str, stub: Callabl
     """Where that one ends without a result, it is run here."""
     stub("tries(); done()")
     run = runs_in(tmp_path, 1)[0]
-    run.folder.mkdir()
+    run.folder.path.mkdir()
     hold = "held = os.open(folder, os.O_RDONLY); fcntl.flock(held, fcntl.LOCK_EX); print(flush=True); time.sleep(0.6); "
     other = subprocess.Popen(
         [sys.executable, "-S", "-c", PRELUDE + hold + last, str(run.folder)], stdout=subprocess.PIPE
     )
     assert other.stdout is not None and other.stdout.readline()
-    with claimed(run.folder) as mine:
+    with run.folder.claimed() as mine:
         assert not mine
     ended: list[Run] = []
     assert Engine(1)([run], ended.append) is None
     other.wait()
-    assert ended == [run] and run.state == "done"
-    assert (run.folder / "tries").exists() is (last != "done()")
+    assert ended == [run] and run.folder.state == "done"
+    assert (run.folder.path / "tries").exists() is (last != "done()")
 
 
 def test_a_run_that_another_took_a_moment_before_was_not_tried(stub: Callable[[str], None], tmp_path: Path) -> None:
     stub("n = tries()\nif n == 5: done()")  # four times it ends well, as it does where another process holds the run
     assert Engine(1)(runs_in(tmp_path, 1), lambda run: None) is None
-    assert runs_in(tmp_path, 1)[0].state == "done"
+    assert runs_in(tmp_path, 1)[0].folder.state == "done"
 
 
 def test_what_a_run_is_started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -463,7 +464,7 @@ def test_what_a_run_is_started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
-    run = Run(("method=simclr", "seed=0"), 0, tmp_path / "a, b" / "run")
+    run = Run(("method=simclr", "seed=0"), 0, RunFolder(tmp_path / "a, b" / "run"))
     for at_once, slot, launch, gpus, threads in (
         (1, 0, (), "0,1,2", "8"), (2, 0, (), "0,2", "4"), (2, 1, (), "1", "4"), (4, 3, (), "0", "2"),
         (2, 1, ("hydra/launcher=submitit_slurm",), "0,1,2", None),
@@ -509,7 +510,7 @@ def test_runs_are_known_by_what_they_compute(tmp_path: Path) -> None:
     assert [(c.row, c.run.seed) for c in found] == [(row, seed) for seed in (0, 1) for row in "abc"]
     folders = [c.run.folder for c in found]
     assert folders[0] == folders[1] != folders[2] and len(runs_of(found)) == 4
-    assert folders[0] == cells_of(study, "small")[0].run.folder and folders[0].parent == POOL
+    assert folders[0] == cells_of(study, "small")[0].run.folder and folders[0].path.parent == POOL
     assert found[0].run.overrides[-2:] == ("data.root=elsewhere", "seed=0")
     assert merged(["a=1", "b.c=2", "+d=3", "a=4", "~d"]) == ("b.c=2", "a=4", "~d")
 
@@ -527,13 +528,13 @@ def test_metrics_are_filled_in_by_lines(tmp_path: Path) -> None:
 
 
 def test_states_of_a_run(tmp_path: Path) -> None:
-    run = Run((), 0, tmp_path / "run")
-    assert (run.state, run.result, run.error) == ("missing", None, None)
-    run.folder.mkdir()
-    for name, state in (("config.yaml", "interrupted"), ("error.txt", "failed"), ("result.json", "done")):
-        (run.folder / name).write_text('{"metrics": {}}\n')
+    run = RunFolder(tmp_path / "run")
+    assert (run.state, run.read_result(), run.read_error(), run.read_metrics()) == ("missing", {}, "", {})
+    run.path.mkdir()
+    for file, state in ((run.config_file, "interrupted"), (run.error_file, "failed"), (run.result_file, "done")):
+        file.write_text('{"metrics": {}}\n')
         assert run.state == state
-    assert run.result == {"metrics": {}}
+    assert run.read_result() == {"metrics": {}}
 
 
 def test_a_run_that_lacks_the_metric_is_named_with_what_it_has(tmp_path: Path) -> None:
@@ -541,12 +542,12 @@ def test_a_run_that_lacks_the_metric_is_named_with_what_it_has(tmp_path: Path) -
     study = read_study("table", tmp_path)
     found = cells_of(study, "small", pool=tmp_path / "pool")
     result = {"metrics": {"nc1": 2.0}, "wall_seconds": 3.0, "config_hash": "x", "resumed_at": 0}
-    found[0].run.folder.mkdir(parents=True)
-    (found[0].run.folder / "result.json").write_text(json.dumps(result))
+    found[0].run.folder.path.mkdir(parents=True)
+    found[0].run.folder.result_file.write_text(json.dumps(result))
     with pytest.raises(ValueError, match=r"wants knn\[k=5,T=0.1\]/top1, which .* lacks; it has: nc1"):
         entries_of(study, found)
     result["metrics"] = {"knn[k=5,T=0.1]/top1": 12.3456789, "x": 1}
-    (found[0].run.folder / "result.json").write_text(json.dumps(result))
+    found[0].run.folder.result_file.write_text(json.dumps(result))
     entries, about = entries_of(study, found)
     assert [(e.row, e.state, e.values, e.seconds) for e in entries] == [
         ("SimCLR", "done", {KNN: 12.3457}, 3.0), ("DCL", "missing", {}, None)
@@ -558,11 +559,11 @@ def test_an_interrupted_run_goes_on_with_other_loggers_and_places_and_with_nothi
     """Two studies share runs: one may have been started with wandb, or with its data elsewhere."""
     stored = small("simclr", "data.root=here", "logger=wandb_offline", "logger.wandb.save_dir=x", "data.download=true")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(to_plain(stored)))))
-    refuse_other_config(small("simclr", "data.root=there"), tmp_path)
+    refuse_other_config(small("simclr", "data.root=there"), RunFolder(tmp_path))
     assert config_hash(stored) == config_hash(small("simclr"))
     for override in ("seed=1", "objective.temperature=0.3", "data.batch_size=16"):
         with pytest.raises(ValueError, match=f"holds a run with {override.split('=')[0]}="):
-            refuse_other_config(small("simclr", override), tmp_path)
+            refuse_other_config(small("simclr", override), RunFolder(tmp_path))
 
 
 def to_plain(cfg: Any) -> Any:
@@ -656,13 +657,14 @@ def test_a_dry_run_runs_nothing_and_says_how_long_the_rest_takes(
     assert len(measured) == 2 and out.count("missing, about 60 s") == 3 and out.count("missing, time unknown") == 3
     assert "no step can be measured here: no data there" in out
     assert "in all about 90 s" in out.replace("2 min", "90 s") and "3 runs of unknown time" in out
-    done.folder.mkdir(parents=True)
-    (done.folder / "result.json").write_text('{"wall_seconds": 30.0, "metrics": {}}')
+    done.folder.path.mkdir(parents=True)
+    done.folder.result_file.write_text('{"wall_seconds": 30.0, "metrics": {}}')
     main([name, "seeds=0,1", "--dry-run"])
     out = capsys.readouterr().out
     assert out.count(": done |") == 1 and "DCL | 16 | seed 1: missing, about 30 s" in out
-    (done_too := cells_of(read_study("table", tmp_path / "declared"), "small")[0].run.folder).mkdir(parents=True)
-    (done_too / "result.json").write_text('{"wall_seconds": 30.0, "metrics": {}}')
+    done_too = cells_of(read_study("table", tmp_path / "declared"), "small")[0].run.folder
+    done_too.path.mkdir(parents=True)
+    done_too.result_file.write_text('{"wall_seconds": 30.0, "metrics": {}}')
     main([name, "--dry-run"])
     assert capsys.readouterr().out.splitlines()[-1] == "nothing to run"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["declared", "no_data", "outputs"]
@@ -691,7 +693,7 @@ def test_a_study_killed_twice_ends_with_the_table_of_one_that_was_not(tmp_path: 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder in (whole, parts):
         folder.mkdir()
-    first, second = (parts / c.run.folder for c in cells_of(read_study("table", tmp_path / "declared"), "small"))
+    first, second = (parts / c.run.folder.path for c in cells_of(read_study("table", tmp_path / "declared"), "small"))
     process = Command(parts, name, become=study)
     wait_for(first / "metrics.csv", process)
     process.send_signal(signal.SIGTERM)
@@ -734,9 +736,9 @@ def test_a_study_killed_twice_ends_with_the_table_of_one_that_was_not(tmp_path: 
 def test_a_study_whose_runs_fail_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     def fail(self: Engine, runs: Sequence[Run], ended: Callable[[Run], None]) -> None:
         for number, run in enumerate(runs):
-            run.folder.mkdir(parents=True)
+            run.folder.path.mkdir(parents=True)
             if number == 0:
-                (run.folder / "error.txt").write_text("ValueError: no space left\n")
+                run.folder.error_file.write_text("ValueError: no space left\n")
             ended(run)
 
     monkeypatch.chdir(tmp_path)

@@ -31,7 +31,8 @@ def test_the_page_of_methods_is_up_to_date() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/methods.md", "docs/mixing.md", "docs/evaluation.md", "docs/studies.md"]
+    "page",
+    ["README.md", "docs/compositions.md", "docs/methods.md", "docs/mixing.md", "docs/evaluation.md", "docs/studies.md"],
 )
 def test_every_file_and_picture_it_points_to_exists(page: str) -> None:
     text = (ROOT / page).read_text()
@@ -47,7 +48,8 @@ def test_every_file_and_picture_it_points_to_exists(page: str) -> None:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A source tree with two methods and without a record."""
-    for name in ("configs/views", "configs/mixer", "configs/feature_mixer", "tests/golden.json", "tests/objectives"):
+    parts = ("configs/head", "configs/teacher", "configs/objective", "configs/views", "configs/mixer")
+    for name in (*parts, "configs/feature_mixer", "tests/golden.json", "tests/objectives"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "configs" / "method").mkdir()
@@ -77,7 +79,10 @@ def test_methods_are_described_by_config_and_tests_alone(tree: Path) -> None:
     assert mochi.feature_mixers == ["feature_transform", "hallucinator", "mochi", "synco"]
     assert plain.mixtures == mochi.mixtures == ["in the place of clean views"]
     assert plain.feature_mixers == ["hallucinator", "m_mix", "mochi", "synco"]
-    assert mochi.files == ["ssl_framework/objectives/moco.py", "ssl_framework/feature_mixers/mochi.py"]
+    assert mochi.files[:3] == [
+        *("configs/objective/mocov2.yaml", "configs/head/mocov2.yaml", "configs/teacher/moco.yaml")
+    ]
+    assert mochi.files[3:] == ["ssl_framework/objectives/moco.py", "ssl_framework/feature_mixers/mochi.py"]
     page, tables = methods_page(tree), method_tables(tree)
     assert "- Differs: one thing and why." in page and "| loss of `simclr`; unverified detail; differs |" in tables
     assert "k-NN" not in page and "k-NN" not in tables

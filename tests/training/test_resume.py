@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ssl_framework.load import load_run
+from ssl_framework.loading import load_run
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.folder import read_metrics
 from ssl_framework.training.progress import Progress

@@ -11,15 +11,15 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.build import build_data, build_module
-from ssl_framework.commands.evaluate import evaluate
 from ssl_framework.commands.train import prepare
 from ssl_framework.data.pseudo_labels import clusters
 from ssl_framework.data.samplers import Same, Uniform
+from ssl_framework.evaluation.request import evaluate
 from ssl_framework.functional import unit
-from ssl_framework.load import load_run
+from ssl_framework.loading import load_run
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.config import config_hash, refuse_other_config
-from ssl_framework.runs.folder import discard_unless_trained, has_checkpoint, read_json
+from ssl_framework.runs.folder import RunFolder, read_json
 from ssl_framework.training.progress import Progress
 from ssl_framework.training.stages import StageClusters, folder_of, go_through, stage_config
 from tests.small_runs import SMALL, config, small
@@ -68,9 +68,9 @@ def test_a_multirun_knows_a_run_in_stages_again_and_one_of_an_earlier_version(tm
     assert config_hash(old) == config_hash(cfg)
     for stored in (cfg, stage_config(cfg, 2), old):
         (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(stored))
-        refuse_other_config(cfg, tmp_path)
+        refuse_other_config(cfg, RunFolder(tmp_path))
         with pytest.raises(ValueError, match=r"objective\.temperature=0\.2, but here it is 0\.3"):
-            refuse_other_config(small("mcl", *SETTINGS, "objective.temperature=0.3"), tmp_path)
+            refuse_other_config(small("mcl", *SETTINGS, "objective.temperature=0.3"), RunFolder(tmp_path))
 
 
 def test_the_first_stage_is_the_plain_method(whole: Path, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_interrupted_in_any_stage_and_resumed(
             with pytest.raises(RuntimeError, match="power cut"):
                 go(parts, cfg)
     assert [(parts / name / "result.json").exists() for name in names] == [number < stage for number in range(3)]
-    assert has_checkpoint(parts)
+    assert RunFolder(parts).has_checkpoint
     written = {path: path.read_bytes() for path in parts.glob("stage_*/result.json")}
     assert go(parts, cfg, resume=True) is None
     assert all(path.read_bytes() == content for path, content in written.items())  # finished stages are left alone
@@ -189,7 +189,7 @@ def test_the_first_names_stay_and_a_refused_run_leaves_nothing(tmp_path: Path, m
     with pytest.raises(ValueError, match=r"optimizer\.lr_per_256 is -1"):
         go(folder, cfg)
     assert json.loads((folder / "stage_0" / "run.json").read_text())["method"] == "mcl"
-    discard_unless_trained(folder, None)
+    RunFolder(folder).discard_unless_trained(None)
     assert not folder.exists()
 
 

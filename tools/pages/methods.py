@@ -14,6 +14,7 @@ import yaml
 from hydra.utils import get_class
 
 from ssl_framework.report.comparison import REFERENCES, Record, protocol_line, read_record
+from ssl_framework.runs.composition import PARTS
 from ssl_framework.runs.numbers import short
 
 RECORD = Path("results") / "comparison"
@@ -100,7 +101,7 @@ def read_methods(root: Path) -> list[Method]:
     """All methods of a source tree, by name."""
     entries = json.loads((root / "tests" / "golden.json").read_text())
     paths = sorted((root / "configs" / "method").glob("*.yaml"))
-    configs = {path.stem: yaml.safe_load(path.read_text()) for path in paths}
+    configs = {path.stem: composed_by(path, root) for path in paths}
     tests = {name: tests_of(name, config, root) for name, config in configs.items()}
     return [
         Method(
@@ -116,6 +117,30 @@ def read_methods(root: Path) -> list[Method]:
         )
         for path in paths
     ]
+
+
+def chosen_by(config: dict[str, Any]) -> dict[str, str]:
+    """Group -> what a method's file chooses of it."""
+    return {key.split("/")[-1]: value for item in config.get("defaults", []) for key, value in item.items()}
+
+
+def composed_by(path: Path, root: Path) -> dict[str, Any]:
+    """A method's file with the head, teacher and objective that it chooses, as Hydra puts them together."""
+    config = yaml.safe_load(path.read_text())
+    chosen = chosen_by(config)
+    for group, node in PARTS.items():
+        if group in chosen:
+            file = root / "configs" / group / f"{chosen[group]}.yaml"
+            content = yaml.safe_load(file.read_text())
+            if "@package _global_" not in file.read_text():
+                content = {node: content}
+            for where, value in content.items():
+                *above, last = where.split(".")
+                inner = config
+                for key in above:
+                    inner = inner.setdefault(key, {})
+                inner[last] = value
+    return config
 
 
 def comment(path: Path) -> list[str]:
@@ -163,7 +188,7 @@ def from_header(path: Path) -> dict[str, Any]:
 
 def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
     """What a method needs and accepts."""
-    chosen = {key.split("/")[-1]: value for item in config.get("defaults", []) for key, value in item.items()}
+    chosen = chosen_by(config)
     views = yaml.safe_load((root / "configs" / "views" / f"{chosen.get('views', 'simclr')}.yaml").read_text())
     objective: Any = get_class(config["objective"]["_target_"])
     mixers: dict[str, Any] = {
@@ -195,8 +220,9 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
         "mixtures": [words for key, words in MIXTURES.items() if key in objective.accepts | objective.requires],
         "feature_mixers": [name for name, mixer in mixers.items() if mixer.needs <= objective.accepts],
         "files": [
-            f"{module.replace('.', '/')}.py" for module in dict.fromkeys(modules) if module != "ssl_framework.memory"
-        ],
+            *(f"configs/{group}/{chosen[group]}.yaml" for group in PARTS if chosen.get(group, "none") != "none"),
+        ]
+        + [f"{module.replace('.', '/')}.py" for module in dict.fromkeys(modules) if module != "ssl_framework.memory"],
     }
 
 
@@ -235,7 +261,7 @@ def same_loss(name: str, tests: Sequence[Path], configs: dict[str, dict[str, Any
 
 def tests_of_data(config: dict[str, Any], root: Path) -> list[Path]:
     """The test files of the parts by which a method says which images meet: tests/data/test_<module of the part>.py."""
-    chosen = {key.split("/")[-1]: value for item in config.get("defaults", []) for key, value in item.items()}
+    chosen = chosen_by(config)
     found = []
     for group in ("sampler", "pseudo_labels", "generated"):
         if group in chosen:
@@ -337,6 +363,7 @@ def section(method: Method, record: Record | None) -> list[str]:
     """One method."""
     cited = [method.authors, f"*{method.paper}*", method.venue, f"arXiv:{method.link}" if method.link else ""]
     files = [f"configs/method/{method.name}.yaml", *method.files]
+    links = [f"[{'/'.join(Path(file).parts[-2:])}](../{file})" for file in files]
     kinds = ", ".join(
         f"{count} {'golden value' + 's' * (count > 1) + ' of ' + kind if kind != 'formula' else 'by formula'}"
         for kind, count in method.golden.items()
@@ -349,15 +376,15 @@ def section(method: Method, record: Record | None) -> list[str]:
         f"{method.title}: {', '.join(filter(None, cited))}",
         "",
         f"- `{method.command}`",
-        f"- Files: {', '.join(f'[{Path(name).name}](../{name})' for name in files)}",
+        f"- Files: {', '.join(links)}",
         f"- Needs: {needs_of(method)}",
         f"- Mixtures: {' or '.join(method.mixtures) or 'none'}{' ([which](mixing.md))' * bool(method.mixtures)}; "
         f"feature mixers: {', '.join(accepted) or 'none'}",
         f"- Tests: {kinds or method.shows}, {tests}",
     ]
     if record is not None:
-        for data in record.data:
-            shown = [f"{short(metric)} {record.shown(method.name, data, metric)}" for metric in record.metrics]
+        for data in record.sheet.columns:
+            shown = [f"{short(metric)} {record.shown(method.name, data, metric)}" for metric in record.sheet.metrics]
             lines.append(f"- {data}: {', '.join(shown)}")
     lines += [f"- {kind}: {text}" for kind, texts in method.notes.items() for text in texts]
     return [*lines, ""]
@@ -369,8 +396,8 @@ def reference_lines(record: Record) -> list[str]:
     for name, words in REFERENCES.items() if record.about["references"] else ():
         scores = "; ".join(
             f"{data}: "
-            + ", ".join(f"{short(metric)} {record.reference(name, data, metric)}" for metric in record.metrics)
-            for data in record.data
+            + ", ".join(f"{short(metric)} {record.reference(name, data, metric)}" for metric in record.sheet.metrics)
+            for data in record.sheet.columns
         )
         lines.append(f"- {words}: {scores}")
     return [*lines, ""] if lines else []
@@ -379,9 +406,9 @@ def reference_lines(record: Record) -> list[str]:
 def method_tables(root: Path) -> str:
     """The README's: one short table a group; with a record, k-NN on ``SHOWN`` and what it means below."""
     methods, record = read_methods(root), read_record(root / RECORD)
-    if record is not None and SHOWN not in record.metrics:
+    if record is not None and SHOWN not in record.sheet.metrics:
         record = None
-    data_sets = sorted(record.data, reverse=True) if record else []
+    data_sets = sorted(record.sheet.columns, reverse=True) if record else []
     head = ["method", "paper", "equal to", "test", *(f"{data} k-NN" for data in data_sets)]
     lines = []
     for group in GROUPS:

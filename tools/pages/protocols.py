@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.numbers import shown
 
 RECORD = Path("results") / "protocols"
@@ -27,7 +28,7 @@ It says how far the number may be from that on other images, not how far other s
 def protocols_page(root: Path) -> str:
     """The page; made of configs/evaluation and of the record."""
     parts = [LEAD, "## The protocols\n", protocols_table(root)]
-    path = root / RECORD / "evaluation.json"
+    path = RunFolder(root / RECORD).evaluation_file
     if path.is_file():
         parts += ["\n## One checkpoint by all protocols\n", record_lead(json.loads(path.read_text()))]
         parts += [record_table(json.loads(path.read_text()))]

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from tools.benchmark.command import meaning, number
+from tools.pages.compositions import compositions_page
 from tools.pages.methods import method_tables, methods_page
 from tools.pages.mixing import mixing_page
 from tools.pages.protocols import protocols_page
@@ -69,6 +70,7 @@ def speed_table(root: Path) -> str:
 def main() -> None:
     """Writes README.md and the pages of docs of this source tree anew."""
     root = Path(__file__).resolve().parents[2]
+    (root / "docs" / "compositions.md").write_text(compositions_page(root))
     (root / "docs" / "mixing.md").write_text(mixing_page(root))
     (root / "docs" / "methods.md").write_text(methods_page(root))
     (root / "docs" / "evaluation.md").write_text(protocols_page(root))

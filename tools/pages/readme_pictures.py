@@ -5,12 +5,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from ssl_framework.report.pictures.base import save
-from ssl_framework.runs.folder import read_json, read_metrics
+from ssl_framework.runs.folder import RunFolder, read_json
 
 
 def show_run(record: Path, metric: str, out: Path) -> None:
     """Loss and one metric of a run over its steps, with the two references as lines."""
-    curves, result = read_metrics(record / "metrics.csv"), read_json(record / "result.json")
+    curves, result = RunFolder(record).read_metrics(), RunFolder(record).read_result()
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2))
     left.plot(*zip(*curves["train/loss"], strict=True), color="tab:blue", linewidth=1)
     left.set(xlabel="step", ylabel="loss", title=f"{result['method']} on {result['data']}")

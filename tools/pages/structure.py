@@ -32,11 +32,12 @@ WHAT = {
     "wiring": "every refusal of a combination",
     "module": "the one LightningModule",
     "build": "config to objects",
-    "load": "a finished run to objects",
+    "loading": "a finished run to objects",
     "evaluation": "probes and measures",
     "report": "tables and pages",
     "training": "a run from start to end",
     "study": "a paper's table",
+    "api": "for notebooks and loops of one's own",
     "commands": "what a user types",
 }
 RECORD = Path("results") / "structure" / "lines.json"

@@ -27,6 +27,7 @@ from ssl_framework.evaluation.spectrum import lidar
 from ssl_framework.functional import tiles, unit
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.module import SSLModule
+from ssl_framework.runs.folder import RunFolder
 from ssl_framework.types import Samples
 
 EDGES = np.linspace(-1, 1, 101)
@@ -263,7 +264,7 @@ class ViewScores(L.Callback):
 
 def path_of(trainer: L.Trainer) -> Path:
     """The file of the histograms in the run folder."""
-    return Path(trainer.default_root_dir) / "scores.npz"
+    return RunFolder(Path(trainer.default_root_dir)).scores_file
 
 
 def read_scores(path: Path) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.base import are_classes
 from ssl_framework.evaluation.probes.few_labels import rows_by_class
+from ssl_framework.functional import balanced
 
 EPISODE_VALUES = 2**22
 """Numbers (8 bytes each) of the features of episodes that are scored at once."""
@@ -57,10 +58,7 @@ class Transport:
         """
         cost = torch.cdist(mean, query, compute_mode="donot_use_mm_for_euclid_dist").square()  # [..., W, P]
         largest = cost.amax(dim=(-2, -1), keepdim=True).clamp(min=1e-12)  # [..., 1, 1]
-        plan = -cost / (self.epsilon * largest)  # [..., W, P] logarithms, so that a small epsilon does not underflow
-        for _ in range(self.iterations):
-            plan = plan - plan.logsumexp(dim=-1, keepdim=True)
-            plan = plan - plan.logsumexp(dim=-2, keepdim=True)
+        plan = balanced(-cost / (self.epsilon * largest), self.iterations)  # [..., W, P]
         return plan.softmax(dim=-1) @ query  # [..., W, D]
 
 

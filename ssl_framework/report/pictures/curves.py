@@ -156,7 +156,7 @@ def spaced(name: str) -> str:
 def draw_scores(seen: Inspection, out: Path) -> str | None:
     """Distributions of similarities between views at several times, from scores.npz; returns words about it, ``None``
     where the run has not measured them."""
-    path = seen.folder / "scores.npz"
+    path = seen.run.scores_file
     if not path.is_file():
         return None
     with np.load(path, allow_pickle=False) as file:

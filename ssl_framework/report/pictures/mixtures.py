@@ -10,7 +10,7 @@ from typing import NamedTuple
 import matplotlib
 import matplotlib.pyplot as plt
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from omegaconf import DictConfig
@@ -21,7 +21,8 @@ from ssl_framework.data.base import Split
 from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.report.pictures.base import pictures, save, show_views
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.config import hosted
+from ssl_framework.runs.groups import choices, composing
 from ssl_framework.types import Batch, Clock
 from ssl_framework.views.base import ViewMaker
 
@@ -46,7 +47,7 @@ class Mixture(NamedTuple):
 
 def mixer_names() -> list[str]:
     """All choices of the group ``mixer`` that mix."""
-    return sorted(path.stem for path in (CONFIGS / "mixer").glob("*.yaml") if path.stem != "none")
+    return [name for name in choices("mixer") if name != "none"]
 
 
 def while_mixing(mixer: Mixing) -> Clock:
@@ -232,10 +233,10 @@ def show_gallery(mixtures: Sequence[tuple[str, Mixture]], out: Path, sample: int
 
 def composed(overrides: Sequence[str]) -> tuple[DictConfig, str, str]:
     """A config, and the names of its mixer and its data."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with composing():
         cfg = compose("train", list(overrides), return_hydra_config=True)
     choices = cfg.hydra.runtime.choices
-    return cfg, choices.mixer, choices.data
+    return hosted(cfg), choices.mixer, choices.data
 
 
 def show_one(overrides: list[str], folder: Path) -> Path:

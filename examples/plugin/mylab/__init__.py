@@ -1,0 +1,1 @@
+"""Methods and data of ours for ssl_framework."""

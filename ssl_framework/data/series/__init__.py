@@ -1,0 +1,1 @@
+"""Sources of series: samples of C channels at T regular times."""

@@ -1,0 +1,142 @@
+"""The default set of series: one periodic wave a sample, drawn from a seed in a second, no files and no network.
+
+The class is the form of the wave. What makes it hard to read from the values themselves: every sample has a random
+phase, so no place of the series means anything (the mean over a class is flat), a random number of cycles that also
+changes along the series, a random amplitude and sign of the slow drift below it, and noise. What two crops of a sample
+share is the form.
+
+N samples, T points. A form is a function of the phase in [0, 1) with mean 0 and variance 1.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ssl_framework.data.base import Split, check_split
+from ssl_framework.types import step_seed
+
+
+def sine(p: Tensor) -> Tensor:
+    return math.sqrt(2) * torch.sin(2 * math.pi * p)
+
+
+def triangle(p: Tensor) -> Tensor:
+    return math.sqrt(3) * (1 - 4 * (p - 0.5).abs())
+
+
+def square(p: Tensor) -> Tensor:
+    return torch.where(p < 0.5, 1.0, -1.0)
+
+
+def pulse(p: Tensor) -> Tensor:
+    """High for a fifth of the period."""
+    return torch.where(p < 0.2, 2.0, -0.5)
+
+
+def rising(p: Tensor) -> Tensor:
+    """A sawtooth that rises slowly and falls at once."""
+    return math.sqrt(3) * (2 * p - 1)
+
+
+def falling(p: Tensor) -> Tensor:
+    """A sawtooth that falls slowly and rises at once."""
+    return -rising(p)
+
+
+def arches(p: Tensor) -> Tensor:
+    """A rectified sine: round above, pointed below."""
+    return ((math.pi * p).sin() - 2 / math.pi) / math.sqrt(0.5 - 4 / math.pi**2)
+
+
+def double(p: Tensor) -> Tensor:
+    """Two sines of one and of two cycles: a high and a low hump."""
+    return torch.sin(2 * math.pi * p) + torch.sin(4 * math.pi * p)
+
+
+FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    form.__name__: form for form in (sine, triangle, square, pulse, rising, falling, arches, double)
+}
+"""The classes, in the order of their labels."""
+
+
+class Waves:
+    """Series of eight forms of waves.
+
+    Args:
+        num_train, num_test: samples; every class equally often as far as the number allows.
+        length: T, points.
+        cycles: [lo, hi], range of the mean number of cycles in a series.
+        bend: how much the frequency changes along a series: by at most this share of it, either way.
+        amplitude: [lo, hi], range of the wave's standard deviation.
+        drift: greatest standard deviation of the slow drift below the wave, in the same units.
+        noise: standard deviation of independent noise at every point.
+        seed: of the drawing.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    def __init__(
+        self,
+        num_train: int,
+        num_test: int,
+        length: int,
+        cycles: Sequence[float],
+        bend: float,
+        amplitude: Sequence[float],
+        drift: float,
+        noise: float,
+        seed: int,
+    ) -> None:
+        for key, value, low, high in (
+            ("num_train", num_train, 1, math.inf),
+            ("num_test", num_test, 1, math.inf),
+            ("length", length, 16, math.inf),
+            ("cycles", cycles[0], 0.5, cycles[1]),
+            ("cycles", cycles[1], cycles[0], length / 4),
+            ("bend", bend, 0, 0.9),
+            ("amplitude", amplitude[0], 1e-3, amplitude[1]),
+            ("drift", drift, 0, math.inf),
+            ("noise", noise, 0, math.inf),
+        ):
+            if not low <= value <= high:
+                raise ValueError(f"data.source.{key} has {value}: it must lie between {low} and {high}.")
+        self.count = {"train": num_train, "test": num_test}
+        self.length = length
+        self.cycles = cycles[0], cycles[1]
+        self.bend = bend
+        self.amplitude = amplitude[0], amplitude[1]
+        self.drift = drift
+        self.noise = noise
+        self.seed = seed
+        self.drawn: dict[str, Split] = {}
+
+    def load(self, split: str) -> Split:
+        """[N, 1, T] float32 with the form as class; ValueError for an unknown split."""
+        check_split(split)
+        name = "test" if split == "test" else "train"
+        if name not in self.drawn:
+            self.drawn[name] = self.draw(self.count[name], step_seed(self.seed, 0, 1 + (name == "test")))
+        return self.drawn[name]
+
+    def draw(self, count: int, seed: int) -> Split:
+        """``count`` samples, a function of the seed."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def between(low: float, high: float) -> Tensor:
+            return low + (high - low) * torch.rand(count, 1, generator=generator)  # [N, 1]
+
+        time = torch.arange(self.length) / self.length  # [T]
+        label = torch.arange(count) % len(FORMS)  # [N]
+        cycles, bend = between(*self.cycles), between(-self.bend, self.bend)  # [N, 1] each
+        phase = between(0, 1) + cycles * (time + bend * (time - time**2))  # [N, T]
+        wave = torch.zeros(count, self.length)  # [N, T]
+        for number, form in enumerate(FORMS.values()):
+            wave[label == number] = form(phase[label == number] % 1)
+        wave = between(*self.amplitude) * wave
+        slow = torch.sin(2 * math.pi * (between(0, 1) + between(0.3, 1.0) * time))  # [N, T]
+        wave = wave + math.sqrt(2) * self.drift * between(0, 1) * slow
+        wave = wave + self.noise * torch.randn(count, self.length, generator=generator)
+        return Split(wave[:, None], label, tuple(FORMS), numbers={"cycles": cycles[:, 0], "bend": bend[:, 0]})

@@ -1,0 +1,62 @@
+"""Keys that configs name today and did not at first, at the value that changes nothing: hashes and comparisons of
+configs leave them out, so that records and run folders from before are still the same run."""
+
+from typing import Any
+
+KEYS: dict[tuple[str, Any], str] = {
+    ("final_momentum", None): "models.encoder.EMATeacher",
+    ("shuffle_bn", None): "models.encoder.EMATeacher",
+    ("last_norm", False): "models.heads.MLPHead",
+    ("head", "projector"): (
+        "objectives.barlow_twins.BarlowTwins objectives.cacr.CACR objectives.cacr_moco.CACRMoCo objectives.dcl.DCL "
+        "objectives.groco.GroCo objectives.instance_discrimination.InstanceDiscrimination objectives.metrix.Metrix "
+        "objectives.moco.MoCo objectives.multiview.DHEL objectives.multiview.MultiView objectives.simclr.SimCLR "
+        "objectives.simlap.SimLAP objectives.sogclr.ISogCLR objectives.sogclr.SogCLR objectives.supcon.SupCon "
+        "objectives.supremix.SupReMix objectives.swav.SwAV"
+    ),
+    ("head", "classifier"): (
+        "objectives.decoupled_mixup.DecoupledMixup objectives.rankmixup.RankMixup objectives.supervised.Supervised"
+    ),
+    ("head", "regressor"): "objectives.regression.Regression",
+    ("head", "pooled"): "objectives.conr.ConR",
+    ("regressor", "regressor"): "objectives.conr.ConR",
+    ("student_head", "predictor"): (
+        "objectives.byol.BYOL objectives.cacr_moco.CACRMoCoV3 objectives.mocov3.MoCoV3 objectives.patchmix.PatchMix "
+        "objectives.sdmp.SDMP"
+    ),
+    ("teacher_head", "projector"): (
+        "objectives.byol.BYOL objectives.cacr_moco.CACRMoCoV3 objectives.mocov3.MoCoV3 objectives.patchmix.PatchMix "
+        "objectives.sdmp.SDMP"
+    ),
+    ("projector", "projector"): "objectives.core_tuning.CoreTuning objectives.nnclr.NNCLR",
+    ("classifier", "classifier"): "objectives.core_tuning.CoreTuning",
+    ("predictor", "predictor"): "objectives.nnclr.NNCLR",
+    ("common", "common"): "objectives.sepclr.SepCLR",
+    ("salient", "salient"): "objectives.sepclr.SepCLR",
+}
+"""Key and the value at which it is left out -> the classes whose argument it is."""
+
+ALWAYS_NAMED = "ssl_framework.models.heads.SymmetricReLUHead"
+"""The objective of runs with this head has named its head from the first."""
+
+
+def without_added(content: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a nested config as it would have been written at first."""
+    node = left_out(content)
+    heads = (content.get("student") or {}).get("heads") or {}
+    if any(head.get("_target_") == ALWAYS_NAMED for head in heads.values()):
+        node["objective"] = content["objective"]
+    return node
+
+
+def left_out(node: Any) -> Any:
+    """A copy of a node in which no class has one of its ``KEYS`` at the value that changes nothing."""
+    if isinstance(node, list):
+        return [left_out(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    target = str(node.get("_target_")).removeprefix("ssl_framework.")
+    added = {key: value for (key, value), classes in KEYS.items() if target in classes.split()}
+    if node.get("hidden") == []:  # what normalisation between the layers does not change; one file did not name it
+        added["norm"] = True
+    return {key: left_out(value) for key, value in node.items() if key not in added or value != added[key]}

@@ -1,0 +1,108 @@
+"""Methods on series: each trains or is refused in one sentence, and a whole run is as one on pictures."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from ssl_framework.load import load_run
+
+from ssl_framework.build import build_data, build_module
+from ssl_framework.commands.export import export
+from ssl_framework.data.loader import take
+from ssl_framework.models.weights import load_checkpoint
+from ssl_framework.runs.folder import read_json, read_metrics
+from ssl_framework.types import Clock
+from tests.small_runs import METHODS, SMALL, SMALL_OF, config, run_in, small
+from tests.training.test_resume import assert_identical, interrupt_at, sigterm
+
+MIX = {
+    **{name: "Mixup" for name in ("decoupled_mixup", "imix", "imix_byol", "imix_moco", "mixco", "mixco_simclr")},
+    **{name: "Mixup" for name in ("rankmixup_mndcg", "rankmixup_mrl")},
+    **{name: "Switch" for name in ("unmix", "unmix_byol", "unmix_simclr")},
+    **{"bsim": "CutMix", "patchmix": "PatchMix", "sdmp": "ResizeMix"},
+}
+"""Methods that mix pictures, and what they mix by."""
+
+REFUSED = {
+    **{
+        name: rf"^{rule} mixes pictures, but view 0 is of modality series: set mixer=none" for name, rule in MIX.items()
+    },
+    "adainf": r"^generated\.source\.image_size reads data\.image_size, which data=waves has not",
+    "dacl": r"^the method has noise or geometry of pictures \(views\), but data=waves has no pictures: choose another",
+    "clip": "data=waves",
+}
+"""Methods that do not fit series, and why."""
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in REFUSED and name != "g_simclr"])
+def test_a_method_without_pictures_in_it_makes_a_step_on_series(method: str) -> None:
+    cfg = config(f"method={method}", "data=waves", *SMALL, *SMALL_OF.get(method, ()))
+    data = build_data(cfg)
+    module = build_module(cfg, True, data.pretrain.shape[0])
+    four_classes = torch.tensor([0, 1, 2, 3, 8, 9, 10, 11])  # each twice: some losses read pairs of a class
+    losses = module.losses(take(data.pretrain, four_classes), Clock(0, 0, 10))  # type: ignore[arg-type]
+    losses["loss"].backward()
+    assert torch.isfinite(losses["loss"])
+    without = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without  # DDP waits for every gradient
+    assert module.student.backbone.net.read.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name in REFUSED])
+def test_a_method_of_pictures_is_refused_on_series_in_one_sentence(method: str) -> None:
+    with pytest.raises(ValueError, match=REFUSED[method]) as found:
+        cfg = config(f"method={method}", "data=waves", *SMALL, *SMALL_OF.get(method, ()))
+        build_data(cfg)
+        build_module(cfg, True, 48)
+    assert "\n" not in str(found.value)
+
+
+def test_clusters_of_pictures_are_refused_on_series() -> None:
+    data = build_data(config("method=g_simclr", "data=waves", *SMALL, *SMALL_OF["g_simclr"]))
+    assert data.pseudo_labels is not None
+    with pytest.raises(ValueError, match="learns from pictures, but the samples are of shape 1 x 128"):
+        data.pseudo_labels(data.pretrain, 0, torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def test_views_of_a_modality_that_the_data_lack_are_refused() -> None:
+    cfg = small("simclr")
+    cfg.views = config("data=waves").views
+    with pytest.raises(ValueError, match="data=shapes has no series, of which the views are: choose views of image"):
+        build_module(cfg, True, 48)
+
+
+EVALUATED = ("evaluation=frozen", "evaluation.probes.knn.k=[5]", "evaluation.probes.linear.max_iter=5", "report=page")
+
+
+def test_a_run_on_series_has_its_baselines_page_and_export(tmp_path: Path) -> None:
+    run_in(tmp_path, config("method=simclr", "data=waves", *SMALL, *EVALUATED), data="waves")
+    result = read_json(tmp_path / "result.json")
+    assert list(result["baselines"]) == ["raw_input", "untrained"]
+    assert result["metrics"].keys() == result["baselines"]["raw_input"].keys()
+    page = (tmp_path / "report.html").read_text()
+    assert "raw input" in page and "raw pixels" not in page
+    assert (tmp_path / "pictures" / "views.png").is_file() and (tmp_path / "pictures" / "neighbours.png").is_file()
+    line = export(tmp_path, tmp_path / "net.safetensors")
+    assert "DilatedNet(channels=1, width=32, depth=4, dim=64, kernel=3)" in line
+    found: dict = {}
+    exec(line, found)
+    _, module = load_run(tmp_path, [])
+    x = torch.randn(2, 1, 128)
+    assert torch.equal(found["net"](x).amax(dim=2), module.eval().student.backbone(x)["pooled"])
+
+
+@pytest.mark.parametrize("method", ["simclr", "mochi"])
+def test_a_run_on_series_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = config(f"method={method}", "data=waves", *SMALL, *SMALL_OF.get(method, ()))
+    run_in(tmp_path / "whole", cfg)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 9, sigterm)
+        assert run_in(tmp_path / "parts", cfg) == "SIGTERM"
+    assert run_in(tmp_path / "parts", cfg, resume=True) is None
+    whole, parts = (load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "parts"))
+    assert whole["global_step"] == parts["global_step"] == 12
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks"):
+        assert_identical(whole[key], parts[key], key)
+    assert read_metrics(tmp_path / "whole" / "metrics.csv") == read_metrics(tmp_path / "parts" / "metrics.csv")
