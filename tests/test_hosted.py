@@ -67,7 +67,7 @@ def test_clusters_of_pictures_are_refused_on_series() -> None:
 def test_views_of_a_modality_that_the_data_lack_are_refused() -> None:
     cfg = small("simclr")
     cfg.views = config("data=waves").views
-    with pytest.raises(ValueError, match="data=shapes has no series, of which the views are: choose views of image"):
+    with pytest.raises(ValueError, match="shapes has no series: choose data=waves or views of image"):
         build_module(cfg, True, 48)
 
 

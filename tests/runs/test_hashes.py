@@ -23,7 +23,7 @@ def test_a_choice_has_the_hash_it_had(choice: str) -> None:
     assert config_hash(config(choice)) == HASHES[choice]
 
 
-@pytest.mark.parametrize("name", ["default", "mochi_cifar10", "clip"])
+@pytest.mark.parametrize("name", ["default", "mochi_cifar10", "clip", "waves"])
 def test_the_command_of_a_record_has_the_hash_of_the_record(name: str) -> None:
     result = json.loads((RECORDS / name / "result.json").read_text())
     settled = f"trainer.precision={result['precision']}"

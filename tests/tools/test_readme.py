@@ -141,7 +141,8 @@ def test_a_record_is_one_run(record: Path) -> None:
     assert result["command"] in (record / "command.txt").read_text() and result["commit"]
     for name, value in result["metrics"].items():
         (row,) = [line for line in output.splitlines() if line.startswith(f"│ {name} ")]
-        references = [result["baselines"][kind].get(name) for kind in ("untrained", "raw_pixels")]  # raw: no towers
+        raw = result["baselines"].get("raw_pixels") or result["baselines"].get("raw_input")  # of one tower only
+        references = [found.get(name) for found in (result["baselines"]["untrained"], raw or {})]
         for cell, v in zip(row.split("│")[2:5], (value, *references), strict=True):
             assert cell.strip() == "-" if v is None else float(cell.split()[0]) == pytest.approx(v, abs=0.051)
         ends = [float(end) for end in re.findall(r"[\d.]+", row.partition("(")[2].partition(")")[0])]
