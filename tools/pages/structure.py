@@ -80,12 +80,12 @@ def page(root: Path) -> str:
 
 
 def sizes(root: Path) -> list[str]:
-    """The recorded sizes before and after the rooms were moved, as a table; nothing without the record."""
+    """The recorded sizes before and after the rooms were moved, and since, as a table; nothing without the record."""
     if not (root / RECORD).is_file():
         return []
     record = json.loads((root / RECORD).read_text())
     named = list(record)
-    lines = ["## Size", "", "Lines of Python at two commits (`python -m tools.pages.structure --record NAME`).", ""]
+    lines = ["## Size", "", "Lines of Python at several commits (`python -m tools.pages.structure --record NAME`).", ""]
     lines += [f"| | {' | '.join(named)} |", "|---" + "|---:" * len(named) + "|"]
     for part in record[named[-1]]:
         lines.append(f"| {part} | " + " | ".join(f"{record[name].get(part, 0):,}" for name in named) + " |")
