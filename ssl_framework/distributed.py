@@ -3,22 +3,42 @@
 One process needs no process group; every function here then returns its input unchanged.
 """
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+by_itself = False
+"""Whether this process works without the others of its group for a while; see ``alone``."""
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Meanwhile this process counts as the only one: it gathers from nobody, and nobody waits for it."""
+    global by_itself
+    by_itself = True
+    try:
+        yield
+    finally:
+        by_itself = False
+
+
+def in_group() -> bool:
+    """Whether this process works together with others."""
+    return dist.is_available() and dist.is_initialized() and not by_itself
+
 
 def rank() -> int:
-    """This process's number among all processes of the run, 0 alone."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    """Number of this process, 0 without a process group."""
+    return dist.get_rank() if in_group() else 0
 
 
 def world_size() -> int:
-    """Number of processes of the run, 1 alone."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    """Number of processes, 1 without a process group."""
+    return dist.get_world_size() if in_group() else 1
 
 
 def gather(x: Tensor) -> Tensor:

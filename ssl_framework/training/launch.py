@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -106,7 +107,10 @@ def rank(threads: int, content: Any, folder: Path, *rest: Any) -> str | None:
     os.setsid()  # a terminal's Ctrl-C comes through the launcher, once
     device.THREADS = threads
     try:
-        return run(OmegaConf.create(content), folder, *rest)
+        stopped_by = run(OmegaConf.create(content), folder, *rest)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # an interpreter that was spawned runs nothing at its exit
+        return stopped_by
     except REFUSALS as error:
         (folder / f"{REFUSED}.{os.environ['RANK']}").write_text(str(error))
     except BaseException:

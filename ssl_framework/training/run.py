@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.loggers.logger import Logger
 from omegaconf import DictConfig
 from rich.console import Console
 
 from ssl_framework.device import device_name, keep_freed_memory, use_threads
+from ssl_framework.distributed import alone
 from ssl_framework.evaluation.frozen import count_parameters
 from ssl_framework.models.weights import load_without_shards
 from ssl_framework.report.tables import cost_of, run_table
@@ -80,18 +80,9 @@ def conclude(parts: Parts, step: int) -> None:
         result = result_of(parts, step)
         RunFolder(parts.folder).write_result(result)
         parts.console.print(run_table(result) if result["metrics"] else cost_of(result), highlight=False)
-    if parts.report is None:
-        return
-    end_process_group()  # rank 0 goes on alone
-    if first:
-        report_on(parts.report, parts.folder, parts.trainer.loggers, parts.console)
-
-
-def end_process_group() -> None:
-    """Leaves the other ranks, once all have come this far."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+    if first and parts.report is not None:
+        with alone():  # the other ranks have ended, or wait for the next job
+            report_on(parts.report, parts.folder, parts.trainer.loggers, parts.console)
 
 
 def report_on(report: Any, folder: Path, loggers: Sequence[Logger], console: Console) -> None:

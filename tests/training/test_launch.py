@@ -131,19 +131,22 @@ def pods(rank: int) -> dict[str, str]:
 
 def test_a_multirun_of_launched_processes_is_that_of_one_which_launches(tmp_path: Path) -> None:
     """Every process composes it, the first decides and speaks; what all refuse is said once, and the next job runs."""
-    arguments = ("-m", *SMALL, "trainer=cpu", "trainer.max_epochs=1", "data.batch_size=9,8")
+    small = [item for item in SMALL if item != "report=none"]  # two jobs with a page share a group
+    alike = (*small, "trainer.max_epochs=1", "trainer.num_threads=1")
+    arguments = ("-m", *alike, "trainer=cpu", "data.batch_size=9,8", "seed=0,1")
     first, second = Launched(tmp_path, mpirun, *arguments).end()
     assert first.returncode == second.returncode == 1
     assert "Traceback" not in first.stderr + second.stderr
     said = first.stderr + second.stderr
-    assert said.count("error: data.batch_size is 9 for all 2 processes together") == 1
-    assert second.stdout == "" and first.stdout.count("joins the 2 processes that were launched on 1 machine") == 2
+    assert said.count("error: data.batch_size is 9 for all 2 processes together") == 2
+    assert second.stdout == "" and first.stdout.count("joins the 2 processes that were launched on 1 machine") == 4
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
     assert str(sweep.relative_to(tmp_path)) == first.stdout.splitlines()[-1]
-    trained, refused = sorted(path for path in sweep.iterdir() if path.is_dir())
-    assert (refused / "error.txt").is_file() and not (refused / "result.json").exists()
-    assert json.loads((trained / "result.json").read_text())["processes"] == 2
-    own = Command(tmp_path, *SMALL, "trainer=ddp_cpu", "trainer.max_epochs=1", "hydra.run.dir=own").end()
+    trained, _, *refused = sorted(path for path in sweep.iterdir() if path.is_dir())
+    assert all((path / "error.txt").is_file() and not (path / "result.json").exists() for path in refused)
+    assert [json.loads(path.read_text())["processes"] for path in sorted(sweep.glob("*/result.json"))] == [2, 2]
+    assert len(list(sweep.glob("*/report.html"))) == 2
+    own = Command(tmp_path, *alike, "trainer=ddp_cpu", "hydra.run.dir=own").end()
     assert own.returncode == 0, own.stderr
     assert read_metrics(trained / "metrics.csv") == read_metrics(tmp_path / "own" / "metrics.csv")
     hashes = [json.loads((path / "result.json").read_text())["config_hash"] for path in (trained, tmp_path / "own")]
