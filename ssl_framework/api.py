@@ -26,12 +26,13 @@ from ssl_framework.loading import load_run, load_run_config
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
+from ssl_framework.runs.composition import refuse_mixed_parts
 from ssl_framework.runs.config import hosted, may_change, names_of_run, refuse_other_types
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admitted, composing
 from ssl_framework.runs.messages import explain
 from ssl_framework.runs.overrides import override_each, pair
-from ssl_framework.training.place import leave_to_launcher, settle
+from ssl_framework.training.place import leave_to_launcher, place, settle
 from ssl_framework.training.stages import go_through
 from ssl_framework.views.image import Views
 
@@ -89,6 +90,11 @@ class Composition:
             ValueError, FileNotFoundError: the run is refused, or the folder holds one already.
             KeyboardInterrupt: a signal stopped the run; ``resume(folder)`` goes on with it.
         """
+        if (here := place()) is not None and here.world_size > 1:
+            raise ValueError(
+                f"fit runs in one process, or starts its own, but this is one of {here.world_size} that were launched: "
+                "launch python train.py instead"
+            )
         where = Path("outputs", self.about["method"], self.about["data"], f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}")
         folder = where if folder is None else Path(folder)
         if RunFolder(folder).has_trained:
@@ -169,6 +175,7 @@ def compose(*overrides: str) -> Composition:
         try:
             whole = hydra.compose("train", list(overrides), return_hydra_config=True)
             about = names_of_run(whole.hydra.runtime.choices, overrides)
+            refuse_mixed_parts(whole.hydra.runtime.choices)
             config = hosted(OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"]), overrides)
             OmegaConf.resolve(config)
         except (HydraException, OmegaConfBaseException) as error:

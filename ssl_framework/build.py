@@ -110,8 +110,6 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
             f"{type(objective).__name__} keeps a state of every training sample, but how many data={cfg.data.name} has "
             "is not known: choose another data set or a method without such a state"
         )
-    views = build(cfg.views)
-    check_modalities(views.modality, OmegaConf.select(cfg, "data.modalities") or ["image"], cfg.data.name)
     return SSLModule(
         views=views,
         student=student,

@@ -30,7 +30,18 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     found = load_without_shards(path)
     name = found.pop(SHARDS, None)
-    return found if name is None else with_tensors(found, read_shards(Path(path).with_name(Path(name).name)))
+    return found if name is None else with_tensors(found, read_shards(shards_of(Path(path), name)))
+
+
+def shards_of(path: Path, name: Any) -> Path:
+    """The folder beside a checkpoint in which its tensors lie.
+
+    Raises:
+        ValueError: the checkpoint names another place.
+    """
+    if not isinstance(name, str) or not re.fullmatch(re.escape(path.stem) + r"-[\w-]+", name):
+        raise ValueError(f"the checkpoint {path} names {name!r} as the folder of its tensors: it must lie beside it")
+    return path.with_name(name)
 
 
 def load_without_shards(path: str | Path) -> dict[str, Any]:

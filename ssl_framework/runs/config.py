@@ -70,7 +70,7 @@ def refuse_missing_data(cfg: DictConfig) -> None:
     for key, value in leaves(OmegaConf.to_container(cfg, resolve=False)):
         for wanted in re.findall(r"\$\{data\.([\w.]+)\}", value) if isinstance(value, str) else ():
             above, _, name = f"data.{wanted}".rpartition(".")
-            if name not in OmegaConf.select(cfg, above):
+            if name not in (OmegaConf.select(cfg, above) or {}):
                 group, modalities = key.split(".")[0], " and ".join(cfg.data.get("modalities", ["image"]))
                 raise ValueError(
                     f"{key} reads data.{wanted}, which data={cfg.data.name} has not, being of modality {modalities}: "

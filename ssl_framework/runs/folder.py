@@ -134,7 +134,7 @@ class RunFolder(NamedTuple):
         )
 
     def read_config(self) -> DictConfig:
-        """The stored config as it was written, unchecked: ``load.load_run_config`` is for what will be built of it."""
+        """The stored config as written, unchecked: ``loading.load_run_config`` is for what will be built of it."""
         found = OmegaConf.load(self.config_file)
         assert isinstance(found, DictConfig)
         return found

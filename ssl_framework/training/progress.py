@@ -1,7 +1,6 @@
 """What accompanies training without changing it: progress, checkpoints, and stopping in good order."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -34,10 +33,6 @@ class Progress(L.Callback):
     def images_per_second(self) -> float:
         """Training throughput so far, samples (not views) of all ranks."""
         return self.images / self.seconds if self.seconds else 0.0
-
-    def _write(self, draw: Callable[[], None]) -> None:
-        if rank() == 0:
-            draw()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._since = time.perf_counter()  # a run resumed in the middle of an epoch sees no epoch start

@@ -80,6 +80,7 @@ def conclude(parts: Parts, step: int) -> None:
         result = result_of(parts, step)
         RunFolder(parts.folder).write_result(result)
         parts.console.print(run_table(result) if result["metrics"] else cost_of(result), highlight=False)
+    parts.trainer.strategy.barrier()  # what comes next, a stage or a job, may read the result on any rank
     if first and parts.report is not None:
         with alone():  # the other ranks have ended, or wait for the next job
             report_on(parts.report, parts.folder, parts.trainer.loggers, parts.console)

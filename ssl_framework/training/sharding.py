@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from ssl_framework.distributed import same_on_all_ranks, share_of, world_size
 from ssl_framework.models.base import Stacked
 from ssl_framework.models.encoder import Encoder
-from ssl_framework.models.weights import SHARDS, load_without_shards, without_tensors
+from ssl_framework.models.weights import SHARDS, load_without_shards, shards_of, without_tensors
 from ssl_framework.module import SSLModule
 
 
@@ -63,10 +63,10 @@ class Sharded(DDPStrategy):
         name = self.broadcast(new_folder(path, checkpoint["global_step"]) if self.is_global_zero else "")
         write_shards(path.with_name(name), tensors)
         if self.is_global_zero:
+            before = load_without_shards(path).get(SHARDS) if path.is_file() else None
             self.checkpoint_io.save_checkpoint({**rest, SHARDS: name}, path)
-            for old in path.parent.glob(f"{path.stem}-*"):
-                if old.name != name:
-                    shutil.rmtree(old)
+            if before not in (None, name):
+                shutil.rmtree(shards_of(path, before), ignore_errors=True)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Each rank takes its share of what a checkpoint says.

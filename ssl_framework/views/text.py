@@ -108,9 +108,9 @@ class TextViews(nn.Module):
         return self.checked(raw if raw.ndim == 2 else raw[:, 0])
 
     def raw(self, rows: Tensor) -> Tensor:
-        """Bags of words: how often each token stands in the first wording: [n, L] or [n, K, L] -> [n, largest + 1]."""
+        """Bags of words: how often each token stands in the first wording, [n, L] or [n, K, L] -> [n, all tokens]."""
         x = self.clean(rows)  # [n, L]
-        counts = torch.zeros(len(x), int(rows.max()) + 1)
+        counts = torch.zeros(len(x), int(rows.max()) + 1 if self.words is None else len(self.words))  # [n, tokens]
         return counts.scatter_add_(1, x.cpu(), words(x).cpu().to(counts.dtype))
 
     def example(self, view: int) -> tuple[int, ...]:

@@ -56,12 +56,17 @@ def test_the_command_prints_and_writes_the_figures(
     figures = {"ours_over_kornia": {"median": 4.5678, "min": 4.0, "max": 5.0}}
     measured = ModuleType("measured")
     measured.run = lambda quick: figures if quick else {}  # type: ignore[attr-defined]
-    monkeypatch.setattr(command.importlib, "import_module", lambda name: measured)
+    monkeypatch.setattr(command, "module_of", lambda name: measured)
     command.main(["views", "--quick", "--json", str(tmp_path / "out" / "figures.json")])
     written = json.loads((tmp_path / "out" / "figures.json").read_text())
     assert written["views"] == figures and written["about"]["versions"]["torch"]
     printed = capsys.readouterr().out
     assert "4.57" in printed and "kornia" in printed
+
+
+@pytest.mark.parametrize("name", [*command.NAMES, *command.APART])
+def test_every_benchmark_is_there(name: str) -> None:
+    assert callable(command.module_of(name).run)
 
 
 def test_a_missing_competitor_is_said_with_the_way_to_install_it() -> None:

@@ -5,6 +5,7 @@ import importlib
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from rich.console import Console
@@ -84,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     console, found = Console(), {}
     for name in given.names:
         try:
-            figures = importlib.import_module(f"ssl_framework.benchmark.{name}").run(given.quick)
+            figures = module_of(name).run(given.quick)
         except ValueError as error:
             parser.exit(1, f"error: {error}\n")
         found[name] = figures
@@ -92,6 +93,11 @@ def main(arguments: list[str] | None = None) -> None:
         if given.json is not None:  # after each: an interrupted command keeps what it measured
             given.json.parent.mkdir(parents=True, exist_ok=True)
             write_json(given.json, {**found, "about": about(given.quick)})
+
+
+def module_of(name: str) -> ModuleType:
+    """The benchmark of that name."""
+    return importlib.import_module(f"tools.benchmark.{name}")
 
 
 def about(quick: bool) -> dict[str, object]:

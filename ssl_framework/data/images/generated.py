@@ -36,7 +36,7 @@ class Arrays:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is too large for the memory, or what ``sources.read_prepared`` refuses.
+            ValueError: it is too large for the memory, or what ``arrays.read_prepared`` refuses.
         """
         check_split(split)
         if self.path.suffix not in SUFFIXES or not self.path.is_file():

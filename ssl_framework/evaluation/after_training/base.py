@@ -17,7 +17,7 @@ from ssl_framework.module import SSLModule
 
 
 class AfterRun(ABC):
-    """What ``several.score_all`` calls instead of a ``FrozenEvaluation``. It leaves the module as it is.
+    """What ``score_all`` calls instead of a ``FrozenEvaluation``. It leaves the module as it is.
 
     Args:
         protocol: name and version of its settings as they are shipped, such as "finetune/1".
