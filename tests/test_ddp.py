@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl_framework import functional
+from ssl_framework.build import build, build_data, build_module
 from ssl_framework.data.base import Split
+from ssl_framework.data.loader import take
 from ssl_framework.distributed import gather, gather_with_grad, own_rows, rank, same_on_all_ranks, world_size
 from ssl_framework.evaluation.during_training.online_linear import OnlineLinear
 from ssl_framework.evaluation.features import extract
@@ -24,11 +26,14 @@ from ssl_framework.memory import Queue
 from ssl_framework.models.encoder import EMATeacher, Encoder
 from ssl_framework.models.heads import MLPHead
 from ssl_framework.models.series import SeriesBackbone
+from ssl_framework.module import SSLModule
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.types import Batch, Clock, Outputs, Samples
+from ssl_framework.views.base import ViewMaker
 from ssl_framework.views.series import SeriesViews
 from tests.forked import CONTEXT
 from tests.objectives.table import DIM, OBJECTIVES, Case
+from tests.small_runs import small
 
 GLOBAL_BATCH, WIDTH, STEPS = 8, 10, 3
 
@@ -201,6 +206,52 @@ class Joint(nn.Module):
         return self.objective(self.student(views), None, Batch(views, torch.arange(0)), Clock(0, 0, 1))["loss"]
 
 
+class OwnViews(nn.Module):
+    """In the place of a module's views: those of the batch of all ranks, drawn alike, of which each keeps its own."""
+
+    def __init__(self, views: ViewMaker) -> None:
+        super().__init__()
+        self.views = views
+        self.num_views = views.num_views
+        self.seed = 0
+
+    def forward(self, samples: Samples) -> Batch:
+        batch = self.views(samples, torch.Generator().manual_seed(self.seed))
+        return batch._replace(views=[own_rows(view) for view in batch.views], index=own_rows(batch.index))
+
+
+class ModuleStep(nn.Module):
+    """The loss of a module as its forward pass, in order that DDP can wrap it."""
+
+    def __init__(self, module: SSLModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, samples: Samples) -> Tensor:
+        return self.module.losses(samples, Clock(0, 0, 1))["loss"]
+
+
+def towers_steps() -> dict[str, Any]:
+    """Losses and gradients of CLIP's two towers as its config builds them, then the metrics of their embeddings."""
+    cfg = small("clip", "evaluation=cross_modal", "data.source.num_test=33")  # an odd number: ranks have unequal shares
+    torch.manual_seed(0)
+    data = build_data(cfg)
+    module = build_module(cfg, True, len(data.pretrain.rows)).eval()  # batch statistics are of a rank's share
+    metrics = {name: float(x) for name, x in build(cfg.evaluation).cross.score(module, data.test).items()}
+    module.views = views = OwnViews(module.views)  # type: ignore[assignment]
+    wrapped = DistributedDataParallel(ModuleStep(module)) if world_size() > 1 else ModuleStep(module)
+    seen: dict[str, Any] = {"loss": [], "grad": [], "metrics": metrics}
+    for number in range(STEPS):
+        views.seed = number
+        loss = wrapped(take(data.pretrain, GLOBAL_BATCH * number + torch.arange(GLOBAL_BATCH)))
+        module.zero_grad()
+        loss.backward()
+        seen["loss"].append(gather(loss.detach()[None]).mean())
+        seen["grad"].append({name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None})
+    seen["trained"] = [name for name, p in module.named_parameters() if p.requires_grad]
+    return seen
+
+
 def gather_gradient() -> Tensor:
     """Each rank's loss weighs its own row against all rows: the gradient of every row comes from every rank."""
     x = (torch.arange(2.0)[rank() : rank() + 1] + 1).requires_grad_()
@@ -218,7 +269,7 @@ def work(process: int, port: int, folder: str) -> None:
     seen["tiled"] = {name: train(name, 3 * GLOBAL_BATCH) for name in OBJECTIVES}  # a few anchors at a time
     seen["micro_batches"] = micro_batches(divided=True)
     seen["others"], seen["gather_gradient"] = others(), gather_gradient()
-    seen["series"] = series_steps()
+    seen["series"], seen["towers"] = series_steps(), towers_steps()
     torch.save(seen, Path(folder) / f"{process}.pt")
     dist.destroy_process_group()
 
@@ -284,6 +335,16 @@ def test_two_ranks_on_series_equal_one(two_ranks: list[dict[str, Any]]) -> None:
             for got, expected in zip(each["series"][key], one[key], strict=True):
                 torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
     assert one["grad"][0].abs().max() > 1e-3
+
+
+def test_two_ranks_with_two_towers_equal_one(two_ranks: list[dict[str, Any]]) -> None:
+    one = towers_steps()
+    for each in two_ranks:
+        torch.testing.assert_close(each["towers"]["loss"], one["loss"], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(each["towers"]["grad"], one["grad"], rtol=1e-5, atol=1e-6)
+        assert each["towers"]["metrics"] == pytest.approx(one["metrics"], rel=1e-5)
+    assert one["grad"][0].keys() == set(one["trained"]) and "objective.log_scale" in one["trained"]
+    assert min(grad.abs().max() for grad in one["grad"][0].values()) > 1e-3  # of every layer of either tower
 
 
 def test_shuffled_batch_normalisation_does_not_depend_on_the_ranks(two_ranks: list[dict[str, Any]]) -> None:
