@@ -7,6 +7,7 @@ KEYS: dict[tuple[str, Any], str] = {
     ("final_momentum", None): "models.encoder.EMATeacher",
     ("shuffle_bn", None): "models.encoder.EMATeacher",
     ("last_norm", False): "models.heads.MLPHead",
+    ("checkpoint_activations", False): "models.backbone.Backbone",
     ("head", "projector"): (
         "objectives.barlow_twins.BarlowTwins objectives.cacr.CACR objectives.cacr_moco.CACRMoCo objectives.dcl.DCL "
         "objectives.groco.GroCo objectives.instance_discrimination.InstanceDiscrimination objectives.metrix.Metrix "
@@ -46,6 +47,8 @@ def without_added(content: dict[str, Any]) -> dict[str, Any]:
     heads = (content.get("student") or {}).get("heads") or {}
     if any(head.get("_target_") == ALWAYS_NAMED for head in heads.values()):
         node["objective"] = content["objective"]
+    if (node.get("trainer") or {}).get("strategy") == "ddp":  # so it was before there was another
+        del node["trainer"]["strategy"]
     return node
 
 

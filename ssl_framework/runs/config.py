@@ -181,7 +181,6 @@ def without_places(content: Any) -> dict[str, Any]:
     for node in (data, data.get("source", {})):
         for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache"):
             node.pop(key, None)
-    content = without_later_keys(content)
     for key in ("num_threads", "collapse_below"):
         content.get("trainer", {}).pop(key, None)
     generated = content.get("generated") or {}
@@ -189,19 +188,6 @@ def without_places(content: Any) -> dict[str, Any]:
         for key in ("root", "path"):
             node.pop(key, None)
     return content
-
-
-LATER = {"strategy": "ddp", "checkpoint_activations": False}
-"""Keys that configs have had only since a later version, and the value that says what was so before."""
-
-
-def without_later_keys(node: Any) -> Any:
-    """A copy of a nested config without the keys of ``LATER`` where they have that value."""
-    if isinstance(node, dict):
-        return {
-            key: without_later_keys(value) for key, value in node.items() if key not in LATER or value != LATER[key]
-        }
-    return [without_later_keys(value) for value in node] if isinstance(node, list) else node
 
 
 def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
