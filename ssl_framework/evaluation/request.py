@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_framework.build import build_module, build_source
+from ssl_framework.build import build_module, build_source, modalities_of
 from ssl_framework.device import cpu_name, device_name, use_threads
 from ssl_framework.evaluation.features import Bare, Splits
 from ssl_framework.evaluation.foreign import Foreign, as_many_channels, foreign_config
@@ -165,7 +165,16 @@ def score_on(
         overrides: of the command, those of the data.
         device: where features are computed.
         request: the whole command.
+
+    Raises:
+        ValueError: the backbone reads samples of another kind.
     """
+    reads, given = modalities_of(subject.cfg.data)[0], modalities_of(own.data)[0]
+    if reads != given:
+        raise ValueError(
+            f"the backbone reads samples of modality {reads}, but those of data={own.data.name} are of {given}: choose "
+            f"data of {reads}"
+        )
     cfg = resolved(merged(subject.cfg, {"data": None}, own), "data")
     splits = splits_of(cfg)
     ready = []
