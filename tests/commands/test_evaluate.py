@@ -432,5 +432,6 @@ def test_an_evaluation_that_trains_is_run_where_it_is_asked_for(run: Path, monke
 
 def test_a_run_of_pictures_is_not_scored_on_series(run: Path) -> None:
     assert refused(f"run={run}", "data=waves") == (
-        "error: the backbone reads samples of modality image, but those of data=waves are of series: choose data of image"
+        "error: the backbone reads samples of modality image, but those of data=waves are of series: choose data of "
+        "image"
     )
