@@ -89,7 +89,10 @@ def sizes(root: Path) -> list[str]:
     lines += [f"| | {' | '.join(named)} |", "|---" + "|---:" * len(named) + "|"]
     for part in record[named[-1]]:
         lines.append(f"| {part} | " + " | ".join(f"{record[name].get(part, 0):,}" for name in named) + " |")
-    return lines
+    step = json.loads((root / RECORD).with_name("step.json").read_text())["step"]
+    ratios = " and ".join(f"{step[f'{net}/ours_over_bare']['median']:.2f} ({net})" for net in ("tiny", "resnet18"))
+    said = "a step runs at this share of a bare loop's speed"
+    return [*lines, "", f"After the move {said}: {ratios} ([record](../results/structure/step.json))."]
 
 
 def count(root: Path) -> dict[str, int]:
