@@ -18,11 +18,12 @@ from ssl_framework.models.weights import load_into, read_weights
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.provenance import commit
-from ssl_framework.training.checkpoints import Checkpoints, StopSignals
+from ssl_framework.training.checkpoints import Checkpoints
 from ssl_framework.training.metrics_log import MetricsCSV, build_loggers
 from ssl_framework.training.precision import settle_precision
 from ssl_framework.training.progress import EvaluationLines, Progress
 from ssl_framework.training.sharding import check_sharding
+from ssl_framework.training.signals import StopSignals
 from ssl_framework.training.trainer import build_trainer
 
 
