@@ -32,7 +32,6 @@ from ssl_framework.runs.config import (
     names_of_run,
     quoted,
     refuse_other_config,
-    refuse_other_types,
 )
 from ssl_framework.runs.folder import LATEST, RunFolder
 from ssl_framework.runs.groups import admit, choices, groups
@@ -45,6 +44,7 @@ from ssl_framework.runs.messages import (
     failures,
     say_error,
 )
+from ssl_framework.runs.settings import refuse_settings
 from ssl_framework.training.meeting import agree, first_to_say, meeting
 from ssl_framework.training.place import described, is_first, leave_to_launcher, settle
 
@@ -219,6 +219,7 @@ def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
     run = RunFolder(folder)
     with run.claimed() if is_first() else contextlib.nullcontext(True) as mine:
         try:
+            refuse_settings(cfg)
             settle(hosted(cfg, HydraConfig.get().overrides.task).trainer)
             todo = agree(lambda: left_to_do(cfg, run, mine))
         except REFUSALS as error:
@@ -270,13 +271,15 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
     """
     from ssl_framework.training.stages import go_through  # imports torch: only now
 
+    refuse_settings(cfg)
     settle(cfg.trainer)
     refuse_mixed_parts(HydraConfig.get().runtime.choices)
-    refuse_other_types(hosted(cfg, HydraConfig.get().overrides.task), HydraConfig.get().overrides.task)
+    hosted(cfg, HydraConfig.get().overrides.task)
     if cfg.resume is not None:
         if Path(str(cfg.resume)).resolve() != folder.resolve():
             raise ValueError(f"resume={cfg.resume} goes on in that folder itself: leave out -m and hydra.run.dir")
         cfg, goes_on = resumed_config(cfg, Path(str(cfg.resume))), True
+        refuse_settings(cfg)
         leave_to_launcher(cfg.trainer)
         settle(cfg.trainer)
     about = json.loads(agree(lambda: json.dumps(opened(cfg, folder, goes_on))))

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import guarded
 from ssl_framework.data.base import Split
 from ssl_framework.evaluation.features import Bare, extract_in_eval
 from ssl_framework.functional import unit
@@ -39,6 +40,7 @@ class CrossProbe(Protocol):
         ...
 
 
+@guarded
 class CrossModal:
     """Embeds a test split by both towers and asks every probe.
 

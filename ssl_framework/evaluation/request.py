@@ -22,6 +22,7 @@ from ssl_framework.runs.messages import nearest, typed
 from ssl_framework.runs.overrides import composed, merged, names_of, override_each, pair, resolved, stored
 from ssl_framework.runs.plugins import as_typed
 from ssl_framework.runs.provenance import commit, versions
+from ssl_framework.runs.settings import refuse_settings
 
 WORDS = ("run", "backbone", "model", "pretrained", "data", "evaluation", "trainer", "out")
 """What the command knows beside ``key=value``."""
@@ -106,6 +107,7 @@ def evaluate_request(request: Request) -> dict[str, Any]:
     if "trainer" in words:
         base = merged(base, composed("trainer", names_of("trainer", words["trainer"])[0]))
         override_each([base], [item for item in for_base if item.startswith("trainer.")], "configs/trainer")
+    refuse_settings(base)
     data = data_sets(base, words.get("data"), for_data)
     protocols, taken, asked = protocols_of(base, words.get("evaluation"), for_protocols)
     said = "trainer" in words or any(item.startswith("trainer.devices=") for item in for_base)
@@ -176,6 +178,7 @@ def score_on(
             f"data of {reads}"
         )
     cfg = resolved(merged(subject.cfg, {"data": None}, own), "data")
+    refuse_settings(cfg)
     splits = splits_of(cfg)
     ready = []
     for chosen in protocols:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import AtLeastOne, Classes, Count, guarded
+
 
 class Head(nn.Module):
     """Base of all heads: reads the features of a view under the name ``source``, returns [B, ``out``]."""
@@ -17,6 +19,7 @@ class Head(nn.Module):
         return [self(outputs)]
 
 
+@guarded
 class MLPHead(Head):
     """Linear layers with optional batch normalisation and ReLU between them: [B, in] -> [B, out].
 
@@ -33,8 +36,8 @@ class MLPHead(Head):
         self,
         dims: Mapping[str, int],
         source: str,
-        hidden: Sequence[int],
-        out: int,
+        hidden: Sequence[Count],
+        out: Count,
         norm: bool = True,
         last_norm: bool = False,
     ) -> None:
@@ -61,6 +64,7 @@ class MLPHead(Head):
         return linear_by_linear(self.layers, outputs[self.source])
 
 
+@guarded
 class Classifier(Head):
     """Class scores, linear in the features: [B, in] -> [B, num_classes].
 
@@ -70,12 +74,8 @@ class Classifier(Head):
         num_classes: at least 2.
     """
 
-    def __init__(self, dims: Mapping[str, int], source: str, num_classes: int) -> None:
+    def __init__(self, dims: Mapping[str, int], source: str, num_classes: Classes) -> None:
         super().__init__()
-        if num_classes is None or num_classes < 2:
-            raise ValueError(
-                f"a classifier has num_classes={num_classes}: set data.num_classes to the number of classes, at least 2"
-            )
         self.out = num_classes
         self.source = source
         self.linear = nn.Linear(width_of(dims, source), num_classes)
@@ -85,6 +85,7 @@ class Classifier(Head):
         return self.linear(outputs[self.source])
 
 
+@guarded
 class Features(Head):
     """No head: the features themselves, [B, in] -> [B, in].
 
@@ -103,6 +104,7 @@ class Features(Head):
         return outputs[self.source]
 
 
+@guarded
 class LayerNormHead(Head):
     """Layer normalisation with learned scale and shift: [B, in] -> [B, in].
 
@@ -122,6 +124,7 @@ class LayerNormHead(Head):
         return self.norm(outputs[self.source])
 
 
+@guarded
 class ReweightHead(Head):
     """Divides coordinate j = 0, 1, ... by ``kappa ** j``, and has nothing to train: [B, in] -> [B, in].
 
@@ -136,10 +139,8 @@ class ReweightHead(Head):
 
     weight: Tensor  # [in] float32
 
-    def __init__(self, dims: Mapping[str, int], source: str, kappa: float) -> None:
+    def __init__(self, dims: Mapping[str, int], source: str, kappa: AtLeastOne) -> None:
         super().__init__()
-        if not kappa >= 1:
-            raise ValueError(f"a head has kappa={kappa}: it must be at least 1")
         self.out = width_of(dims, source)
         self.source = source
         exponent = torch.arange(self.out, dtype=torch.float64)  # [in]; kappa ** j would overflow in float32
@@ -162,6 +163,7 @@ class SymmetricReLU(nn.Module):
         return (x - self.b).relu() - (-x - self.b).relu()
 
 
+@guarded
 class SymmetricReLUHead(Head):
     """Linear, symmetric ReLU, linear, all of one width and the identity at first: [B, in] -> [B, in]
     (arXiv:2403.11391, the co-authors' code).

@@ -143,10 +143,3 @@ def parted(student: list[Outputs | None], batch: Batch, head: str) -> tuple[list
     seen = [(v, view[head], mix) for v, (view, mix) in enumerate(zip(student, mixes, strict=True)) if view is not None]
     clean = [z for v, z, mix in seen if mix is None or mix.of == v]
     return clean, [Mixture(z, mix) for v, z, mix in seen if mix is not None and mix.of != v]
-
-
-def positive_temperature(temperature: float, key: str = "objective.temperature") -> float:
-    """``temperature`` itself, or a ValueError naming its config key."""
-    if not temperature > 0:
-        raise ValueError(f"{key} is {temperature}: it must be above 0")
-    return temperature

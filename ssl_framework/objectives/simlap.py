@@ -9,14 +9,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Classes, Count, Positive, guarded
 from ssl_framework.distributed import gather, gather_with_grad, own_rows, world_size
 from ssl_framework.functional import class_sums, unit
-from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Outputs
 
 PAIRINGS = ("permuted", "same", "distinct")
 
 
+@guarded
 class LabelGate(nn.Module):
     """A soft mask over the embedding for every pair of labels.
 
@@ -28,7 +30,7 @@ class LabelGate(nn.Module):
         fused: one pass over the mean of the two labels' embeddings, else the product of the two labels' own gates.
     """
 
-    def __init__(self, num_classes: int, dim: int, hidden: int, out: int, fused: bool) -> None:
+    def __init__(self, num_classes: Classes, dim: Count, hidden: Count, out: Count, fused: bool) -> None:
         super().__init__()
         self.fused = fused
         self.labels = nn.Embedding(num_classes, dim)
@@ -45,6 +47,7 @@ class LabelGate(nn.Module):
         return self.layers(first).sigmoid() * self.layers(second).sigmoid()
 
 
+@guarded
 class SimLAP(Objective):
     """Supervised InfoNCE between arbitrary pairs of classes; further views of a sample are further rows.
 
@@ -65,21 +68,17 @@ class SimLAP(Objective):
 
     def __init__(
         self,
-        temperature: float,
-        num_classes: int,
+        temperature: Positive,
+        num_classes: Classes,
         pairing: str,
         gate: Callable[[int], LabelGate] | None,
         renormalise: bool,
         head: str = "projector",
     ) -> None:
         super().__init__()
-        if num_classes is None or num_classes < 2:
-            raise ValueError(
-                f"objective.num_classes is {num_classes}: set data.num_classes to the number of classes, at least 2"
-            )
         if pairing not in PAIRINGS:
             raise ValueError(f"objective.pairing is {pairing}: choose one of {', '.join(PAIRINGS)}")
-        self.temperature = positive_temperature(temperature)
+        self.temperature = temperature
         self.num_classes = num_classes
         self.pairing = pairing
         self.gate = None if gate is None else gate(num_classes)

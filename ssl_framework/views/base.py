@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import guarded
 from ssl_framework.types import Batch, Inputs, Samples
 from ssl_framework.views.reading import Group
 
@@ -66,6 +67,7 @@ class ViewMaker(Protocol):
         ...
 
 
+@guarded
 class PairedViews(nn.Module):
     """View makers of several modalities, one after another: the views of the first, then those of the next.
 

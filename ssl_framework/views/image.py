@@ -7,11 +7,13 @@ All parameters of a group of views are drawn for the whole batch before any pixe
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from annotated_types import Interval, Len
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Count, Fraction, Pixels, PositiveFraction, guarded
 from ssl_framework.types import Batch, Geometry, Samples
 from ssl_framework.views import image_ops
 from ssl_framework.views.base import ViewMaker
@@ -42,6 +44,7 @@ class Parameters(NamedTuple):
         return Parameters(*(None if tensor is None else tensor[first:last] for tensor in self))  # type: ignore[arg-type]
 
 
+@guarded
 class Views(nn.Module):
     """Makes V views of every image of a batch. Keep it on the device of the images.
 
@@ -76,13 +79,13 @@ class Views(nn.Module):
     def __init__(
         self,
         groups: Sequence[Mapping[str, Any]],
-        image_size: int,
-        channels: int,
-        mean: Sequence[float],
-        std: Sequence[float],
+        image_size: Pixels,
+        channels: Count,
+        mean: Annotated[Sequence[Fraction], Len(1)],
+        std: Annotated[Sequence[PositiveFraction], Len(1)],
         blur: bool = True,
-        min_crop: float = 0.0,
-        hue: float | None = None,
+        min_crop: Fraction = 0.0,
+        hue: Annotated[float, Interval(ge=0, le=0.5)] | None = None,
         geometry: bool = False,
         noise: Callable[[Batch, torch.Generator | None], Batch] | None = None,
     ):
@@ -101,10 +104,6 @@ class Views(nn.Module):
             read_group(group, f"views.groups[{number}]", self.image_size, self.channels)
             for number, group in enumerate(groups)
         ]
-        if not 0 <= min_crop <= 1:
-            raise ValueError(f"views.min_crop is {min_crop}: it is an area share, between 0 and 1")
-        if hue is not None and not 0 <= hue <= 0.5:
-            raise ValueError(f"views.hue is {hue}: it is a share of the colour circle, between 0 and 0.5")
         for number, group in enumerate(self.groups):
             if group.scale is not None:
                 group = group._replace(scale=(max(group.scale[0], min_crop), max(group.scale[1], min_crop)))

@@ -9,12 +9,15 @@ B samples, C channels, T points.
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Count, Fraction, NonNegative, Positive, PositiveFraction, Several, guarded
 from ssl_framework.types import Batch, Samples
-from ssl_framework.views.reading import is_number, read_integer, read_numbers
+from ssl_framework.views.reading import read_integer, read_numbers
 
 HEIGHT, WIDTH = 48, 96
 """Pixels of the drawing of a series."""
@@ -24,6 +27,7 @@ REACH = 3.5
 """Values from minus to plus this, in standard deviations, are drawn; others at the border."""
 
 
+@guarded
 class SeriesViews(nn.Module):
     """Makes V views of every series of a batch.
 
@@ -46,15 +50,15 @@ class SeriesViews(nn.Module):
 
     def __init__(
         self,
-        count: int,
-        length: int,
-        channels: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        crop: Sequence[float] = (1.0, 1.0),
-        scaling: float = 0.0,
-        jitter: float = 0.0,
-        mask: float = 0.0,
+        count: Count,
+        length: Several,
+        channels: Count,
+        mean: Annotated[Sequence[float], Len(1)],
+        std: Annotated[Sequence[Positive], Len(1)],
+        crop: Annotated[Sequence[PositiveFraction], Len(2, 2)] = (1.0, 1.0),
+        scaling: NonNegative = 0.0,
+        jitter: NonNegative = 0.0,
+        mask: Fraction = 0.0,
     ) -> None:
         super().__init__()
         self.num_views = read_integer(count, "views.count", least=1)
@@ -67,9 +71,6 @@ class SeriesViews(nn.Module):
         low, high = read_numbers(crop, "views.crop", 2, "two shares, 0 < lo <= hi <= 1", 0.0, 1.0)
         if not 0 < low <= high:
             raise ValueError(f"views.crop is {list(crop)}: give two shares, 0 < lo <= hi <= 1")
-        for key, value, most in (("scaling", scaling, torch.inf), ("jitter", jitter, torch.inf), ("mask", mask, 1)):
-            if not (is_number(value) and 0 <= value <= most):
-                raise ValueError(f"views.{key} is {value}: it must lie between 0 and {most}")
         self.crop = low, high
         self.scaling = scaling
         self.jitter = jitter

@@ -1,10 +1,13 @@
 """Views of texts: one of several wordings of a sample, with words taken out or hidden. Batched, on the device."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
+from ssl_framework.arguments import BelowOne, Count, guarded
 from ssl_framework.types import Batch, Samples
 
 PADDING, BEGIN, END, UNKNOWN, MASK = range(5)
@@ -41,6 +44,7 @@ class Vocabulary:
         return " ".join(self.names[token] for token in tokens.tolist() if token not in (PADDING, BEGIN, END))
 
 
+@guarded
 class TextViews(nn.Module):
     """Views of the texts of a sample: each draws one of its K wordings, then deletes and masks words at random.
 
@@ -64,11 +68,11 @@ class TextViews(nn.Module):
 
     def __init__(
         self,
-        tokens: int | None,
+        tokens: Annotated[int, Ge(3)] | None,
         words: Vocabulary | None = None,
-        num_views: int = 1,
-        deletion: float = 0.0,
-        masking: float = 0.0,
+        num_views: Count = 1,
+        deletion: BelowOne = 0.0,
+        masking: BelowOne = 0.0,
         name: str = "text",
     ) -> None:
         super().__init__()

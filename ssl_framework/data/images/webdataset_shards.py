@@ -17,6 +17,7 @@ from urllib.parse import urlparse
 
 from PIL import Image
 
+from ssl_framework.arguments import Count, Natural, Pixels, guarded
 from ssl_framework.data.base import Split
 from ssl_framework.data.images.decoding import reason_of
 from ssl_framework.data.images.shards import Encoded, Piece, Shards, ShardsConfig, Splits
@@ -246,6 +247,7 @@ class TarReader:
         return islice(shuffle(read()), skip, None)
 
 
+@guarded
 class WebDatasetSource:
     """Images in tar shards, read with webdataset.
 
@@ -267,17 +269,15 @@ class WebDatasetSource:
         test_shards: str | Sequence[str] | None,
         train_sizes: str | None,
         test_sizes: str | None,
-        shuffle_buffer: int,
-        channels: int,
-        image_size: int,
-        stored_size: int,
-        num_streams: int,
-        num_workers: int | None,
-        eval_samples: int,
+        shuffle_buffer: Count,
+        channels: Count,
+        image_size: Pixels,
+        stored_size: Pixels,
+        num_streams: Count,
+        num_workers: Natural | None,
+        eval_samples: Count,
     ) -> None:
         library()
-        if not isinstance(shuffle_buffer, int) or shuffle_buffer < 1:
-            raise ValueError(f"data.shuffle_buffer is {shuffle_buffer}: it must be a whole number, at least 1.")
         config = ShardsConfig(channels, image_size, stored_size, num_streams, num_workers, eval_samples)
         config.check()
         self.splits = Splits(self.open, config)

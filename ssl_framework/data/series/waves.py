@@ -10,10 +10,13 @@ N samples, T points. A form is a function of the phase in [0, 1) with mean 0 and
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 from torch import Tensor
 
+from ssl_framework.arguments import Count, Fraction, NonNegative, Positive, Seed, Several, guarded
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.types import step_seed
 
@@ -61,6 +64,7 @@ FORMS: dict[str, Callable[[Tensor], Tensor]] = {
 """The classes, in the order of their labels."""
 
 
+@guarded
 class Waves:
     """Series of eight forms of waves.
 
@@ -80,15 +84,15 @@ class Waves:
 
     def __init__(
         self,
-        num_train: int,
-        num_test: int,
-        length: int,
-        cycles: Sequence[float],
-        bend: float,
-        amplitude: Sequence[float],
-        drift: float,
-        noise: float,
-        seed: int,
+        num_train: Count,
+        num_test: Count,
+        length: Several,
+        cycles: Annotated[Sequence[Positive], Len(2, 2)],
+        bend: Fraction,
+        amplitude: Annotated[Sequence[NonNegative], Len(2, 2)],
+        drift: NonNegative,
+        noise: NonNegative,
+        seed: Seed,
     ) -> None:
         for key, value, low, high in (
             ("num_train", num_train, 1, math.inf),
