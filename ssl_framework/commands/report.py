@@ -19,7 +19,7 @@ OUT = Path("outputs") / "report"
 
 USAGE = """python scripts/report.py FOLDER [OUT] [--references]
            a record of one multirun: results.csv, about.json, table.md (in OUT, or in FOLDER itself)
-       python scripts/report.py FOLDER [FOLDER ...] [--baseline "method=simclr"] [--metric NAME] [--out DIR]
+       python scripts/report.py FOLDER [FOLDER ...] [--baseline "method=NAME"] [--metric NAME] [--out DIR]
            the runs of any multiruns in one table, rows by setting, columns by data set or the one number that was
            swept: table.md, .csv, .tex, .html and results.csv in DIR (outputs/report); two folders of runs, or any of
            these options, ask for it
