@@ -34,6 +34,7 @@ class RunFolder(NamedTuple):
     checkpoints       the last two states, to go on from, and the best one if that was asked for
     metrics.csv       every logged number, appended as it comes
     scores.npz        distributions of similarities, where they are measured
+    nonfinite         the step at which a run came to a number that is not finite, to be made again
     result.json       the end: metrics, references, versions, times
     error.txt         why a job of a multirun failed
     output.txt        what a run of a study has printed
@@ -86,6 +87,14 @@ class RunFolder(NamedTuple):
     @property
     def pseudo_labels_file(self) -> Path:
         return self.path / "pseudo_labels.npy"
+
+    @property
+    def nonfinite(self) -> Path:
+        return self.path / "nonfinite"
+
+    def nonfinite_files(self, rank: int) -> tuple[Path, Path]:
+        """Of one rank: its tensors, and what they are."""
+        return self.nonfinite / f"rank_{rank}.safetensors", self.nonfinite / f"rank_{rank}.json"
 
     @property
     def result_file(self) -> Path:
@@ -144,7 +153,7 @@ class RunFolder(NamedTuple):
         return any(
             trace.exists()
             for where in self.parts
-            for trace in (where.checkpoints, where.metrics_file, where.result_file)
+            for trace in (where.checkpoints, where.metrics_file, where.result_file, where.nonfinite)
         )
 
     def read_config(self) -> DictConfig:
@@ -202,6 +211,11 @@ class RunFolder(NamedTuple):
         """Removes what a try has left that was killed before its first checkpoint."""
         self.metrics_file.unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+        self.forget_nonfinite()
+
+    def forget_nonfinite(self) -> None:
+        """Removes the step that a try before has left."""
+        shutil.rmtree(self.nonfinite, ignore_errors=True)
 
     def point_latest_here(self) -> None:
         """Points outputs/latest to this folder."""
