@@ -8,13 +8,16 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from ssl_framework.loading import load_run
+from ssl_framework.runs.durable import replacing
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admit
-from ssl_framework.runs.messages import commanded, error_line, split_run
+from ssl_framework.runs.messages import commanded, refusing, split_run
+from ssl_framework.runs.system import refuse_unwritable
 
 
 def export(folder: Path, out: Path) -> str:
     """Writes the backbone's weights under the network's own names; returns the call that loads them."""
+    refuse_unwritable(out)
     cfg, module = load_run(folder, [])
     backbone = module.student.backbone
     weights = {name: tensor.detach().contiguous() for name, tensor in backbone.net.state_dict().items()}
@@ -24,7 +27,8 @@ def export(folder: Path, out: Path) -> str:
     metadata = {**backbone.about(), "format": "pt"}
     metadata["trained_with"] = json.dumps(trained_with)  # what scripts/evaluate.py backbone=<file> needs
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, str(out), metadata=metadata)
+    with replacing(out) as partial:
+        save_file(weights, str(partial), metadata=metadata)
     return backbone.load_line(out)
 
 
@@ -37,8 +41,6 @@ def main(arguments: list[str] | None = None) -> None:
     if len(outs) > 1 or len(outs) != len(rest):
         sys.exit(f"error: unknown argument among {rest}: export takes run=FOLDER and out=FILE")
     out = Path(outs[0]) if outs else RunFolder(folder).export_file
-    try:
+    with refusing():
         print(f"load it with:\n{export(folder, out)}")
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(error_line(error))
     print(out)

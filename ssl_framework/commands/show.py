@@ -15,9 +15,7 @@ import difflib
 import sys
 from pathlib import Path
 
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from ssl_framework.device import use_threads
 from ssl_framework.report.inspection import Inspection
@@ -27,7 +25,7 @@ from ssl_framework.report.pictures.mixtures import show_all, show_both_views, sh
 from ssl_framework.runs.config import CONFIGS
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admit
-from ssl_framework.runs.messages import as_typed, commanded, error_line, explain, quiet, typed
+from ssl_framework.runs.messages import as_typed, commanded, quiet, refusing, typed
 
 DRAWERS = {"": show_one, "mixers": show_all, "gallery": show_side_by_side, "views": show_both_views}
 
@@ -51,13 +49,11 @@ def main(arguments: list[str] | None = None) -> None:
         near = difflib.get_close_matches(what, known, n=1)
         meant = f" (did you mean {near[0]}?)" if near else ""
         parser.error(f"{what!r}{meant} is neither key=value nor one of {', '.join(known)}")
-    try:
+    with refusing():
         if what in OF_RUNS:
             print(show_run(what, overrides, given.out))
         else:
             print(DRAWERS[what](overrides, given.out or Path("outputs") / "show"))
-    except (ValueError, FileNotFoundError, HydraException, OmegaConfBaseException) as error:
-        parser.exit(1, f"{error_line(explain(error))}\n")
 
 
 def show_run(what: str, overrides: list[str], out: Path | None) -> Path:

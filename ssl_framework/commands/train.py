@@ -64,6 +64,10 @@ def main() -> None:
         if whole_errors:
             raise
         sys.exit(error_line(explain(error)) if first_to_say(str(error)) else 1)
+    except BrokenPipeError:  # see ``commanded``
+        raise
+    except OSError as error:  # of the folder, which Hydra makes
+        sys.exit(error_line(error) if first_to_say(str(error)) else 1)
     except ValueError as error:
         if not first_to_say(str(error)):
             sys.exit(1)

@@ -23,6 +23,7 @@ from ssl_framework.runs.overrides import composed, merged, names_of, override_ea
 from ssl_framework.runs.plugins import as_typed
 from ssl_framework.runs.provenance import commit, versions
 from ssl_framework.runs.settings import refuse_settings
+from ssl_framework.runs.system import refuse_unwritable
 
 WORDS = ("run", "backbone", "model", "pretrained", "data", "evaluation", "trainer", "out")
 """What the command knows beside ``key=value``."""
@@ -281,9 +282,26 @@ def evaluate(folder: Path, overrides: Sequence[str]) -> dict[str, float]:
     """Scores the last checkpoint of a run, by its own probes after the overrides, or by what ``evaluation=`` and
     ``data=`` among them name; writes ``evaluation.json``."""
     request = request_of([f"run={folder}", *overrides])
+    path = place_of(request)
     record = evaluate_request(request)
-    write_json(written(request), record)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
     return metrics_of(record.get("results", [record]))
+
+
+def place_of(request: Request) -> Path:
+    """Where the record goes, which is tried before anything is computed.
+
+    Raises:
+        ValueError: ``out=`` names no .json file.
+        OSError: nothing can be written there.
+    """
+    path = written(request)
+    if path.suffix != ".json":
+        raise ValueError(f"out={path} is not the name of a .json file: give it one, such as out=scores.json")
+    if "out" in request.words or "run" not in request.words or path.parent.is_dir():  # else there is no such run
+        refuse_unwritable(path)
+    return path
 
 
 def written(request: Request) -> Path:

@@ -366,8 +366,18 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's content."""
-    return json.loads(path.read_bytes())
+    """A JSON file's content.
+
+    Raises:
+        ValueError: it is no JSON object, such as one that was cut off.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, for it is no JSON ({error}): restore it, or remove it") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged, for it holds no JSON object: restore it, or remove it")
+    return found
 
 
 def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:

@@ -1,17 +1,19 @@
 """What a user reads when something cannot be done."""
 
+import contextlib
 import difflib
 import logging
 import re
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from ssl_framework.runs.groups import CONFIGS, HERE, groups
 from ssl_framework.runs.plugins import as_typed as plugins_as_typed
@@ -19,6 +21,7 @@ from ssl_framework.runs.stopping import AGAIN as AGAIN
 from ssl_framework.runs.stopping import STOPPED as STOPPED
 from ssl_framework.runs.stopping import Interrupted as Interrupted
 from ssl_framework.runs.stopping import commanded as commanded
+from ssl_framework.runs.system import system_sentence
 
 SCRIPTS = {
     "train": "python train.py",
@@ -58,7 +61,38 @@ def command_line(overrides: Sequence[str], *options: str) -> str:
 
 def error_line(error: Exception | str) -> str:
     """The one line for what a user can cause; commands in it are as the user types them."""
-    return f"error: {as_typed(str(error))}"
+    return f"error: {as_typed(sentence(error) if isinstance(error, Exception) else error)}"
+
+
+def sentence(error: Exception) -> str:
+    """What an error means to a user: errors of the system, of YAML and of Hydra in our words, ours as they are."""
+    if isinstance(error, OSError):
+        return system_sentence(error)
+    if isinstance(error, YAMLError):
+        return yaml_sentence(error)
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return explain(error)
+    return str(error)
+
+
+def yaml_sentence(error: YAMLError) -> str:
+    """The file, the place in it, and what is wrong there."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f"a file is no YAML: {' '.join(str(error).split())}"
+    problem = " ".join(str(getattr(error, "problem", "") or "it ends too early").split())
+    return f"{mark.name} is no YAML at line {mark.line + 1}, column {mark.column + 1}: {problem}: correct or restore it"
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """Around what a command does: what a user can cause ends it in one sentence, with exit code 1."""
+    try:
+        yield
+    except (BrokenPipeError, Interrupted):  # not a user's doing; see ``commanded``
+        raise
+    except (*REFUSALS, HydraException) as error:
+        sys.exit(error_line(error))
 
 
 def split_run(arguments: list[str], example: str) -> tuple[Path, list[str]]:
@@ -76,7 +110,7 @@ class RunFailed(Exception):
     """A process of a run ended with an error that it has printed itself."""
 
 
-REFUSALS = (ValueError, FileNotFoundError, OmegaConfBaseException, RunFailed)
+REFUSALS = (ValueError, OSError, OmegaConfBaseException, YAMLError, RunFailed)
 """What a user can cause, and what was said already."""
 
 
@@ -84,6 +118,8 @@ def say_error(error: Exception) -> None:
     """One line for what a user can cause, the traceback for the rest; a rank has printed its own."""
     if isinstance(error, RunFailed):
         return
+    if isinstance(error, BrokenPipeError):
+        raise error
     if isinstance(error, REFUSALS):
         print(error_line(error), file=sys.stderr, flush=True)
     else:

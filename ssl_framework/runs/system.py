@@ -31,7 +31,8 @@ CURES = {
     errno.EDQUOT: f"cannot be written, as this user's quota of the disk is used up: free some space, {AFTERWARDS}",
     errno.EFBIG: f"cannot be written, as files may not get so large here (ulimit -f, or the disk): raise that limit, "
     f"{AFTERWARDS}",
-    errno.EMFILE: f"cannot be opened, as this process has too many files open: raise that limit (ulimit -n), {AFTERWARDS}",
+    errno.EMFILE: f"cannot be opened, as this process has too many files open: raise that limit (ulimit -n), "
+    f"{AFTERWARDS}",
     errno.ENFILE: f"cannot be opened, as this machine has too many files open: close some programs, {AFTERWARDS}",
 }
 """Number of an error -> what it means for a path, and what to do."""
@@ -48,8 +49,8 @@ def system_sentence(error: OSError) -> str:
     if error.errno is None or error.strerror is None:
         return " ".join(str(error).split())
     path = error.filename if error.filename2 is None else error.filename2
-    cure = CURES.get(error.errno, f"cannot be used: {error.strerror}")
-    return f"{'a file' if path is None else os.fsdecode(path) if not isinstance(path, int) else 'a file'} {cure}"
+    named = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) and path else "a file"
+    return f"{named} {CURES.get(error.errno, f'cannot be used: {error.strerror}')}"
 
 
 @contextlib.contextmanager
@@ -104,18 +105,21 @@ def under_way() -> Iterator[None]:
 
 
 def refuse_unwritable(path: Path) -> None:
-    """Makes the folder of a file that is going to be written, and tries whether it can be, before hours of work.
+    """Tries whether a file can be written, before hours of work go into what is to stand in it; leaves nothing.
 
     Raises:
         OSError: it cannot.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    missing = [folder for folder in path.parents if not os.path.lexists(folder)]  # the deepest first
     trial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             trial.touch()
     finally:
         with contextlib.suppress(OSError):
             trial.unlink(missing_ok=True)
+            for folder in missing:
+                folder.rmdir()

@@ -77,7 +77,8 @@ def read_study(name: str, root: Path | None = None) -> Study:
         near = difflib.get_close_matches(name, known, n=1)
         meant = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(f"there is no study={name}{meant}; studies are: {', '.join(known)}")
-    node = yaml.safe_load(path.read_text())
+    with path.open() as file:
+        node = yaml.safe_load(file)
     try:
         return declared(name, node)
     except ValueError as error:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from ssl_framework.build import build
 from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.system import writing
 from ssl_framework.training.place import is_first
 
 COLUMNS = ("step", "name", "value")
@@ -49,7 +50,7 @@ class MetricsCSV(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Appends one row a metric. Lightning adds "epoch" to every call; it is left out."""
         new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
+        with writing(self.path), self.path.open("a", newline="") as file:
             writer = csv.writer(file)
             if new:
                 writer.writerow(COLUMNS)

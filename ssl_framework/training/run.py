@@ -17,6 +17,7 @@ from ssl_framework.models.weights import Newest, newest_checkpoint
 from ssl_framework.report.tables import cost_of, run_table
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.messages import quiet
+from ssl_framework.runs.system import under_way
 from ssl_framework.training.parts import Parts, prepare
 from ssl_framework.training.result import result_of
 
@@ -45,9 +46,10 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool, chan
     newest = newest_checkpoint(RunFolder(folder)) if resume else None
     step = steps_done(parts, newest) if newest is not None else 0
     path = None if newest is None else str(newest.path)
-    parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=path)
-    if parts.checkpoints.stopped_by is None:
-        conclude(parts, step)
+    with under_way():
+        parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=path)
+        if parts.checkpoints.stopped_by is None:
+            conclude(parts, step)
     return parts.checkpoints.stopped_by
 
 
