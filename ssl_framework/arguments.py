@@ -35,6 +35,11 @@ Natural = Annotated[int, Ge(0)]
 """A position, or a number of things that may be none."""
 Seed = Annotated[int, Interval(ge=0, lt=2**32)]
 """Of any generator; NumPy's take no larger ones."""
+Drawn = Annotated[int, Interval(ge=1, le=10**7)]
+"""Samples that are drawn into memory."""
+Channels = Annotated[int, Interval(ge=1, le=4096)]
+Width = Annotated[int, Interval(ge=1, le=2**20)]
+"""Of a layer: more than this is a slip of the hand, and would take the memory."""
 Pixels = Annotated[int, Interval(ge=2, le=2**15)]
 """Side of an image."""
 Classes = Annotated[int, Ge(2), "set data.num_classes to the number of classes"]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from annotated_types import Interval, Len
 from torch import Tensor, nn
 
-from ssl_framework.arguments import Count, NonNegative, Positive, guarded
+from ssl_framework.arguments import Channels, Count, NonNegative, Positive, guarded
 from ssl_framework.distributed import gather_with_grad
 from ssl_framework.functional import full_precision
 from ssl_framework.gradient_cache import running_statistics_kept
@@ -148,7 +148,7 @@ class AutoMixBlock(nn.Module):
         reduction: C over the width of queries and keys.
     """
 
-    def __init__(self, channels: Count, reduction: Count) -> None:
+    def __init__(self, channels: Channels, reduction: Count) -> None:
         super().__init__()
         self.query = nn.Conv2d(channels + 1, max(channels // reduction, 1), 1)  # of the keys as well
         self.value = nn.Conv2d(channels + 1, 1, 1)
@@ -172,7 +172,7 @@ class SAMixBlock(nn.Module):
         slope: k of the curve that takes the share to the factor; the smaller, the flatter in the middle; at least 0.
     """
 
-    def __init__(self, channels: Count, reduction: Count, slope: NonNegative) -> None:
+    def __init__(self, channels: Channels, reduction: Count, slope: NonNegative) -> None:
         super().__init__()
         self.slope = slope
         width = max(channels // reduction, 1)

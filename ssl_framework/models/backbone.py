@@ -17,7 +17,7 @@ from timm.models._manipulate import group_with_matcher
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
-from ssl_framework.arguments import Count, Pixels, guarded
+from ssl_framework.arguments import Channels, Pixels, guarded
 from ssl_framework.models import small_nets  # noqa: F401  registers its networks with timm
 from ssl_framework.models.base import Block
 
@@ -51,7 +51,7 @@ class Backbone(nn.Module):
         name: str,
         small_name: str | None,
         image_size: Pixels,
-        channels: Count,
+        channels: Channels,
         options: dict[str, Any] | None = None,
         channels_last: Sequence[str] = (),
         weights: str | None = None,

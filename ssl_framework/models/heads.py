@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ssl_framework.arguments import AtLeastOne, Classes, Count, guarded
+from ssl_framework.arguments import AtLeastOne, Classes, Width, guarded
 
 
 class Head(nn.Module):
@@ -36,8 +36,8 @@ class MLPHead(Head):
         self,
         dims: Mapping[str, int],
         source: str,
-        hidden: Sequence[Count],
-        out: Count,
+        hidden: Sequence[Width],
+        out: Width,
         norm: bool = True,
         last_norm: bool = False,
     ) -> None:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.arguments import (
     BelowOne,
+    Channels,
     Classes,
     Count,
     Fraction,
@@ -35,6 +36,11 @@ class Top(TypedDict):
     trainer: Mapping[str, Any]
     evaluation: Mapping[str, Any]
     teacher: Mapping[str, Any] | None
+    sampler: Mapping[str, Any] | None
+    pseudo_labels: Mapping[str, Any] | None
+    generated: Mapping[str, Any] | None
+    report: Mapping[str, Any] | None
+    logger: Mapping[str, Any]
     mixer: Mapping[str, Any] | None
     feature_mixer: Mapping[str, Any] | None
     student_views: Annotated[Sequence[Natural], Len(1)] | None
@@ -70,7 +76,7 @@ class OfData(TypedDict):
     root: str | None
     download: bool
     image_size: Pixels
-    channels: Count
+    channels: Channels
     num_classes: Classes | None
     mean: Annotated[Sequence[float], Len(1)]
     std: Annotated[Sequence[Positive], Len(1)]

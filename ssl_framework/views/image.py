@@ -13,12 +13,12 @@ import torch
 from annotated_types import Interval, Len
 from torch import Tensor, nn
 
-from ssl_framework.arguments import Count, Fraction, Pixels, PositiveFraction, guarded
+from ssl_framework.arguments import Channels, Fraction, Pixels, PositiveFraction, guarded
 from ssl_framework.types import Batch, Geometry, Samples
 from ssl_framework.views import image_ops
 from ssl_framework.views.base import ViewMaker
 from ssl_framework.views.crops import central_box, draw_crops, uniform
-from ssl_framework.views.reading import Group, read_group, read_integer, read_numbers
+from ssl_framework.views.reading import Group, read_group, read_numbers
 
 CHUNK_PIXELS = 1024 * 32 * 32  # pixels (of a source or a view) worked on at once on the CPU: 12 MiB of RGB floats
 
@@ -80,7 +80,7 @@ class Views(nn.Module):
         self,
         groups: Sequence[Mapping[str, Any]],
         image_size: Pixels,
-        channels: Count,
+        channels: Channels,
         mean: Annotated[Sequence[Fraction], Len(1)],
         std: Annotated[Sequence[PositiveFraction], Len(1)],
         blur: bool = True,
@@ -90,8 +90,8 @@ class Views(nn.Module):
         noise: Callable[[Batch, torch.Generator | None], Batch] | None = None,
     ):
         super().__init__()
-        self.image_size = read_integer(image_size, "views.image_size", least=2)
-        self.channels = read_integer(channels, "views.channels", least=1)
+        self.image_size = image_size
+        self.channels = channels
         mean = read_numbers(mean, "views.mean", self.channels, "one number per channel in [0, 1]", 0.0, 1.0)
         std = read_numbers(std, "views.std", self.channels, "one number per channel in (0, 1]", 1e-6, 1.0)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from annotated_types import Len
+from annotated_types import Interval, Len
 from torch import Tensor, nn
 
-from ssl_framework.arguments import Count, Fraction, NonNegative, Positive, PositiveFraction, Several, guarded
+from ssl_framework.arguments import Channels, Fraction, NonNegative, Positive, PositiveFraction, Several, guarded
 from ssl_framework.types import Batch, Samples
-from ssl_framework.views.reading import read_integer, read_numbers
+from ssl_framework.views.reading import read_numbers
 
 HEIGHT, WIDTH = 48, 96
 """Pixels of the drawing of a series."""
@@ -50,9 +50,9 @@ class SeriesViews(nn.Module):
 
     def __init__(
         self,
-        count: Count,
+        count: Annotated[int, Interval(ge=1, le=1024)],
         length: Several,
-        channels: Count,
+        channels: Channels,
         mean: Annotated[Sequence[float], Len(1)],
         std: Annotated[Sequence[Positive], Len(1)],
         crop: Annotated[Sequence[PositiveFraction], Len(2, 2)] = (1.0, 1.0),
@@ -61,9 +61,9 @@ class SeriesViews(nn.Module):
         mask: Fraction = 0.0,
     ) -> None:
         super().__init__()
-        self.num_views = read_integer(count, "views.count", least=1)
-        self.length = read_integer(length, "views.length", least=2)
-        self.in_channels = read_integer(channels, "views.channels", least=1)
+        self.num_views = count
+        self.length = length
+        self.in_channels = channels
         mean = read_numbers(mean, "views.mean", self.in_channels, "one number per channel", -torch.inf, torch.inf)
         std = read_numbers(std, "views.std", self.in_channels, "one number per channel above 0", 1e-12, torch.inf)
         self.register_buffer("mean", torch.tensor(mean)[:, None], persistent=False)

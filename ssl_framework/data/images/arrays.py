@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ssl_framework.arguments import Count, Fraction, OpenFraction, Seed, guarded
+from ssl_framework.arguments import Channels, Count, Fraction, OpenFraction, Seed, guarded
 from ssl_framework.data.base import SPLITS, Split, check_split, holdout, subset
 from ssl_framework.data.residence import free_memory
 
@@ -179,7 +179,7 @@ class TorchvisionSource:
         dataset: str,
         root: str,
         download: bool,
-        channels: Count,
+        channels: Channels,
         splits: Mapping[str, Mapping[str, bool | str]],
         classes: Sequence[str] = (),
         unlabelled: bool = False,

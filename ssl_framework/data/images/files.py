@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ssl_framework.arguments import BelowOne, Count, Natural, Pixels, Seed, guarded
+from ssl_framework.arguments import BelowOne, Channels, Natural, Pixels, Seed, guarded
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images.decoding import Opened, decode_in_order, open_image, read_crops, reason_of
 from ssl_framework.data.images.folder import check_channels
@@ -271,7 +271,7 @@ class FilesSource:
     def __init__(
         self,
         root: str,
-        channels: Count,
+        channels: Channels,
         image_size: Pixels,
         test_fraction: BelowOne,
         seed: Seed,

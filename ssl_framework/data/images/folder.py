@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ssl_framework.arguments import BelowOne, Count, Fraction, Pixels, Seed, guarded
+from ssl_framework.arguments import BelowOne, Channels, Count, Fraction, Pixels, Seed, guarded
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images import store
 from ssl_framework.data.images.decoding import decode_in_order
@@ -198,7 +198,7 @@ class FolderSource:
     def __init__(
         self,
         root: str,
-        channels: Count,
+        channels: Channels,
         image_size: Pixels,
         stored_size: Pixels,
         on_error: str,

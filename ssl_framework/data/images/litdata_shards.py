@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ssl_framework.arguments import Count, Natural, Pixels, guarded
+from ssl_framework.arguments import Channels, Count, Natural, Pixels, guarded
 from ssl_framework.data.base import Split
 from ssl_framework.data.images.decoding import reason_of
 from ssl_framework.data.images.shards import Encoded, Piece, Shards, ShardsConfig, Splits
@@ -230,7 +230,7 @@ class LitDataSource:
         cache: str | None,
         image_key: str,
         label_key: str,
-        channels: Count,
+        channels: Channels,
         image_size: Pixels,
         stored_size: Pixels,
         num_streams: Count,

@@ -19,7 +19,16 @@ from annotated_types import Len
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ssl_framework.arguments import Count, Fraction, Natural, NonNegative, Pixels, PositiveFraction, Seed, guarded
+from ssl_framework.arguments import (
+    Drawn,
+    Fraction,
+    Natural,
+    NonNegative,
+    Pixels,
+    PositiveFraction,
+    Seed,
+    guarded,
+)
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.types import step_seed
 
@@ -186,8 +195,8 @@ class Shapes:
 
     def __init__(
         self,
-        num_train: Count,
-        num_test: Count,
+        num_train: Drawn,
+        num_test: Drawn,
         image_size: Pixels,
         seed: Seed,
         label: str,

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_framework.arguments import Count, Pixels, guarded
+from ssl_framework.arguments import Channels, Pixels, guarded
 from ssl_framework.data.base import Split, check_split
 
 VERSION = 1
@@ -209,7 +209,7 @@ class StoreSource:
         image_size: side of a view, pixels; the stored images must not be smaller.
     """
 
-    def __init__(self, root: str, channels: Count, image_size: Pixels) -> None:
+    def __init__(self, root: str, channels: Channels, image_size: Pixels) -> None:
         self.root = Path(root).expanduser()
         self.channels = channels
         self.image_size = image_size

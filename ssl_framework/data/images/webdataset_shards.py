@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 
 from PIL import Image
 
-from ssl_framework.arguments import Count, Natural, Pixels, guarded
+from ssl_framework.arguments import Channels, Count, Natural, Pixels, guarded
 from ssl_framework.data.base import Split
 from ssl_framework.data.images.decoding import reason_of
 from ssl_framework.data.images.shards import Encoded, Piece, Shards, ShardsConfig, Splits
@@ -270,7 +270,7 @@ class WebDatasetSource:
         train_sizes: str | None,
         test_sizes: str | None,
         shuffle_buffer: Count,
-        channels: Count,
+        channels: Channels,
         image_size: Pixels,
         stored_size: Pixels,
         num_streams: Count,

@@ -16,7 +16,7 @@ import torch
 from annotated_types import Len
 from torch import Tensor
 
-from ssl_framework.arguments import Count, Fraction, NonNegative, Positive, Seed, Several, guarded
+from ssl_framework.arguments import Drawn, Fraction, NonNegative, Positive, Seed, Several, guarded
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.types import step_seed
 
@@ -84,8 +84,8 @@ class Waves:
 
     def __init__(
         self,
-        num_train: Count,
-        num_test: Count,
+        num_train: Drawn,
+        num_test: Drawn,
         length: Several,
         cycles: Annotated[Sequence[Positive], Len(2, 2)],
         bend: Fraction,
