@@ -51,7 +51,7 @@ class CrossModal:
         probes: name -> probe.
     """
 
-    def __init__(self, other: str, head: str, probes: Mapping[str, CrossProbe]) -> None:
+    def __init__(self, other: str, head: str, probes: Mapping[str, CrossProbe | None]) -> None:
         self.other = other
         self.head = head
         self.probes = {name: probe for name, probe in probes.items() if probe is not None}

@@ -75,13 +75,13 @@ class FrozenEvaluation(L.Callback):
 
     def __init__(
         self,
-        probes: Mapping[str, Probe],
+        probes: Mapping[str, Probe | None],
         every_n_epochs: Natural,
         baselines: bool = True,
         features: str = "float32",
         head_layers: Sequence[str] = (),
-        head_probes: Mapping[str, Mapping[str, HeadProbe]] | None = None,
-        measures: Mapping[str, Measure] | None = None,
+        head_probes: Mapping[str, Mapping[str, HeadProbe | None]] | None = None,
+        measures: Mapping[str, Measure | None] | None = None,
         protocol: str = "unnamed",
         scores: L.Callback | None = None,
         online_linear: Probe | None = None,

@@ -17,6 +17,7 @@ from ssl_framework.models.weights import Newest, newest_checkpoint
 from ssl_framework.report.tables import cost_of, run_table
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.messages import quiet
+from ssl_framework.runs.settings import refuse_settings
 from ssl_framework.runs.system import under_way
 from ssl_framework.training.parts import Parts, prepare
 from ssl_framework.training.result import result_of
@@ -38,6 +39,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool, chan
     Returns:
         Name of the signal that stopped the run, ``None`` if it ran to its end.
     """
+    refuse_settings(cfg)
     settle_process(cfg)
     parts = prepare(cfg, folder, about, resume)
     if change is not None:

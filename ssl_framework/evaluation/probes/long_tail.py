@@ -46,7 +46,7 @@ class LongTail:
     """
 
     def __init__(
-        self, imbalance: AtLeastOne | None, many: Count, few: Count, probes: Mapping[str, Answering], seed: Seed
+        self, imbalance: AtLeastOne | None, many: Count, few: Count, probes: Mapping[str, Answering | None], seed: Seed
     ) -> None:
         if not 1 <= few <= many:
             raise ValueError(
