@@ -294,7 +294,8 @@ def described(hint: Any, noun: bool = True) -> str:
     if origin in (*SEQUENCES, tuple):
         return list_described(hint, [one for one in args if one is not ...])
     if origin in MAPPINGS or base in MAPPINGS:
-        return "keys, each with " + described(args[1]) if args else "keys with values"
+        kind = described(args[1]) if args and args[1] is not Any else "values"
+        return f"a mapping of names to {kind}" if kind == "values" else f"a mapping, of each name to {kind}"
     if base in (bool, type(None)):
         return NOUNS[base]
     if base not in NOUNS:

@@ -33,7 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ssl_framework.build import build, build_module, refuse_wrong
 from ssl_framework.runs.config import hosted, leaves
 from ssl_framework.runs.groups import choices, composing
-from ssl_framework.runs.messages import sentence
+from ssl_framework.runs.messages import quiet, sentence
 from ssl_framework.runs.settings import refuse_settings
 from ssl_framework.training.trainer import build_trainer
 
@@ -160,6 +160,7 @@ def outcome(cfg: DictConfig, case: Case) -> tuple[str, str]:
 def work(found: Sequence[tuple[DictConfig, Case]], first: int, pipe: Connection) -> None:
     """The process in which cases are tried, one after another."""
     torch.set_num_threads(1)
+    quiet()
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     for number in range(first, len(found)):

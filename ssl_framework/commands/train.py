@@ -71,8 +71,8 @@ def main() -> None:
     except ValueError as error:
         if not first_to_say(str(error)):
             sys.exit(1)
-        if not failures:
-            raise
+        if not failures:  # of the command line, which Hydra reads before there is a run
+            sys.exit(error_line(error))
         sys.exit("error: no trial of the search has ended with a value")  # of which Optuna takes the best
     if failures:
         sys.exit(1)

@@ -15,6 +15,7 @@ from ssl_framework.runs.addresses import as_first_published, as_now
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import CONFIGS as CONFIGS
 from ssl_framework.runs.groups import HERE as HERE
+from ssl_framework.runs.groups import choices, files
 from ssl_framework.runs.messages import command_line
 
 
@@ -63,10 +64,23 @@ def refuse_missing_data(cfg: DictConfig) -> None:
             above, _, name = f"data.{wanted}".rpartition(".")
             if name not in (OmegaConf.select(cfg, above) or {}):
                 group, modalities = key.split(".")[0], " and ".join(cfg.data.get("modalities", ["image"]))
+                fitting = [f"{group}={choice}" for choice in choices(group) if reads(group, choice) <= set(cfg.data)]
+                others = [f"data={choice}" for choice in choices("data") if has(choice, wanted)]
+                instead = " or ".join(filter(None, [", ".join(fitting), ", ".join(others)]))
                 raise ValueError(
                     f"{key} reads data.{wanted}, which data={cfg.data.name} has not, being of modality {modalities}: "
-                    f"choose another {group}, another method or other data"
+                    f"choose {instead}"
                 )
+
+
+def reads(group: str, choice: str) -> set[str]:
+    """The keys of the data that a choice of a group reads."""
+    return set(re.findall(r"\$\{data\.(\w+)", files(group)[choice].read_text()))
+
+
+def has(data: str, key: str) -> bool:
+    """Whether data have a key, such as ``image_size``."""
+    return re.search(rf"^{key.partition('.')[0]}:", files("data")[data].read_text(), re.MULTILINE) is not None
 
 
 MAY_CHANGE = (

@@ -10,9 +10,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from ssl_framework.runs.groups import CONFIGS, HERE, groups
@@ -132,6 +132,13 @@ def explain(error: Exception) -> str:
     while cause.__cause__ is not None and not isinstance(cause, MissingConfigException):
         cause = cause.__cause__
     message = str(error).strip()
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override} cannot be read: put a value with brackets, commas, spaces or the like into quotes twice, "
+            f"as in \"key='a, b'\""
+        )
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and not isinstance(error, HydraException):
+        return f"the config has no key {cause.full_key}, which is needed: leave out what takes it away, or add it"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, wanted = (error.missing_cfg_file or "").rpartition("/")
         return (
@@ -156,7 +163,7 @@ def explain(error: Exception) -> str:
 
 def nearest(wanted: str, known: Sequence[str]) -> str:
     """`` (did you mean X?)`` or nothing."""
-    match = difflib.get_close_matches(wanted, known, n=1)
+    match = difflib.get_close_matches(wanted, [name for name in known if name != wanted], n=1)
     return f" (did you mean {match[0]}?)" if match else ""
 
 

@@ -13,7 +13,7 @@ ELSEWHERE = "name another place"
 AFTERWARDS = "then give the same command again"
 
 CURES = {
-    errno.ENOENT: "does not exist",
+    errno.ENOENT: f"does not exist, nor can it be made: {ELSEWHERE}",
     errno.EACCES: f"may not be read or written by this user: change its permissions, or {ELSEWHERE}",
     errno.EPERM: f"may not be changed by this user: change its permissions, or {ELSEWHERE}",
     errno.EROFS: f"lies on a file system that cannot be written (any more): {ELSEWHERE}, or make it writable",

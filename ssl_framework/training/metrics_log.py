@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from ssl_framework.build import build
 from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.messages import sentence
 from ssl_framework.runs.system import writing
 from ssl_framework.training.place import is_first
 
@@ -96,7 +97,7 @@ def started(node: DictConfig) -> Logger:
         logger.experiment  # noqa: B018
         return logger
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(sentence(error).split())
         raise ValueError(
             f"logger: {node._target_.rsplit('.', 1)[-1]} cannot start: {reason} (logger=csv always works)"
         ) from error

@@ -112,6 +112,13 @@ class PairedViews(nn.Module):
             views += part(own, generator).views
         return Batch(views, samples.index, samples.label, modality=self.modality)
 
+    def of(self, raw: Inputs, generator: torch.Generator | None = None) -> list[Inputs]:
+        """Raises ValueError: samples of several modalities are more than one tensor."""
+        raise ValueError(
+            f"these views are of {' and '.join(self.names)}, which one tensor cannot hold: call them with Samples, or "
+            "compose data and a method of one modality"
+        )
+
     def clean(self, raw: Inputs, modality: str | None = None) -> Inputs:
         """As the part of this modality does it."""
         return self._part(modality).clean(raw)

@@ -157,7 +157,14 @@ class Views(nn.Module):
         return batch if self.noise is None else self._noisy(batch, self.noise, generator)
 
     def of(self, images: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
-        """Views of plain images, in a loop of one's own: uint8 [B, C, H, W] -> V x [B, C, size, size] float32."""
+        """Views of plain images, in a loop of one's own: uint8 [B, C, H, W] -> V x [B, C, size, size] float32.
+
+        Raises:
+            ValueError: they are no such images.
+        """
+        if not isinstance(images, Tensor):
+            raise ValueError(f"views are made of a tensor uint8 [B, C, H, W], but this is a {type(images).__name__}")
+        self._checked(images)
         index = torch.arange(len(images), device=images.device)  # [B]
         return self(Samples(images, index), generator).views
 

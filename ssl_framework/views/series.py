@@ -86,6 +86,11 @@ class SeriesViews(nn.Module):
         x = self.clean(samples.inputs)  # type: ignore[arg-type]  # [B, C, T]
         return Batch([self.view(x, generator) for _ in range(self.num_views)], samples.index, samples.label)
 
+    def of(self, raw: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
+        """Views of plain samples, in a loop of one's own: [B, C, T] -> V x [B, C, T] float32."""
+        index = torch.arange(len(raw), device=raw.device)  # [B]
+        return self(Samples(raw, index), generator).views
+
     def view(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """One view of each normalised series, [B, C, T]."""
         where = x.device if generator is None else generator.device

@@ -99,6 +99,11 @@ class TextViews(nn.Module):
         views = [self.altered(choose(texts, generator), generator) for _ in range(self.num_views)]  # V x [B, L]
         return Batch(views, samples.index, samples.label, modality=self.modality)
 
+    def of(self, raw: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
+        """Views of plain samples, in a loop of one's own: token ids [B, K, L] -> V x [B, L] int64."""
+        index = torch.arange(len(raw), device=raw.device)  # [B]
+        return self(Samples(raw, index), generator).views
+
     def altered(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """[B, L] -> [B, L] with words deleted and masked as drawn."""
         if self.deletion:
