@@ -1,13 +1,14 @@
 """From a config to objects, and the safety rule for configs that come out of a run folder."""
 
 import copy
+import importlib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -98,11 +99,14 @@ def located(target: Any, key: str) -> Any:
     Raises:
         ValueError: there is none of that name.
     """
+    module, _, name = str(target).rpartition(".")
     try:
-        found = get_object(target)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{key}._target_ is {target}, but {error.name} is not installed or does not exist") from error
+        found = getattr(importlib.import_module(module), name)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and not module.startswith(error.name):
+            raise ValueError(
+                f"{error.name} is not installed, and {key}._target_={target} needs it: pip install {error.name}"
+            ) from error
         raise ValueError(f"{key}._target_ is {target!r}: there is no class of that name") from error
     if not callable(found):
         raise ValueError(f"{key}._target_ is {target}, which is no class")

@@ -11,8 +11,10 @@ from ssl_framework.loading import load_run
 from ssl_framework.runs.durable import replacing
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admit
-from ssl_framework.runs.messages import commanded, refusing, split_run
+from ssl_framework.runs.messages import as_typed, commanded, refusing, split_run
 from ssl_framework.runs.system import refuse_unwritable
+
+USAGE = "python scripts/export.py run=outputs/latest [out=backbone.safetensors]"
 
 
 def export(folder: Path, out: Path) -> str:
@@ -36,7 +38,10 @@ def export(folder: Path, out: Path) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """``run=FOLDER [out=FILE]``."""
     arguments = admit(sys.argv[1:] if arguments is None else arguments)
-    folder, rest = split_run(arguments, "python scripts/export.py run=outputs/latest out=backbone.safetensors")
+    if {"-h", "--help"} & set(arguments):
+        print(as_typed(f"{USAGE}\n\n{__doc__}"))
+        return
+    folder, rest = split_run(arguments, USAGE)
     outs = [a.removeprefix("out=") for a in rest if a.startswith("out=")]
     if len(outs) > 1 or len(outs) != len(rest):
         sys.exit(f"error: unknown argument among {rest}: export takes run=FOLDER and out=FILE")

@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -79,12 +80,14 @@ def main() -> None:
 
 
 def refuse_null_choices(arguments: list[str]) -> None:
-    """Ends the command if a group's choice is ``null``, which Hydra takes for no choice at all."""
+    """Ends the command if a group's choice is ``null``, which Hydra takes for no choice at all, or no name."""
     for item in arguments:
         group, _, choice = item.partition("=")
         if choice == "null" and group in groups():
             instead = f"{group}=none" if "none" in choices(group) else f"one of its files, or no {group}"
             sys.exit(f"error: {item} chooses nothing: choose {instead}")
+        if group in groups() and re.fullmatch(r"[-+.\d]+(e[-+]?\d+)?|true|false|nan|inf|\{.*\}", choice, re.IGNORECASE):
+            sys.exit(f"error: {item} names no choice: {group} can be {', '.join(choices(group))}")
 
 
 def point_to_resumed_folder(arguments: list[str]) -> list[str]:

@@ -285,7 +285,8 @@ class RunFolder(NamedTuple):
                 result.get("config_hash", ""),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self} holds a run.json or result.json that cannot be read: {error!r}") from error
+            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
+            raise ValueError(f"{self} holds a run.json or result.json that cannot be read: {reason}") from error
 
 
 class Summary(NamedTuple):

@@ -68,6 +68,9 @@ def sentence(error: Exception) -> str:
     """What an error means to a user: errors of the system, of YAML and of Hydra in our words, ours as they are."""
     if isinstance(error, OSError):
         return system_sentence(error)
+    if isinstance(error, MemoryError):
+        said = " ".join(str(error).split()) or "no more could be had"
+        return f"this needs more memory than there is ({said}): lower the sizes that were asked for, or the data's"
     if isinstance(error, YAMLError):
         return yaml_sentence(error)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
@@ -110,7 +113,7 @@ class RunFailed(Exception):
     """A process of a run ended with an error that it has printed itself."""
 
 
-REFUSALS = (ValueError, OSError, OmegaConfBaseException, YAMLError, RunFailed)
+REFUSALS = (ValueError, OSError, MemoryError, OmegaConfBaseException, YAMLError, RunFailed)
 """What a user can cause, and what was said already."""
 
 
@@ -134,7 +137,7 @@ def explain(error: Exception) -> str:
     message = str(error).strip()
     if isinstance(error, OverrideParseException):
         return (
-            f"{error.override} cannot be read: put a value with brackets, commas, spaces or the like into quotes twice, "
+            f"{error.override} cannot be read: put a value with brackets, commas or spaces into quotes twice, "
             f"as in \"key='a, b'\""
         )
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and not isinstance(error, HydraException):

@@ -71,8 +71,9 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def named(error: OSError, path: Path) -> OSError:
-    """The same error about ``path``."""
-    return error if error.errno is None else OSError(error.errno, os.strerror(error.errno), str(path))
+    """The same error about ``path``, unless it is about a folder on the way there."""
+    elsewhere = isinstance(error.filename, str) and Path(error.filename).parent != path.parent
+    return error if error.errno is None or elsewhere else OSError(error.errno, os.strerror(error.errno), str(path))
 
 
 def system_error_in(error: BaseException) -> OSError | None:
