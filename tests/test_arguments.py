@@ -1,8 +1,10 @@
 """What constructors take: one guard over their annotations, for classes and for configs."""
 
+import collections.abc
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -17,11 +19,14 @@ from ssl_framework.arguments import (
     Fraction,
     Positive,
     Seed,
+    bare,
     guarded,
     refuse_value,
+    wanted_by,
 )
-from ssl_framework.build import build
+from ssl_framework.build import build, located
 from ssl_framework.objectives.simclr import SimCLR
+from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.runs.settings import refuse_settings
 from tests.small_runs import config
 
@@ -197,3 +202,46 @@ def test_keys_that_no_constructor_takes(key: str, value: object, words: str) -> 
     with pytest.raises(ValueError) as refused:
         refuse_settings(cfg)
     assert str(refused.value).startswith(f"{key} is ") and f"it must be {words}" in str(refused.value)
+
+
+FREE = {
+    ("MultiSimilarity", "base"),  # a cosine, or beyond
+    ("MultiSimilarity", "mining_margin"),
+    ("ProxyAnchor", "margin"),
+    ("ManifoldMixup", "layers"),  # -1 is the last block
+    ("AlignMix", "layers"),
+    ("LearnedMask", "layer"),
+    ("SeriesViews", "mean"),
+}
+"""Numbers that may be any."""
+
+
+def classes_of_configs() -> list[type]:
+    """The classes of this package that the shipped configs name."""
+    names = {
+        name
+        for file in CONFIGS.rglob("*.yaml")
+        for name in re.findall(r"_target_: (ssl_framework\.[\w.]+)", file.read_text())
+    }
+    return [located(name, "") for name in sorted(names) if not name.startswith("ssl_framework.commands")]
+
+
+def bare_numbers(hint: Any) -> bool:
+    """Whether an annotation holds an int or a float without a range."""
+    if get_origin(hint) is Annotated:
+        inner = hint.__origin__
+        return get_origin(inner) is not None and bare_numbers(inner)
+    if get_origin(hint) is not None and bare(hint) is not Any:
+        return get_origin(hint) is not collections.abc.Callable and any(map(bare_numbers, get_args(hint)))
+    return hint in (int, float)
+
+
+@pytest.mark.parametrize("target", classes_of_configs(), ids=lambda target: target.__name__)
+def test_every_number_of_every_class_of_the_configs_has_a_range(target: type) -> None:
+    own = {
+        name: wanted.hint for name, wanted in wanted_by(target).items() if name not in ("params", "dims", "features")
+    }
+    open_ended = {name for name, hint in own.items() if bare_numbers(hint) and (target.__name__, name) not in FREE}
+    assert open_ended == set()
+    if any(bare(hint) in (int, float) for hint in own.values()):
+        assert hasattr(target.__init__, "__wrapped__"), "give it @guarded"

@@ -466,6 +466,13 @@ def test_refused_images() -> None:
         plain([{}])(samples(photos(2, 1)))
 
 
+def test_plain_images_that_are_none_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"made of a tensor uint8 \[B, C, H, W\], but this is a list"):
+        plain([{}]).of([0, 1])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"Views take uint8 images \[B, C, H, W\]"):
+        plain([{}]).of(photos(2)[0])
+
+
 def test_null_is_missing() -> None:
     assert plain([{"scale": None, "blur": None}]).groups == plain([{}]).groups
 
