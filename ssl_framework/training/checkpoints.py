@@ -10,9 +10,11 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ssl_framework.distributed import world_size
+from ssl_framework.evaluation.frozen import FrozenEvaluation
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.durable import replacing
 from ssl_framework.runs.folder import RunFolder
+from ssl_framework.training.metrics_log import MetricsCSV
 from ssl_framework.training.signals import StopSignals
 
 
@@ -48,7 +50,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(Checkpoint):
-    """Keeps the last state: every n epochs, at the end, and when the run is asked to stop.
+    """Keeps the last state: every n epochs, at the end, and when the run is asked to stop. Stands last among the
+    callbacks, so that what is saved at the end of an epoch has all that they found there.
 
     ``stopped_by`` names the signal that ended the run, if one did.
 
@@ -56,14 +59,16 @@ class Checkpoints(Checkpoint):
         path: of the checkpoint.
         every_n_epochs: at least 1.
         signals: what the run was asked.
+        evaluation: that comes after the last step, which is saved before it as well.
     """
 
-    def __init__(self, path: Path, every_n_epochs: int, signals: StopSignals) -> None:
+    def __init__(self, path: Path, every_n_epochs: int, signals: StopSignals, evaluation: FrozenEvaluation) -> None:
         if every_n_epochs < 1:
             raise ValueError(f"trainer.checkpoint_every_n_epochs is {every_n_epochs}: it must be at least 1")
         self.path = path
         self.every_n_epochs = every_n_epochs
         self.signals = signals
+        self.evaluation = evaluation
         self.stopped_by: str | None = None
 
     def _someone_asked(self, trainer: L.Trainer) -> bool:
@@ -78,18 +83,33 @@ class Checkpoints(Checkpoint):
 
     def save(self, trainer: L.Trainer) -> None:
         """Saves the state as it is now; all checkpoints of a run come by here, on every rank."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV):
+                logger.sync()  # what a run goes on from has its record on the disk
         trainer.save_checkpoint(self.path)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        if self._someone_asked(trainer):
+        if between_steps(trainer) and self._someone_asked(trainer):
             self.stopped_by = self.signals.asked or "SIGTERM"  # or another rank was asked
             self.save(trainer)
             trainer.should_stop = True
-        elif trainer.global_step == trainer.max_steps and not trainer.is_last_batch:
+        elif is_last(trainer) and self.evaluation.wanted:
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        done = trainer.current_epoch + 1
-        whole = trainer.is_last_batch and self.stopped_by is None
-        if whole and (done == trainer.max_epochs or done % self.every_n_epochs == 0):
+        if self.stopped_by is None and (is_last(trainer) or self._is_due(trainer)):
             self.save(trainer)
+
+    def _is_due(self, trainer: L.Trainer) -> bool:
+        return trainer.is_last_batch and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+
+
+def between_steps(trainer: L.Trainer) -> bool:
+    """Whether the gradients of all batches so far are in the weights: what is accumulated goes into no checkpoint."""
+    return not trainer.fit_loop._should_accumulate()
+
+
+def is_last(trainer: L.Trainer) -> bool:
+    """Whether the run has made its last step, at the end of its last epoch or inside one."""
+    whole = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+    return whole or trainer.global_step == trainer.max_steps

@@ -61,7 +61,9 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
         evaluation.initial = copied(module.student)  # the untrained backbone is one without weights from elsewhere
         begin_with_weights(module)
     progress, signals = Progress(console), StopSignals()
-    checkpoints = Checkpoints(RunFolder(folder).checkpoint_file, cfg.trainer.checkpoint_every_n_epochs, signals)
+    checkpoints = Checkpoints(
+        RunFolder(folder).checkpoint_file, cfg.trainer.checkpoint_every_n_epochs, signals, evaluation
+    )
     watching = [*alarms(cfg), *evaluation.beside]
     callbacks = [signals, progress, *watching, evaluation, EvaluationLines(console, evaluation), checkpoints]
     loggers = [csv, *build_loggers(cfg.logger)]

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from ssl_framework.device import accelerator_of
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.training.checkpoints import AtomicCheckpointIO
+from ssl_framework.training.loops import FitLoop
 from ssl_framework.training.place import Place, local_processes, place
 from ssl_framework.training.sharding import Sharded
 
@@ -99,6 +100,8 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback], lo
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
+    loop = FitLoop(trainer, trainer.fit_loop.min_epochs, trainer.fit_loop.max_epochs)
+    loop.epoch_loop, trainer.fit_loop = trainer.fit_loop.epoch_loop, loop
     # With several processes Lightning asks in every step, by a broadcast that the host waits for, whether rank 0 got a
     # SIGTERM. StopSignals and Checkpoints do that every few steps.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
