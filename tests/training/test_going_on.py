@@ -1,4 +1,4 @@
-"""A run that goes on from any of its checkpoints, whatever bounds it, ends bit for bit as one that nothing disturbed."""
+"""A run that goes on from any checkpoint, whatever bounds it, ends bit for bit as one that nothing disturbed."""
 
 import json
 import shutil
@@ -12,8 +12,8 @@ from tests.small_runs import run_in, small
 from tests.training.test_resume import assert_identical, last
 
 SHORT = ("data.source.num_train=16", "data.source.num_test=8", "trainer.max_epochs=2", "data.image_size=8")
-EACH = ("evaluation=frozen", "~evaluation.probes.linear", "evaluation.every_n_epochs=1")
-END = (*EACH[:2], "evaluation.every_n_epochs=0")
+EACH = ("evaluation=frozen", "~evaluation.probes.linear", "evaluation.probes.knn.k=[5]", "evaluation.every_n_epochs=1")
+END = (*EACH[:3], "evaluation.every_n_epochs=0")
 THREE_IN_TWO = ("data.source.num_train=24", "trainer.accumulate_grad_batches=2")  # batches of an epoch, in two steps
 BOUNDS = {
     "epochs": (*EACH,),
