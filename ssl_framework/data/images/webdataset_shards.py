@@ -20,6 +20,7 @@ from PIL import Image
 from ssl_framework.data.base import Split
 from ssl_framework.data.images.decoding import reason_of
 from ssl_framework.data.images.shards import Encoded, Piece, Shards, ShardsConfig, Splits
+from ssl_framework.data.images.whole_tar import refuse_cut
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
@@ -174,6 +175,7 @@ class TarReader:
     def __init__(self, shards: Sequence[str], sizes: Path | None, shuffle_buffer: int) -> None:
         self.shards = list(shards)
         self.shuffle_buffer = shuffle_buffer
+        refuse_cut(self.shards)
         self.counts = shard_sizes(shards, sizes) if shards else []
         self.firsts = [0, *accumulate(self.counts)]
         self.labelled = False
