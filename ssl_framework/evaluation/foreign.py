@@ -12,13 +12,13 @@ import timm
 import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ssl_framework.build import build
 from ssl_framework.evaluation.features import Bare
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
+from ssl_framework.models.exported import read_exported
 from ssl_framework.models.weights import misfits
 from ssl_framework.runs.messages import nearest
 from ssl_framework.runs.overrides import composed, merged
@@ -238,7 +238,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ValueError: it holds something else, or cannot be read safely.
     """
     if path.suffix not in PICKLED:
-        return load_file(path)
+        return read_exported(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
