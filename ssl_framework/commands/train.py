@@ -283,7 +283,7 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
     if is_first() and (launched := described()):
         print(launched, flush=True)
     stopped_by = go_through(cfg, folder, about, is_first())
-    if stopped_by == "SIGUSR1" and cfg.trainer.slurm and is_first():
+    if stopped_by == "SIGUSR1" and cfg.trainer.slurm and "SLURM_JOB_ID" in os.environ and is_first():
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
     return stopped_by
 

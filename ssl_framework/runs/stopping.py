@@ -77,6 +77,7 @@ class Stop:
         self.noting = False  # somebody looks at ``asked``, so nothing is raised
         self.hard = False  # the process is a command's own and may be ended
         self.tell: Callable[[int], None] | None = None  # passes on to other processes what this one is sent
+        self.saving: Callable[[], None] | None = None  # is told that the process has come to where it saves
         self.heard_at: float | None = None
         self.ends_at: float | None = None
         self.ear: tuple[int, int] | None = None
@@ -164,7 +165,9 @@ class Stop:
             raise Stopped(self.asked)
 
     def extend(self, seconds: float) -> None:
-        """Gives the process time from now on, if a signal was heard."""
+        """Gives the process time from now on, if a signal was heard, and says that it saves."""
+        if self.saving is not None:
+            self.saving()
         if self.ends_at is not None:
             self.ends_at = time.monotonic() + seconds
 

@@ -25,6 +25,7 @@ from ssl_framework.training.progress import EvaluationLines, Progress
 from ssl_framework.training.sharding import check_sharding
 from ssl_framework.training.signals import StopSignals
 from ssl_framework.training.trainer import build_trainer
+from ssl_framework.training.watchdog import Watchdog
 
 
 class Parts(NamedTuple):
@@ -63,7 +64,8 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     progress, signals = Progress(console), StopSignals()
     checkpoints = Checkpoints(RunFolder(folder).checkpoint_file, cfg.trainer.checkpoint_every_n_epochs, signals)
     watching = [*alarms(cfg), *evaluation.beside]
-    callbacks = [signals, progress, *watching, evaluation, EvaluationLines(console, evaluation), checkpoints]
+    watchdog = Watchdog(OmegaConf.select(cfg, "trainer.hang_after_minutes"))
+    callbacks = [signals, watchdog, progress, *watching, evaluation, EvaluationLines(console, evaluation), checkpoints]
     loggers = [csv, *build_loggers(cfg.logger)]
     return Parts(
         cfg=cfg,
