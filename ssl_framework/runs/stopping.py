@@ -9,6 +9,7 @@ ends a process whose main thread stands in C, such as in a collective that anoth
 so that commands listen before they import torch.
 """
 
+import atexit
 import contextlib
 import ctypes
 import os
@@ -118,6 +119,11 @@ class Stop:
             signal.set_wakeup_fd(self.wakeup_before)
             os.close(self.ear[1])  # which ends the thread
         self.forget()
+
+    def close_ears(self) -> None:
+        """All is done: what remains of the process ends whatever comes, with its exit code."""
+        for number in self.previous:
+            signal.signal(number, signal.SIG_IGN)
 
     def leave_to_parent(self) -> None:
         """In a process that was forked: it has no part in what its parent does about signals."""
@@ -243,6 +249,8 @@ def commanded(last: bool = False) -> Iterator[None]:
     if not stop.listen(hard=True):
         yield
         return
+    if last:
+        atexit.register(stop.close_ears)  # before any other, so it is called after all others
     try:
         yield
         sys.stdout.flush()

@@ -23,7 +23,7 @@ from ssl_framework.training.metrics_log import MetricsCSV, build_loggers
 from ssl_framework.training.precision import settle_precision
 from ssl_framework.training.progress import EvaluationLines, Progress
 from ssl_framework.training.sharding import check_sharding
-from ssl_framework.training.signals import StopSignals
+from ssl_framework.training.signals import StopSignals, Terminal
 from ssl_framework.training.trainer import build_trainer
 from ssl_framework.training.watchdog import Watchdog
 
@@ -51,7 +51,7 @@ class Parts(NamedTuple):
 def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> Parts:
     """Builds every part of a run; arguments as of ``run``."""
     started, source = time.perf_counter(), commit()  # now: the tree may move on while the run goes
-    console, csv = Console(), MetricsCSV(folder)
+    console, csv = Terminal(), MetricsCSV(folder)
     data, module = build_data_and_module(cfg, folder, resume)
     settle_precision(cfg, folder)
     check_sharding(cfg, module)

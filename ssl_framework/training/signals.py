@@ -1,11 +1,14 @@
 """The signals that ask a run to save and end, while it trains (see ``runs.stopping``)."""
 
+import signal
+
 import lightning as L
 import torch
 import torch.distributed as dist
+from rich.console import Console
 
 from ssl_framework.distributed import world_size
-from ssl_framework.runs.stopping import SAVING, stop
+from ssl_framework.runs.stopping import SAVING, Stopped, stop, to_nowhere
 
 
 class StopSignals(L.Callback):
@@ -63,3 +66,15 @@ class StopSignals(L.Callback):
         if self._listens:
             stop.release()
         self._listens = False
+
+
+class Terminal(Console):
+    """Where a run prints. If nobody reads it any more, that is a signal like any other: the run saves and ends."""
+
+    def on_broken_pipe(self) -> None:
+        """Called by rich in place of an error."""
+        to_nowhere(1)
+        if not stop.noting:
+            raise Stopped(signal.SIGPIPE)
+        if stop.asked is None:
+            stop.ask(signal.SIGPIPE)

@@ -128,7 +128,7 @@ def strategy_of(cfg: DictConfig, processes: int) -> str | Strategy:
 
 
 def patience(cfg: DictConfig) -> timedelta:
-    """How long a process waits for the others in a collective: longer than the watchdog, which can say who is missing."""
+    """How long a process waits for the others in a collective: longer than the watchdog, which says who is missing."""
     minutes = OmegaConf.select(cfg, "hang_after_minutes")
     return timedelta(days=7) if minutes is None else timedelta(minutes=2 * minutes + 5)
 
