@@ -7,8 +7,9 @@ import torch
 from omegaconf import OmegaConf
 
 from ssl_framework.build import build, build_data, build_module
-from ssl_framework.loading import is_trusted, load_run_config
+from ssl_framework.loading import load_run_config
 from ssl_framework.models.encoder import EMATeacher
+from ssl_framework.runs.trust import is_trusted
 from ssl_framework.training.place import local_processes
 from ssl_framework.training.trainer import build_trainer
 from tests.small_runs import SMALL, config, run_in, small

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.runs.addresses import as_first_published
+from ssl_framework.runs.plain import plain_json, printable, read_config
 
 LATEST = Path("outputs") / "latest"
 """Link to the folder of the run that began last."""
@@ -135,9 +136,7 @@ class RunFolder(NamedTuple):
 
     def read_config(self) -> DictConfig:
         """The stored config as written, unchecked: ``loading.load_run_config`` is for what will be built of it."""
-        found = OmegaConf.load(self.config_file)
-        assert isinstance(found, DictConfig)
-        return found
+        return OmegaConf.create(read_config(self.config_file))
 
     def read_about(self) -> dict[str, Any]:
         """What the run is called, its overrides and its command; {} where nothing says so."""
@@ -153,7 +152,7 @@ class RunFolder(NamedTuple):
 
     def read_error(self) -> str:
         """Why the last try failed, "" if it did not."""
-        return self.error_file.read_text().strip() if self.error_file.is_file() else ""
+        return printable(self.error_file.read_text().strip()) if self.error_file.is_file() else ""
 
     # What is written.
 
@@ -335,7 +334,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's content."""
-    return json.loads(path.read_bytes())
+    return plain_json(path.read_bytes(), str(path))
 
 
 def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:
@@ -343,5 +342,5 @@ def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:
     curves: dict[str, list[tuple[int, float]]] = {}
     with Path(path).open(newline="") as file:
         for row in csv.DictReader(file):
-            curves.setdefault(row["name"], []).append((int(row["step"]), float(row["value"])))
+            curves.setdefault(printable(row["name"]), []).append((int(row["step"]), float(row["value"])))
     return curves

@@ -24,7 +24,9 @@ SMALL = (
     *("method=align_uniform", "data=stripes", "data.source.num_train=48", "data.source.num_test=32"),
     *("data.batch_size=16", "evaluation=nearest_mean", "report=none", "trainer=cpu", "trainer.max_epochs=2"),
 )
-FOREIGN = "which is not a class of this package or of torch.optim, torch.nn, lightning.pytorch.loggers"
+from ssl_framework.runs.trust import SAID
+
+FOREIGN = f"which is not {SAID}"
 
 
 @pytest.fixture(scope="module")
