@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import ssl_framework
 from ssl_framework.commands import evaluate, export, show, study, train
 from ssl_framework.runs.plugins import FOLDERS, TRUST
+from ssl_framework.runs.trust import SAID
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "examples" / "plugin"
@@ -24,7 +25,6 @@ SMALL = (
     *("method=align_uniform", "data=stripes", "data.source.num_train=48", "data.source.num_test=32"),
     *("data.batch_size=16", "evaluation=nearest_mean", "report=none", "trainer=cpu", "trainer.max_epochs=2"),
 )
-from ssl_framework.runs.trust import SAID
 
 FOREIGN = f"which is not {SAID}"
 

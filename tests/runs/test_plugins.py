@@ -11,7 +11,7 @@ from ssl_framework.runs.config import command_line
 from ssl_framework.runs.groups import CONFIGS, admit, admitted, choices, groups
 from ssl_framework.runs.overrides import names_of
 from ssl_framework.runs.plugins import FOLDERS, TRUST, split_plugins, trusted, trustworthy, within
-from ssl_framework.runs.trust import is_trusted
+from ssl_framework.runs.trust import SAID, is_trusted
 
 
 @pytest.fixture(autouse=True)
@@ -138,9 +138,8 @@ def test_a_stored_config_says_how_to_trust_it_and_cannot_say_it_itself(
     run = stored(tmp_path, {"trust": ["mylab_here"], "objective": {"_target_": "mylab_here.Own"}})
     with pytest.raises(
         ValueError,
-        match=r"asks to construct 'mylab_here.Own', which is not a part of this package, an optimizer of torch.optim or one "
-        r"of Lightning's loggers CSVLogger, TensorBoardLogger, WandbLogger: nothing was loaded; if you trust mylab_here, write trust=\[mylab_here\] into the "
-        "command, or install the package that declares it as a plugin$",
+        match=rf"asks to construct 'mylab_here.Own', which is not {SAID}: nothing was loaded; if you trust mylab_here, "
+        r"write trust=\[mylab_here\] into the command, or install the package that declares it as a plugin$",
     ):
         load_run_config(run)
     admitted(["trust=[mylab_here]"])
