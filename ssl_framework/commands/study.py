@@ -111,7 +111,7 @@ def dry_run(request: Request, cells: Sequence[Cell]) -> None:
         state, place = cell.run.folder.state, (cell.row, cell.column)
         if state != "done":
             if place not in known:
-                known[place] = seconds_of(cells, cell)
+                known[place] = seconds_of(cells, cell, request.study.foreign)
             said = f", about {minutes(known[place])}"
             if math.isnan(known[place]):
                 said, unknown = ", time unknown", unknown + 1
@@ -139,12 +139,14 @@ def by_run(cells: Sequence[Cell]) -> list[list[Cell]]:
     return list(found.values())
 
 
-def seconds_of(cells: Sequence[Cell], cell: Cell) -> float:
+def seconds_of(cells: Sequence[Cell], cell: Cell, foreign: bool) -> float:
     """Of a run: the median of finished runs of other seeds, else from measured steps; NaN where none can be taken here,
-    which is said."""
+    which is said, or where the study is a foreign file, of which nothing is constructed."""
     others = [c.run.folder.read_result() for c in cells if (c.row, c.column) == (cell.row, cell.column)]
     if finished := [result["wall_seconds"] for result in others if result and not result.get("resumed_at")]:
         return statistics.median(finished)
+    if foreign:
+        return math.nan
     from ssl_framework.study.estimate import training_seconds  # imports torch
 
     try:

@@ -344,8 +344,9 @@ def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
         ValueError: an override contradicts the stored run, or the stored config is not trusted.
     """
     from ssl_framework.loading import load_run_config
+    from ssl_framework.runs.overrides import keys_of, let_source_follow
 
-    stored = load_run_config(folder.resolve())
+    stored = load_run_config(folder.resolve(), keys_of(HydraConfig.get().overrides.task))
     if not RunFolder(folder).has_checkpoint:
         raise FileNotFoundError(f"resume={folder}: no checkpoint was written there yet; start the run again")
     names = RunFolder(folder).read_about()
@@ -358,7 +359,9 @@ def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
             if before != value:
                 raise ValueError(f"resume={folder} is a run of {key}={before}: leave {item} out, or start a new run")
         elif may_change(key):
+            before = OmegaConf.select(stored, key)
             OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
+            let_source_follow(stored, key, before)
         elif "." in key or key == "seed":
             before, now = OmegaConf.select(stored, key), OmegaConf.select(cfg, key)
             if before != now:
