@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.runs.addresses import as_first_published
 from ssl_framework.runs.durable import replacing, sweep
+from ssl_framework.runs.plain import plain_json, printable, read_config
 
 LATEST = Path("outputs") / "latest"
 """Link to the folder of the run that began last."""
@@ -34,6 +35,7 @@ class RunFolder(NamedTuple):
     checkpoints       the last two states, to go on from, and the best one if that was asked for
     metrics.csv       every logged number, appended as it comes
     scores.npz        distributions of similarities, where they are measured
+    nonfinite         the step at which a run came to a number that is not finite, to be made again
     result.json       the end: metrics, references, versions, times
     error.txt         why a job of a multirun failed
     output.txt        what a run of a study has printed
@@ -86,6 +88,14 @@ class RunFolder(NamedTuple):
     @property
     def pseudo_labels_file(self) -> Path:
         return self.path / "pseudo_labels.npy"
+
+    @property
+    def nonfinite(self) -> Path:
+        return self.path / "nonfinite"
+
+    def nonfinite_files(self, rank: int) -> tuple[Path, Path]:
+        """Of one rank: its tensors, and what they are."""
+        return self.nonfinite / f"rank_{rank}.safetensors", self.nonfinite / f"rank_{rank}.json"
 
     @property
     def result_file(self) -> Path:
@@ -144,14 +154,12 @@ class RunFolder(NamedTuple):
         return any(
             trace.exists()
             for where in self.parts
-            for trace in (where.checkpoints, where.metrics_file, where.result_file)
+            for trace in (where.checkpoints, where.metrics_file, where.result_file, where.nonfinite)
         )
 
     def read_config(self) -> DictConfig:
         """The stored config as written, unchecked: ``loading.load_run_config`` is for what will be built of it."""
-        found = OmegaConf.load(self.config_file)
-        assert isinstance(found, DictConfig)
-        return found
+        return OmegaConf.create(read_config(self.config_file))
 
     def read_about(self) -> dict[str, Any]:
         """What the run is called, its overrides and its command; {} where nothing says so."""
@@ -167,7 +175,7 @@ class RunFolder(NamedTuple):
 
     def read_error(self) -> str:
         """Why the last try failed, "" if it did not."""
-        return self.error_file.read_text().strip() if self.error_file.is_file() else ""
+        return printable(self.error_file.read_text().strip()) if self.error_file.is_file() else ""
 
     # What is written.
 
@@ -202,6 +210,11 @@ class RunFolder(NamedTuple):
         """Removes what a try has left that was killed before its first checkpoint."""
         self.metrics_file.unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+        self.forget_nonfinite()
+
+    def forget_nonfinite(self) -> None:
+        """Removes the step that a try before has left."""
+        shutil.rmtree(self.nonfinite, ignore_errors=True)
 
     def point_latest_here(self) -> None:
         """Points outputs/latest to this folder."""
@@ -353,14 +366,14 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's content."""
-    return json.loads(path.read_bytes())
+    return plain_json(path.read_bytes(), str(path))
 
 
 def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:
     """metrics.csv as name -> [(step, value), ...] in the order written."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for step, name, value in metric_rows(Path(path)):
-        curves.setdefault(name, []).append((step, float(value)))
+        curves.setdefault(printable(name), []).append((step, float(value)))
     return curves
 
 
