@@ -173,6 +173,10 @@ SWITCHES = ("make_store", "keep_sizes")
 """Of data, that a loaded run turns off: see ``runs.paths``."""
 
 
+SAVING = ("checkpoint_every_n_steps", "checkpoint_every_minutes", "keep_best", "keep_best_mode", "mirror")
+"""Keys of ``trainer`` that say when and where the state is saved."""
+
+
 def without_places(content: Any) -> dict[str, Any]:
     """A config without what changes no number: where things lie, how they are fetched, loggers, report and alarm.
 
@@ -185,7 +189,7 @@ def without_places(content: Any) -> dict[str, Any]:
     for node in (data, data.get("source", {})):
         for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache", *SWITCHES):
             node.pop(key, None)
-    for key in ("num_threads", "collapse_below", "hang_after_minutes"):
+    for key in ("num_threads", "collapse_below", "hang_after_minutes", *SAVING):
         content.get("trainer", {}).pop(key, None)
     generated = content.get("generated") or {}
     for node in (generated, generated.get("source", {})):

@@ -207,6 +207,9 @@ def confined(content: dict[str, Any], file: str, folder: Path, said: Collection[
     data = found.get("data")
     if isinstance(data, dict) and data.get("download") and "data.download" not in said:
         data["download"] = False  # as the source, which took it from here
+    trainer = found.get("trainer")
+    if isinstance(trainer, dict) and trainer.get("mirror") and "trainer.mirror" not in said:
+        trainer["mirror"] = None  # elsewhere is written what the command line says
     return found
 
 

@@ -31,8 +31,9 @@ def save_every_step(patch: pytest.MonkeyPatch, snapshots: Path) -> None:
     """After each step and wherever else a run saves, its checkpoints are kept as they are then."""
     step, save = Checkpoints.on_train_batch_end, Checkpoints.save
 
-    def save_and_copy(self: Checkpoints, trainer: Any) -> None:
-        save(self, trainer)
+    def save_and_copy(self: Checkpoints, trainer: Any, *args: Any) -> None:
+        save(self, trainer, *args)
+        self.settle(trainer)
         shutil.copytree(self.path.parent, snapshots / f"{len(list(snapshots.iterdir())):02d}" / "checkpoints")
 
     def step_and_save(self: Checkpoints, trainer: Any, *args: Any) -> None:
