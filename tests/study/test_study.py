@@ -655,7 +655,7 @@ def test_a_dry_run_runs_nothing_and_says_how_long_the_rest_takes(
     measured.clear()
     name, file = "study=declared/table", declare(tmp_path / "study" / "declared")
     main([file, "--dry-run"])
-    assert not measured and capsys.readouterr().out.splitlines()[-1] == "in all 4 of unknown time"
+    assert not measured and capsys.readouterr().out.splitlines()[-1] == "in all 2 of unknown time"
     done = cells_of(read_study("declared/table"), "small")[1].run
     main([name, "seeds=0,1,2", "--dry-run", "jobs=2"])
     out = capsys.readouterr().out
