@@ -185,7 +185,7 @@ def without_places(content: Any) -> dict[str, Any]:
     for node in (data, data.get("source", {})):
         for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache", *SWITCHES):
             node.pop(key, None)
-    for key in ("num_threads", "collapse_below"):
+    for key in ("num_threads", "collapse_below", "hang_after_minutes"):
         content.get("trainer", {}).pop(key, None)
     generated = content.get("generated") or {}
     for node in (generated, generated.get("source", {})):
