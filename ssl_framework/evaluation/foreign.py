@@ -245,7 +245,10 @@ def checked_training(text: str, path: Path) -> dict[str, Any]:
     """
     if len(text) > MOST_METADATA:
         raise ValueError(f"{path}: trained_with has {len(text):,} characters, more than {MOST_METADATA:,}")
-    found = plain_json(text, f"{path}: trained_with")
+    try:
+        found = plain_json(text, "trained_with")
+    except ValueError as error:
+        raise ValueError(f"{path}: trained_with cannot be read ({error}): write the file again") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path}: trained_with is {type(found).__name__}, not a mapping")
     if unknown := [key for key in found if key not in CHECKS]:
