@@ -17,7 +17,7 @@ from tools.chaos.starts import start
 from tools.chaos.stops import ended_badly
 from tools.chaos.trial import Loss, Reference, Trial, concluded, emptied
 
-Damage = Callable[[RunFolder], None]
+Damage = Callable[[RunFolder], object]
 
 
 class Lie(NamedTuple):
@@ -44,6 +44,11 @@ def flip(path: Path, count: int = 20) -> None:
     path.write_bytes(bytes(content))
 
 
+def filled(path: Callable[[RunFolder], Path], content: bytes) -> Damage:
+    """The file has this content instead of its own."""
+    return lambda run: path(run).write_bytes(content)
+
+
 def of_both(damage: Callable[[Path], None]) -> Damage:
     """The damage to both checkpoints."""
 
@@ -58,7 +63,7 @@ def texts(name: str, path: Callable[[RunFolder], Path], done: bool) -> Iterator[
     """A text file that is empty, cut, of another kind, no text or lost."""
     contents = {"empty": b"", "null": b"null\n", "a list": b"[1]\n", "no text": b"\xff\xfe\x00\x01"}
     for what, content in contents.items():
-        yield Lie(f"{name} {what}", lambda run, content=content: path(run).write_bytes(content), name, done=done)  # type: ignore[misc]
+        yield Lie(f"{name} {what}", filled(path, content), name, done=done)
     yield Lie(f"{name} cut", lambda run: cut(path(run)), name, done=done)
     yield Lie(f"{name} lost", lambda run: path(run).unlink(), name, done=done)
 

@@ -1,7 +1,7 @@
 """Where a run may meet its end: every operation on a file, every step, every line of the record.
 
 ``watch`` is called in a process that is about to become the command. It counts what passes and notes it in a log, and
-strikes at the moment that it was told of: a signal to the process itself, which for SIGKILL leaves no time for anything.
+strikes at the moment that it was told of, with a signal to the process itself.
 File operations are those that Python's audit events tell of, whoever makes them, so that none is forgotten when the
 code changes; only those in the working folder count.
 """
@@ -29,7 +29,7 @@ FAILS = {
     errno.EROFS: {*FILES, "os.fsync"} - {"fcntl.flock"},
     errno.EMFILE: {"open"},
 }
-"""Which operations fail when a disk or a quota is full, a disk has become read-only, or there are too many files open."""
+"""What fails when a disk or a quota is full, a disk has become read-only, or too many files are open."""
 
 
 class Moment(NamedTuple):
@@ -39,13 +39,13 @@ class Moment(NamedTuple):
                 written; "row": in the middle of a line of metrics.csv; "step", "update": before a training step, after
                 an optimizer's; "score": in an evaluation; "result": when the run has ended, before its result is
                 written; "page": in the report
-    count       the how manyth of these
+    number      the how manyth of these, from 1
     signals     sent at that moment; the second one comes from outside, shortly after
     error       in their place: from that moment on, operations on files fail with this errno
     """
 
     place: str
-    count: int
+    number: int
     signals: tuple[int, ...] = (signal.SIGKILL,)
     error: int = 0
 
@@ -90,7 +90,7 @@ class Watch:
     def strike(self, what: str) -> None:
         """Notes where the process was struck, and strikes."""
         assert self.moment is not None
-        self.log.note("struck", f"{self.moment.place} {self.moment.count} {what}")
+        self.log.note("struck", f"{self.moment.place} {self.moment.number} {what}")
         if self.moment.error:
             self.failing = self.moment.error
         else:

@@ -1,4 +1,4 @@
-"""Two ranks, of which one is killed, or stops, or loses its parent: the run ends soon, says who died, and leaves nobody."""
+"""Two ranks, of which one is killed, or stops, or loses its parent: the run ends soon and says who died."""
 
 import os
 import signal

@@ -3,6 +3,7 @@
 Each start is the leader of a session of its own, so that whatever it leaves running is found by the session's number.
 """
 
+import contextlib
 import multiprocessing
 import os
 import resource
@@ -118,7 +119,7 @@ def start(
 
 
 def wait(process: Any, log: Path, moment: Moment | None, kill_after: float | None, timeout: float) -> bool:
-    """Waits for a process, strikes from outside where that is due, and kills it when it hangs, which is what it says."""
+    """Waits for a process and strikes from outside where that is due; whether it hung, and was killed for it."""
     if kill_after is not None:
         process.join(kill_after)
         if process.exitcode is None:
@@ -165,15 +166,9 @@ def end_session(leader: int, patience: float = 10.0) -> int:
     while (left := session(leader)) and time.monotonic() < deadline:
         time.sleep(0.05)
     for process in left:
-        with_no_error(os.kill, process, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
     return len(left)
-
-
-def with_no_error(call: Callable[..., Any], *arguments: Any) -> None:
-    try:
-        call(*arguments)
-    except ProcessLookupError:
-        pass
 
 
 def session(leader: int) -> list[int]:
