@@ -41,9 +41,9 @@ def trials_of(method: str, place: Path, seed: int) -> Iterator[Trial]:
     kind = kinds_of(method)[0]
     whole = reference(place, kind)
     yield from stops(kind, place, whole, number)
-    yield from failures(kind, place, whole, random.Random(f"{seed} {method} failures"))
     kind = kind._replace(more=("report=none",))
     whole = reference(place, kind)
+    yield from failures(kind, place, whole, random.Random(f"{seed} {method} failures"), number)
     yield from (lie(place, kind, whole, told) for told in LIES[number :: len(METHODS) // 2])
     if number % 3 == 0:
         yield from losses(place, *two_ranks(method, place))

@@ -1,6 +1,5 @@
 """What a run has left, compared with what one has left that nothing disturbed."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,10 +31,18 @@ def differences(whole: Path, parts: Path) -> list[str]:
     found = list(unlike(state_of(first), state_of(second), "last.ckpt"))
     if lines_of(first) != lines_of(second):
         found.append("metrics.csv")
-    one, two = (json.loads(run.result_file.read_text()) for run in (first, second))
-    found += [f"result.json {name}" for name in FOUND if one.get(name) != two.get(name)]
+    found += unlike_results(first, second)
     missing = names_in(whole) - names_in(parts)
     return found + [f"no {name}" for name in sorted(missing) if not name.startswith((*MAY_LACK, *MAY_HAVE))]
+
+
+def unlike_results(first: RunFolder, second: RunFolder) -> list[str]:
+    """Names of what differs between two results."""
+    try:
+        one, two = first.read_result(), second.read_result()
+        return [f"result.json {name}" for name in FOUND if one.get(name) != two.get(name)]
+    except (ValueError, AttributeError):
+        return ["result.json cannot be read"]
 
 
 def state_of(run: RunFolder) -> dict[str, Any]:

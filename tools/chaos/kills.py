@@ -71,21 +71,22 @@ def every_file(rng: random.Random, whole: Reference) -> list[Moment]:
 
 
 def first_blows(rng: random.Random, wholes: Sequence[tuple[Kind, Reference]]) -> Iterator[tuple[Kind, Moment | float]]:
-    """The first blow of each trial of a method: every file operation of one kind of run, the others at random; then
-    what is no file operation."""
-    for number, (kind, whole) in enumerate(wholes):
-        moments = every_file(rng, whole)
-        yield from (
-            (kind, moment) for moment in (moments if number == 0 else rng.sample(moments, min(4, len(moments))))
-        )
-    for place, times in (("torn", 8), ("row", 5), ("step", 6), ("update", 4), ("score", 5), ("result", 2)):
+    """The first blow of each trial of a method: every file operation, each in one kind of run or another; then what is
+    no file operation, the first epoch (rows, but no checkpoint yet), and any instant."""
+    met: set[str] = set()
+    for kind, whole in wholes:
+        for moment in every_file(rng, whole):
+            name = whole.named("file")[moment.number - 1]
+            if name not in met:
+                yield kind, moment
+            met.add(name)
+    others = [("torn", 5), ("row", 3), ("step", 3), ("update", 2), ("score", 3), ("result", 1)]
+    for place, times in others:
         for _ in range(times):
             kind, whole = rng.choice(wholes)
             yield kind, Moment(place, rng.randint(1, max(1, count_of(whole, place))))
-    for number in (1, 2, 3):  # in the first epoch, with rows but without a checkpoint
-        yield wholes[number % len(wholes)][0], Moment("step", 1 + number)
-    for number in range(24):
-        kind, whole = wholes[number % len(wholes)]
+    yield from ((rng.choice(wholes)[0], Moment("step", number)) for number in (1, 2, 3))
+    for kind, whole in wholes:
         yield kind, rng.uniform(0, whole.start.seconds)
 
 
@@ -94,8 +95,15 @@ def kinds_of(method: str) -> list[Kind]:
     return [Kind(method, bound, saved) for bound in BOUNDS for saved in SAVED]
 
 
-def campaign_of(method: str, place: Path, seed: int, fresh: int = 2, most: int | None = None) -> Iterator[Trial]:
-    """The trials of a method: at least 100 kills, a third of the runs in chains.
+def campaign_of(
+    method: str,
+    place: Path,
+    seed: int,
+    fresh: int = 2,
+    most: int | None = None,
+    kinds: Sequence[Kind] = (),
+) -> Iterator[Trial]:
+    """The trials of a method: at least 100 kills, one after another in most of the runs.
 
     Args:
         method: of runs.METHODS.
@@ -103,13 +111,14 @@ def campaign_of(method: str, place: Path, seed: int, fresh: int = 2, most: int |
         seed: of everything that is drawn.
         fresh: trials in new interpreters.
         most: trials at all; ``None``: as many as there are.
+        kinds: of runs; none: all.
     """
     rng = random.Random(f"{seed} {method}")
-    wholes = [(kind, reference(place, kind)) for kind in kinds_of(method)]
-    of = dict(wholes)
+    of = {kind: reference(place, kind) for kind in (kinds or kinds_of(method))}
+    wholes = list(of.items())
     blows = list(first_blows(rng, wholes))
     for kind, first in blows if most is None else rng.sample(blows, most):
-        chain = [drawn(rng, of[kind]) for _ in range(rng.choice([0, 0, 1, 2]))]
+        chain = [drawn(rng, of[kind]) for _ in range(rng.choice([0, 1, 2, 3]))]
         yield survive(place, kind, of[kind], [first, *chain])
     for _ in range(fresh):
         kind, whole = rng.choice(wholes)

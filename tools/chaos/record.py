@@ -51,9 +51,8 @@ def counted(trials: Sequence[Trial]) -> str:
     """What some trials come to."""
 
     def total(name: str) -> int:
-        return sum(
-            int(bool(found) if isinstance(found, str) else found) for found in (getattr(t, name) for t in trials)
-        )
+        values = [getattr(one, name) for one in trials]
+        return sum(bool(value) if isinstance(value, str) else value for value in values)
 
     worst = max(trials, key=lambda one: (one.lost - one.may_lose, one.lost))
     return (

@@ -10,10 +10,10 @@ import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tools.chaos.moments import Moment
+from tools.chaos.moments import FAILS, Moment
 from tools.chaos.runs import Kind
 from tools.chaos.starts import Arrange, Start, limit_file_size, limit_open_files, start
-from tools.chaos.trial import Loss, Reference, Trial, concluded, emptied
+from tools.chaos.trial import Loss, Reference, Trial, concluded, emptied, reference
 
 SOON = 15.0
 """Seconds within which a run ends that was asked to."""
@@ -66,11 +66,14 @@ def stop(place: Path, kind: Kind, whole: Reference, moment: Moment) -> Trial:
     return trial._replace(where=f"{names} at {trial.where}")
 
 
-def stops(kind: Kind, place: Path, whole: Reference, number: int) -> Iterator[Trial]:
+def stops(with_page: Kind, place: Path, whole: Reference, number: int) -> Iterator[Trial]:
     """Every signal at every place, once and twice; of these every sixth, beginning with ``number``."""
     cases = [moment._replace(signals=(ask,) * times) for moment in places(whole) for ask in ASKS for times in (1, 2)]
+    without = with_page._replace(more=("report=none",))
+    bare = reference(place, without)
     for moment in cases[number::6]:
-        yield stop(place, kind, whole, moment)
+        late = moment.place in ("result", "page")
+        yield stop(place, with_page if late else without, whole if late else bare, moment)
 
 
 # Disks.
@@ -89,13 +92,14 @@ def fail(place: Path, kind: Kind, whole: Reference, moment: Moment | None, arran
     return trial._replace(where=f"{what} {trial.where}".strip(), said=trial.said or failed.last_line, struck=1)
 
 
-def failures(kind: Kind, place: Path, whole: Reference, rng: random.Random) -> Iterator[Trial]:
-    """A disk that is full, a full quota, a disk that becomes read-only, too many open files; at different moments."""
-    numbers = range(1, len(whole.named("file")) + 1)
-    for error in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE):
-        for number in rng.sample(numbers, 3):
-            yield fail(place, kind, whole, Moment("file", number, (), error), None, errno.errorcode[error])
-    for size in (200, 100_000, 1_000_000):
-        yield fail(place, kind, whole, None, functools.partial(limit_file_size, size), f"files of at most {size} bytes")
-    for count in (16, 32):
-        yield fail(place, kind, whole, None, functools.partial(limit_open_files, count), f"{count} open files")
+def failures(kind: Kind, place: Path, whole: Reference, rng: random.Random, number: int) -> Iterator[Trial]:
+    """A disk that is full, a full quota, a disk that becomes read-only, too many open files, at different moments; of
+    these every third, beginning with ``number``."""
+    files = range(1, len(whole.named("file")) + 1)
+    errors = [
+        (Moment("file", at, (), error), None, errno.errorcode[error]) for error in FAILS for at in rng.sample(files, 4)
+    ]
+    sizes = [(None, functools.partial(limit_file_size, n), f"files of at most {n} bytes") for n in (200, 10**5, 10**6)]
+    counts = [(None, functools.partial(limit_open_files, n), f"{n} open files") for n in (16, 32)]
+    for moment, arrange, what in [*errors, *sizes, *counts][number::3]:
+        yield fail(place, kind, whole, moment, arrange, what)
