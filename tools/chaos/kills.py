@@ -39,6 +39,13 @@ def survive_fresh(place: Path, kind: Kind, whole: Reference, blows: Sequence[flo
 
 # Which moments.
 
+LADDER = (
+    *(Moment("file", 2), Moment("torn", 1), Moment("file", 9), Moment("file", 14), Moment("step", 2), Moment("row", 3)),
+    *(Moment("torn", 3), Moment("step", 6), Moment("file", 30), Moment("update", 3), Moment("score", 1)),
+    *(Moment("file", 20), Moment("result", 1)),
+)
+"""Blows to one run after another, from its first file to its result."""
+
 
 def drawn(rng: random.Random, whole: Reference) -> Moment | float:
     """Any moment of a run: mostly a file operation or an instant."""
