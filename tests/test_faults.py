@@ -37,7 +37,9 @@ BESIDE = {
 @pytest.mark.parametrize("case", BESIDE)
 def test_every_other_case_is_tested_where_it_was_mended(case: str) -> None:
     file, name = BESIDE[case].split("::")
-    defined = {node.name for node in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(node, ast.FunctionDef)}
+    defined = {
+        node.name for node in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(node, ast.FunctionDef)
+    }
     assert name in defined
 
 

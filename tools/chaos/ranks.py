@@ -9,8 +9,8 @@ from typing import Any
 
 from tools.chaos.moments import Log, read_log
 from tools.chaos.runs import Kind
-from tools.chaos.starts import CONTEXT, Start, become, files_of, start, text_of
-from tools.chaos.trial import Loss, Reference, Trial, concluded, emptied
+from tools.chaos.starts import CONTEXT, Start, become, files_of, text_of
+from tools.chaos.trial import Loss, Reference, Trial, concluded, emptied, reference
 
 SOON = 60.0
 """Seconds within which a run of several ranks ends after one of them is gone."""
@@ -117,8 +117,7 @@ def losses(place: Path, kind: Kind, whole: Reference) -> Iterator[Trial]:
         (rank_stopped, (75,)),
     ):
         folder, loss = emptied(place / "run"), Loss(kind)
-        arguments = (*kind.arguments, *HANGS) if blow is rank_stopped else kind.arguments
-        struck, what = struck_at_step(folder, arguments, 6, blow)
+        struck, what = struck_at_step(folder, kind.arguments, 6, blow)
         loss.see(struck)
         badly = [f"ended with {struck.code}"] * (struck.code not in codes)
         badly += ["traceback"] * ("Traceback (most recent call last)" in struck.err + struck.out)
@@ -129,11 +128,7 @@ def losses(place: Path, kind: Kind, whole: Reference) -> Iterator[Trial]:
         yield trial._replace(where=f"{what} at step 6", struck=1, said=trial.said or struck.last_line)
 
 
-HANGS = ("trainer.hang_after_minutes=0.1",)
-
-
 def two_ranks(method: str, place: Path) -> tuple[Kind, Reference]:
-    """The same run of two ranks, undisturbed."""
-    kind = Kind(method, "epochs", "epochs", ("trainer=ddp_cpu", "report=none"))
-    folder = emptied(place / "ranks")
-    return kind, Reference(folder, start(folder, kind.arguments))
+    """The same run of two ranks, undisturbed; it notices after 12 seconds that a rank stands still."""
+    kind = Kind(method, "epochs", "epochs", ("trainer=ddp_cpu", "report=none", "trainer.hang_after_minutes=0.2"))
+    return kind, reference(place, kind)

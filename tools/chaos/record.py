@@ -1,6 +1,7 @@
 """The record of a campaign: one line a trial in table.csv, and what they come to in output.txt."""
 
 import csv
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import get_type_hints
@@ -71,3 +72,28 @@ def wrongs(one: Trial) -> str:
     counts |= {"locks": one.locks, "orphans": one.orphans}
     found += [f"{count} {name}" for name, count in counts.items() if count]
     return "; ".join([*found, *([f'said "{one.said}"'] if one.said else [])])
+
+
+def story(root: Path) -> str:
+    """Two sentences about the campaign, for the README.
+
+    Args:
+        root: of the repository, which has its table.
+    """
+    trials = read_table(root / "results" / "chaos" / "table.csv")
+    kills = [one for one in trials if one.kind == "kill"]
+    others = [one for one in trials if one.kind not in ("kill", "input")]
+    methods = list(dict.fromkeys(one.method for one in kills))
+    least = min(sum(one.struck for one in kills if one.method == method) for method in methods)
+    runs = [*kills, *others]
+    beyond = sum(one.lost > one.may_lose for one in runs)
+    text = (
+        f"Runs of {len(methods)} methods were killed {sum(one.struck for one in kills):,} times, at least {least} times a "
+        f"method, at every operation on a file and at any instant, and met {len(others)} signals, full disks, damaged "
+        "files and lost ranks, with nothing but the same command between. "
+        f"Of these {len(runs)} runs {sum(bool(one.differs) for one in runs)} differ from an undisturbed one in weights, "
+        f"optimizer, record or result, {sum(one.dead_ends for one in runs)} came to a dead end, "
+        f"{sum(one.manual_steps for one in runs)} needed another step, and {beyond} did more again than lies between two "
+        "checkpoints (`python -m tools.chaos`, [results/chaos](results/chaos/output.txt))."
+    )
+    return textwrap.fill(text, 120, break_on_hyphens=False, break_long_words=False) + "\n"

@@ -1,5 +1,6 @@
 """One run that is disturbed: what is counted of it, and how it is brought to its end by the same command alone."""
 
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -58,7 +59,7 @@ def reference(place: Path, kind: Kind) -> Reference:
     Raises:
         ValueError: it did not come to its end.
     """
-    folder = emptied(place / "-".join(kind[:3]))
+    folder = emptied(place / re.sub(r"[^\w-]", "_", "-".join([*kind[:3], *kind.more])))
     done = start(folder, kind.arguments)
     if done.code:
         raise ValueError(f"{kind} ends with {done.code} undisturbed: {done.last_line}")
