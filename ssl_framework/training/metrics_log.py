@@ -47,7 +47,7 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Appends one row a metric, in the order of their names. Lightning adds "epoch" to every call; it is left out."""
+        """Appends one row a metric, in the order of names. Lightning adds "epoch" to every call; it is left out."""
         new = not self.path.exists()
         with self.path.open("a", newline="") as file:
             writer = csv.writer(file)

@@ -1,11 +1,13 @@
 """The record of a campaign: one line a trial in table.csv, and what they come to in output.txt."""
 
 import csv
+import functools
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import get_type_hints
 
+from tools.chaos.runs import METHODS
 from tools.chaos.trial import Trial
 
 KINDS = {
@@ -51,17 +53,20 @@ def summary(trials: Sequence[Trial]) -> Iterator[str]:
 def counted(trials: Sequence[Trial]) -> str:
     """What some trials come to."""
 
-    def total(name: str) -> int:
-        values = [getattr(one, name) for one in trials]
-        return sum(bool(value) if isinstance(value, str) else value for value in values)
-
     worst = max(trials, key=lambda one: (one.lost - one.may_lose, one.lost))
+    total = functools.partial(total_of, trials)
     return (
         f"{total('struck')} in {len(trials)} runs and {total('starts')} starts: {total('differs')} differ, "
         f"{total('dead_ends')} dead ends, {total('manual_steps')} manual steps, at most {worst.lost} steps lost where "
         f"{worst.may_lose} may be, {total('partial_files')} files left over, {total('locks')} locks, "
         f"{total('orphans')} orphans, {total('badly')} ended badly"
     )
+
+
+def total_of(trials: Sequence[Trial], name: str) -> int:
+    """The sum of a column; of one with words, how many have any."""
+    values = [getattr(one, name) for one in trials]
+    return sum(bool(value) if isinstance(value, str) else value for value in values)
 
 
 def wrongs(one: Trial) -> str:
@@ -83,17 +88,16 @@ def story(root: Path) -> str:
     trials = read_table(root / "results" / "chaos" / "table.csv")
     kills = [one for one in trials if one.kind == "kill"]
     others = [one for one in trials if one.kind not in ("kill", "input")]
-    methods = list(dict.fromkeys(one.method for one in kills))
-    least = min(sum(one.struck for one in kills if one.method == method) for method in methods)
-    runs = [*kills, *others]
+    least = min(total_of([one for one in kills if one.method == name], "struck") for name in METHODS)
+    total = functools.partial(total_of, runs := [*kills, *others])
     beyond = sum(one.lost > one.may_lose for one in runs)
     text = (
-        f"Runs of {len(methods)} methods were killed {sum(one.struck for one in kills):,} times, at least {least} times a "
+        f"Runs of {len(METHODS)} methods were killed {total_of(kills, 'struck'):,} times, at least {least} times a "
         f"method, at every operation on a file and at any instant, and met {len(others)} signals, full disks, damaged "
         "files and lost ranks, with nothing but the same command between. "
-        f"Of these {len(runs)} runs {sum(bool(one.differs) for one in runs)} differ from an undisturbed one in weights, "
-        f"optimizer, record or result, {sum(one.dead_ends for one in runs)} came to a dead end, "
-        f"{sum(one.manual_steps for one in runs)} needed another step, and {beyond} did more again than lies between two "
+        f"Of these {len(runs)} runs {total('differs')} "
+        f"differ from an undisturbed one in weights, optimizer, record or result, {total('dead_ends')} came to a dead "
+        f"end, {total('manual_steps')} needed another step, and {beyond} did more again than lies between two "
         "checkpoints (`python -m tools.chaos`, [results/chaos](results/chaos/output.txt))."
     )
     return textwrap.fill(text, 120, break_on_hyphens=False, break_long_words=False) + "\n"
