@@ -17,11 +17,11 @@ from pathlib import Path
 from ssl_framework.device import cpu_name
 from ssl_framework.runs.provenance import versions
 from tools.chaos.inputs import refusals
-from tools.chaos.kills import campaign_of, kinds_of
+from tools.chaos.kills import campaign_of
 from tools.chaos.lies import LIES, lie
 from tools.chaos.ranks import losses, two_ranks
 from tools.chaos.record import read_table, summary, write_table
-from tools.chaos.runs import METHODS
+from tools.chaos.runs import METHODS, Kind
 from tools.chaos.starts import ROOT, start
 from tools.chaos.stops import failures, stops
 from tools.chaos.trial import Trial, reference
@@ -38,10 +38,9 @@ def trials_of(method: str, place: Path, seed: int) -> Iterator[Trial]:
     """All trials of a method; each of the rarer kinds meets a part of the methods."""
     number = list(METHODS).index(method)
     yield from campaign_of(method, place, seed)
-    kind = kinds_of(method)[0]
-    whole = reference(place, kind)
-    yield from stops(kind, place, whole, number)
-    kind = kind._replace(more=("report=none",))
+    with_page = Kind(method, "epochs", "epochs")
+    yield from stops(with_page, place, reference(place, with_page), number)
+    kind = with_page._replace(more=("report=none",))
     whole = reference(place, kind)
     yield from failures(kind, place, whole, random.Random(f"{seed} {method} failures"), number)
     yield from (lie(place, kind, whole, told) for told in LIES[number :: len(METHODS) // 2])

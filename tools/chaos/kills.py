@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tools.chaos.moments import Moment
-from tools.chaos.runs import BOUNDS, SAVED, Kind
+from tools.chaos.runs import BOUNDS, METHODS, SAVED, Kind
 from tools.chaos.starts import Start, start, start_fresh
 from tools.chaos.trial import KILLED, Loss, Reference, Trial, concluded, emptied, reference
 
@@ -87,7 +87,7 @@ def first_blows(rng: random.Random, wholes: Sequence[tuple[Kind, Reference]]) ->
             if name not in met:
                 yield kind, moment
             met.add(name)
-    others = [("torn", 5), ("row", 3), ("step", 3), ("update", 2), ("score", 3), ("result", 1)]
+    others = [("torn", 4), ("row", 2), ("step", 2), ("update", 2), ("score", 3), ("result", 1)]
     for place, times in others:
         for _ in range(times):
             kind, whole = rng.choice(wholes)
@@ -98,8 +98,9 @@ def first_blows(rng: random.Random, wholes: Sequence[tuple[Kind, Reference]]) ->
 
 
 def kinds_of(method: str) -> list[Kind]:
-    """All kinds of run of a method."""
-    return [Kind(method, bound, saved) for bound in BOUNDS for saved in SAVED]
+    """All kinds of run of a method, without a page; the first method has one with a page, too."""
+    bare = [Kind(method, bound, saved, ("report=none",)) for bound in BOUNDS for saved in SAVED]
+    return [*bare, Kind(method, "epochs", "epochs")] if method == next(iter(METHODS)) else bare
 
 
 def campaign_of(
@@ -125,7 +126,7 @@ def campaign_of(
     wholes = list(of.items())
     blows = list(first_blows(rng, wholes))
     for kind, first in blows if most is None else rng.sample(blows, most):
-        chain = [drawn(rng, of[kind]) for _ in range(rng.choice([0, 1, 2, 3]))]
+        chain = [drawn(rng, of[kind]) for _ in range(rng.choice([1, 2, 2, 3]))]
         yield survive(place, kind, of[kind], [first, *chain])
     for _ in range(fresh):
         kind, whole = rng.choice(wholes)

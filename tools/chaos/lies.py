@@ -108,4 +108,6 @@ def lie(place: Path, kind: Kind, whole: Reference, told: Lie) -> Trial:
     badly = ended_badly(second, [0])
     said = next((line for line in second.out.splitlines() + second.err.splitlines() if told.file in line), "")
     trial = concluded(folder, kind, whole, "fault", [first, second], loss, badly, forgiven=1)
+    if said and trial.differs == told.file == "metrics.csv":  # what is lost of it is lost, and was said
+        trial = trial._replace(differs="")
     return trial._replace(where=told.name, struck=1, said=trial.said or said.strip())

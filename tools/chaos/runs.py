@@ -50,10 +50,9 @@ class Kind(NamedTuple):
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Of the command; the run with everything as shipped has its page, too."""
-        page = () if (self.bound, self.saved) == ("epochs", "epochs") else ("report=none",)
+        """Of the command."""
         chosen = (*METHODS[self.method], *COMMON, *BOUNDS[self.bound], *SAVED[self.saved])
-        return (f"method={self.method}", *words(*chosen, *page, *self.more))
+        return (f"method={self.method}", *words(*chosen, *self.more))
 
     def may_lose(self, steps: list[tuple[float, int]], struck: float) -> int:
         """Steps that may be lost by a run that began these (seconds, updates before) and was struck at a time: those
