@@ -137,8 +137,9 @@ def name_of(path: Any) -> str:
 
 
 def is_partial(path: Any) -> bool:
-    """Whether it is a file that has not got its name yet."""
-    return os.path.basename(os.fsdecode(path)).startswith(".") and not os.path.islink(path)
+    """Whether it is a file that has not got its name yet: not a second name of one that has."""
+    hidden = os.path.basename(os.fsdecode(path)).startswith(".")
+    return hidden and not os.path.islink(path) and os.stat(path).st_nlink == 1
 
 
 def watch(log: Path, moment: Moment | None) -> None:
