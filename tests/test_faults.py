@@ -27,9 +27,38 @@ TINY = ("data=digits", "trainer=cpu", "trainer.max_epochs=1", "evaluation=none",
 
 BESIDE = {
     # wrong numbers without a word
-    "C1": "tools/test_chaos.py::test_so_does_one_with_a_queue_bounded_by_steps_that_saves_by_steps",
+    "C1": "training/test_going_on.py::test_from_every_checkpoint_to_the_same_end",
     "C2": "tools/test_chaos.py::test_a_run_killed_again_and_again_ends_as_one_that_was_not",
     "C3": "tools/test_chaos.py::test_so_does_one_with_a_queue_bounded_by_steps_that_saves_by_steps",
+    "C4": "commands/test_again.py::test_all_jobs_of_a_multirun_mean_the_same_precision",
+    "C5": "commands/test_again.py::test_names_are_kept_twice",
+    "C6": "commands/test_again.py::test_a_resumed_run_says_the_command_that_repeats_it_even_if_run_json_was_lost",
+    "C7": "training/test_going_on.py::test_from_every_checkpoint_to_the_same_end",
+    "C8": "commands/test_again.py::test_a_fork_holds_nothing",
+    "C9 checkpoint": "training/test_checkpoints.py::test_every_byte_of_the_tensors_is_covered_by_a_checksum",
+    "C9 export": "models/test_exported.py::test_no_bit_can_flip_without_a_word",
+    "C10": "training/test_nonfinite.py::test_a_gradient_that_is_not_finite_is_never_saved",
+    "C11": "training/test_nonfinite.py::test_weights_that_an_update_has_broken_are_not_saved",
+    "C12": "evaluation/test_nonfinite_features.py::test_features_that_are_not_finite_are_not_scored",
+    "C13": "data/test_shards.py::test_a_shard_that_was_cut_at_any_block_is_refused_and_not_counted",
+    "C15": "commands/test_again.py::test_a_damaged_result_in_a_sweep_is_made_again",
+    "C18": "training/test_checkpoints.py::test_a_run_goes_on_from_a_checkpoint_that_has_everything_or_not_at_all",
+    # stuck
+    "D1": "commands/test_again.py::test_the_same_command_ends_a_run_that_was_killed",
+    "D3": "commands/test_again.py::test_any_path_is_resumed_bare_or_quoted_and_as_printed",
+    "D6": "runs/test_stopping.py::test_no_process_outlives_a_parent_that_is_killed",
+    "D8": "runs/test_stopping.py::test_a_second_signal_ends_at_once_what_the_first_has_not",
+    "D9": "training/test_checkpoints.py::test_partial_files_of_killed_processes_are_swept",
+    # foreign files
+    "S1": "hostile/test_files.py::test_what_a_file_of_weights_says_of_itself_is_never_constructed",
+    "S2": "hostile/test_files.py::test_shards_are_checked_where_they_are_opened",
+    "S3": "hostile/test_files.py::test_a_study_of_a_stranger_names_no_foreign_class",
+    "S4": "hostile/test_files.py::test_an_image_is_of_the_listed_formats",
+    "S6": "hostile/test_paths.py::test_a_class_under_another_name_is_not_trusted",
+    "S8": "hostile/test_paths.py::test_what_the_rules_make_of_a_config",
+    "S9": "hostile/test_paths.py::test_what_the_rules_make_of_a_config",
+    "S10": "hostile/test_files.py::test_a_config_that_never_ends_is_no_file",
+    "S13": "hostile/test_files.py::test_no_cell_is_a_formula",
 }
 """Case -> where it is tested, in this folder."""
 
