@@ -48,13 +48,14 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Appends one row a metric. Lightning adds "epoch" to every call; it is left out."""
+        """Appends one row a metric, in the order of names. Lightning adds "epoch" to every call; it is left out."""
         new = not self.path.exists()
         with self.path.open("a", newline="") as file:
             writer = csv.writer(file)
             if new:
                 writer.writerow(COLUMNS)
-            writer.writerows((step, name, repr(float(value))) for name, value in metrics.items() if name != "epoch")
+            rows = sorted((name, repr(float(value))) for name, value in metrics.items() if name != "epoch")
+            writer.writerows((step, *row) for row in rows)  # sorted: a resumed run meets them in another order
 
     @rank_zero_only
     def drop_after(self, step: int, evaluated: bool) -> None:
