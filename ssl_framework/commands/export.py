@@ -11,7 +11,7 @@ from ssl_framework.loading import load_run
 from ssl_framework.models.weights import refuse_non_finite_weights
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admit
-from ssl_framework.runs.messages import error_line, split_run
+from ssl_framework.runs.messages import commanded, error_line, split_run
 
 
 def export(folder: Path, out: Path) -> str:
@@ -34,6 +34,7 @@ def export(folder: Path, out: Path) -> str:
     return backbone.load_line(out)
 
 
+@commanded()
 def main(arguments: list[str] | None = None) -> None:
     """``run=FOLDER [out=FILE]``."""
     arguments = admit(sys.argv[1:] if arguments is None else arguments)

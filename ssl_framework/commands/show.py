@@ -32,7 +32,7 @@ from ssl_framework.report.pictures.mixtures import show_all, show_both_views, sh
 from ssl_framework.runs.config import CONFIGS
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admit
-from ssl_framework.runs.messages import as_typed, error_line, explain, quiet, typed
+from ssl_framework.runs.messages import as_typed, commanded, error_line, explain, quiet, typed
 from ssl_framework.runs.overrides import override_each
 from ssl_framework.training.replay import make_again, ranks_of, read_step, step_table, verdict
 
@@ -45,6 +45,7 @@ OF_RUNS = ("report", "neighbours", "embedding")
 REPLAY = "nonfinite"
 
 
+@commanded()
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; draws, and prints the path of the picture or the page."""
     parser = argparse.ArgumentParser(

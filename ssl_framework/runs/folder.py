@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.runs.addresses import as_first_published
+from ssl_framework.runs.durable import replacing, sweep
+from ssl_framework.runs.plain import plain_json, printable, read_config
 
 LATEST = Path("outputs") / "latest"
 """Link to the folder of the run that began last."""
@@ -30,7 +32,7 @@ class RunFolder(NamedTuple):
 
     config.yaml       the resolved config
     run.json          what the run is called, its overrides and its command
-    checkpoints       the last state, to go on from
+    checkpoints       the last two states, to go on from, and the best one if that was asked for
     metrics.csv       every logged number, appended as it comes
     scores.npz        distributions of similarities, where they are measured
     nonfinite         the step at which a run came to a number that is not finite, to be made again
@@ -61,6 +63,19 @@ class RunFolder(NamedTuple):
     @property
     def checkpoint_file(self) -> Path:
         return self.checkpoints / "last.ckpt"
+
+    @property
+    def previous_checkpoint_file(self) -> Path:
+        return self.checkpoints / "before.ckpt"
+
+    @property
+    def best_checkpoint_file(self) -> Path:
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def checkpoint_files(self) -> list[Path]:
+        """The states that it can go on from, as far as there are any, the newest first (see ``newest_checkpoint``)."""
+        return [path for path in (self.checkpoint_file, self.previous_checkpoint_file) if path.is_file()]
 
     @property
     def metrics_file(self) -> Path:
@@ -131,7 +146,7 @@ class RunFolder(NamedTuple):
     @property
     def has_checkpoint(self) -> bool:
         """Whether the run, or a part of it, has come as far as its first checkpoint."""
-        return any(where.checkpoint_file.is_file() for where in self.parts)
+        return any(where.checkpoint_files for where in self.parts)
 
     @property
     def has_trained(self) -> bool:
@@ -144,9 +159,7 @@ class RunFolder(NamedTuple):
 
     def read_config(self) -> DictConfig:
         """The stored config as written, unchecked: ``loading.load_run_config`` is for what will be built of it."""
-        found = OmegaConf.load(self.config_file)
-        assert isinstance(found, DictConfig)
-        return found
+        return OmegaConf.create(read_config(self.config_file))
 
     def read_about(self) -> dict[str, Any]:
         """What the run is called, its overrides and its command; {} where nothing says so."""
@@ -162,7 +175,7 @@ class RunFolder(NamedTuple):
 
     def read_error(self) -> str:
         """Why the last try failed, "" if it did not."""
-        return self.error_file.read_text().strip() if self.error_file.is_file() else ""
+        return printable(self.error_file.read_text().strip()) if self.error_file.is_file() else ""
 
     # What is written.
 
@@ -187,6 +200,11 @@ class RunFolder(NamedTuple):
         self.path.mkdir(parents=True, exist_ok=True)
         self.write_about(about)
         self.write_config(cfg)
+
+    def sweep_partials(self) -> None:
+        """Removes the files that killed processes have left half-written, in it and its parts."""
+        for folder in (LATEST.parent, *(folder for where in self.parts for folder in (where.path, where.checkpoints))):
+            sweep(folder)
 
     def forget_try(self) -> None:
         """Removes what a try has left that was killed before its first checkpoint."""
@@ -337,9 +355,8 @@ def locked(handle: int, kind: int, tries: int) -> bool:
 
 def write(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -349,7 +366,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's content."""
-    return json.loads(path.read_bytes())
+    return plain_json(path.read_bytes(), str(path))
 
 
 def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:
@@ -357,5 +374,5 @@ def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:
     curves: dict[str, list[tuple[int, float]]] = {}
     with Path(path).open(newline="") as file:
         for row in csv.DictReader(file):
-            curves.setdefault(row["name"], []).append((int(row["step"]), float(row["value"])))
+            curves.setdefault(printable(row["name"]), []).append((int(row["step"]), float(row["value"])))
     return curves
