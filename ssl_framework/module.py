@@ -1,5 +1,6 @@
 """The one LightningModule: views, mixer, student, teacher, objective, and the order in which they run."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,8 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from ssl_framework.distributed import rank, same_on_all_ranks
+from ssl_framework.data.allocations import refuse_more_than_free
+from ssl_framework.distributed import rank, same_on_all_ranks, world_size
 from ssl_framework.feature_mixers.base import FeatureMixer
 from ssl_framework.gradient_cache import cached_losses, together
 from ssl_framework.mixers.base import LearnedRule
@@ -211,6 +213,13 @@ class SSLModule(L.LightningModule):
         if self.teacher is not None:  # once per optimizer step, also under gradient accumulation
             self.teacher.update(self.student, self.clock)
 
+    def refuse_views_too_large(self, batch: int) -> None:
+        """Raises ValueError if the views of a batch of one rank do not fit into memory."""
+        numbers = sum(math.prod(self.views.example(view)) for view in range(self.views.num_views))
+        what = f"the {self.views.num_views} views of {batch:,} samples"
+        cure = f"lower data.batch_size={batch * world_size()}, the views' size or the count of views.groups"
+        refuse_more_than_free(4 * batch * numbers, self.trainer.strategy.root_device, what, cure)
+
     def own_rates(self) -> dict[torch.nn.Module, float]:
         """The learned mixing rules, and their learning rate relative to that of all others."""
         return {part: part.lr_factor for part in self.modules() if isinstance(part, LearnedRule)}
@@ -220,6 +229,7 @@ class SSLModule(L.LightningModule):
         loader = self.trainer.train_dataloader
         assert loader is not None
         global_batch = loader.global_batch_size * self.trainer.accumulate_grad_batches
+        self.refuse_views_too_large(loader.global_batch_size // world_size())
         optimizer, schedule = self.recipe.build(self, global_batch, self.total_steps, self.own_rates())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -7,17 +7,26 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from ssl_framework.loading import load_run
+<<<<<<< HEAD
 from ssl_framework.models.exported import write_exported
+=======
+from ssl_framework.models.weights import refuse_non_finite_weights
+>>>>>>> nonfinite
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admit
 from ssl_framework.runs.messages import commanded, error_line, quiet, split_run
 
 
 def export(folder: Path, out: Path) -> str:
-    """Writes the backbone's weights under the network's own names; returns the call that loads them."""
+    """Writes the backbone's weights under the network's own names; returns the call that loads them.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such run, or its weights are not finite.
+    """
     cfg, module = load_run(folder, [])
     backbone = module.student.backbone
     weights = {name: tensor.detach().contiguous() for name, tensor in backbone.net.state_dict().items()}
+    refuse_non_finite_weights(weights, f"the backbone of {folder}")
     views = OmegaConf.masked_copy(cfg.views, ["image_size", "channels", "mean", "std"])
     layout = OmegaConf.masked_copy(cfg.backbone, ["options", "channels_last"])
     trained_with = OmegaConf.to_container(OmegaConf.merge(views, layout))

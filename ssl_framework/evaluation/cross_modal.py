@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ssl_framework.data.base import Split
-from ssl_framework.evaluation.features import Bare, extract_in_eval
+from ssl_framework.evaluation.features import Bare, extract_in_eval, refuse_non_finite
 from ssl_framework.functional import unit
 from ssl_framework.models.towers import Towers
 from ssl_framework.module import SSLModule
@@ -93,9 +93,14 @@ class CrossModal:
         )
 
     def embedded(self, module: SSLModule | Bare, split: Split, modality: str) -> Tensor:
-        """Unit rows of a split's samples, which are of that modality: [N, D]."""
+        """Unit rows of samples of the test split, or of prompts, which are of that modality: [N, D].
+
+        Raises:
+            ValueError: one of them is not finite.
+        """
         tower = self.check(module).tower(modality)
-        return unit(extract_in_eval(module, lambda x: tower.encode(x)[self.head], split, torch.float32, modality))
+        z = extract_in_eval(module, lambda x: tower.encode(x)[self.head], split, torch.float32, modality)  # [N, D]
+        return unit(refuse_non_finite(z, f"the outputs of the head {self.head} on {modality}", "test"))
 
     def embedded_prompts(self, module: SSLModule | Bare, prompts: Tensor) -> Tensor:
         """[classes, P, ...] -> unit rows [classes, P, D]"""

@@ -19,8 +19,12 @@ from ssl_framework.build import build
 from ssl_framework.evaluation.features import Bare
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
+<<<<<<< HEAD
 from ssl_framework.models.exported import read_exported
 from ssl_framework.models.weights import misfits
+=======
+from ssl_framework.models.weights import misfits, refuse_non_finite_weights
+>>>>>>> nonfinite
 from ssl_framework.runs.messages import nearest
 from ssl_framework.runs.overrides import composed, merged
 from ssl_framework.runs.paths import leads_elsewhere
@@ -117,12 +121,13 @@ class Foreign(NamedTuple):
         """Gives a backbone the weights of a file, whose classifier, if it has one, is left out.
 
         Raises:
-            ValueError: a name is missing or left over, or a shape differs.
+            ValueError: a name is missing or left over, a shape differs, or a number is not finite.
         """
         about = timm.get_pretrained_cfg(self.timm_name)
         classifier = getattr(about, "classifier", None) or ()
         heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
         kept = {name: x for name, x in state.items() if not name.startswith(heads)}
+        refuse_non_finite_weights(kept, self.said)
         if found := misfits(backbone, kept):
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise ValueError(

@@ -25,7 +25,7 @@ from ssl_framework.evaluation.features import (
     plain,
     raw_input,
 )
-from ssl_framework.evaluation.frozen import FrozenEvaluation
+from ssl_framework.evaluation.frozen import FrozenEvaluation, defined
 from ssl_framework.evaluation.probes.regression import KNNRegression, Ridge
 from ssl_framework.evaluation.protocol import protocol_of
 from ssl_framework.loading import load_run_config
@@ -226,13 +226,13 @@ def score_all(
                     evaluation.online_linear.load_state_dict((learnt or {})[evaluation.online_linear.state_key])
                 scores = evaluation.score(features.read_by(evaluation), splits, model.student, online=True)
                 if evaluation.cross is not None:
-                    scores |= evaluation.cross.score(model, splits.test)
+                    scores |= defined(evaluation.cross.score(model, splits.test))
                 for name, source in others.items() if evaluation.with_baselines and scores else ():
                     references[name] = reference(evaluation, splits, source, raw)
                 if evaluation.cross is not None and with_references and evaluation.with_baselines:
                     references["chance"] = evaluation.cross.chance(model, splits.test)
             else:
-                protocol["images"], scores = evaluation.images_shown, evaluation.score_module(model, splits)
+                protocol["images"], scores = evaluation.images_shown, defined(evaluation.score_module(model, splits))
         if not scores:
             left_out[chosen.name] = "; ".join(notes) or "it found nothing to score"
             continue
@@ -263,7 +263,7 @@ def reference(evaluation: FrozenEvaluation, splits: Splits, source: Features | N
     that does not fit in memory."""
     if source is not None:
         scores = evaluation.score(source.read_by(evaluation), splits, source.module.student)
-        crossed = {} if evaluation.cross is None else evaluation.cross.score(source.module, splits.test)
+        crossed = {} if evaluation.cross is None else defined(evaluation.cross.score(source.module, splits.test))
         return plain(scores | crossed)
     try:
         return plain(evaluation.score(raw, splits))

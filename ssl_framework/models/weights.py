@@ -226,8 +226,9 @@ def load_into(backbone: BackboneProtocol, state: dict[str, Tensor]) -> None:
     """Replaces all weights and buffers of a backbone.
 
     Raises:
-        ValueError: a name is missing or left over, or a shape differs.
+        ValueError: a name is missing or left over, a shape differs, or a number is not finite.
     """
+    refuse_non_finite_weights(state, f"backbone.weights={backbone.weights}")
     if found := misfits(backbone, state):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise ValueError(
@@ -235,6 +236,16 @@ def load_into(backbone: BackboneProtocol, state: dict[str, Tensor]) -> None:
             "backbone, the size and the channels of views that these weights were trained with"
         )
     backbone.net.load_state_dict(state)
+
+
+def refuse_non_finite_weights(state: Mapping[str, Tensor], where: str) -> None:
+    """Raises ValueError if a weight or statistic is not finite; ``where`` says whose they are."""
+    if bad := [name for name, x in state.items() if x.is_floating_point() and not x.isfinite().all()]:
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        raise ValueError(
+            f"{where} holds NaN or infinity in {bad[0]}{more}: nothing was done with it; choose weights of a run that "
+            "did not diverge"
+        )
 
 
 def misfits(backbone: BackboneProtocol, state: Mapping[str, Tensor]) -> list[str]:
