@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from ssl_framework.build import build_module
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.module import SSLModule
+from ssl_framework.runs.added_keys import as_built_now
 from ssl_framework.runs.addresses import as_now
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.overrides import override_each
@@ -35,7 +36,7 @@ def load_run_config(folder: str | Path) -> DictConfig:
     cfg = OmegaConf.load(path)
     if not isinstance(cfg, DictConfig):
         raise ValueError(f"{path} is not a run's config: it holds {type(cfg).__name__}, not a mapping")
-    content = as_now(OmegaConf.to_container(cfg, resolve=False))
+    content = as_built_now(as_now(OmegaConf.to_container(cfg, resolve=False)))
     refuse_foreign(content, str(path))
     return OmegaConf.create(content)
 

@@ -1,5 +1,6 @@
 """The data of a run: where its samples lie, and the loader that serves them."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,7 @@ class DataModule(L.LightningDataModule):
                     "with: choose data=folder or store, whose images are decoded already"
                 )
             self.loader = rows.loader(label, views.crops, device, *rest, draw)
-        elif (whole := resident(rows, device, self.resident_share)) is not None:
+        elif (whole := resident(rows, device, self.resident_share, bytes_of(self.pretrain.beside))) is not None:
             beside = self.pretrain.beside
             beside = beside and {name: column.to(device) for name, column in beside.items()}
             there = Split(whole, None if label is None else label.to(device), beside=beside)
@@ -196,3 +197,8 @@ class DataModule(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Called before the loader is made."""
         self.served = state_dict["served"]
+
+
+def bytes_of(columns: Mapping[str, Tensor] | None) -> int:
+    """What all columns take in memory."""
+    return sum(column.nbytes for column in (columns or {}).values())

@@ -103,15 +103,20 @@ def with_tensors(checkpoint: dict[str, Any], tensors: Mapping[str, Tensor]) -> d
     return checkpoint
 
 
-PREFIX = re.compile(r"student\.(towers\.\w+\.)?backbone\.net\.")
-"""Of the backbone's names in a checkpoint; of several towers the main one comes first."""
+def prefix_of(run: RunFolder) -> str:
+    """What the names of the student's backbone begin with in a run's checkpoint: of several towers the main one's.
+
+    The config says which one that is: tensors that ranks have written in shares come in the order of their names.
+    """
+    student = run.read_config().get("student") or {}
+    main = student.get("main") or next(iter(student.get("towers") or ()), None)
+    return "student.backbone.net." if main is None else f"student.towers.{main}.backbone.net."
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Names and tensors of a network: of the student's backbone in a run folder, or of a file that ``export`` wrote."""
     if path.is_dir():
-        state = load_checkpoint(RunFolder(path).checkpoint_file)["state_dict"]
-        prefix = next((found[0] for name in state if (found := PREFIX.match(name))), "none")
+        state, prefix = load_checkpoint(RunFolder(path).checkpoint_file)["state_dict"], prefix_of(RunFolder(path))
         return {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
     if not path.is_file():
         raise FileNotFoundError(f"backbone.weights is {path}, which does not exist")

@@ -1,7 +1,6 @@
 """One tower is an encoder, bit for bit; several route each view to its own."""
 
 import copy
-import functools
 
 import pytest
 import torch
@@ -16,12 +15,12 @@ from ssl_framework.models.towers import Towers
 from ssl_framework.objectives.clip import CLIP
 from ssl_framework.types import Batch, Clock, Outputs
 
-HEAD = functools.partial(MLPHead, source="pooled", hidden=[], out=6)
+HEAD = MLPHead(source="pooled", hidden=[], out=6)
 
 
 def image_encoder(seed: int = 0, **options: object) -> Encoder:
     torch.manual_seed(seed)
-    heads = {"projector": HEAD, "predictor": functools.partial(MLPHead, source="projector", hidden=[5], out=6)}
+    heads = {"projector": HEAD, "predictor": MLPHead(source="projector", hidden=[5], out=6)}
     return Encoder(Backbone("ssl_tiny", None, image_size=16, channels=3), heads, **options)  # type: ignore[arg-type]
 
 
@@ -113,7 +112,7 @@ def test_frozen_towers_neither_learn_nor_leave_eval_mode() -> None:
 
 def test_a_teacher_follows_both_towers_and_has_only_their_heads() -> None:
     towers = pair()
-    teacher = EMATeacher(towers, ["projector"], momentum=0.75)  # type: ignore[arg-type]
+    teacher = EMATeacher(["projector"], momentum=0.75).follow(towers)  # type: ignore[arg-type]
     assert [list(teacher.encoder.tower(name).heads) for name in ("image", "text")] == [["projector"]] * 2
     assert list(towers.heads) == ["projector", "predictor"]
     before = {name: p.clone() for name, p in teacher.encoder.named_parameters()}
@@ -129,8 +128,8 @@ def test_a_teacher_follows_both_towers_and_has_only_their_heads() -> None:
 
 def test_a_shuffled_teacher_encodes_each_view_with_its_tower() -> None:
     towers = pair()
-    teacher = EMATeacher(towers, ["projector"], momentum=0.9, shuffle_bn=3).eval()  # type: ignore[arg-type]
-    plain = EMATeacher(towers, ["projector"], momentum=0.9).eval()  # type: ignore[arg-type]
+    teacher = EMATeacher(["projector"], momentum=0.9, shuffle_bn=3).follow(towers).eval()  # type: ignore[arg-type]
+    plain = EMATeacher(["projector"], momentum=0.9).follow(towers).eval()  # type: ignore[arg-type]
     for ours, theirs in zip(
         teacher(list(views()), None, Clock(0, 0, 1)), plain(list(views()), None, Clock(0, 0, 1)), strict=True
     ):
@@ -167,4 +166,4 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="the student is one encoder: choose method=clip or views of one of"):
         image_encoder().route(("image", "text"))
     with pytest.raises(ValueError, match=r"teacher\.heads names \['x'\], but the student has \['predictor', 'project"):
-        EMATeacher(pair(), ["x"], momentum=0.9)  # type: ignore[arg-type]
+        EMATeacher(["x"], momentum=0.9).follow(pair())  # type: ignore[arg-type]

@@ -169,7 +169,7 @@ def wait_for(path: Path) -> None:
 def test_launched_processes_stop_together_share_a_folder_and_go_on(tmp_path: Path) -> None:
     """A folder named by the time of day is that of the first process, on whichever machine the others compose it."""
     named = "hydra.run.dir=run_${now:%f}"
-    arguments = (*SMALL, "trainer.max_epochs=6", named)
+    arguments = (*SMALL, "trainer.max_epochs=6", "trainer.num_threads=1", named)
     running = Launched(tmp_path, pods, *arguments)
     while not (found := list(tmp_path.glob("run_*/metrics.csv"))):
         time.sleep(0.02)
