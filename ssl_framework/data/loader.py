@@ -259,7 +259,7 @@ def resident(rows: Rows, device: torch.device, share: float, further: int = 0) -
     if size + further > share * free:
         where = "in the host's memory" if isinstance(rows, Tensor) else "on disk, memory-mapped"
         note(
-            f"the training images take {(size + further) / 1e9:.1f} GB, more than data.resident_share={share} of the "
+            f"the training samples take {(size + further) / 1e9:.1f} GB, more than data.resident_share={share} of the "
             f"{free / 1e9:.1f} GB of free memory of {device}: they stay {where}, and batches are made in the background"
         )
         return None

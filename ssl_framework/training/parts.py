@@ -8,7 +8,7 @@ import lightning as L
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from ssl_framework.build import build, build_data, build_module, check_data, check_labels
+from ssl_framework.build import build, build_data, build_module, check_data, check_labels, modalities_of
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.evaluation.after_training.base import AfterRun
@@ -17,6 +17,7 @@ from ssl_framework.evaluation.frozen import FrozenEvaluation, copied
 from ssl_framework.models.weights import load_into, read_weights
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.numbers import several
 from ssl_framework.runs.provenance import commit
 from ssl_framework.training.checkpoints import Checkpoints
 from ssl_framework.training.metrics_log import MetricsCSV, build_loggers
@@ -60,7 +61,7 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     if not resume:
         evaluation.initial = copied(module.student)  # the untrained backbone is one without weights from elsewhere
         begin_with_weights(module)
-    progress, signals = Progress(console), StopSignals()
+    progress, signals = Progress(console, several(modalities_of(cfg.data)[0])), StopSignals()
     checkpoints = Checkpoints(RunFolder(folder).checkpoint_file, cfg.trainer.checkpoint_every_n_epochs, signals)
     watching = [*alarms(cfg), *evaluation.beside]
     callbacks = [signals, progress, *watching, evaluation, EvaluationLines(console, evaluation), checkpoints]
