@@ -203,6 +203,8 @@ def test_a_set_within_the_share_of_memory_is_read_whole(monkeypatch: pytest.Monk
         warnings.simplefilter("error")
         whole = resident(mapped(tmp_path).rows, CPU, 0.5)
     assert isinstance(whole, Tensor) and torch.equal(whole, images().rows)
+    with pytest.warns(UserWarning, match="the training samples take"):  # with what else is to lie there they do not fit
+        assert resident(mapped(tmp_path).rows, CPU, 0.5, further=1) is None
 
 
 def test_a_larger_set_stays_where_it_is_and_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

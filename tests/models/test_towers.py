@@ -1,6 +1,7 @@
 """One tower is an encoder, bit for bit; several route each view to its own."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -9,11 +10,12 @@ from torch import Tensor
 from ssl_framework.gradient_cache import cached_losses
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import EMATeacher, Encoder
-from ssl_framework.models.heads import MLPHead
+from ssl_framework.models.heads import Features, MLPHead
 from ssl_framework.models.text import TextTransformer
-from ssl_framework.models.towers import Towers
+from ssl_framework.models.towers import AlikeTowers, Towers
 from ssl_framework.objectives.clip import CLIP
 from ssl_framework.types import Batch, Clock, Outputs
+from ssl_framework.wiring import check_heads, check_teacher
 
 HEAD = MLPHead(source="pooled", hidden=[], out=6)
 
@@ -167,3 +169,33 @@ def test_what_does_not_fit_is_refused() -> None:
         image_encoder().route(("image", "text"))
     with pytest.raises(ValueError, match=r"teacher\.heads names \['x'\], but the student has \['predictor', 'project"):
         EMATeacher(["x"], momentum=0.9).follow(pair())  # type: ignore[arg-type]
+
+
+def test_heads_are_built_anew_in_every_tower() -> None:
+    head = MLPHead(source="pooled", hidden=[], out=6)
+    text = TextTransformer(20, 7, 16, 2, 4)
+    towers = AlikeTowers(Backbone("ssl_tiny", None, 16, 3), {"projector": head}, "image", {"text": text})  # type: ignore[arg-type]
+    first, second = (encoder.heads["projector"] for encoder, _ in towers.encoders())
+    assert [x.layers[0].in_features for x in (first, second)] == [192, 16] and not list(head.parameters())
+
+
+def test_what_an_objective_reads_and_what_nothing_reads_is_asked_of_every_tower() -> None:
+    with pytest.raises(ValueError, match="CLIP reads predictor of the student's tower for text, but the head that was"):
+        check_heads(CLIP(0.07, 100, head="predictor"), pair())
+    with pytest.raises(ValueError, match="tower for image, but the head that was chosen has predictor besides, which"):
+        check_heads(CLIP(0.07, 100), pair())
+    alike = pair()
+    alike.keep_heads(["projector"])
+    check_heads(CLIP(0.07, 100), alike)
+    objective = CLIP(0.07, 100)
+    objective.teacher_reads = ("predictor",)
+    with pytest.raises(ValueError, match="CLIP reads predictor of the teacher"):
+        check_teacher(objective, pair())  # type: ignore[arg-type]
+
+
+def test_what_builds_a_head_of_an_earlier_version_is_refused() -> None:
+    late = {"projector": functools.partial(Features, source="pooled")}
+    with pytest.raises(
+        ValueError, match=r"no Head: give the class a build\(width\) .* and leave _partial_ out"
+    ):
+        Encoder(TextTransformer(20, 7, 16, 2, 4), late)  # type: ignore[arg-type]
