@@ -9,7 +9,7 @@ from pathlib import Path
 from ssl_framework.report.comparison import condense
 from ssl_framework.report.folders import report_folders
 from ssl_framework.runs.folder import runs_in
-from ssl_framework.runs.messages import as_typed, error_line, typed
+from ssl_framework.runs.messages import as_typed, commanded, error_line, typed
 from ssl_framework.study.record import report
 from ssl_framework.study.request import OUT as OUT_OF_STUDIES
 from ssl_framework.study.request import understood
@@ -27,6 +27,7 @@ USAGE = """python scripts/report.py FOLDER [OUT] [--references]
            the table of a study as far as it has been run (python scripts/study.py --help)"""
 
 
+@commanded()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``scripts/report.py``."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)

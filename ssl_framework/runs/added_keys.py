@@ -45,15 +45,21 @@ ALWAYS_NAMED = "ssl_framework.models.heads.SymmetricReLUHead"
 def once_partial(content: dict[str, Any]) -> list[dict[str, Any]]:
     """The nodes that were marked with ``_partial_: true`` until their constructors took all that a config says: heads,
     the teacher, and SimLAP's gate."""
-    student = content.get("student") or {}
-    encoders = [student, *(student.get("towers") or {}).values()]
-    heads = [head for encoder in encoders for head in (encoder.get("heads") or {}).values()]
-    return [node for node in (*heads, content.get("teacher"), gate_of(content)) if node]
+    student = below(content, "student")
+    encoders = [student, *below(student, "towers").values()]
+    heads = [head for encoder in encoders for head in below(encoder, "heads").values()]
+    return [node for node in (*heads, content.get("teacher"), gate_of(content)) if node and isinstance(node, dict)]
+
+
+def below(node: Any, key: str) -> dict[str, Any]:
+    """The mapping at a key; an empty one where there is none: what a file holds is not known yet."""
+    found = node.get(key) if isinstance(node, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def gate_of(content: dict[str, Any]) -> dict[str, Any] | None:
     """SimLAP's gate, to which its objective gave the number of classes at first."""
-    gate = (content.get("objective") or {}).get("gate") or {}
+    gate = below(below(content, "objective"), "gate")
     return gate if str(gate.get("_target_")).endswith("objectives.simlap.LabelGate") else None
 
 
@@ -63,7 +69,7 @@ def as_built_now(content: dict[str, Any]) -> dict[str, Any]:
     for node in once_partial(found):
         node.pop("_partial_", None)
     if gate := gate_of(found):
-        gate.setdefault("num_classes", found["objective"]["num_classes"])
+        gate.setdefault("num_classes", found["objective"].get("num_classes"))
     return found
 
 
@@ -72,7 +78,7 @@ def as_built_first(content: dict[str, Any]) -> dict[str, Any]:
     found = copy.deepcopy(content)
     for node in once_partial(found):
         node["_partial_"] = True
-    if (gate := gate_of(found)) and gate.get("num_classes") == found["objective"]["num_classes"]:
+    if (gate := gate_of(found)) and gate.get("num_classes") == found["objective"].get("num_classes"):
         gate.pop("num_classes", None)
     return found
 

@@ -14,7 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_framework.runs.groups import CONFIGS, HERE, groups
+from ssl_framework.runs.plain import printable
 from ssl_framework.runs.plugins import as_typed as plugins_as_typed
+from ssl_framework.runs.stopping import AGAIN as AGAIN
+from ssl_framework.runs.stopping import STOPPED as STOPPED
+from ssl_framework.runs.stopping import Interrupted as Interrupted
+from ssl_framework.runs.stopping import commanded as commanded
 
 SCRIPTS = {
     "train": "python train.py",
@@ -54,7 +59,7 @@ def command_line(overrides: Sequence[str], *options: str) -> str:
 
 def error_line(error: Exception | str) -> str:
     """The one line for what a user can cause; commands in it are as the user types them."""
-    return f"error: {as_typed(str(error))}"
+    return printable(f"error: {as_typed(str(error))}")
 
 
 def split_run(arguments: list[str], example: str) -> tuple[Path, list[str]]:
@@ -63,10 +68,6 @@ def split_run(arguments: list[str], example: str) -> tuple[Path, list[str]]:
     if len(folders) != 1:
         sys.exit(error_line(f"say which run: {example}"))
     return Path(folders[0]), [a for a in arguments if not a.startswith("run=")]
-
-
-STOPPED = 128
-"""Exit codes above it name, as a shell's do, the signal that stopped a run."""
 
 
 failures: list[str] = []

@@ -195,7 +195,5 @@ def test_what_an_objective_reads_and_what_nothing_reads_is_asked_of_every_tower(
 
 def test_what_builds_a_head_of_an_earlier_version_is_refused() -> None:
     late = {"projector": functools.partial(Features, source="pooled")}
-    with pytest.raises(
-        ValueError, match=r"no Head: give the class a build\(width\) .* and leave _partial_ out"
-    ):
+    with pytest.raises(ValueError, match=r"no Head: give the class a build\(width\) .* and leave _partial_ out"):
         Encoder(TextTransformer(20, 7, 16, 2, 4), late)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from ssl_framework.commands.export import export
 from ssl_framework.loading import load_run
 from ssl_framework.models.weights import SHARDS, load_checkpoint, load_without_shards
 from ssl_framework.runs.folder import read_json, read_metrics
+from ssl_framework.runs.stopping import stop
 from ssl_framework.training.parts import Parts
 from ssl_framework.training.run import run
 from ssl_framework.training.sharding import check_sharding
@@ -55,7 +57,7 @@ class At(L.Callback):
 
 def stop_at_3(parts: Parts) -> None:
     def ask(module: L.LightningModule) -> None:
-        parts.checkpoints.signals.asked = "SIGTERM"
+        stop.asked = signal.SIGTERM
 
     parts.trainer.callbacks.insert(0, At(3, ask))  # type: ignore[attr-defined]
 
@@ -151,7 +153,7 @@ def test_tensors_lie_beside_the_checkpoint_in_a_file_a_rank_and_those_of_before_
     path = folder / "fsdp_then_fsdp" / "checkpoints"
     found = load_without_shards(path / "last.ckpt")
     assert found["state_dict"] == {} and found[SHARDS] == "last-5"
-    assert sorted(item.name for item in path.iterdir()) == ["last-5", "last.ckpt"]
+    assert sorted(item.name for item in path.iterdir()) == ["before.ckpt", "last-3", "last-5", "last.ckpt"]
     assert len(list((path / "last-5").glob("*.safetensors"))) == 2
     assert (folder / "fsdp_before_fsdp" / "checkpoints" / "last-3").is_dir()
 
@@ -160,10 +162,10 @@ def test_a_missing_share_is_refused(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "mocov2_fsdp" / "checkpoints", tmp_path / "checkpoints")
     file = next((tmp_path / "checkpoints" / "last-5").glob("shard-00002*"))
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"the checkpoint's tensors in .*last-5 cannot be loaded"):
+    with pytest.raises(ValueError, match=r"tensors in .*last-5 are damaged: the checksum of shard-00002.* is another"):
         load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
     shutil.rmtree(tmp_path / "checkpoints" / "last-5")
-    with pytest.raises(ValueError, match=r"the checkpoint's tensors in .*last-5 cannot be loaded"):
+    with pytest.raises(ValueError, match=r"tensors in .*last-5 are damaged: shard-00001.* is missing"):
         load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
 
 
