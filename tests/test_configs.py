@@ -16,8 +16,9 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.build import build_module, check_data
-from ssl_framework.runs.config import CONFIGS, hosted
+from ssl_framework.runs.config import hosted
 from ssl_framework.runs.folder import read_json
+from ssl_framework.runs.groups import CONFIGS
 from tests.forked import Command
 from tests.small_runs import (
     DEFAULT_DATA,

@@ -28,8 +28,9 @@ from ssl_framework.evaluation.during_training.view_scores import read_scores
 from ssl_framework.evaluation.request import evaluate
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.report.tables import sweep_table
-from ssl_framework.runs.config import CONFIGS, config_hash, job_folder
+from ssl_framework.runs.config import config_hash, job_folder
 from ssl_framework.runs.folder import RunFolder, read_metrics
+from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.runs.numbers import mean_and_spread
 from ssl_framework.training.progress import Progress
 from tests.forked import Command, train_with_new_ranks

@@ -19,7 +19,8 @@ from ssl_framework.commands.train import job, objective_of, refuse_test_labels
 from ssl_framework.data.base import Split
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.leave_one_out import LeaveOneOut, TrainLeaveOneOut
-from ssl_framework.runs.config import CONFIGS, HERE, config_hash
+from ssl_framework.runs.config import config_hash
+from ssl_framework.runs.groups import CONFIGS, HERE
 from tests import forked
 from tests.forked import Command
 from tests.small_runs import SMALL, SMALL_MIXER, SMALL_QUEUE, config, multirun_in
