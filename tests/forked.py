@@ -87,6 +87,13 @@ def train_with_new_ranks(arguments: Sequence[str]) -> None:
     command.main()
 
 
+def torchrun(arguments: Sequence[str]) -> None:
+    """Becomes ``torchrun ARGUMENTS``, whose processes are interpreters of their own."""
+    from torch.distributed.run import main
+
+    main(list(arguments))
+
+
 class Fork:
     """What is used of a Popen, of a fork in a session of its own that ends with the exit code of ``become``."""
 
