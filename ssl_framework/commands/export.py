@@ -7,11 +7,8 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from ssl_framework.loading import load_run
-<<<<<<< HEAD
 from ssl_framework.models.exported import write_exported
-=======
 from ssl_framework.models.weights import refuse_non_finite_weights
->>>>>>> nonfinite
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admit
 from ssl_framework.runs.messages import commanded, error_line, quiet, split_run

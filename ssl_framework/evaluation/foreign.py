@@ -19,12 +19,8 @@ from ssl_framework.build import build
 from ssl_framework.evaluation.features import Bare
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
-<<<<<<< HEAD
 from ssl_framework.models.exported import read_exported
-from ssl_framework.models.weights import misfits
-=======
 from ssl_framework.models.weights import misfits, refuse_non_finite_weights
->>>>>>> nonfinite
 from ssl_framework.runs.messages import nearest
 from ssl_framework.runs.overrides import composed, merged
 from ssl_framework.runs.paths import leads_elsewhere

@@ -15,8 +15,6 @@ from ssl_framework.runs import composition
 from ssl_framework.runs.added_keys import without_added
 from ssl_framework.runs.addresses import as_first_published, as_now
 from ssl_framework.runs.folder import RunFolder
-from ssl_framework.runs.groups import CONFIGS as CONFIGS
-from ssl_framework.runs.groups import HERE as HERE
 from ssl_framework.runs.groups import groups
 from ssl_framework.runs.messages import command_line
 

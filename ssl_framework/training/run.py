@@ -10,6 +10,7 @@ from lightning.pytorch.loggers.logger import Logger
 from omegaconf import DictConfig
 from rich.console import Console
 
+from ssl_framework.build import modalities_of
 from ssl_framework.device import device_name, keep_freed_memory, use_threads
 from ssl_framework.distributed import alone
 from ssl_framework.evaluation.frozen import count_parameters
@@ -17,6 +18,7 @@ from ssl_framework.models.weights import Newest, newest_checkpoint
 from ssl_framework.report.tables import cost_of, run_table
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.messages import quiet
+from ssl_framework.runs.numbers import several
 from ssl_framework.runs.stopping import stop
 from ssl_framework.training.loops import Position
 from ssl_framework.training.parts import Parts, prepare
@@ -119,11 +121,11 @@ def report_on(report: Any, folder: Path, loggers: Sequence[Logger], console: Con
 
 
 def size_of(sample: Sequence[int]) -> str:
-    """What the samples are called in a sentence, by the shape of one: pictures are three-dimensional."""
+    """The size of a sample in a sentence, by its shape: that of pictures is three-dimensional."""
     if len(sample) == 3:
         channels, height, width = sample
-        return f"images {height}x{width}x{channels}"
-    return f"samples of {' x '.join(map(str, sample)) or 'one number'}"
+        return f"{height}x{width}x{channels}"
+    return f"of {' x '.join(map(str, sample)) or 'one number'}"
 
 
 def say_what_runs(parts: Parts) -> None:
@@ -132,10 +134,11 @@ def say_what_runs(parts: Parts) -> None:
     if not trainer.is_global_zero:
         return
     count, *each = parts.data.pretrain.shape
+    samples = several(modalities_of(parts.cfg.data)[0])
     where = device_name(trainer.strategy.root_device)
     where += f" x {trainer.world_size}" if trainer.world_size > 1 else ""
     parts.console.print(
-        f"{parts.about['method']} on {parts.about['data']}: {count:,} {size_of(each)}, "
+        f"{parts.about['method']} on {parts.about['data']}: {count:,} {samples} {size_of(each)}, "
         f"batch {parts.cfg.data.batch_size}, "
         f"{count_parameters(parts.module) / 1e6:.2f} M trainable parameters, {where}",
         highlight=False,
