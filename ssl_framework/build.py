@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ssl_framework.arguments import PART, refuse_arguments
+from ssl_framework.data.allocations import within_memory
 from ssl_framework.data.base import Source
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.images.generated import WithGenerated
@@ -39,7 +40,8 @@ def build(node: Any) -> Any:
     if OmegaConf.is_config(node):
         refuse_wrong(OmegaConf.to_container(node, resolve=True), node._get_full_key(None))
     try:
-        return instantiate(node, _convert_="all")
+        with within_memory(node):
+            return instantiate(node, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, (ValueError, OSError)):
@@ -139,16 +141,11 @@ def build_data(cfg: DictConfig, folder: Path | None = None, resumed: bool = Fals
                 "generated=folder with generated.root, or generated=arrays with generated.path"
             )
         source = WithGenerated(source, build(generated.source))
-    return DataModule(
-        source,
-        cfg.data.batch_size,
-        cfg.seed,
-        cfg.data.resident_share,
-        build(OmegaConf.select(cfg, "sampler")),  # a run folder of an earlier version has no such key
-        build(OmegaConf.select(cfg, "pseudo_labels")),
-        folder,
-        resumed,
-    )
+    sampler = build(OmegaConf.select(cfg, "sampler"))  # a run folder of an earlier version has no such key
+    labels = build(OmegaConf.select(cfg, "pseudo_labels"))
+    rest = (cfg.data.batch_size, cfg.seed, cfg.data.resident_share, sampler, labels, folder, resumed)
+    with within_memory(cfg.data):  # which is read now
+        return DataModule(source, *rest)
 
 
 def build_source(cfg: DictConfig) -> Source:

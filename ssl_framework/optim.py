@@ -17,6 +17,8 @@ from ssl_framework.arguments import BelowOne, NonNegative, Positive, guarded
 class LARS(Optimizer):
     """Layer-wise adaptive rate scaling with momentum (You et al., arXiv:1708.03888), as SimCLR and BYOL use it.
 
+    torch has none; this one takes divided weights and waits for no device.
+
     Args:
         params: parameters or groups; a group with ``adapt: False`` is plain SGD with momentum.
         lr: learning rate.

@@ -14,6 +14,7 @@ from ssl_framework.feature_mixers.hard_negatives import (
     another_of,
     hard_negatives,
     one_of,
+    refuse_too_large,
     refuse_too_many,
     uniform,
 )
@@ -40,10 +41,15 @@ class MoCHi(FeatureMixer):
         self.num_pair = num_pair
         self.num_query = num_query
         self.warmup = warmup
+        self.keys = f"feature_mixer.num_pair={num_pair} and feature_mixer.num_query={num_query}"
+        self.fits = 0  # queries whose synthetic negatives are known to fit into memory
 
     @torch.no_grad()
     def forward(self, features: MixedFeatures, clock: Clock) -> MixedFeatures:
         refuse_too_many(features, self.num_hard)
+        if len(features.q) != self.fits:  # asked once, and before the warm-up has passed
+            refuse_too_large(features, self.num_pair + self.num_query, self.keys)
+            self.fits = len(features.q)
         if clock.progress < self.warmup or self.num_pair + self.num_query == 0:
             return features
         hard = hard_negatives(features, self.num_hard)

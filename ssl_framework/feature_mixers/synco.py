@@ -12,7 +12,14 @@ from torch import Tensor
 
 from ssl_framework.arguments import Fraction, Natural, NonNegative, Several, guarded
 from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures
-from ssl_framework.feature_mixers.hard_negatives import another_of, hard_negatives, one_of, refuse_too_many, uniform
+from ssl_framework.feature_mixers.hard_negatives import (
+    another_of,
+    hard_negatives,
+    one_of,
+    refuse_too_large,
+    refuse_too_many,
+    uniform,
+)
 from ssl_framework.functional import unit
 from ssl_framework.types import Clock
 
@@ -60,10 +67,14 @@ class SynCo(FeatureMixer):
         self.delta = delta
         self.eta = eta
         self.warmup = warmup
+        self.fits = 0  # queries whose synthetic negatives are known to fit into memory
 
     @torch.no_grad()
     def forward(self, features: MixedFeatures, clock: Clock) -> MixedFeatures:
         refuse_too_many(features, self.num_hard)
+        if len(features.q) != self.fits:  # asked once, and before the warm-up has passed
+            refuse_too_large(features, sum(self.counts), f"feature_mixer.counts={self.counts}")
+            self.fits = len(features.q)
         if clock.progress < self.warmup:
             return features
         q, negatives, total = features.q[:, None], features.negatives, sum(self.counts)  # q [N, 1, D]

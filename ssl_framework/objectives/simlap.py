@@ -4,8 +4,6 @@ Samples of any two classes are positives of each other, within a part of the emb
 network switches dimensions on or off as a function of the two labels, and so learns what the two classes share.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -56,7 +54,7 @@ class SimLAP(Objective):
         num_classes: of the training set.
         pairing: which class each row's positives have: "permuted", the labels of the batch in random order; "same", its
             own; "distinct", a random other one, which the batch may lack.
-        gate: builds the gate network for so many classes; ``None`` leaves the gate open, the control in which unlike
+        gate: the gate network, for as many classes; ``None`` leaves the gate open, the control in which unlike
             classes attract in the whole embedding.
         renormalise: compare gated embeddings by their cosine; ``False``, as the authors' code: by the inner product of
             gated unit vectors.
@@ -71,7 +69,7 @@ class SimLAP(Objective):
         temperature: Positive,
         num_classes: Classes,
         pairing: str,
-        gate: Callable[[int], LabelGate] | None,
+        gate: LabelGate | None,
         renormalise: bool,
         head: str = "projector",
     ) -> None:
@@ -81,7 +79,7 @@ class SimLAP(Objective):
         self.temperature = temperature
         self.num_classes = num_classes
         self.pairing = pairing
-        self.gate = None if gate is None else gate(num_classes)
+        self.gate = gate
         self.renormalise = renormalise
         self.head = head
         self.reads = (head,)

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.runs.addresses import as_first_published
 from ssl_framework.runs.durable import replacing, sweep
+from ssl_framework.runs.plain import plain_json, printable, read_config
 
 LATEST = Path("outputs") / "latest"
 """Link to the folder of the run that began last."""
@@ -158,9 +159,7 @@ class RunFolder(NamedTuple):
 
     def read_config(self) -> DictConfig:
         """The stored config as written, unchecked: ``loading.load_run_config`` is for what will be built of it."""
-        found = OmegaConf.load(self.config_file)
-        assert isinstance(found, DictConfig)
-        return found
+        return OmegaConf.create(read_config(self.config_file))
 
     def read_about(self) -> dict[str, Any]:
         """What the run is called, its overrides and its command; {} where nothing says so."""
@@ -176,7 +175,7 @@ class RunFolder(NamedTuple):
 
     def read_error(self) -> str:
         """Why the last try failed, "" if it did not."""
-        return self.error_file.read_text().strip() if self.error_file.is_file() else ""
+        return printable(self.error_file.read_text().strip()) if self.error_file.is_file() else ""
 
     # What is written.
 
@@ -372,10 +371,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is no JSON object, such as one that was cut off.
     """
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged, for it is no JSON ({error}): restore it, or remove it") from error
+    found = plain_json(path.read_bytes(), str(path))
     if not isinstance(found, dict):
         raise ValueError(f"{path} is damaged, for it holds no JSON object: restore it, or remove it")
     return found
@@ -384,7 +380,25 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:
     """metrics.csv as name -> [(step, value), ...] in the order written."""
     curves: dict[str, list[tuple[int, float]]] = {}
-    with Path(path).open(newline="") as file:
-        for row in csv.DictReader(file):
-            curves.setdefault(row["name"], []).append((int(row["step"]), float(row["value"])))
+    for step, name, value in metric_rows(Path(path)):
+        curves.setdefault(printable(name), []).append((step, float(value)))
     return curves
+
+
+def metric_rows(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Step, name and value of each row of metrics.csv; a last one that was cut off while it was written is left out.
+
+    Raises:
+        ValueError: a row before the last is none.
+    """
+    *lines, _ = path.read_bytes().decode("utf-8", "replace").split("\n")
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            ((step, name, value),) = csv.reader([line.rstrip("\r")])
+            float(value)
+            yield int(step), name, value
+        except (ValueError, csv.Error) as error:
+            raise ValueError(
+                f"line {number} of {path} is no step, name and value ({line[:80]!r}): the file is damaged; remove it, "
+                "and the run goes on without the record of its first part"
+            ) from error

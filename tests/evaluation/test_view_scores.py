@@ -159,15 +159,15 @@ def test_without_classes_there_are_no_false_negatives_and_few_samples_have_fewer
     assert not [name for name in values if "false_negatives" in name]
 
 
-def test_what_cannot_be_scored_says_why_and_the_run_goes_on(module: SSLModule) -> None:
+def test_what_cannot_be_scored_says_why(module: SSLModule) -> None:
     with pytest.warns(UserWarning, match="scores of views skipped: the train split has fewer than two samples"):
         assert ViewScores(**SETTINGS).measure(module, images(1)) == ({}, {})
     module.student.dims["map"] = 1
     with pytest.warns(UserWarning, match="skipped: head map gives several vectors a sample"):
         assert ViewScores(**SETTINGS | {"head": "map"}).measure(module, images()) == ({}, {})
     torch.nn.init.constant_(next(module.student.heads.parameters()), math.nan)
-    with pytest.warns(UserWarning, match="skipped: embeddings are not finite"):
-        assert ViewScores(**SETTINGS).measure(module, images()) == ({}, {})
+    with pytest.raises(ValueError, match=r"the outputs of the head projector of \d+ of the \d+ samples"):
+        ViewScores(**SETTINGS).measure(module, images())
 
 
 def test_views_of_another_size_are_left_out() -> None:

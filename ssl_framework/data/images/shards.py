@@ -14,10 +14,14 @@ each decodes its own samples only. No sample comes twice in an epoch.
 N images, B samples a rank, W ranks, G streams, C channels, S pixels a side.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib import import_module
 from io import BytesIO
 from itertools import accumulate, islice
+from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -30,6 +34,7 @@ from ssl_framework.data.images.files import share_of_cores
 from ssl_framework.data.images.folder import check_channels
 from ssl_framework.data.loader import delivered
 from ssl_framework.distributed import rank, world_size
+from ssl_framework.runs.stopping import begin_worker
 from ssl_framework.types import Samples, step_seed
 
 DECODED_AT_ONCE = 256  # images for evaluation that are held encoded while threads decode them
@@ -65,6 +70,20 @@ class Reader(Protocol):
     def stream(self, pieces: Sequence[Piece], seed: int, skip: int) -> Iterator[Encoded]:
         """The samples of all pieces, shuffled as ``seed`` says, without the first ``skip`` of them."""
         ...
+
+
+def library(name: str) -> ModuleType:
+    """The module that ``data=<name>`` needs, which is optional.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"data={name} needs the package {name}, which is not installed: pip install 'ssl-framework[shards]'."
+        ) from error
 
 
 def cut(counts: Sequence[int], num_streams: int, seed: int, epoch: int) -> list[list[Piece]]:
@@ -379,6 +398,7 @@ class ShardLoader:
             self.streams(start),
             batch_size=None,  # an item is a worker's part of a batch already
             num_workers=self.num_workers,
+            worker_init_fn=partial(begin_worker, os.getpid()),
             generator=torch.Generator(),  # of the workers' seeds, which nothing uses; the global one stays untouched
         )
         # iter() is called here, not in the background: workers are forked from the main thread

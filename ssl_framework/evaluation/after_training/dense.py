@@ -16,7 +16,7 @@ from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.loader import ahead
 from ssl_framework.evaluation.after_training.base import AfterRun, clean, frozen_copy
-from ssl_framework.evaluation.features import Bare, Splits, extract
+from ssl_framework.evaluation.features import Bare, Splits, extract, refuse_non_finite
 from ssl_framework.evaluation.probes.base import moments
 from ssl_framework.evaluation.probes.linear import LinearProbe
 from ssl_framework.models.base import spatial
@@ -92,7 +92,7 @@ class Segmentation:
         backbone = frozen_copy(module).backbone
         map_of = spatial(backbone, "evaluation.probes.segmentation").spatial
         splits = []
-        for images in (data.train, data.test):
+        for split, images in (("train", data.train), ("test", data.test)):
             if images.masks is None:
                 raise ValueError(
                     "evaluation.probes.segmentation needs a mask of every image, which this data set lacks: choose "
@@ -101,6 +101,7 @@ class Segmentation:
             rows = drawn(len(images.rows), self.images, self.seed)  # [n]
             part = Split(chosen(images.rows, rows.to(images.rows.device)))
             maps = extract(lambda x: map_of(clean(module, x)), part, module.device)  # [n, D, h, w]
+            refuse_non_finite(maps, "the backbone's map", split)
             splits += [maps, images.masks()[rows]]
         miou, accuracy = self.fit_and_score(*splits)
         name = f"segmentation[images={self.images},l2={self.linear.weight_decay:g}]"
@@ -168,7 +169,7 @@ class Correspondence:
         """The maps [n, D, h, w] of two crops of some images at a time, and where they were cut.
 
         Raises:
-            ValueError: the crops are not possible, or the map has one position.
+            ValueError: the crops are not possible, or the map has one position or is not finite.
         """
         backbone, own = frozen_copy(module).backbone, picture_views(module.views, "evaluation.probes.correspondence")
         map_of = spatial(backbone, "evaluation.probes.correspondence").spatial
@@ -187,6 +188,8 @@ class Correspondence:
                     f"evaluation.probes.correspondence needs a map of several positions, but {backbone.name} "
                     "gives one: set evaluation.probes.correspondence=null"
                 )
+            for found in (first, second):
+                refuse_non_finite(found, "the backbone's map", "test")
             yield first, second, batch.geometry
 
 

@@ -20,7 +20,7 @@ from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.loader import ahead
 from ssl_framework.evaluation.after_training.base import AfterRun, clean
-from ssl_framework.evaluation.features import DTYPES, Bare, Splits, extract
+from ssl_framework.evaluation.features import DTYPES, Bare, Splits, extract, refuse_non_finite
 from ssl_framework.evaluation.probes.base import right
 from ssl_framework.evaluation.probes.few_labels import drawn_by_class
 from ssl_framework.models.base import BackboneProtocol, deep
@@ -184,7 +184,8 @@ class Network(nn.Module):
     def answers(self, module: SSLModule | Bare, images: Split) -> Tensor:
         """The most likely class of clean images, in eval mode, which it stays in: [M] int64 on the CPU."""
         self.eval()
-        return extract(lambda x: self(clean(module, x)), images, module.device).argmax(dim=1)
+        logits = extract(lambda x: self(clean(module, x)), images, module.device)  # [M, classes]
+        return refuse_non_finite(logits, "the finetuned network's logits", "test").argmax(dim=1)
 
 
 def class_labels(data: DataModule | Splits, name: str) -> Tensor:

@@ -14,7 +14,7 @@ from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.evaluation.after_training.base import AfterRun, clean, frozen_copy
 from ssl_framework.evaluation.after_training.finetune import augmented_views, batches, class_labels
-from ssl_framework.evaluation.features import Bare, Splits, extract
+from ssl_framework.evaluation.features import Bare, Splits, extract, refuse_non_finite
 from ssl_framework.evaluation.probes.base import accuracies, moments, right
 from ssl_framework.module import SSLModule
 from ssl_framework.optim import warmup_cosine
@@ -78,10 +78,11 @@ class LinearAugmented(AfterRun):
         cut = min(len(label) - 1, max(1, round(self.held_out * len(label))))
         held, kept = order[:cut], order[cut:]
 
-        def embedded(images: Split) -> Tensor:
-            return extract(lambda x: student.embed(clean(module, x)), images, module.device)
+        def embedded(images: Split, split: str) -> Tensor:
+            x = extract(lambda x: student.embed(clean(module, x)), images, module.device)  # [N, D]
+            return refuse_non_finite(x, "the backbone's features", split)
 
-        bank = embedded(data.train)  # [N, D]
+        bank = embedded(data.train, "train")  # [N, D]
         mean, std = moments(bank[kept])
         shift, scale = mean.to(module.device), std.to(module.device)
 
@@ -93,7 +94,7 @@ class LinearAugmented(AfterRun):
         weight, bias = self.fit(module, data.train, kept, label, seen, start)  # [L, classes, D], [L, classes]
         best = int(accuracies(weight, bias, (bank[held] - mean) / std, label[held]).argmax())
         assert data.test.label is not None
-        answer = F.linear((embedded(data.test) - mean) / std, weight[best], bias[best]).argmax(dim=1)  # [M]
+        answer = F.linear((embedded(data.test, "test") - mean) / std, weight[best], bias[best]).argmax(dim=1)  # [M]
         name = f"linear_augmented[epochs={self.epochs}]"
         return {f"{name}/top1": right(answer, data.test.label.cpu()), f"{name}/learning_rate": self.rates[best]}
 
