@@ -1,7 +1,7 @@
 """The one LightningModule: views, mixer, student, teacher, objective, and the order in which they run."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -31,7 +31,7 @@ class SSLModule(L.LightningModule):
         student: the trained encoder.
         objective: the loss and its state.
         optimizer: recipe of the update.
-        teacher: builds the EMA teacher from the student, or ``None``.
+        teacher: which is to follow the student, or ``None``.
         mixer: input-level mixing of views; the student sees mixtures in their place or beside them, the teacher sees
             them clean, and mixtures beside them only if the objective requires keys of mixtures. ``None``: no mixing.
         feature_mixer: embedding-level mixing, handed to the objective, or ``None``.
@@ -50,7 +50,7 @@ class SSLModule(L.LightningModule):
         student: Encoder,
         objective: Objective,
         optimizer: OptimizerRecipe,
-        teacher: Callable[[Encoder], EMATeacher] | None = None,
+        teacher: EMATeacher | None = None,
         mixer: Mixing | None = None,
         feature_mixer: FeatureMixer | None = None,
         student_views: Sequence[int] | None = None,
@@ -80,7 +80,7 @@ class SSLModule(L.LightningModule):
         student.route(views.modality)
         self.views = views
         self.student = student
-        self.teacher = teacher(student) if teacher is not None else None
+        self.teacher = None if teacher is None else teacher.follow(student)
         if self.teacher is not None:
             check_teacher(objective, self.teacher.encoder)
         self.mixer = mixer

@@ -14,6 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 class LARS(Optimizer):
     """Layer-wise adaptive rate scaling with momentum (You et al., arXiv:1708.03888), as SimCLR and BYOL use it.
 
+    torch has none; this one takes divided weights and waits for no device.
+
     Args:
         params: parameters or groups; a group with ``adapt: False`` is plain SGD with momentum.
         lr: learning rate.

@@ -29,9 +29,8 @@ from ssl_framework.report.inspection import Inspection
 from ssl_framework.report.page import Page
 from ssl_framework.report.pictures.features import PLANES, draw_embedding, draw_neighbours
 from ssl_framework.report.pictures.mixtures import show_all, show_both_views, show_one, show_side_by_side
-from ssl_framework.runs.config import CONFIGS
 from ssl_framework.runs.folder import RunFolder
-from ssl_framework.runs.groups import admit
+from ssl_framework.runs.groups import CONFIGS, admit
 from ssl_framework.runs.messages import as_typed, commanded, error_line, explain, quiet, typed
 from ssl_framework.runs.overrides import override_each
 from ssl_framework.training.replay import make_again, ranks_of, read_step, step_table, verdict

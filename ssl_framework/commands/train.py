@@ -25,7 +25,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssl_framework.runs.composition import PARTS, choice_of, refuse_mixed_parts
 from ssl_framework.runs.config import (
-    CONFIGS,
     begin,
     hosted,
     may_change,
@@ -35,7 +34,7 @@ from ssl_framework.runs.config import (
     refuse_other_types,
 )
 from ssl_framework.runs.folder import LATEST, RunFolder
-from ssl_framework.runs.groups import admit, choices, groups
+from ssl_framework.runs.groups import CONFIGS, admit, choices, groups
 from ssl_framework.runs.messages import (
     REFUSALS,
     STOPPED,

@@ -72,6 +72,16 @@ class CrossModal:
                 raise ValueError(f"evaluation.cross.head is {self.head}, but the tower for {name} has no such head")
         return student
 
+    def check_split(self, split: Split) -> Tensor:
+        """The other modality of a split.
+
+        Raises:
+            ValueError: the data lack it.
+        """
+        if split.beside is None or self.other not in split.beside:
+            raise ValueError(f"evaluation.cross reads {self.other}, which the data lack: choose evaluation=frozen")
+        return split.beside[self.other]
+
     def pairs(self, module: SSLModule | Bare, split: Split) -> Pairs:
         """The embeddings of a split; every rank takes part.
 
@@ -79,9 +89,7 @@ class CrossModal:
             ValueError: the model has no such towers, or the data lack the other modality.
         """
         student = self.check(module)
-        if split.beside is None or self.other not in split.beside:
-            raise ValueError(f"evaluation.cross reads {self.other}, which the data lack: choose evaluation=frozen")
-        main, texts = split._replace(beside=None), split.beside[self.other]
+        main, texts = split._replace(beside=None), self.check_split(split)
         prompts, label = split.prompts or {}, split.numbers or {}
         return Pairs(
             self.embedded(module, main, student.main),

@@ -13,13 +13,13 @@ import timm
 import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ssl_framework.build import build
 from ssl_framework.evaluation.features import Bare
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
+from ssl_framework.models.exported import read_exported
 from ssl_framework.models.weights import misfits, refuse_non_finite_weights
 from ssl_framework.runs.messages import nearest
 from ssl_framework.runs.overrides import composed, merged
@@ -246,7 +246,10 @@ def checked_training(text: str, path: Path) -> dict[str, Any]:
     """
     if len(text) > MOST_METADATA:
         raise ValueError(f"{path}: trained_with has {len(text):,} characters, more than {MOST_METADATA:,}")
-    found = plain_json(text, f"{path}: trained_with")
+    try:
+        found = plain_json(text, "trained_with")
+    except ValueError as error:
+        raise ValueError(f"{path}: trained_with cannot be read ({error}): write the file again") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path}: trained_with is {type(found).__name__}, not a mapping")
     if unknown := [key for key in found if key not in CHECKS]:
@@ -306,7 +309,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ValueError: it holds something else, or cannot be read safely.
     """
     if path.suffix not in PICKLED:
-        return load_file(path)
+        return read_exported(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:

@@ -133,7 +133,10 @@ def evaluate_request(request: Request) -> dict[str, Any]:
         left_out[own.data.name] = why
     if not results:
         reasons = dict.fromkeys(f"{name}: {reason}" for why in left_out.values() for name, reason in why.items())
-        raise ValueError(f"nothing can be scored: {'; '.join(reasons)}")
+        instead = (
+            "" if "evaluation" in words else f": say by which protocol, evaluation={', '.join(stored('evaluation'))}"
+        )
+        raise ValueError(f"nothing can be scored: {'; '.join(reasons)}{instead}")
     return {
         **(results[0] if len(results) == 1 else {"results": results}),
         "left_out": {name: why for name, why in left_out.items() if why},

@@ -1,6 +1,6 @@
 """Several encoders, one for each modality, that stand where one encoder stands."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -195,7 +195,7 @@ class AlikeTowers(Towers):
 
     Args:
         backbone: of the main tower.
-        heads: name -> what builds the head, in every tower anew (see ``Encoder``).
+        heads: name -> head without layers; every tower has its own (see ``Encoder``).
         join_views: as in ``Encoder``.
         main: modality of the main tower.
         others: modality -> backbone of the further towers.
@@ -205,7 +205,7 @@ class AlikeTowers(Towers):
     def __init__(
         self,
         backbone: BackboneProtocol,
-        heads: Mapping[str, Callable[..., Head]],
+        heads: Mapping[str, Head],
         main: str,
         others: Mapping[str, BackboneProtocol],
         join_views: bool = True,

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ssl_framework.models.base import BackboneProtocol
+from ssl_framework.models.exported import read_exported
+from ssl_framework.runs.added_keys import below
 from ssl_framework.runs.durable import damage
 from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.plain import read_config
 
 SHARDS = "shards"
 """In a checkpoint, the folder beside it in which its tensors lie, in one file a rank."""
@@ -201,20 +203,25 @@ def with_tensors(checkpoint: dict[str, Any], tensors: Mapping[str, Tensor]) -> d
     return checkpoint
 
 
-PREFIX = re.compile(r"student\.(towers\.\w+\.)?backbone\.net\.")
-"""Of the backbone's names in a checkpoint; of several towers the main one comes first."""
+def prefix_of(run: RunFolder) -> str:
+    """What the names of the student's backbone begin with in a run's checkpoint: of several towers the main one's.
+
+    The config says which one that is: tensors that ranks have written in shares come in the order of their names.
+    """
+    student = below(read_config(run.config_file), "student")
+    main = student.get("main") or next(iter(below(student, "towers")), None)
+    return "student.backbone.net." if main is None else f"student.towers.{main}.backbone.net."
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Names and tensors of a network: of the student's backbone in a run folder, or of a file that ``export`` wrote."""
     if path.is_dir():
-        state = load_newest(RunFolder(path))["state_dict"]
-        prefix = next((found[0] for name in state if (found := PREFIX.match(name))), "none")
+        state, prefix = load_newest(RunFolder(path))["state_dict"], prefix_of(RunFolder(path))
         return {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
     if not path.is_file():
         raise FileNotFoundError(f"backbone.weights is {path}, which does not exist")
     try:
-        return load_file(path)
+        return read_exported(path)
     except SafetensorError as error:
         raise ValueError(
             f"backbone.weights is {path}, which is no .safetensors file ({error}): give a run folder or a file that "

@@ -4,8 +4,6 @@ Samples of any two classes are positives of each other, within a part of the emb
 network switches dimensions on or off as a function of the two labels, and so learns what the two classes share.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +28,7 @@ class LabelGate(nn.Module):
 
     def __init__(self, num_classes: int, dim: int, hidden: int, out: int, fused: bool) -> None:
         super().__init__()
+        refuse_too_few_classes(num_classes)
         self.fused = fused
         self.labels = nn.Embedding(num_classes, dim)
         self.layers = nn.Sequential(
@@ -45,6 +44,14 @@ class LabelGate(nn.Module):
         return self.layers(first).sigmoid() * self.layers(second).sigmoid()
 
 
+def refuse_too_few_classes(num_classes: int | None) -> None:
+    """Raises ValueError for less than two classes."""
+    if num_classes is None or num_classes < 2:
+        raise ValueError(
+            f"objective.num_classes is {num_classes}: set data.num_classes to the number of classes, at least 2"
+        )
+
+
 class SimLAP(Objective):
     """Supervised InfoNCE between arbitrary pairs of classes; further views of a sample are further rows.
 
@@ -53,7 +60,7 @@ class SimLAP(Objective):
         num_classes: of the training set.
         pairing: which class each row's positives have: "permuted", the labels of the batch in random order; "same", its
             own; "distinct", a random other one, which the batch may lack.
-        gate: builds the gate network for so many classes; ``None`` leaves the gate open, the control in which unlike
+        gate: the gate network, for as many classes; ``None`` leaves the gate open, the control in which unlike
             classes attract in the whole embedding.
         renormalise: compare gated embeddings by their cosine; ``False``, as the authors' code: by the inner product of
             gated unit vectors.
@@ -68,21 +75,18 @@ class SimLAP(Objective):
         temperature: float,
         num_classes: int,
         pairing: str,
-        gate: Callable[[int], LabelGate] | None,
+        gate: LabelGate | None,
         renormalise: bool,
         head: str = "projector",
     ) -> None:
         super().__init__()
-        if num_classes is None or num_classes < 2:
-            raise ValueError(
-                f"objective.num_classes is {num_classes}: set data.num_classes to the number of classes, at least 2"
-            )
+        refuse_too_few_classes(num_classes)
         if pairing not in PAIRINGS:
             raise ValueError(f"objective.pairing is {pairing}: choose one of {', '.join(PAIRINGS)}")
         self.temperature = positive_temperature(temperature)
         self.num_classes = num_classes
         self.pairing = pairing
-        self.gate = None if gate is None else gate(num_classes)
+        self.gate = gate
         self.renormalise = renormalise
         self.head = head
         self.reads = (head,)

@@ -15,8 +15,6 @@ from ssl_framework.runs import composition
 from ssl_framework.runs.added_keys import without_added
 from ssl_framework.runs.addresses import as_first_published, as_now
 from ssl_framework.runs.folder import RunFolder
-from ssl_framework.runs.groups import CONFIGS as CONFIGS
-from ssl_framework.runs.groups import HERE as HERE
 from ssl_framework.runs.groups import groups
 from ssl_framework.runs.messages import command_line
 
@@ -173,6 +171,10 @@ SWITCHES = ("make_store", "keep_sizes")
 """Of data, that a loaded run turns off: see ``runs.paths``."""
 
 
+SAVING = ("checkpoint_every_n_steps", "checkpoint_every_minutes", "keep_best", "keep_best_mode", "mirror")
+"""Keys of ``trainer`` that say when and where the state is saved."""
+
+
 def without_places(content: Any) -> dict[str, Any]:
     """A config without what changes no number: where things lie, how they are fetched, loggers, report and alarm.
 
@@ -185,7 +187,7 @@ def without_places(content: Any) -> dict[str, Any]:
     for node in (data, data.get("source", {})):
         for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache", *SWITCHES):
             node.pop(key, None)
-    for key in ("num_threads", "collapse_below", "hang_after_minutes"):
+    for key in ("num_threads", "collapse_below", "hang_after_minutes", *SAVING):
         content.get("trainer", {}).pop(key, None)
     generated = content.get("generated") or {}
     for node in (generated, generated.get("source", {})):

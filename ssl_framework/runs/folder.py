@@ -372,7 +372,25 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:
     """metrics.csv as name -> [(step, value), ...] in the order written."""
     curves: dict[str, list[tuple[int, float]]] = {}
-    with Path(path).open(newline="") as file:
-        for row in csv.DictReader(file):
-            curves.setdefault(printable(row["name"]), []).append((int(row["step"]), float(row["value"])))
+    for step, name, value in metric_rows(Path(path)):
+        curves.setdefault(printable(name), []).append((step, float(value)))
     return curves
+
+
+def metric_rows(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Step, name and value of each row of metrics.csv; a last one that was cut off while it was written is left out.
+
+    Raises:
+        ValueError: a row before the last is none.
+    """
+    *lines, _ = path.read_bytes().decode("utf-8", "replace").split("\n")
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            ((step, name, value),) = csv.reader([line.rstrip("\r")])
+            float(value)
+            yield int(step), name, value
+        except (ValueError, csv.Error) as error:
+            raise ValueError(
+                f"line {number} of {path} is no step, name and value ({line[:80]!r}): the file is damaged; remove it, "
+                "and the run goes on without the record of its first part"
+            ) from error

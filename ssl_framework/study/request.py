@@ -123,10 +123,8 @@ def study_of(name: str) -> Study:
         raise ValueError(f"study={name}: there is no such file")
     if path.suffix == ".yaml" and not re.fullmatch(r"\w[\w.+ -]*", path.stem):
         raise ValueError(f"study={name}: name the file as a folder can be named, with letters, digits, -, + and .")
-    if path.suffix == ".yaml":
-        study = read_study(path.stem, path.parent)._replace(foreign=True)
-    else:
-        study = read_study(name)
+    own = path.suffix == ".yaml"
+    study = read_study(path.stem, path.parent)._replace(foreign=True) if own else read_study(name)
     if clash := {*COLUMNS, "error"} & set(study.metrics):
         raise ValueError(f"study={name}: a metric cannot be called {min(clash)}, which is a column of the record")
     return study

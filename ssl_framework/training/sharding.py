@@ -29,6 +29,7 @@ from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.weights import SHARDS, SUMS, load_without_shards, sha256_of, without_tensors
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.durable import sync
+from ssl_framework.training.writing import CheckpointWriter
 
 
 class Sharded(DDPStrategy):
@@ -68,7 +69,9 @@ class Sharded(DDPStrategy):
         write_shards(path.with_name(name), tensors)
         sums = settled_shards(path.with_name(name))
         if self.is_global_zero:
-            self.checkpoint_io.save_checkpoint({**rest, SHARDS: name, SUMS: sums}, path)
+            self.checkpoint_io.save_checkpoint({**rest, SHARDS: name, SUMS: sums}, path, storage_options)
+            assert isinstance(self.checkpoint_io, CheckpointWriter)
+            self.checkpoint_io.settle()  # before shares go that the file before names
             for stale in sorted(folders_of(path) - named_beside(path)):
                 shutil.rmtree(path.with_name(stale), ignore_errors=True)
 
@@ -116,13 +119,15 @@ def divide(module: SSLModule, mesh: DeviceMesh) -> None:
     for encoder in encoders_of(module):
         for p in encoder.parameters():
             p.data = p.data.contiguous()  # FSDP takes no other layout
-        for backbone in [*encoder.backbones, *encoder.earlier]:
+        earlier = [backbone for own, _ in encoder.encoders() for backbone in own.earlier]
+        for backbone in [*encoder.backbones, *earlier]:
             assert isinstance(backbone, nn.Module)
             for part in [*(backbone.stack() if isinstance(backbone, Stacked) else []), backbone]:
                 divide_part(part, mesh)
-        for head in encoder.heads.values():
-            if divide_part(head, mesh):
-                register_fsdp_forward_method(head, "each_layer")
+        for own, _ in encoder.encoders():
+            for head in own.heads.values():
+                if divide_part(head, mesh):
+                    register_fsdp_forward_method(head, "each_layer")
 
 
 def divide_part(part: nn.Module, mesh: DeviceMesh) -> bool:

@@ -111,5 +111,5 @@ def test_impossible_batches_are_refused_before_the_first_step(tmp_path: Path) ->
 def test_a_note_says_how_many_images_an_epoch_leaves_out(tmp_path: Path) -> None:
     np.save(tmp_path / "own.npy", [0] * 30 + [1] * 18)
     choice = ("sampler=same", "pseudo_labels=file", f"pseudo_labels.path={tmp_path / 'own.npy'}", "data.batch_size=16")
-    with pytest.warns(UserWarning, match="an epoch of sampler=same has 32 of the 48 images, others each time"):
+    with pytest.warns(UserWarning, match="an epoch of sampler=same has 32 of the 48 samples, others each time"):
         run_in(tmp_path, small("simclr", *choice, "trainer.max_epochs=1"))

@@ -23,7 +23,7 @@ from ssl_framework.evaluation.probes.linear_auto import LinearAuto
 from ssl_framework.evaluation.probes.long_tail import LongTail
 from ssl_framework.evaluation.probes.naive_bayes import NaiveBayes, naive_bayes
 from ssl_framework.evaluation.probes.out_of_distribution import OutOfDistribution
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.groups import CONFIGS
 from tests.evaluation.test_evaluation import clusters
 from tests.golden import core_view
 from tests.small_runs import config

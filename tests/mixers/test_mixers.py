@@ -18,7 +18,7 @@ from ssl_framework.mixers.scores import SpectralResidual
 from ssl_framework.mixers.targets import class_targets, number_targets, overlap, targets
 from ssl_framework.module import clean_views
 from ssl_framework.objectives.base import parted
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.types import Batch, Clock, Mix, Samples
 from tests.small_runs import SMALL, config, small
 

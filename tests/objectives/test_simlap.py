@@ -18,7 +18,7 @@ LABEL, TARGET = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([1, 0, 2, 1, 0, 2
 
 def objective(pairing: str = "permuted", gated: bool = True, fused: bool = True, renormalise: bool = False) -> SimLAP:
     torch.manual_seed(0)
-    gate = (lambda num: LabelGate(num, 5, 6, 4, fused)) if gated else None
+    gate = LabelGate(4, 5, 6, 4, fused) if gated else None
     return SimLAP(0.1, 4, pairing, gate, renormalise).double()  # a fourth class that LABEL lacks
 
 

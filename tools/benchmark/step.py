@@ -25,8 +25,8 @@ from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.device import accelerator_of, keep_freed_memory
 from ssl_framework.module import SSLModule
-from ssl_framework.runs.config import CONFIGS
 from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.runs.messages import quiet
 from ssl_framework.training.metrics_log import MetricsCSV
 from ssl_framework.training.nonfinite import NonFiniteWatch

@@ -16,6 +16,8 @@ class KNN:
 
     A neighbour votes for its class with weight ``exp(similarity / temperature)``; the bank is the train split.
 
+    scikit-learn's classifier with such weights answers alike, which a test compares; it takes one k and T at a time.
+
     Several k and T are a grid that one pass over the similarities scores. Each pair is a metric of its own; to report
     the best of them is to choose on the test split.
 
