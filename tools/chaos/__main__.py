@@ -7,6 +7,7 @@ The first is all of it, which takes about an hour on one core; trials of the met
 those in the table. The second is a part that takes two minutes. Linux: processes are found in /proc.
 """
 
+import itertools
 import platform
 import random
 import sys
