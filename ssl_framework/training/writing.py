@@ -1,4 +1,4 @@
-"""How checkpoints come to the disk: whole or not at all, in the background where it pays, and from there to a mirror."""
+"""How checkpoints come to the disk: whole or not at all, in the background if it pays, and from there to a mirror."""
 
 import contextlib
 import copy
