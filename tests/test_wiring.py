@@ -208,7 +208,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> No
 )
 def test_trainers_that_cannot_be(overrides: list[str], words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=words):
-        build_trainer(config(*overrides).trainer, tmp_path, [], [])
+        run_in(tmp_path, small("simclr", *overrides))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import guarded
 from ssl_framework.data.base import Split
 from ssl_framework.evaluation.features import Bare, extract_in_eval, refuse_non_finite
 from ssl_framework.functional import unit
@@ -40,6 +41,7 @@ class CrossProbe(Protocol):
         ...
 
 
+@guarded
 class CrossModal:
     """Embeds a test split by both towers and asks every probe.
 
@@ -49,7 +51,7 @@ class CrossModal:
         probes: name -> probe.
     """
 
-    def __init__(self, other: str, head: str, probes: Mapping[str, CrossProbe]) -> None:
+    def __init__(self, other: str, head: str, probes: Mapping[str, CrossProbe | None]) -> None:
         self.other = other
         self.head = head
         self.probes = {name: probe for name, probe in probes.items() if probe is not None}

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import math
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -312,7 +311,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return read_exported(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # of as many kinds as pickle and zip files have faults
         raise ValueError(
             f"{path} was not loaded: it is damaged, or holds more than tensors and plain values, which could run code"
         ) from error

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Natural, guarded
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.distributed import rank, shares_of, whole, world_size
@@ -48,6 +49,7 @@ def ended(trainer: L.Trainer) -> bool:
     return trainer.global_step >= trainer.estimated_stepping_batches
 
 
+@guarded
 class FrozenEvaluation(L.Callback):
     """Runs every probe on the frozen features every n epochs and at the end; scores the raw input (of pictures: pixels)
     and the untrained backbone with the same probes once, with the first evaluation, so that training need not wait.
@@ -75,13 +77,13 @@ class FrozenEvaluation(L.Callback):
 
     def __init__(
         self,
-        probes: Mapping[str, Probe],
-        every_n_epochs: int,
+        probes: Mapping[str, Probe | None],
+        every_n_epochs: Natural,
         baselines: bool = True,
         features: str = "float32",
         head_layers: Sequence[str] = (),
-        head_probes: Mapping[str, Mapping[str, HeadProbe]] | None = None,
-        measures: Mapping[str, Measure] | None = None,
+        head_probes: Mapping[str, Mapping[str, HeadProbe | None]] | None = None,
+        measures: Mapping[str, Measure | None] | None = None,
         protocol: str = "unnamed",
         scores: L.Callback | None = None,
         online_linear: Probe | None = None,
@@ -89,10 +91,6 @@ class FrozenEvaluation(L.Callback):
     ) -> None:
         if features not in DTYPES:
             raise ValueError(f"evaluation.features is {features}: choose one of {', '.join(DTYPES)}")
-        if every_n_epochs < 0:
-            raise ValueError(
-                f"evaluation.every_n_epochs is {every_n_epochs}: it must be at least 0 (0: only at the end)"
-            )
         self.probes = {name: probe for name, probe in probes.items() if probe is not None}
         self.every_n_epochs = every_n_epochs
         self.with_baselines = baselines

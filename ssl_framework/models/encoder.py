@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Fraction, Natural, Several, guarded
 from ssl_framework.distributed import gather, own_rows
 from ssl_framework.functional import unit
 from ssl_framework.models.base import BackboneProtocol
@@ -15,6 +16,7 @@ from ssl_framework.runs.suggestions import choices, towers_of
 from ssl_framework.types import Clock, Inputs, Outputs
 
 
+@guarded
 class Encoder(nn.Module):
     """A backbone and heads that read it or each other, in the order of the config.
 
@@ -39,17 +41,13 @@ class Encoder(nn.Module):
         join_views: bool = True,
         beside: Mapping[str, BackboneProtocol] | None = None,
         scored: Sequence[str] = ("pooled",),
-        earlier: int = 0,
+        earlier: Natural = 0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.join_views = join_views
         self.beside = nn.ModuleDict(dict(beside or {}))  # type: ignore[arg-type]
         self.scored = tuple(scored)
-        if earlier < 0:
-            raise ValueError(
-                f"student.earlier is {earlier}: it must be at least 0, the number of stages before the last"
-            )
         self.earlier = nn.ModuleList(copy.deepcopy(backbone) for _ in range(earlier))  # type: ignore[misc]
         self.earlier.requires_grad_(False)
         dims = {"pooled": backbone.dim, **{name: further.dim for name, further in (beside or {}).items()}}
@@ -215,6 +213,7 @@ def refuse_unknown_heads(names: Sequence[str], known: Sequence[str]) -> None:
         )
 
 
+@guarded
 class EMATeacher(nn.Module):
     """Exponential moving average of a student (MoCo eq. 2, BYOL eq. 1), which it is told of by ``follow``.
 
@@ -232,15 +231,11 @@ class EMATeacher(nn.Module):
     def __init__(
         self,
         heads: Sequence[str],
-        momentum: float,
-        final_momentum: float | None = None,
-        shuffle_bn: int | None = None,
+        momentum: Fraction,
+        final_momentum: Fraction | None = None,
+        shuffle_bn: Several | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= momentum <= 1 or not 0 <= (final_momentum if final_momentum is not None else 1) <= 1:
-            raise ValueError(f"teacher.momentum is {momentum} (final {final_momentum}): it must lie between 0 and 1")
-        if shuffle_bn is not None and shuffle_bn < 2:
-            raise ValueError(f"teacher.shuffle_bn is {shuffle_bn}: a group needs at least 2 samples, or null for none")
         self.heads = list(heads)
         self.momentum = momentum
         self.final_momentum = final_momentum

@@ -7,6 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import AtLeastOne, Classes, Width, guarded
+
 H = TypeVar("H", bound="Head")
 
 
@@ -34,6 +36,7 @@ class Head(nn.Module):
         return [self(outputs)]
 
 
+@guarded
 class MLPHead(Head):
     """Linear layers with optional batch normalisation and ReLU between them: [B, in] -> [B, out].
 
@@ -48,8 +51,8 @@ class MLPHead(Head):
     def __init__(
         self,
         source: str,
-        hidden: Sequence[int],
-        out: int,
+        hidden: Sequence[Width],
+        out: Width,
         norm: bool = True,
         last_norm: bool = False,
     ) -> None:
@@ -79,6 +82,7 @@ class MLPHead(Head):
         return linear_by_linear(self.layers, outputs[self.source])
 
 
+@guarded
 class Classifier(Head):
     """Class scores, linear in the features: [B, in] -> [B, num_classes].
 
@@ -87,12 +91,8 @@ class Classifier(Head):
         num_classes: at least 2.
     """
 
-    def __init__(self, source: str, num_classes: int) -> None:
+    def __init__(self, source: str, num_classes: Classes) -> None:
         super().__init__(source)
-        if num_classes is None or num_classes < 2:
-            raise ValueError(
-                f"a classifier has num_classes={num_classes}: set data.num_classes to the number of classes, at least 2"
-            )
         self.out = num_classes
 
     def build(self, width: int) -> None:
@@ -103,6 +103,7 @@ class Classifier(Head):
         return self.linear(outputs[self.source])
 
 
+@guarded
 class Features(Head):
     """No head: the features themselves, [B, in] -> [B, in].
 
@@ -118,6 +119,7 @@ class Features(Head):
         return outputs[self.source]
 
 
+@guarded
 class LayerNormHead(Head):
     """Layer normalisation with learned scale and shift: [B, in] -> [B, in].
 
@@ -134,6 +136,7 @@ class LayerNormHead(Head):
         return self.norm(outputs[self.source])
 
 
+@guarded
 class ReweightHead(Head):
     """Divides coordinate j = 0, 1, ... by ``kappa ** j``, and has nothing to train: [B, in] -> [B, in].
 
@@ -147,10 +150,8 @@ class ReweightHead(Head):
 
     weight: Tensor  # [in] float32
 
-    def __init__(self, source: str, kappa: float) -> None:
+    def __init__(self, source: str, kappa: AtLeastOne) -> None:
         super().__init__(source)
-        if not kappa >= 1:
-            raise ValueError(f"a head has kappa={kappa}: it must be at least 1")
         self.kappa = kappa
 
     def build(self, width: int) -> None:
@@ -175,6 +176,7 @@ class SymmetricReLU(nn.Module):
         return (x - self.b).relu() - (-x - self.b).relu()
 
 
+@guarded
 class SymmetricReLUHead(Head):
     """Linear, symmetric ReLU, linear, all of one width and the identity at first: [B, in] -> [B, in]
     (arXiv:2403.11391, the co-authors' code).

@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import guarded
 from ssl_framework.models.base import BackboneProtocol
 from ssl_framework.models.encoder import Encoder, refuse_unknown_heads
 from ssl_framework.models.heads import Head
 from ssl_framework.types import Inputs, Outputs
 
 
+@guarded
 class Towers(nn.Module):
     """Sends every view to the encoder of its modality.
 
@@ -190,6 +192,7 @@ class Towers(nn.Module):
         return [backbone for encoder, _ in self.encoders() for backbone in encoder.backbones]
 
 
+@guarded
 class AlikeTowers(Towers):
     """Towers whose heads are alike, each on a backbone of its own: how a config names them, by ``head=``.
 

@@ -7,14 +7,16 @@ network switches dimensions on or off as a function of the two labels, and so le
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Classes, Positive, Width, guarded
 from ssl_framework.distributed import gather, gather_with_grad, own_rows, world_size
 from ssl_framework.functional import class_sums, unit
-from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Outputs
 
 PAIRINGS = ("permuted", "same", "distinct")
 
 
+@guarded
 class LabelGate(nn.Module):
     """A soft mask over the embedding for every pair of labels.
 
@@ -26,9 +28,8 @@ class LabelGate(nn.Module):
         fused: one pass over the mean of the two labels' embeddings, else the product of the two labels' own gates.
     """
 
-    def __init__(self, num_classes: int, dim: int, hidden: int, out: int, fused: bool) -> None:
+    def __init__(self, num_classes: Classes, dim: Width, hidden: Width, out: Width, fused: bool) -> None:
         super().__init__()
-        refuse_too_few_classes(num_classes)
         self.fused = fused
         self.labels = nn.Embedding(num_classes, dim)
         self.layers = nn.Sequential(
@@ -44,14 +45,7 @@ class LabelGate(nn.Module):
         return self.layers(first).sigmoid() * self.layers(second).sigmoid()
 
 
-def refuse_too_few_classes(num_classes: int | None) -> None:
-    """Raises ValueError for less than two classes."""
-    if num_classes is None or num_classes < 2:
-        raise ValueError(
-            f"objective.num_classes is {num_classes}: set data.num_classes to the number of classes, at least 2"
-        )
-
-
+@guarded
 class SimLAP(Objective):
     """Supervised InfoNCE between arbitrary pairs of classes; further views of a sample are further rows.
 
@@ -72,18 +66,17 @@ class SimLAP(Objective):
 
     def __init__(
         self,
-        temperature: float,
-        num_classes: int,
+        temperature: Positive,
+        num_classes: Classes,
         pairing: str,
         gate: LabelGate | None,
         renormalise: bool,
         head: str = "projector",
     ) -> None:
         super().__init__()
-        refuse_too_few_classes(num_classes)
         if pairing not in PAIRINGS:
             raise ValueError(f"objective.pairing is {pairing}: choose one of {', '.join(PAIRINGS)}")
-        self.temperature = positive_temperature(temperature)
+        self.temperature = temperature
         self.num_classes = num_classes
         self.pairing = pairing
         self.gate = gate

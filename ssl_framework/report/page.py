@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import matplotlib
 import matplotlib.pyplot as plt
+from annotated_types import Interval
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from omegaconf import OmegaConf
 
+from ssl_framework.arguments import Seed, guarded
 from ssl_framework.evaluation.protocol import protocol_of
 from ssl_framework.report.evaluations import REFERENCES
 from ssl_framework.report.html import embedded, rendered
@@ -52,6 +54,7 @@ class Drawn(NamedTuple):
     words: str  # about it, or why it could not be drawn
 
 
+@guarded
 class Page:
     """Draws the pictures of a run into ``<run folder>/pictures`` and writes ``<run folder>/report.html``.
 
@@ -61,9 +64,7 @@ class Page:
         seed: of the choice of images and of what pictures draw at random.
     """
 
-    def __init__(self, num_images: int, tsne: bool, seed: int) -> None:
-        if not 20 <= num_images <= 20_000:
-            raise ValueError(f"report.num_images is {num_images}: it must be between 20 and 20,000")
+    def __init__(self, num_images: Annotated[int, Interval(ge=20, le=20_000)], tsne: bool, seed: Seed) -> None:
         self.num_images = num_images
         self.seed = seed
         self.pictures = pictures_of(tsne)

@@ -19,7 +19,9 @@ from ssl_framework.report.tables import cost_of, run_table
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.messages import quiet
 from ssl_framework.runs.numbers import several
+from ssl_framework.runs.settings import refuse_settings
 from ssl_framework.runs.stopping import stop
+from ssl_framework.runs.system import under_way
 from ssl_framework.training.loops import Position
 from ssl_framework.training.parts import Parts, prepare
 from ssl_framework.training.restored import position_in
@@ -42,6 +44,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool, chan
     Returns:
         Name of the signal that stopped the run, ``None`` if it ran to its end.
     """
+    refuse_settings(cfg)
     settle_process(cfg)
     parts = prepare(cfg, folder, about, resume)
     if change is not None:
@@ -50,9 +53,10 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool, chan
     newest = newest_checkpoint(RunFolder(folder)) if resume else None
     step = steps_done(parts, newest) if newest is not None else 0
     path = None if newest is None else str(newest.path)
-    parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=path)
-    if parts.checkpoints.stopped_by is None:
-        conclude(parts, step)
+    with under_way():
+        parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=path)
+        if parts.checkpoints.stopped_by is None:
+            conclude(parts, step)
     return parts.checkpoints.stopped_by
 
 

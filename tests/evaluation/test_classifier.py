@@ -222,7 +222,8 @@ def test_a_number_of_classes_that_is_not_known() -> None:
     with pytest.raises(ValueError) as error:
         build_module(small("supervised", "data.num_classes=null"), has_labels=True)
     assert str(error.value) == (
-        "a classifier has num_classes=None: set data.num_classes to the number of classes, at least 2"
+        "student.heads.classifier.num_classes is null: it must be a whole number, at least 2: "
+        "set data.num_classes to the number of classes"
     )
 
 

@@ -50,7 +50,7 @@ def test_it_stands_on_another_head_and_has_nothing_to_train_or_to_store() -> Non
 
 
 def test_refused_settings() -> None:
-    with pytest.raises(ValueError, match=r"kappa=0\.9: it must be at least 1"):
+    with pytest.raises(ValueError, match=r"kappa is 0\.9: it must be at least 1"):
         ReweightHead("pooled", 0.9)
     with pytest.raises(ValueError, match=r"source=projector, but the encoder offers \['pooled'\]"):
         built(ReweightHead("projector", 1.05), {"pooled": 4})

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ssl_framework.arguments import Channels, Count, Natural, Pixels, guarded
 from ssl_framework.data.base import Split
 from ssl_framework.data.images.decoding import reason_of
 from ssl_framework.data.images.shards import Encoded, Piece, Shards, ShardsConfig, Splits, library
@@ -190,6 +191,7 @@ class LitReader:
         return self.read(order[skip:])
 
 
+@guarded
 class LitDataSource:
     """Images in shards that litdata wrote, read with litdata.
 
@@ -212,12 +214,12 @@ class LitDataSource:
         cache: str | None,
         image_key: str,
         label_key: str,
-        channels: int,
-        image_size: int,
-        stored_size: int,
-        num_streams: int,
-        num_workers: int | None,
-        eval_samples: int,
+        channels: Channels,
+        image_size: Pixels,
+        stored_size: Pixels,
+        num_streams: Count,
+        num_workers: Natural | None,
+        eval_samples: Count,
     ) -> None:
         library("litdata")
         config = ShardsConfig(channels, image_size, stored_size, num_streams, num_workers, eval_samples)

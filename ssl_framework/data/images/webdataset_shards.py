@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from ssl_framework.arguments import Channels, Count, Natural, Pixels, guarded
 from ssl_framework.data.base import Split
 from ssl_framework.data.images.decoding import opened, reason_of
 from ssl_framework.data.images.shards import Encoded, Piece, Shards, ShardsConfig, Splits, library
@@ -288,6 +289,7 @@ class TarReader:
         return islice(shuffle(read()), skip, None)
 
 
+@guarded
 class WebDatasetSource:
     """Images in tar shards, read with webdataset.
 
@@ -310,18 +312,16 @@ class WebDatasetSource:
         test_shards: str | Sequence[str] | None,
         train_sizes: str | None,
         test_sizes: str | None,
-        shuffle_buffer: int,
-        channels: int,
-        image_size: int,
-        stored_size: int,
-        num_streams: int,
-        num_workers: int | None,
-        eval_samples: int,
+        shuffle_buffer: Count,
+        channels: Channels,
+        image_size: Pixels,
+        stored_size: Pixels,
+        num_streams: Count,
+        num_workers: Natural | None,
+        eval_samples: Count,
         keep_sizes: bool = True,
     ) -> None:
         library("webdataset")
-        if not isinstance(shuffle_buffer, int) or shuffle_buffer < 1:
-            raise ValueError(f"data.shuffle_buffer is {shuffle_buffer}: it must be a whole number, at least 1.")
         config = ShardsConfig(channels, image_size, stored_size, num_streams, num_workers, eval_samples)
         config.check()
         self.splits = Splits(self.open, config)

@@ -4,12 +4,14 @@ N images of H x W pixels, D channels of the map, h x w its positions, C classes 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Len
 from torch import Tensor
 
+from ssl_framework.arguments import Count, Fraction, PositiveFraction, Seed, guarded
 from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.loader import ahead
@@ -33,6 +35,7 @@ class DenseProbe(Protocol):
     def __call__(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]: ...
 
 
+@guarded
 class Dense(AfterRun):
     """All dense probes, one after another. Nothing of the backbone is trained.
 
@@ -59,6 +62,7 @@ class Dense(AfterRun):
         return found
 
 
+@guarded
 class Segmentation:
     """Linear segmentation: one 1 x 1 convolution on the frozen map, its logits upsampled to the image.
 
@@ -73,9 +77,7 @@ class Segmentation:
         seed: of which images are drawn.
     """
 
-    def __init__(self, images: int, linear: LinearProbe, seed: int) -> None:
-        if images < 1:
-            raise ValueError(f"evaluation.probes.segmentation.images is {images}: it must be at least 1")
+    def __init__(self, images: Count, linear: LinearProbe, seed: Seed) -> None:
         self.images = images
         self.linear = linear
         self.seed = seed
@@ -127,6 +129,7 @@ class Segmentation:
         return scores(confusion)
 
 
+@guarded
 class Correspondence:
     """Two crops of an image: for every position of the first map the most similar position of the second.
 
@@ -142,9 +145,9 @@ class Correspondence:
         seed: of the images and the crops.
     """
 
-    def __init__(self, images: int, scale: Sequence[float], flip: float, seed: int) -> None:
-        if images < 1:
-            raise ValueError(f"evaluation.probes.correspondence.images is {images}: it must be at least 1")
+    def __init__(
+        self, images: Count, scale: Annotated[Sequence[PositiveFraction], Len(2, 2)], flip: Fraction, seed: Seed
+    ) -> None:
         self.images = images
         self.scale = list(scale)
         self.flip = flip

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import Count, Natural, NonNegative, Positive, Seed, Several, guarded
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.loader import chosen
@@ -100,6 +101,7 @@ def summary(found: Similarities, temperature: float, num_hard: int) -> dict[str,
     return {name: value.item() for name, value in scores.items()}
 
 
+@guarded
 class ViewScores(L.Callback):
     """Every n epochs and at the end: encodes augmented views of a fixed subset of the train split, and says how they
     score. Samples and augmentations are the same every time, so that only the encoder makes the difference.
@@ -143,32 +145,21 @@ class ViewScores(L.Callback):
 
     def __init__(
         self,
-        num_samples: int,
-        num_views: int,
+        num_samples: Several,
+        num_views: Several,
         head: str | None,
-        temperature: float,
-        num_hard: int,
-        lidar_delta: float,
-        lidar_epsilon: float,
-        every_n_epochs: int,
-        seed: int,
+        temperature: Positive,
+        num_hard: Count,
+        lidar_delta: Positive,
+        lidar_epsilon: NonNegative,
+        every_n_epochs: Natural,
+        seed: Seed,
     ) -> None:
         where = "evaluation.scores"
-        if not isinstance(temperature, (int, float)) or not temperature > 0:
-            raise ValueError(f"{where}.temperature is {temperature}: give a number above 0")
         if not 1 <= num_hard < num_samples:
             raise ValueError(
                 f"{where}.num_hard is {num_hard}: it must be at least 1 and below num_samples, which is {num_samples}"
             )
-        if num_views < 2:
-            raise ValueError(f"{where}.num_views is {num_views}: it must be at least 2, a query and its positive")
-        if not lidar_delta > 0 or lidar_epsilon < 0:
-            raise ValueError(
-                f"{where} has lidar_delta={lidar_delta} and lidar_epsilon={lidar_epsilon}: the first must be above 0, "
-                "the second at least 0"
-            )
-        if every_n_epochs < 0:
-            raise ValueError(f"{where}.every_n_epochs is {every_n_epochs}: it must be at least 0 (0: only at the end)")
         self.num_samples = num_samples
         self.num_views = num_views
         self.head = head
