@@ -11,6 +11,14 @@ def train() -> None:
         main()
 
 
+def embed() -> None:
+    """``scripts/embed.py`` and ``ssl-embed``."""
+    with commanded(last=True):
+        from ssl_framework.commands.embed import main
+
+        main()
+
+
 def evaluate() -> None:
     """``scripts/evaluate.py`` and ``ssl-evaluate``."""
     with commanded(last=True):

@@ -224,6 +224,8 @@ def foreign_of(request: Request, overrides: list[str]) -> tuple[DictConfig, Call
     override_each([base], overrides, "configs/backbone/timm.yaml and configs/views/uncropped.yaml")
 
     def make(own: DictConfig) -> Subject:
+        if (given := modalities_of(own.data)[0]) != "image":
+            raise ValueError(f"backbone={words['backbone']} reads pictures, but data={own.data.name} is of {given}")
         cfg = as_many_channels(resolved(merged(base, own), words["backbone"]))
         model = foreign.build(cfg, with_weights=True)
         untrained = (lambda: foreign.build(cfg, with_weights=False)) if foreign.has_weights else None

@@ -26,7 +26,7 @@ from ssl_framework.runs.system import system_sentence
 
 SCRIPTS = {
     "train": "python train.py",
-    **{name: f"python scripts/{name}.py" for name in ("evaluate", "export", "report", "show", "study")},
+    **{name: f"python scripts/{name}.py" for name in ("embed", "evaluate", "export", "report", "show", "study")},
     "prepare": "python scripts/prepare_data.py",
 }
 """Command -> how it is typed in a source tree; an installed package has it as ``ssl-<command>``."""
