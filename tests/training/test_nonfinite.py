@@ -1,20 +1,15 @@
 """Numbers that are not finite stop a run before they are saved, and the step can be made again."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
-import torch
-from torch import Tensor
 
-from ssl_framework.loading import load_run_config
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.folder import RunFolder
-from ssl_framework.training import nonfinite, replay
-from ssl_framework.training.nonfinite import NonFinite, norms, refuse_non_finite_state
-from ssl_framework.types import Samples
+from ssl_framework.training import nonfinite
+from ssl_framework.training.nonfinite import NonFinite
 from tests.small_runs import run_in, small
 
 NAN, INF = float("nan"), float("inf")
@@ -38,7 +33,9 @@ def test_a_gradient_that_is_not_finite_is_never_saved(
     step: int, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poisoned(monkeypatch, step, value)
-    with pytest.raises(NonFinite, match=rf"the gradient of student\.\S+ is not finite at step {step} on rank 0 \(loss="):
+    with pytest.raises(
+        NonFinite, match=rf"the gradient of student\.\S+ is not finite at step {step} on rank 0 \(loss="
+    ):
         run_in(tmp_path, small("simclr"))
     run = RunFolder(tmp_path)
     assert not run.result_file.is_file() and run.has_trained
