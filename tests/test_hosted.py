@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ssl_framework.build import build_data, build_module
-from ssl_framework.commands.export import export
 from ssl_framework.data.loader import take
+from ssl_framework.exporting import export
 from ssl_framework.loading import load_run
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.folder import read_json, read_metrics
@@ -82,7 +82,7 @@ def test_a_run_on_series_has_its_baselines_page_and_export(tmp_path: Path) -> No
     page = (tmp_path / "report.html").read_text()
     assert "raw input" in page and "raw pixels" not in page
     assert (tmp_path / "pictures" / "views.png").is_file() and (tmp_path / "pictures" / "neighbours.png").is_file()
-    line = export(tmp_path, tmp_path / "net.safetensors")
+    _, line = export(tmp_path, tmp_path / "net.safetensors")
     assert "DilatedNet(channels=1, width=32, depth=4, dim=64, kernel=3)" in line
     found: dict = {}
     exec(line, found)

@@ -18,6 +18,7 @@ ROOMS = (  # from the ground up; rooms of one line do not know each other
     ("module",),
     ("build",),
     ("loading",),
+    ("exporting",),
     ("evaluation",),
     ("report",),
     ("training",),

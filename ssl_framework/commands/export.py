@@ -1,56 +1,34 @@
-"""The trained backbone as a file of its own, which timm loads where the network is timm's."""
+"""The trained backbone in a format of its own or of another library, checked against the run's network.
 
-import json
+python scripts/export.py run=outputs/latest                        safetensors, for timm.create_model
+python scripts/export.py run=outputs/latest format=torchvision     under torchvision's names
+python scripts/export.py run=outputs/latest format=onnx            a graph from pixels to features
+python scripts/export.py run=outputs/latest format=torch           the same as a program of torch.export
+python scripts/export.py run=outputs/latest format=hub out=folder  a folder for timm and the Hugging Face Hub
+python scripts/export.py run=outputs/latest format=detectron2      a ResNet under Detectron2's names (mmdet likewise)
+"""
+
 import sys
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from ssl_framework.loading import load_run
-from ssl_framework.models.exported import write_exported
-from ssl_framework.models.weights import refuse_non_finite_weights
-from ssl_framework.runs.folder import RunFolder
+from ssl_framework.exporting import export
 from ssl_framework.runs.groups import admit
 from ssl_framework.runs.messages import as_typed, commanded, quiet, refusing, split_run
-from ssl_framework.runs.system import refuse_unwritable
-
-USAGE = "python scripts/export.py run=outputs/latest [out=backbone.safetensors]"
-
-
-def export(folder: Path, out: Path) -> str:
-    """Writes the backbone's weights under the network's own names; returns the call that loads them.
-
-    Raises:
-        OSError, ValueError: there is no such run, nothing can be written there, or its weights are not finite.
-    """
-    refuse_unwritable(out)
-    cfg, module = load_run(folder, [])
-    backbone = module.student.backbone
-    weights = {name: tensor.detach().contiguous() for name, tensor in backbone.net.state_dict().items()}
-    refuse_non_finite_weights(weights, f"the backbone of {folder}")
-    views = OmegaConf.masked_copy(cfg.views, ["image_size", "channels", "mean", "std"])
-    layout = OmegaConf.masked_copy(cfg.backbone, ["options", "channels_last"])
-    trained_with = OmegaConf.to_container(OmegaConf.merge(views, layout))
-    metadata = {**backbone.about(), "format": "pt"}
-    metadata["trained_with"] = json.dumps(trained_with)  # what scripts/evaluate.py backbone=<file> needs
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_exported(out, weights, metadata)
-    return backbone.load_line(out)
 
 
 @commanded()
 def main(arguments: list[str] | None = None) -> None:
-    """``run=FOLDER [out=FILE]``."""
+    """The command; see this module's docstring."""
     arguments = admit(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"} & set(arguments):
-        print(as_typed(f"{USAGE}\n\n{__doc__}"))
+        print(as_typed(str(__doc__)))
         return
-    folder, rest = split_run(arguments, USAGE)
-    outs = [a.removeprefix("out=") for a in rest if a.startswith("out=")]
-    if len(outs) > 1 or len(outs) != len(rest):
-        sys.exit(f"error: unknown argument among {rest}: export takes run=FOLDER and out=FILE")
-    out = Path(outs[0]) if outs else RunFolder(folder).export_file
+    folder, rest = split_run(arguments, "python scripts/export.py run=outputs/latest out=backbone.safetensors")
+    words = dict(item.partition("=")[::2] for item in rest)
+    if set(words) - {"out", "format"} or len(words) != len(rest):
+        sys.exit(f"error: unknown argument among {rest}: export takes run=FOLDER, format=NAME and out=FILE")
     quiet()
     with refusing():
-        print(f"load it with:\n{export(folder, out)}")
+        out, said = export(folder, Path(words["out"]) if "out" in words else None, words.get("format", "timm"))
+    print(f"load it with:\n{said}")
     print(out)

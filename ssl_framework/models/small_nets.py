@@ -1,14 +1,50 @@
 """Small networks for small images and vectors, registered with timm."""
 
+import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import timm
-from timm.models import register_model
-from timm.models.resnet import ResNet
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
 
-class Tiny(nn.Module):
+def settings(first_conv: str | None, side: int = 32) -> dict[str, Any]:
+    """What timm keeps of a model beside its code: there are no public weights, and classifiers are called "fc"."""
+    normal = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "interpolation": "bilinear", "crop_pct": 1.0}
+    return {"url": "", "input_size": (3, side, side), "first_conv": first_conv, "classifier": "fc", **normal}
+
+
+default_cfgs = generate_default_cfgs(  # timm looks for this name
+    {
+        "ssl_tiny": settings("features.0"),
+        "ssl_mlp": settings(None),
+        "ssl_resnet18_small": settings("conv1"),
+        "ssl_resnet50_small": settings("conv1"),
+    }
+)
+
+
+class Classified(nn.Module):
+    """What timm's models offer about their classifier, which is called ``fc`` and reads ``num_features`` numbers."""
+
+    num_features: int
+
+    def classify(self, num_classes: int) -> None:
+        """Gives the model a new classifier; 0: none."""
+        self.num_classes = num_classes
+        self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """As timm's: a new classifier. There is one way of pooling."""
+        self.classify(num_classes)
+
+    def get_classifier(self) -> nn.Module:
+        """The classifier."""
+        return self.fc
+
+
+class Tiny(Classified):
     """Four 3x3 convolutions, 0.31 million parameters, 6 million multiply-adds at 32 px: trains on a laptop's CPU.
 
     Args:
@@ -33,7 +69,7 @@ class Tiny(nn.Module):
             before = width
         self.features = nn.Sequential(*layers)
         self.num_features = before
-        self.fc = nn.Linear(before, num_classes) if num_classes else nn.Identity()
+        self.classify(num_classes)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, list[tuple[str, tuple[int]]]]:
         """Patterns of the parameters of each layer, as timm's models give them."""
@@ -53,29 +89,30 @@ class Tiny(nn.Module):
 
 
 @register_model
-def ssl_tiny(pretrained: bool = False, num_classes: int = 0, in_chans: int = 3, **_: Any) -> Tiny:
-    """The tiny net, under timm's calling convention (``_`` takes the settings timm passes to every model)."""
-    return Tiny(num_classes, in_chans)
+def ssl_tiny(pretrained: bool = False, **options: Any) -> Tiny:
+    """The tiny net, under timm's calling convention."""
+    return build_model_with_cfg(Tiny, "ssl_tiny", pretrained, **{"num_classes": 0, **options})
 
 
-class MLP(nn.Module):
+class MLP(Classified):
     """Two hidden layers over all pixels as one vector: for rows of numbers, which have no neighbourhood.
 
     Args:
         num_classes: 0 for features only, as timm's models.
         in_chans: C, channels of the images.
-        img_size: S, side of the images, pixels; a vector of S * S * C numbers.
+        img_size: S, side of the images, or height and width, pixels; a vector of so many times C numbers.
         width: of both layers.
     """
 
-    def __init__(self, num_classes: int, in_chans: int, img_size: int, width: int) -> None:
+    def __init__(self, num_classes: int, in_chans: int, img_size: int | Sequence[int], width: int) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]
-        for before in (in_chans * img_size**2, width):
+        pixels = img_size**2 if isinstance(img_size, int) else math.prod(img_size)
+        for before in (in_chans * pixels, width):
             layers += [nn.Linear(before, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
         self.features = nn.Sequential(*layers)
         self.num_features = width
-        self.fc = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+        self.classify(num_classes)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, list[tuple[str, tuple[int]]]]:
         """Patterns of the parameters of each layer, as timm's models give them."""
@@ -94,15 +131,15 @@ class MLP(nn.Module):
 
 
 @register_model
-def ssl_mlp(
-    pretrained: bool = False, num_classes: int = 0, in_chans: int = 3, img_size: int = 32, width: int = 512, **_: Any
-) -> MLP:
+def ssl_mlp(pretrained: bool = False, **options: Any) -> MLP:
     """The MLP, under timm's calling convention."""
-    return MLP(num_classes, in_chans, img_size, width)
+    own = {"num_classes": 0, "in_chans": 3, "img_size": 32, "width": 512}
+    return build_model_with_cfg(MLP, "ssl_mlp", pretrained, **{**own, **options})
 
 
-def small_stem(model: Any) -> ResNet:
-    """Replaces the 7x7 stride-2 convolution and the max-pooling of a ResNet, as nearly all CIFAR recipes do."""
+def small_stem(**options: Any) -> ResNet:
+    """A ResNet of timm's without the 7x7 stride-2 convolution and the max-pooling, as nearly all CIFAR recipes do."""
+    model: Any = ResNet(**options)
     old = model.conv1
     model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, 1, 1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -111,12 +148,14 @@ def small_stem(model: Any) -> ResNet:
 
 
 @register_model
-def ssl_resnet18_small(pretrained: bool = False, num_classes: int = 0, in_chans: int = 3, **_: Any) -> ResNet:
+def ssl_resnet18_small(pretrained: bool = False, **options: Any) -> ResNet:
     """timm's resnet18 with the small-image stem."""
-    return small_stem(timm.create_model("resnet18", num_classes=num_classes, in_chans=in_chans))
+    own = {"num_classes": 0, "block": BasicBlock, "layers": (2, 2, 2, 2)}
+    return build_model_with_cfg(small_stem, "ssl_resnet18_small", pretrained, **{**own, **options})
 
 
 @register_model
-def ssl_resnet50_small(pretrained: bool = False, num_classes: int = 0, in_chans: int = 3, **_: Any) -> ResNet:
+def ssl_resnet50_small(pretrained: bool = False, **options: Any) -> ResNet:
     """timm's resnet50 with the small-image stem."""
-    return small_stem(timm.create_model("resnet50", num_classes=num_classes, in_chans=in_chans))
+    own = {"num_classes": 0, "block": Bottleneck, "layers": (3, 4, 6, 3)}
+    return build_model_with_cfg(small_stem, "ssl_resnet50_small", pretrained, **{**own, **options})

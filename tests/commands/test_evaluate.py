@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ssl_framework.build import build
 from ssl_framework.commands.evaluate import main
-from ssl_framework.commands.export import export
 from ssl_framework.data.base import Split
 from ssl_framework.data.images.arrays import Digits
 from ssl_framework.evaluation import foreign
@@ -28,6 +27,7 @@ from ssl_framework.evaluation.probes.linear import LinearProbe
 from ssl_framework.evaluation.probes.retrieval import Retrieval
 from ssl_framework.evaluation.request import evaluate
 from ssl_framework.evaluation.score_all import Chosen, score_all
+from ssl_framework.exporting import export
 from ssl_framework.loading import load_run
 from ssl_framework.runs.folder import read_json
 from ssl_framework.runs.overrides import composed, override_each, stored

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ssl_framework.build import build, build_data, build_module
 from ssl_framework.commands import evaluate as evaluate_command
-from ssl_framework.commands.export import export
 from ssl_framework.evaluation.features import refuse_non_finite
 from ssl_framework.evaluation.frozen import FrozenEvaluation, defined
+from ssl_framework.exporting import export
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.weights import load_into
 from ssl_framework.module import SSLModule

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ssl_framework.build import build_module
-from ssl_framework.commands.export import export
+from ssl_framework.exporting import export
 from ssl_framework.loading import load_run
 from ssl_framework.models.encoder import EMATeacher
 from ssl_framework.models.weights import load_checkpoint, prefix_of

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from ssl_framework.build import build_module
-from ssl_framework.commands.export import export
+from ssl_framework.exporting import export
 from ssl_framework.loading import load_run
 from ssl_framework.models.weights import SHARDS, load_checkpoint, load_without_shards, newest_checkpoint
 from ssl_framework.runs.folder import RunFolder, read_json, read_metrics

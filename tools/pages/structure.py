@@ -34,6 +34,7 @@ WHAT = {
     "module": "the one LightningModule",
     "build": "config to objects",
     "loading": "a finished run to objects",
+    "exporting": "the trained backbone in the formats of other libraries, checked",
     "evaluation": "probes and measures",
     "report": "tables and pages",
     "training": "a run from start to end",
