@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from ssl_framework.loading import load_run
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admit
-from ssl_framework.runs.messages import error_line, split_run
+from ssl_framework.runs.messages import commanded, error_line, split_run
 
 
 def export(folder: Path, out: Path) -> str:
@@ -28,6 +28,7 @@ def export(folder: Path, out: Path) -> str:
     return backbone.load_line(out)
 
 
+@commanded()
 def main(arguments: list[str] | None = None) -> None:
     """``run=FOLDER [out=FILE]``."""
     arguments = admit(sys.argv[1:] if arguments is None else arguments)

@@ -27,7 +27,7 @@ from ssl_framework.report.pictures.mixtures import show_all, show_both_views, sh
 from ssl_framework.runs.config import CONFIGS
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admit
-from ssl_framework.runs.messages import as_typed, error_line, explain, quiet, typed
+from ssl_framework.runs.messages import as_typed, commanded, error_line, explain, quiet, typed
 
 DRAWERS = {"": show_one, "mixers": show_all, "gallery": show_side_by_side, "views": show_both_views}
 
@@ -35,6 +35,7 @@ DRAWERS = {"": show_one, "mixers": show_all, "gallery": show_side_by_side, "view
 OF_RUNS = ("report", "neighbours", "embedding")
 
 
+@commanded()
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; draws, and prints the path of the picture or the page."""
     parser = argparse.ArgumentParser(

@@ -14,7 +14,7 @@ from ssl_framework.report.sheet import mean_and_spread
 from ssl_framework.runs.config import hosted
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admit, composing
-from ssl_framework.runs.messages import STOPPED, as_typed, error_line, typed
+from ssl_framework.runs.messages import STOPPED, as_typed, commanded, error_line, typed
 from ssl_framework.study.cells import Cell, Run, runs_of
 from ssl_framework.study.declaration import names_of_studies
 from ssl_framework.study.engine import Engine
@@ -22,6 +22,7 @@ from ssl_framework.study.record import report
 from ssl_framework.study.request import OUT, USAGE, Request, understood
 
 
+@commanded()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``scripts/study.py``."""
     arguments = sys.argv[1:] if arguments is None else arguments

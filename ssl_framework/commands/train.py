@@ -40,6 +40,7 @@ from ssl_framework.runs.messages import (
     REFUSALS,
     STOPPED,
     command_line,
+    commanded,
     error_line,
     explain,
     failures,
@@ -49,6 +50,7 @@ from ssl_framework.training.meeting import agree, first_to_say, meeting
 from ssl_framework.training.place import described, is_first, leave_to_launcher, settle
 
 
+@commanded()
 def main() -> None:
     """Entry point of ``python train.py`` and ``ssl-train``."""
     whole_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -68,8 +70,6 @@ def main() -> None:
         if not failures:
             raise
         sys.exit("error: no trial of the search has ended with a value")  # of which Optuna takes the best
-    except KeyboardInterrupt:
-        sys.exit("interrupted before training began, or twice: nothing was saved beyond the last checkpoint")
     if failures:
         sys.exit(1)
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.runs.addresses import as_first_published
+from ssl_framework.runs.durable import replacing, sweep
 
 LATEST = Path("outputs") / "latest"
 """Link to the folder of the run that began last."""
@@ -30,9 +31,10 @@ class RunFolder(NamedTuple):
 
     config.yaml       the resolved config
     run.json          what the run is called, its overrides and its command
-    checkpoints       the last state, to go on from
+    checkpoints       the last two states, to go on from, and the best one if that was asked for
     metrics.csv       every logged number, appended as it comes
     scores.npz        distributions of similarities, where they are measured
+    nonfinite         the step at which a run came to a number that is not finite, to be made again
     result.json       the end: metrics, references, versions, times
     error.txt         why a job of a multirun failed
     output.txt        what a run of a study has printed
@@ -62,6 +64,19 @@ class RunFolder(NamedTuple):
         return self.checkpoints / "last.ckpt"
 
     @property
+    def previous_checkpoint_file(self) -> Path:
+        return self.checkpoints / "before.ckpt"
+
+    @property
+    def best_checkpoint_file(self) -> Path:
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def checkpoint_files(self) -> list[Path]:
+        """The states that it can go on from, as far as there are any, the newest first (see ``newest_checkpoint``)."""
+        return [path for path in (self.checkpoint_file, self.previous_checkpoint_file) if path.is_file()]
+
+    @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.csv"
 
@@ -72,6 +87,14 @@ class RunFolder(NamedTuple):
     @property
     def pseudo_labels_file(self) -> Path:
         return self.path / "pseudo_labels.npy"
+
+    @property
+    def nonfinite(self) -> Path:
+        return self.path / "nonfinite"
+
+    def nonfinite_files(self, rank: int) -> tuple[Path, Path]:
+        """Of one rank: its tensors, and what they are."""
+        return self.nonfinite / f"rank_{rank}.safetensors", self.nonfinite / f"rank_{rank}.json"
 
     @property
     def result_file(self) -> Path:
@@ -122,7 +145,7 @@ class RunFolder(NamedTuple):
     @property
     def has_checkpoint(self) -> bool:
         """Whether the run, or a part of it, has come as far as its first checkpoint."""
-        return any(where.checkpoint_file.is_file() for where in self.parts)
+        return any(where.checkpoint_files for where in self.parts)
 
     @property
     def has_trained(self) -> bool:
@@ -130,7 +153,7 @@ class RunFolder(NamedTuple):
         return any(
             trace.exists()
             for where in self.parts
-            for trace in (where.checkpoints, where.metrics_file, where.result_file)
+            for trace in (where.checkpoints, where.metrics_file, where.result_file, where.nonfinite)
         )
 
     def read_config(self) -> DictConfig:
@@ -179,10 +202,20 @@ class RunFolder(NamedTuple):
         self.write_about(about)
         self.write_config(cfg)
 
+    def sweep_partials(self) -> None:
+        """Removes the files that killed processes have left half-written, in it and its parts."""
+        for folder in (LATEST.parent, *(folder for where in self.parts for folder in (where.path, where.checkpoints))):
+            sweep(folder)
+
     def forget_try(self) -> None:
         """Removes what a try has left that was killed before its first checkpoint."""
         self.metrics_file.unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+        self.forget_nonfinite()
+
+    def forget_nonfinite(self) -> None:
+        """Removes the step that a try before has left."""
+        shutil.rmtree(self.nonfinite, ignore_errors=True)
 
     def point_latest_here(self) -> None:
         """Points outputs/latest to this folder."""
@@ -323,9 +356,8 @@ def locked(handle: int, kind: int, tries: int) -> bool:
 
 def write(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -15,6 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssl_framework.runs.groups import CONFIGS, HERE, groups
 from ssl_framework.runs.plugins import as_typed as plugins_as_typed
+from ssl_framework.runs.stopping import AGAIN as AGAIN
+from ssl_framework.runs.stopping import STOPPED as STOPPED
+from ssl_framework.runs.stopping import Interrupted as Interrupted
+from ssl_framework.runs.stopping import commanded as commanded
 
 SCRIPTS = {
     "train": "python train.py",
@@ -63,10 +67,6 @@ def split_run(arguments: list[str], example: str) -> tuple[Path, list[str]]:
     if len(folders) != 1:
         sys.exit(error_line(f"say which run: {example}"))
     return Path(folders[0]), [a for a in arguments if not a.startswith("run=")]
-
-
-STOPPED = 128
-"""Exit codes above it name, as a shell's do, the signal that stopped a run."""
 
 
 failures: list[str] = []

@@ -132,7 +132,7 @@ def lines(node: Mapping[str, Any], what: str) -> tuple[Line, ...]:
 def overrides_of(node: Any, where: str) -> tuple[str, ...]:
     """A list of Hydra's overrides; nothing is an empty one."""
     if node is not None and not isinstance(node, list):
-        raise ValueError(f"{where} is {node}: give a list of overrides, such as [method=simclr]")
+        raise ValueError(f"{where} is {node}: give a list of overrides, such as [objective.temperature=0.2]")
     for item in node or []:
         if not re.match(r"[+~]{0,2}[\w./@]+=|~[\w./@]+$", str(item)):
             raise ValueError(f"{where} has {item!r}, which is not of the form key=value or ~key")

@@ -113,7 +113,7 @@ class Engine:
         command = [
             sys.executable,
             "-c",
-            "from ssl_framework.commands.train import main; main()",
+            "from ssl_framework.commands.entry import train; train()",
             "-m",
             NO_PAGE,
             *job_overrides(run),

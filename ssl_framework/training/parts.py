@@ -20,6 +20,7 @@ from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.provenance import commit
 from ssl_framework.training.checkpoints import Checkpoints
 from ssl_framework.training.metrics_log import MetricsCSV, build_loggers
+from ssl_framework.training.nonfinite import NonFiniteWatch
 from ssl_framework.training.precision import settle_precision
 from ssl_framework.training.progress import EvaluationLines, Progress
 from ssl_framework.training.sharding import check_sharding
@@ -63,7 +64,8 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     progress, signals = Progress(console), StopSignals()
     checkpoints = Checkpoints(RunFolder(folder).checkpoint_file, cfg.trainer.checkpoint_every_n_epochs, signals)
     watching = [*alarms(cfg), *evaluation.beside]
-    callbacks = [signals, progress, *watching, evaluation, EvaluationLines(console, evaluation), checkpoints]
+    watch = NonFiniteWatch(RunFolder(folder))
+    callbacks = [signals, watch, progress, *watching, evaluation, EvaluationLines(console, evaluation), checkpoints]
     loggers = [csv, *build_loggers(cfg.logger)]
     return Parts(
         cfg=cfg,
