@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 
 import ssl_framework
 from ssl_framework.build import build, build_data, build_module
-from ssl_framework.loading import is_trusted, load_run_config
+from ssl_framework.loading import load_run_config
 from ssl_framework.models.encoder import EMATeacher
 from ssl_framework.runs.groups import CONFIGS
+from ssl_framework.runs.trust import is_trusted
 from ssl_framework.training.place import local_processes
 from ssl_framework.training.trainer import build_trainer
 from tests.small_runs import SMALL, config, run_in, small

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -46,6 +46,7 @@ from ssl_framework.runs.messages import (
     failures,
     say_error,
 )
+from ssl_framework.runs.stopping import AGAIN, Interrupted, stop
 from ssl_framework.training.meeting import agree, first_to_say, meeting
 from ssl_framework.training.place import described, is_first, leave_to_launcher, settle
 
@@ -53,6 +54,7 @@ from ssl_framework.training.place import described, is_first, leave_to_launcher,
 @commanded()
 def main() -> None:
     """Entry point of ``python train.py`` and ``ssl-train``."""
+    stop.then = "nothing was saved beyond the last checkpoint; the same command goes on"
     whole_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they are explained here
     sys.argv[1:] = point_to_resumed_folder(admit(sys.argv[1:]))
@@ -124,6 +126,8 @@ def job(cfg: DictConfig) -> float | None:
     before = os.readlink(LATEST) if LATEST.is_symlink() else None
     try:
         stopped_by = start(cfg, folder)
+    except Interrupted as error:
+        leave_again(error)
     except REFUSALS as error:
         say_once(error)
         failures.append(str(folder))
@@ -158,6 +162,17 @@ def leave_unless_all_refuse() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
+
+
+def leave_again(error: Interrupted) -> NoReturn:
+    """Ends the command, a multirun as a whole: the same one goes on. A process of several waits for nobody."""
+    if first_to_say(str(error)):
+        stop.say(f"interrupted: {error}")
+    if meeting() is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(AGAIN)
+    sys.exit(AGAIN)
 
 
 def objective_of(cfg: DictConfig, folder: Path) -> float | None:
@@ -229,6 +244,8 @@ def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
             return
         try:
             stopped_by = start(cfg, folder, todo == "goes on")
+        except Interrupted as error:
+            leave_again(error)
         except Exception as error:
             say_once(error)
             failures.append(str(folder))
@@ -283,7 +300,7 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
     if is_first() and (launched := described()):
         print(launched, flush=True)
     stopped_by = go_through(cfg, folder, about, is_first())
-    if stopped_by == "SIGUSR1" and cfg.trainer.slurm and is_first():
+    if stopped_by == "SIGUSR1" and cfg.trainer.slurm and "SLURM_JOB_ID" in os.environ and is_first():
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
     return stopped_by
 
@@ -327,8 +344,9 @@ def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
         ValueError: an override contradicts the stored run, or the stored config is not trusted.
     """
     from ssl_framework.loading import load_run_config
+    from ssl_framework.runs.overrides import keys_of, let_source_follow
 
-    stored = load_run_config(folder.resolve())
+    stored = load_run_config(folder.resolve(), keys_of(HydraConfig.get().overrides.task))
     if not RunFolder(folder).has_checkpoint:
         raise FileNotFoundError(f"resume={folder}: no checkpoint was written there yet; start the run again")
     names = RunFolder(folder).read_about()
@@ -341,7 +359,9 @@ def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
             if before != value:
                 raise ValueError(f"resume={folder} is a run of {key}={before}: leave {item} out, or start a new run")
         elif may_change(key):
+            before = OmegaConf.select(stored, key)
             OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
+            let_source_follow(stored, key, before)
         elif "." in key or key == "seed":
             before, now = OmegaConf.select(stored, key), OmegaConf.select(cfg, key)
             if before != now:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.runs.addresses import as_first_published
 from ssl_framework.runs.durable import replacing, sweep
+from ssl_framework.runs.plain import plain_json, printable, read_config
 
 LATEST = Path("outputs") / "latest"
 """Link to the folder of the run that began last."""
@@ -158,9 +159,7 @@ class RunFolder(NamedTuple):
 
     def read_config(self) -> DictConfig:
         """The stored config as written, unchecked: ``loading.load_run_config`` is for what will be built of it."""
-        found = OmegaConf.load(self.config_file)
-        assert isinstance(found, DictConfig)
-        return found
+        return OmegaConf.create(read_config(self.config_file))
 
     def read_about(self) -> dict[str, Any]:
         """What the run is called, its overrides and its command; {} where nothing says so."""
@@ -176,7 +175,7 @@ class RunFolder(NamedTuple):
 
     def read_error(self) -> str:
         """Why the last try failed, "" if it did not."""
-        return self.error_file.read_text().strip() if self.error_file.is_file() else ""
+        return printable(self.error_file.read_text().strip()) if self.error_file.is_file() else ""
 
     # What is written.
 
@@ -367,7 +366,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's content."""
-    return json.loads(path.read_bytes())
+    return plain_json(path.read_bytes(), str(path))
 
 
 def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:
@@ -375,5 +374,5 @@ def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:
     curves: dict[str, list[tuple[int, float]]] = {}
     with Path(path).open(newline="") as file:
         for row in csv.DictReader(file):
-            curves.setdefault(row["name"], []).append((int(row["step"]), float(row["value"])))
+            curves.setdefault(printable(row["name"]), []).append((int(row["step"]), float(row["value"])))
     return curves

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_framework.runs.groups import CONFIGS, HERE, groups
+from ssl_framework.runs.plain import printable
 from ssl_framework.runs.plugins import as_typed as plugins_as_typed
 from ssl_framework.runs.stopping import AGAIN as AGAIN
 from ssl_framework.runs.stopping import STOPPED as STOPPED
@@ -58,7 +59,7 @@ def command_line(overrides: Sequence[str], *options: str) -> str:
 
 def error_line(error: Exception | str) -> str:
     """The one line for what a user can cause; commands in it are as the user types them."""
-    return f"error: {as_typed(str(error))}"
+    return printable(f"error: {as_typed(str(error))}")
 
 
 def split_run(arguments: list[str], example: str) -> tuple[Path, list[str]]:

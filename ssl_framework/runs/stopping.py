@@ -9,6 +9,7 @@ ends a process whose main thread stands in C, such as in a collective that anoth
 so that commands listen before they import torch.
 """
 
+import atexit
 import contextlib
 import ctypes
 import os
@@ -77,6 +78,7 @@ class Stop:
         self.noting = False  # somebody looks at ``asked``, so nothing is raised
         self.hard = False  # the process is a command's own and may be ended
         self.tell: Callable[[int], None] | None = None  # passes on to other processes what this one is sent
+        self.saving: Callable[[], None] | None = None  # is told that the process has come to where it saves
         self.heard_at: float | None = None
         self.ends_at: float | None = None
         self.ear: tuple[int, int] | None = None
@@ -117,6 +119,11 @@ class Stop:
             signal.set_wakeup_fd(self.wakeup_before)
             os.close(self.ear[1])  # which ends the thread
         self.forget()
+
+    def close_ears(self) -> None:
+        """All is done: what remains of the process ends whatever comes, with its exit code."""
+        for number in self.previous:
+            signal.signal(number, signal.SIG_IGN)
 
     def leave_to_parent(self) -> None:
         """In a process that was forked: it has no part in what its parent does about signals."""
@@ -164,7 +171,9 @@ class Stop:
             raise Stopped(self.asked)
 
     def extend(self, seconds: float) -> None:
-        """Gives the process time from now on, if a signal was heard."""
+        """Gives the process time from now on, if a signal was heard, and says that it saves."""
+        if self.saving is not None:
+            self.saving()
         if self.ends_at is not None:
             self.ends_at = time.monotonic() + seconds
 
@@ -240,6 +249,8 @@ def commanded(last: bool = False) -> Iterator[None]:
     if not stop.listen(hard=True):
         yield
         return
+    if last:
+        atexit.register(stop.close_ears)  # before any other, so it is called after all others
     try:
         yield
         sys.stdout.flush()

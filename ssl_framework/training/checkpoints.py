@@ -1,15 +1,14 @@
 """Checkpoints written whole or not at all, when they are due and when a signal asks for one."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from ssl_framework.distributed import world_size
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.durable import replacing
 from ssl_framework.runs.folder import RunFolder
@@ -66,23 +65,13 @@ class Checkpoints(Checkpoint):
         self.signals = signals
         self.stopped_by: str | None = None
 
-    def _someone_asked(self, trainer: L.Trainer) -> bool:
-        """Whether any rank got a signal; the ranks must save in the same step, so they agree every few steps."""
-        if world_size() == 1:
-            return self.signals.asked is not None
-        if trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
-            return False
-        asked = torch.tensor(float(self.signals.asked is not None), device=trainer.strategy.root_device)
-        dist.all_reduce(asked, op=dist.ReduceOp.MAX)
-        return bool(asked)
-
     def save(self, trainer: L.Trainer) -> None:
         """Saves the state as it is now; all checkpoints of a run come by here, on every rank."""
         trainer.save_checkpoint(self.path)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        if self._someone_asked(trainer):
-            self.stopped_by = self.signals.asked or "SIGTERM"  # or another rank was asked
+        if number := self.signals.agreed(trainer):
+            self.stopped_by = signal.Signals(number).name
             self.save(trainer)
             trainer.should_stop = True
         elif trainer.global_step == trainer.max_steps and not trainer.is_last_batch:

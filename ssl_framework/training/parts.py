@@ -24,8 +24,9 @@ from ssl_framework.training.nonfinite import NonFiniteWatch
 from ssl_framework.training.precision import settle_precision
 from ssl_framework.training.progress import EvaluationLines, Progress
 from ssl_framework.training.sharding import check_sharding
-from ssl_framework.training.signals import StopSignals
+from ssl_framework.training.signals import StopSignals, Terminal
 from ssl_framework.training.trainer import build_trainer
+from ssl_framework.training.watchdog import Watchdog
 
 
 class Parts(NamedTuple):
@@ -51,7 +52,7 @@ class Parts(NamedTuple):
 def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> Parts:
     """Builds every part of a run; arguments as of ``run``."""
     started, source = time.perf_counter(), commit()  # now: the tree may move on while the run goes
-    console, csv = Console(), MetricsCSV(folder)
+    console, csv = Terminal(), MetricsCSV(folder)
     data, module = build_data_and_module(cfg, folder, resume)
     settle_precision(cfg, folder)
     check_sharding(cfg, module)
@@ -64,8 +65,9 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     progress, signals = Progress(console), StopSignals()
     checkpoints = Checkpoints(RunFolder(folder).checkpoint_file, cfg.trainer.checkpoint_every_n_epochs, signals)
     watching = [*alarms(cfg), *evaluation.beside]
-    watch = NonFiniteWatch(RunFolder(folder))
-    callbacks = [signals, watch, progress, *watching, evaluation, EvaluationLines(console, evaluation), checkpoints]
+    watch, watchdog = NonFiniteWatch(RunFolder(folder)), Watchdog(OmegaConf.select(cfg, "trainer.hang_after_minutes"))
+    lines = EvaluationLines(console, evaluation)
+    callbacks = [signals, watchdog, watch, progress, *watching, evaluation, lines, checkpoints]
     loggers = [csv, *build_loggers(cfg.logger)]
     return Parts(
         cfg=cfg,

@@ -17,6 +17,7 @@ from ssl_framework.models.weights import Newest, newest_checkpoint
 from ssl_framework.report.tables import cost_of, run_table
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.messages import quiet
+from ssl_framework.runs.stopping import stop
 from ssl_framework.training.parts import Parts, prepare
 from ssl_framework.training.result import result_of
 
@@ -86,6 +87,7 @@ def conclude(parts: Parts, step: int) -> None:
         RunFolder(parts.folder).write_result(result)
         parts.console.print(run_table(result) if result["metrics"] else cost_of(result), highlight=False)
     parts.trainer.strategy.barrier()  # what comes next, a stage or a job, may read the result on any rank
+    stop.check()  # a signal that came too late to stop the training
     if first and parts.report is not None:
         with alone():  # the other ranks have ended, or wait for the next job
             report_on(parts.report, parts.folder, parts.trainer.loggers, parts.console)

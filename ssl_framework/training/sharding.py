@@ -162,7 +162,8 @@ def same_on_all_ranks_at_once(buffers: Iterable[Tensor]) -> None:
 def new_folder(path: Path, step: int) -> str:
     """Name of an empty place beside a checkpoint for the tensors of its next version."""
     taken, wanted = named_beside(path), f"{path.stem}-{step}"
-    name = next(n for n in (wanted, *(f"{wanted}-again{i}" for i in itertools.count())) if n not in taken)
+    names = itertools.chain([wanted], (f"{wanted}-again{number}" for number in itertools.count()))
+    name = next(name for name in names if name not in taken)
     shutil.rmtree(path.with_name(name), ignore_errors=True)  # of a run that was killed while it wrote
     return name
 

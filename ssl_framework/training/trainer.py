@@ -1,6 +1,7 @@
 """The Lightning Trainer of a run."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.environments import ClusterEnvironment
-from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.device import accelerator_of
@@ -101,6 +102,7 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback], lo
     )
     # With several processes Lightning asks in every step, by a broadcast that the host waits for, whether rank 0 got a
     # SIGTERM. StopSignals and Checkpoints do that every few steps.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]  # nor its handlers
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     return trainer
 
@@ -122,8 +124,14 @@ def strategy_of(cfg: DictConfig, processes: int) -> str | Strategy:
             "trainer.strategy=ddp, or choose trainer=ddp or ddp_cpu"
         )
     if chosen == "fsdp":
-        return Sharded()
-    return "ddp" if processes > 1 else "auto"
+        return Sharded(timeout=patience(cfg))
+    return DDPStrategy(timeout=patience(cfg)) if processes > 1 else "auto"
+
+
+def patience(cfg: DictConfig) -> timedelta:
+    """How long a process waits for the others in a collective: longer than the watchdog, which says who is missing."""
+    minutes = OmegaConf.select(cfg, "hang_after_minutes")
+    return timedelta(days=7) if minutes is None else timedelta(minutes=2 * minutes + 5)
 
 
 def refuse_what_is_not_there(cfg: DictConfig) -> None:

@@ -414,7 +414,7 @@ def test_patterns_name_shards(root: Path) -> None:
 @pytest.mark.parametrize("place", ["pipe:touch {}/ran", "s3://bucket/0.tar", "-"])
 def test_a_shard_cannot_be_a_command(place: str, tmp_path: Path) -> None:
     (tmp_path / "webdataset").mkdir()
-    with pytest.raises((ValueError, FileNotFoundError), match=r"give a path or one of http|there is no"):
+    with pytest.raises((ValueError, FileNotFoundError), match=r"give a path or one of file, http|there is no"):
         pretrain("webdataset", tmp_path, f"data.train_shards='{place.format(tmp_path)}'")
     assert not (tmp_path / "ran").exists()
 
