@@ -84,6 +84,9 @@ CANDIDATES = {
 """Part of a name that tells a family -> models of timm that public checkpoints of it are most often of."""
 
 
+SAVE = "save the model's state_dict(), best as .safetensors"
+
+
 class Inert:
     """Takes the place of every object in a pickle that is neither a tensor nor a plain value."""
 
@@ -116,7 +119,7 @@ def read_content(path: Path) -> dict[str, Any]:
     except Exception:  # torch raises UnpicklingError, RuntimeError, EOFError ... for damage and foreign objects alike
         found = load_inert(path)
     if not isinstance(found, Mapping):
-        raise ValueError(f"{path} holds {type(found).__name__}, not named weights: save the model's state_dict()")
+        raise ValueError(f"{path} holds no weights but a {type(found).__name__}: {SAVE}")
     return dict(found)
 
 
@@ -134,7 +137,7 @@ def load_inert(path: Path) -> Any:
     except Exception as error:
         raise ValueError(
             f"{path} was not loaded: it is damaged, or holds more than tensors and plain values, which could run "
-            "code: save the model's state_dict(), best as .safetensors"
+            f"code: {SAVE}"
         ) from error
 
 
@@ -209,8 +212,10 @@ def fitted(content: Mapping[str, Any], net: nn.Module, name: str) -> Fitted:
     """
     tensors, own = dict(tensors_of(content)), net.state_dict()
     place = place_of(list(tensors), set(own))
+    if not tensors:
+        raise ValueError(f"it holds no weights: {SAVE}")
     if place is None:
-        raise ValueError(f"it holds no weight of {name}: its names are {', '.join(list(tensors)[:3]) or 'none'} ...")
+        raise ValueError(f"it holds no weight of {name}: its names are {', '.join(list(tensors)[:3])} ...")
     below = {
         renamed(key.removeprefix(place.prefix), place.spelling): x
         for key, x in tensors.items()

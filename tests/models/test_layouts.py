@@ -264,7 +264,7 @@ def test_another_network_is_refused_with_its_name() -> None:
         (lambda s: {**s, "layer4.0.conv2.weight": torch.ones(2, 2)}, "layer4.0.conv2.weight is 2 x 2 there and 8 x 8"),
         (lambda s: {**s, "layer4.1.conv1.weight": torch.ones(2, 2)}, "layer4.1.conv1.weight has no place here"),
         (lambda s: {"a": torch.ones(2)}, "it holds no weight of some model: its names are a"),
-        (lambda s: {}, "its names are none"),
+        (lambda s: {}, "it holds no weights: save the model"),
     ],
 )
 def test_a_misfit_says_which_name(change: Callable[[State], State], said: str) -> None:
@@ -295,7 +295,7 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:20])
     for name, said in (
         ("text.pth", "was not loaded: it is damaged, or holds more than tensors"),
-        ("list.pt", "holds list, not named weights"),
+        ("list.pt", "holds no weights but a list: save"),
         ("cut.safetensors", "is no .safetensors file"),
     ):
         with pytest.raises(ValueError, match=said):
