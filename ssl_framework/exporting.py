@@ -415,7 +415,7 @@ def export(folder: Path, out: Path | None = None, format: str = "timm") -> tuple
         out = run.export_file if format == "timm" else run.path / f"{run.export_file.stem}_{format}{chosen.ending}"
     if chosen.ending and out.suffix != chosen.ending:
         raise ValueError(f"out={out} is written as {format}: its name must end in {chosen.ending}")
-    refuse_unwritable(out)
+    refuse_unwritable(out if chosen.ending else out.with_suffix(".partial"))
     trained = load(folder)
     refuse_non_finite_weights(trained.weights, f"the backbone of {folder}")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -15,18 +15,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ssl_framework.build import build
+from ssl_framework.data.residence import note
 from ssl_framework.evaluation.features import Bare
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
-from ssl_framework.models.exported import read_exported
-from ssl_framework.models.weights import misfits, refuse_non_finite_weights
+from ssl_framework.models.layouts import fitted, read_content, tensors_of
+from ssl_framework.models.weights import refuse_non_finite_weights
 from ssl_framework.runs.messages import nearest
 from ssl_framework.runs.overrides import composed, merged
 from ssl_framework.runs.paths import leads_elsewhere
 from ssl_framework.runs.plain import plain_json
 
-PICKLED = (".pt", ".pth", ".bin")
-"""Endings of files that ``torch.load`` reads, which here takes tensors and plain values only."""
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".torch")
+"""Endings of files of weights."""
 
 
 BACKBONE_KEYS = ("options", "channels_last")
@@ -70,7 +71,7 @@ class Foreign(NamedTuple):
         if path.is_dir():
             raise ValueError(f"backbone={said} is a folder: a run is evaluated with run={said}")
         if not path.is_file():
-            if path.suffix not in (".safetensors", *PICKLED) and timm.is_model(said):
+            if path.suffix not in WEIGHTS and timm.is_model(said):
                 raise ValueError(f"backbone={said} is no file: timm's model of that name is backbone=timm:{said}")
             raise FileNotFoundError(
                 f"backbone={said} does not exist: give a .safetensors file, or timm:<name> for a model of timm"
@@ -107,29 +108,27 @@ class Foreign(NamedTuple):
                 "backbone.options={img_size: <px>} is for a model that has to be told"
             ) from error
         if with_weights and self.path is not None:
-            self.load(backbone, read_tensors(self.path))
+            self.load(backbone, read_content(self.path))
         elif with_weights and self.pretrained:
             backbone.net.load_state_dict(self.fetched(cfg))
         return Bare(build(cfg.views), Encoder(backbone, heads={}))
 
-    def load(self, backbone: Backbone, state: Mapping[str, Tensor]) -> None:
-        """Gives a backbone the weights of a file, whose classifier, if it has one, is left out.
+    def load(self, backbone: Backbone, content: Mapping[str, Any]) -> None:
+        """Gives a backbone the weights of a file of any layout (see ``layouts``), without heads and classifiers.
 
         Raises:
             ValueError: a name is missing or left over, a shape differs, or a number is not finite.
         """
-        about = timm.get_pretrained_cfg(self.timm_name)
-        classifier = getattr(about, "classifier", None) or ()
-        heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
-        kept = {name: x for name, x in state.items() if not name.startswith(heads)}
-        refuse_non_finite_weights(kept, self.said)
-        if found := misfits(backbone, kept):
-            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        try:
+            found = fitted(content, backbone.net, self.timm_name)
+        except ValueError as error:
             raise ValueError(
-                f"{self.said} does not fit {self.timm_name}: {found[0]}{more}: choose model=, views.channels and "
-                "backbone.options that these weights were trained with"
-            )
-        backbone.net.load_state_dict(kept)
+                f"{self.said}: {error}: choose model=, views.channels and backbone.options that these weights were "
+                "trained with"
+            ) from error
+        refuse_non_finite_weights(found.state, self.said)
+        note(f"{self.said}: {found.said}")
+        backbone.net.load_state_dict(found.state)
 
     def fetched(self, cfg: DictConfig) -> dict[str, Tensor]:
         """timm's pretrained weights, from its cache or the network.
@@ -214,8 +213,10 @@ def preprocessing_of(name: str) -> dict[str, Any]:
 def channels_of(path: Path, name: str) -> dict[str, Any]:
     """The "channels" that the weights of a file are for, as their first convolution shows; nothing if it does not."""
     first = getattr(timm.get_pretrained_cfg(name), "first_conv", None)
-    weight = read_tensors(path).get(f"{first}.weight") if isinstance(first, str) else None
-    return {} if weight is None or weight.ndim != 4 else {"channels": weight.shape[1]}
+    ends = f"{first}.weight"
+    found = (x for key, x in tensors_of(read_content(path)) if f".{key}".endswith(f".{ends}") and x.ndim == 4)
+    weight = next(found, None) if isinstance(first, str) else None
+    return {} if weight is None else {"channels": weight.shape[1]}
 
 
 def metadata_of(path: Path) -> dict[str, Any]:
@@ -224,7 +225,7 @@ def metadata_of(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: no file of weights.
     """
-    if path.suffix in PICKLED:
+    if path.suffix != ".safetensors":
         return {}
     try:
         with safe_open(path, "pt") as file:
@@ -299,27 +300,3 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
     "channels_last": lambda value: isinstance(value, list) and all(one in ("cpu", "cuda") for one in value),
 }
 """What ``scripts/export.py`` writes of a training -> whether a value can be that."""
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Names and tensors of a file.
-
-    Raises:
-        ValueError: it holds something else, or cannot be read safely.
-    """
-    if path.suffix not in PICKLED:
-        return read_exported(path)
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # of as many kinds as pickle and zip files have faults
-        raise ValueError(
-            f"{path} was not loaded: it is damaged, or holds more than tensors and plain values, which could run code"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping) or not all(isinstance(x, Tensor) for x in found.values()):
-        raise ValueError(f"{path} holds no weights: save the model's state_dict(), best as .safetensors")
-    return dict(found)

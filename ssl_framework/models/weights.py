@@ -1,4 +1,4 @@
-"""Weights that a new run begins with (``backbone.weights``): those of another run, or an exported backbone.
+"""Weights that a new run begins with (``backbone.weights``): those of another run, or of a file of any layout.
 
 A resumed run has its own in its checkpoint and reads no others.
 """
@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ssl_framework.models.base import BackboneProtocol
-from ssl_framework.models.exported import read_exported
+from ssl_framework.models.layouts import fitted, read_content
 from ssl_framework.runs.added_keys import below
 from ssl_framework.runs.durable import damage
 from ssl_framework.runs.folder import RunFolder
@@ -213,36 +212,40 @@ def prefix_of(run: RunFolder) -> str:
     return "student.backbone.net." if main is None else f"student.towers.{main}.backbone.net."
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Names and tensors of a network: of the student's backbone in a run folder, or of a file that ``export`` wrote."""
+def read_weights(path: Path) -> dict[str, Any]:
+    """What holds the weights of a network: a run folder's student, or a file of any layout (see ``layouts``).
+
+    Raises:
+        FileNotFoundError: there is no such folder or file.
+        ValueError: it is damaged, or cannot be read without running code.
+    """
     if path.is_dir():
         state, prefix = load_newest(RunFolder(path))["state_dict"], prefix_of(RunFolder(path))
         return {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
     if not path.is_file():
         raise FileNotFoundError(f"backbone.weights is {path}, which does not exist")
     try:
-        return read_exported(path)
-    except SafetensorError as error:
-        raise ValueError(
-            f"backbone.weights is {path}, which is no .safetensors file ({error}): give a run folder or a file that "
-            "scripts/export.py wrote"
-        ) from error
+        return read_content(path)
+    except ValueError as error:
+        raise ValueError(f"backbone.weights: {error}") from error
 
 
-def load_into(backbone: BackboneProtocol, state: dict[str, Tensor]) -> None:
-    """Replaces all weights and buffers of a backbone.
+def load_into(backbone: BackboneProtocol, content: dict[str, Any]) -> str:
+    """Gives a backbone what there is of it, all of its weights but norms and biases; the line that says what that is.
 
     Raises:
         ValueError: a name is missing or left over, a shape differs, or a number is not finite.
     """
-    refuse_non_finite_weights(state, f"backbone.weights={backbone.weights}")
-    if found := misfits(backbone, state):
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    try:
+        found = fitted(content, backbone.net, backbone.name)
+    except ValueError as error:
         raise ValueError(
-            f"backbone.weights={backbone.weights} does not fit {backbone.name}: {found[0]}{more}: choose the "
-            "backbone, the size and the channels of views that these weights were trained with"
-        )
-    backbone.net.load_state_dict(state)
+            f"backbone.weights={backbone.weights}: {error}: choose the backbone, the size and the channels of views "
+            "that these weights were trained with"
+        ) from error
+    refuse_non_finite_weights(found.state, f"backbone.weights={backbone.weights}")
+    backbone.net.load_state_dict(found.state)
+    return f"backbone.weights={backbone.weights}: {found.said}"
 
 
 def refuse_non_finite_weights(state: Mapping[str, Tensor], where: str) -> None:
@@ -253,19 +256,3 @@ def refuse_non_finite_weights(state: Mapping[str, Tensor], where: str) -> None:
             f"{where} holds NaN or infinity in {bad[0]}{more}: nothing was done with it; choose weights of a run that "
             "did not diverge"
         )
-
-
-def misfits(backbone: BackboneProtocol, state: Mapping[str, Tensor]) -> list[str]:
-    """Which names are missing or left over among the weights for a backbone, or have another shape; sorted."""
-    own = backbone.net.state_dict()
-    found = [f"{name} is missing there" for name in own if name not in state]
-    found += [f"{name} is unknown here" for name in state if name not in own]
-    for name in own.keys() & state.keys():
-        if own[name].shape != state[name].shape:
-            found.append(f"{name} is {by(state[name])} there and {by(own[name])} here")
-    return sorted(found)
-
-
-def by(x: Tensor) -> str:
-    """A shape as a person writes it: 64 x 3 x 7 x 7."""
-    return " x ".join(map(str, x.shape)) or "a number"

@@ -23,6 +23,7 @@ from ssl_framework.training.best import Best
 from ssl_framework.training.checkpoints import Checkpoints, Intervals
 from ssl_framework.training.metrics_log import MetricsCSV, build_loggers
 from ssl_framework.training.nonfinite import NonFiniteWatch
+from ssl_framework.training.place import is_first
 from ssl_framework.training.precision import settle_precision
 from ssl_framework.training.progress import EvaluationLines, Progress
 from ssl_framework.training.sharding import check_sharding
@@ -64,7 +65,9 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     evaluation = build_evaluation(cfg)
     if not resume:
         evaluation.initial = copied(module.student)  # the untrained backbone is one without weights from elsewhere
-        begin_with_weights(module)
+        said = begin_with_weights(module)
+        if is_first():
+            console.print(*said, sep="\n", highlight=False, markup=False, soft_wrap=True)
     progress, signals = Progress(console, several(modalities_of(cfg.data)[0])), StopSignals()
     checkpoints = build_checkpoints(cfg.trainer, RunFolder(folder), signals, evaluation)
     watch, watchdog = NonFiniteWatch(RunFolder(folder)), Watchdog(OmegaConf.select(cfg, "trainer.hang_after_minutes"))
@@ -136,15 +139,18 @@ def alarms(cfg: DictConfig) -> list[L.Callback]:
     return [] if below is None else [CollapseAlarm(below)]
 
 
-def begin_with_weights(module: SSLModule) -> None:
-    """Gives every backbone of student and teacher the weights that its config names.
+def begin_with_weights(module: SSLModule) -> list[str]:
+    """Gives every backbone of student and teacher the weights that its config names; what is to be said of it.
 
     Raises:
         FileNotFoundError: there is no such folder or file.
         ValueError: it cannot be read safely, or does not fit.
     """
     encoders = [module.student] if module.teacher is None else [module.student, module.teacher.encoder]
-    for encoder in encoders:
-        for backbone in encoder.backbones:
-            if backbone.weights is not None:
-                load_into(backbone, read_weights(Path(backbone.weights).expanduser()))
+    said = [
+        load_into(backbone, read_weights(Path(backbone.weights).expanduser()))
+        for encoder in encoders
+        for backbone in encoder.backbones
+        if backbone.weights is not None
+    ]
+    return list(dict.fromkeys(said))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.evaluation.frozen import FrozenEvaluation
-from ssl_framework.models.weights import by
+from ssl_framework.models.layouts import by
 from ssl_framework.training.loops import Position, position_of
 
 PARTS = {

@@ -7,8 +7,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from ssl_framework.evaluation.foreign import read_tensors
 from ssl_framework.models.exported import read_exported, write_exported
+from ssl_framework.models.layouts import read_content
 from ssl_framework.models.weights import read_weights
 
 TENSORS = {
@@ -22,7 +22,7 @@ TENSORS = {
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     write_exported(path, TENSORS, {"timm_name": "resnet18", "format": "pt"})
-    for read in (read_exported, read_tensors, read_weights):
+    for read in (read_exported, read_content, read_weights):
         found = read(path)
         assert found.keys() == TENSORS.keys() and all(torch.equal(found[name], x) for name, x in TENSORS.items())
 

@@ -84,7 +84,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(trained: Path, tmp_path: P
     with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
         begun("simclr", tmp_path / "empty")
     (tmp_path / "pickle.pt").write_bytes(b"\x80\x04not weights")
-    with pytest.raises(ValueError, match=r"which is no \.safetensors file .*: give a run folder"):
+    with pytest.raises(ValueError, match=r"pickle.pt was not loaded: it is damaged, or holds more than"):
         begun("simclr", tmp_path / "pickle.pt")
     file = trained / "backbone.safetensors"
     with pytest.raises(ValueError, match=r"does not fit resnet18: .* \(and \d+ more\): choose the backbone"):
