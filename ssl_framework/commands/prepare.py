@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.progress import track
 
-from ssl_framework.data.images.folder import ON_ERROR, check_channels, write_store
+from ssl_framework.data.images.folder import ON_ERROR, check_bits, check_channels, write_store
 from ssl_framework.data.images.layout import Layout
 from ssl_framework.data.images.store import read_description
 from ssl_framework.runs.groups import admit
@@ -29,7 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--short-side", type=int, required=True, metavar="S",
         help="pixels; the short side is resized to it, the middle square kept: channels x S x S bytes an image",
     )  # fmt: skip
-    parser.add_argument("--channels", type=int, default=3, choices=(1, 3), help="1 grey, 3 RGB (default)")
+    parser.add_argument(
+        "--channels", type=int, default=3, help="1 grey, 3 RGB (default), or as many bands as files have"
+    )
+    parser.add_argument("--bits", type=int, help="that values of 16 bits use (all)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="files decoded at once (all cores)")
     parser.add_argument("--on-error", default="refuse", choices=ON_ERROR, help="what an unreadable file does (refuse)")
     parser.add_argument(
@@ -45,31 +48,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"note: {message}\n"
     with refusing():
         layout = Layout(given.root, given.test_fraction, given.seed, given.test_folder, given.targets)
-        print(prepare(layout, given.out, given.short_side, given.channels, given.workers, given.on_error))
+        print(prepare(layout, given.out, given.short_side, given.channels, given.workers, given.on_error, given.bits))
 
 
-def prepare(layout: Layout, out: Path, short_side: int, channels: int, workers: int, on_error: str) -> str:
+def prepare(
+    layout: Layout,
+    out: Path,
+    short_side: int,
+    channels: int,
+    workers: int,
+    on_error: str,
+    bits: int | None = None,
+) -> str:
     """Makes the store and says in one line what it holds.
 
     Args:
         layout: the folder of images.
         out: folder of the store.
         short_side: S, side of the stored images, pixels.
-        channels: 1 or 3.
+        channels: C, 1 to 16.
         workers: files decoded at once, at least 1.
         on_error: "refuse" or "skip".
+        bits: that values of 16 bits use; ``None``: all.
 
     Raises:
         FileExistsError: ``out`` exists and is not an empty folder.
         FileNotFoundError, ValueError: as ``folder.write_store``, or a number out of its range.
     """
     check_channels(channels)
+    check_bits(bits)
     for name, value in (("--short-side", short_side), ("--workers", workers)):
         if value < 1:
             raise ValueError(f"{name} is {value}: it must be at least 1")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists already: remove it, or name another folder for the store")
-    write_store(layout, out, short_side, channels, workers, on_error, shown)
+    write_store(layout, out, short_side, channels, workers, on_error, shown, bits)
     description = read_description(out)
     counts = " and ".join(f"{number:,} {name}" for name, number in description["count"].items())
     size = sum(path.stat().st_size for path in out.iterdir())

@@ -140,6 +140,11 @@ class Undecoded(ABC):
         """N, C, H, W, as evaluators see the images."""
 
     @property
+    def unread(self) -> dict[str, str]:
+        """Which files were left out because they could not be read, and why."""
+        return {}
+
+    @property
     def dtype(self) -> torch.dtype:
         """Pixels are uint8."""
         return torch.uint8

@@ -9,6 +9,8 @@ KEYS: dict[tuple[str, Any], str] = {
     ("shuffle_bn", None): "models.encoder.EMATeacher",
     ("last_norm", False): "models.heads.MLPHead",
     ("checkpoint_activations", False): "models.backbone.Backbone",
+    ("bits", None): "data.images.folder.FolderSource data.images.files.FilesSource",
+    ("on_error", "refuse"): "data.images.files.FilesSource",
     ("head", "projector"): (
         "objectives.barlow_twins.BarlowTwins objectives.cacr.CACR objectives.cacr_moco.CACRMoCo objectives.dcl.DCL "
         "objectives.groco.GroCo objectives.instance_discrimination.InstanceDiscrimination objectives.metrix.Metrix "
@@ -93,6 +95,11 @@ def without_added(content: dict[str, Any]) -> dict[str, Any]:
         del node["trainer"]["strategy"]
     if (node.get("trainer") or {}).get("max_minutes", 0) is None:
         del node["trainer"]["max_minutes"]
+    data = node.get("data") or {}
+    for (key, value), classes in KEYS.items():  # what a source reads stands once more beside it
+        source = str((data.get("source") or {}).get("_target_")).removeprefix("ssl_framework.")
+        if source in classes.split() and key in data and data[key] == value:
+            del data[key]
     return node
 
 

@@ -4,7 +4,8 @@ import time
 from typing import Any
 
 from ssl_framework.build import modalities_of
-from ssl_framework.data.base import SPLITS
+from ssl_framework.data.base import SPLITS, Split
+from ssl_framework.data.loader import Undecoded
 from ssl_framework.device import cpu_name, device_name
 from ssl_framework.evaluation.protocol import protocol_of
 from ssl_framework.runs.config import config_hash
@@ -50,8 +51,16 @@ def identity(parts: Parts) -> dict[str, Any]:
         "cpu": cpu_name(),
         "processes": parts.trainer.world_size,
         "sample": modalities_of(parts.cfg.data)[0],
+        **left_out(parts),
         "images": {name: getattr(parts.data, name).shape[0] for name in SPLITS},
     }
+
+
+def left_out(parts: Parts) -> dict[str, Any]:
+    """The training files that this process found unreadable, if there are such."""
+    rows = parts.data.pretrain.rows if isinstance(parts.data.pretrain, Split) else None
+    unread = rows.unread if isinstance(rows, Undecoded) else {}
+    return {"skipped_files": unread} if unread else {}
 
 
 def cost(parts: Parts, resumed_at: int) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Parameters(NamedTuple):
     factors: Tensor | None  # [B, 4] brightness, contrast, saturation factors, hue shift in turns
     order: Tensor | None  # [B, 4] int64, a permutation of the columns of factors
     jitter: Tensor | None  # [B] bool
+    bands: Tensor | None  # [B, C, 1, 1] factors
     gray: Tensor | None  # [B] bool
     blur: Tensor | None  # [B] bool
     sigma: Tensor | None  # [B] pixels
@@ -56,12 +57,13 @@ class Views(nn.Module):
             default 1), ``size`` (pixels, default image_size), ``scale`` [lo, hi] (area share of the random crop;
             without it the central square is taken), ``ratio`` [lo, hi] (width / height, default 3/4, 4/3), ``flip``
             (probability), ``jitter`` [brightness, contrast, saturation, hue] (strengths) with ``jitter_p``
-            (probability), ``gray``, ``blur``, ``solarize`` (probabilities), ``blur_sigma`` [lo, hi] (pixels, default
+            (probability), ``band_jitter`` (strength s: every channel times a factor of its own between 1 - s and
+            1 + s), ``gray``, ``blur``, ``solarize`` (probabilities), ``blur_sigma`` [lo, hi] (pixels, default
             0.1, 2.0). What is missing is off.
         image_size: pixels, height and width of a view unless its group says otherwise.
         channels: C of the images. With one channel saturation, hue and gray change nothing; with two or more than
             three they are refused.
-        mean, std: one number a channel, images in 0..1, for normalisation.
+        mean, std: one number a channel, or one for all of many bands, images in 0..1, for normalisation.
         blur: False switches all blur off, for data sets where it makes no sense.
         min_crop: the least area share of a random crop is raised to this, for data sets whose object is small in the
             image and would be cut away.
@@ -92,6 +94,7 @@ class Views(nn.Module):
         super().__init__()
         self.image_size = image_size
         self.channels = channels
+        mean, std = each_channel(mean, channels), each_channel(std, channels)
         mean = read_numbers(mean, "views.mean", self.channels, "one number per channel in [0, 1]", 0.0, 1.0)
         std = read_numbers(std, "views.std", self.channels, "one number per channel in (0, 1]", 1e-6, 1.0)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
@@ -146,7 +149,7 @@ class Views(nn.Module):
             height, width = images.shape[-2:]
             with torch.autocast(images.device.type, enabled=False):  # half precision would round the pixel positions
                 rows = group.num_views * len(samples.index)
-                drawn = draw_parameters(group, rows, height, width, images.device, generator)
+                drawn = draw_parameters(group, rows, height, width, images.device, generator, self.channels)
                 joint = self._make(images, group, drawn)  # [G * B, C, size, size]
             views += joint.chunk(group.num_views)
             if self.geometry:
@@ -279,6 +282,12 @@ def picture_views(views: ViewMaker, what: str) -> Views:
     return views
 
 
+def each_channel(values: Sequence[float], channels: int) -> Sequence[float]:
+    """One number a channel; of images that are neither grey nor RGB a single one is that of all bands."""
+    single = isinstance(values, Sequence) and len(values) == 1 and channels != 3
+    return [*values] * channels if single else values
+
+
 def make_view(
     images: Tensor, drawn: Parameters, size: int, taps: Tensor | None, hue: bool = True, whole: bool = False
 ) -> Tensor:
@@ -302,6 +311,8 @@ def make_view(
         view = image_ops.resized_crop(images, drawn.box, size, drawn.flip)  # [B, C, size, size]
     if drawn.factors is not None and drawn.order is not None and drawn.jitter is not None:
         view = image_ops.color_jitter_(view, drawn.factors, drawn.order, drawn.jitter, hue)
+    if drawn.bands is not None:
+        view = (view * drawn.bands).clamp_(0, 1)  # [B, C, size, size]
     if drawn.gray is not None:
         view = image_ops.on_selected_(view, drawn.gray, image_ops.grayscale)
     if drawn.blur is not None and drawn.sigma is not None and taps is not None:
@@ -369,7 +380,13 @@ def draw_sigma(
 
 
 def draw_parameters(
-    group: Group, batch: int, height: int, width: int, device: torch.device, generator: torch.Generator | None
+    group: Group,
+    batch: int,
+    height: int,
+    width: int,
+    device: torch.device,
+    generator: torch.Generator | None,
+    channels: int = 3,
 ) -> Parameters:
     """Everything random of one view of a whole batch."""
 
@@ -385,7 +402,11 @@ def draw_parameters(
     flip = happens(group.flip)
     jitter = happens(group.jitter_p if any(group.jitter) else 0.0)
     factors, order = (None, None) if jitter is None else draw_jitter(batch, group.jitter, device, generator)
+    bands = None
+    if group.band_jitter > 0:
+        bands = 1 + group.band_jitter * (2 * uniform((batch, channels), device, generator) - 1)  # [B, C]
+        bands = bands[:, :, None, None]  # [B, C, 1, 1]
     gray = happens(group.gray)
     blur = happens(group.blur)
     sigma = None if blur is None else draw_sigma(batch, group.blur_sigma, device, generator)
-    return Parameters(box, flip, factors, order, jitter, gray, blur, sigma, happens(group.solarize))
+    return Parameters(box, flip, factors, order, jitter, bands, gray, blur, sigma, happens(group.solarize))

@@ -13,6 +13,7 @@ GROUP_KEYS = (
     "flip",
     "jitter",
     "jitter_p",
+    "band_jitter",
     "gray",
     "blur",
     "blur_sigma",
@@ -30,6 +31,7 @@ class Group(NamedTuple):
     flip: float  # probability
     jitter: tuple[float, float, float, float]  # strengths of brightness, contrast, saturation, hue
     jitter_p: float  # probability
+    band_jitter: float  # strength: every channel times a factor of its own
     gray: float  # probability
     blur: float  # probability
     blur_sigma: tuple[float, float]  # pixels of the view
@@ -75,7 +77,7 @@ def read_group(entry: Mapping[str, Any], where: str, image_size: int, channels: 
             if value > 0:
                 raise ValueError(
                     f"{where}.{key} changes the colours of RGB images, but views.channels is {channels}: "
-                    f"set {key} to {off}."
+                    f"set {key} to {off}, or choose views=multiband."
                 )
     elif channels == 1:  # nothing to do, as in torchvision; the brightness and contrast of the jitter remain
         jitter, gray = [jitter[0], jitter[1], 0.0, 0.0], 0.0
@@ -87,6 +89,7 @@ def read_group(entry: Mapping[str, Any], where: str, image_size: int, channels: 
         flip=probability("flip"),
         jitter=(jitter[0], jitter[1], jitter[2], jitter[3]),
         jitter_p=probability("jitter_p"),
+        band_jitter=probability("band_jitter"),
         gray=gray,
         blur=probability("blur"),
         blur_sigma=limits("blur_sigma", (0.1, 2.0), math.inf, "two standard deviations in pixels, 0 < lo <= hi"),

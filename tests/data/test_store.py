@@ -53,9 +53,9 @@ def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     seen: list[Path] = []
     original = decoding.read_image
 
-    def read(path: Path, size: int, channels: int) -> torch.Tensor:
+    def read(path: Path, size: int, channels: int, bits: int | None) -> torch.Tensor:
         seen.append(path)
-        return original(path, size, channels)
+        return original(path, size, channels, bits)
 
     monkeypatch.setattr(decoding, "read_image", read)
     return seen

@@ -226,7 +226,7 @@ def test_sigma_is_uniform_in_its_range() -> None:
 def test_probabilities() -> None:
     group = Group(
         num_views=1, size=32, scale=None, ratio=(0.75, 4 / 3), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8,
-        gray=0.2, blur=0.35, blur_sigma=(0.1, 2.0), solarize=0.1,
+        band_jitter=0.0, gray=0.2, blur=0.35, blur_sigma=(0.1, 2.0), solarize=0.1,
     )  # fmt: skip
     drawn = views.draw_parameters(group, 100_000, 32, 32, CPU, torch.Generator().manual_seed(0))
     wanted = {"flip": 0.5, "jitter": 0.8, "gray": 0.2, "blur": 0.35, "solarize": 0.1}

@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ssl_framework.arguments import BelowOne, Channels, Natural, Pixels, Seed, guarded
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images.decoding import Opened, decode_in_order, open_image, read_crops, reason_of
-from ssl_framework.data.images.folder import check_channels
+from ssl_framework.data.images.folder import ON_ERROR, check_bits, check_channels
 from ssl_framework.data.images.layout import Layout
 from ssl_framework.data.loader import Loader, Undecoded, delivered, each_tensor
-from ssl_framework.data.residence import processes
+from ssl_framework.data.residence import note, processes
 from ssl_framework.data.samplers import Draw
 from ssl_framework.runs.stopping import begin_worker
 from ssl_framework.types import Samples, step_seed
@@ -37,8 +37,22 @@ Item: TypeAlias = tuple[int, list[int]]
 """What a worker is asked for: the epoch and the B positions of a batch."""
 
 
-Cut: TypeAlias = tuple[list[Tensor], list[Tensor]]
-"""What it answers: V x [B, C, size, size] uint8 and V x [B, 4] float32, as in ``Samples``."""
+Cut: TypeAlias = tuple[list[Tensor], list[Tensor], list[int], dict[int, str]]
+"""What it answers: V x [B, C, size, size] uint8 and V x [B, 4] float32, as in ``Samples``; the B positions that these
+are of; and position -> reason of files that could not be read."""
+
+
+class Unreadable(Exception):
+    """A file of a batch cannot be read.
+
+    Args:
+        row: of the batch.
+        reason: why.
+    """
+
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(reason)
+        self.row = row
 
 
 class Paths:
@@ -62,15 +76,29 @@ class Files(Undecoded):
     Args:
         paths: N files.
         size: S, side that evaluators see the images with, pixels.
-        channels: 1 or 3.
+        channels: C, as in ``FilesSource``.
         num_workers: processes that decode for training, and threads that decode for evaluators (there at least one).
+        bits, on_error: as in ``FilesSource``.
+
+    ``skipped`` grows to say which files could not be read when their turn came, and why.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int, channels: int, num_workers: int) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        size: int,
+        channels: int,
+        num_workers: int,
+        bits: int | None = None,
+        on_error: str = "refuse",
+    ) -> None:
         self.paths = Paths(paths)
         self.size = size
         self.channels = channels
         self.num_workers = num_workers
+        self.bits = bits
+        self.on_error = on_error
+        self.skipped: dict[str, str] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -86,11 +114,29 @@ class Files(Undecoded):
         pixels = np.empty((len(index), *self.shape[1:]), np.uint8)  # [B, C, S, S]
         paths = [self.paths[position] for position in index.tolist()]
         threads = max(1, self.num_workers)
-        for row, result in enumerate(decode_in_order(paths, self.size, self.channels, threads)):
+        for row, result in enumerate(decode_in_order(paths, self.size, self.channels, threads, self.bits)):
             if isinstance(result, str):
-                raise ValueError(unreadable(paths[row], result))
-            pixels[row] = result.numpy()
+                self.skip(paths[row], result)
+                pixels[row] = 0  # black: a row has to be there, of a file that is counted
+            else:
+                pixels[row] = result.numpy()
         return torch.from_numpy(pixels)
+
+    @property
+    def unread(self) -> dict[str, str]:
+        return self.skipped
+
+    def skip(self, path: Path, reason: str) -> None:
+        """Notes a file that cannot be read, and says so the first time.
+
+        Raises:
+            ValueError: with ``on_error="refuse"``.
+        """
+        if self.on_error == "refuse":
+            raise ValueError(unreadable(path, reason))
+        if str(path) not in self.skipped:
+            self.skipped[str(path)] = reason
+            note(f"{path} cannot be read ({reason}): left out, as data.on_error=skip says")
 
     def loader(
         self,
@@ -108,14 +154,14 @@ class Files(Undecoded):
 
 def unreadable(path: Path, reason: str) -> str:
     """What is said of a file that cannot be decoded when its turn has come."""
-    return (
-        f"{path} cannot be read ({reason}): repair or remove it, or make a store without the unreadable files by "
-        "scripts/prepare_data.py --on-error skip, for data=store"
-    )
+    return f"{path} cannot be read ({reason}): repair or remove it, or set data.on_error=skip to train without it"
 
 
 class Cutter(Dataset[Cut | str]):
     """Decodes and cuts whole batches, in a worker process.
+
+    With ``on_error="skip"`` the next readable file, in the order of the set, takes the place of one that is not: a
+    function of the files alone, so that a resumed run does the same.
 
     Args:
         files: the training set.
@@ -126,30 +172,51 @@ class Cutter(Dataset[Cut | str]):
     def __init__(self, files: Files, groups: Sequence[Group], seed: int) -> None:
         self.paths = files.paths
         self.channels = files.channels
+        self.bits = files.bits
+        self.skips = files.on_error == "skip"
         self.views = [group for group in groups for _ in range(group.num_views)]
         self.seed = seed
 
     def __getitem__(self, item: Item) -> Cut | str:
         """The crops of one batch, or what is wrong with a file in it."""
         epoch, positions = item
+        positions, skipped = list(positions), dict[int, str]()
         sizes = [view.size for view in self.views]
         crops = [torch.empty(len(positions), self.channels, s, s, dtype=torch.uint8) for s in sizes]  # V x [B, C, s, s]
         fractions = torch.empty(len(self.views), len(positions), 4)  # [V, B, 4]
-        for first in range(0, len(positions), OPEN_AT_ONCE):
-            some = positions[first : first + OPEN_AT_ONCE]
-            opened: list[Opened] = []
-            paths = [self.paths[position] for position in some]
+        first = 0
+        while first < len(positions):
+            rows = range(first, min(first + OPEN_AT_ONCE, len(positions)))
             try:
-                for path in paths:
-                    opened.append(open_image(path))
-                boxes = self.boxes(epoch, some, opened)  # [V, n, 4]
-                for row, path in enumerate(paths):  # noqa: B007  path is said below
-                    for view, crop in enumerate(read_crops(opened[row], boxes[:, row].tolist(), sizes, self.channels)):
-                        crops[view][first + row] = crop
-            except Exception as error:  # a broken file makes decoders raise almost anything
-                return unreadable(path, reason_of(error))
-            fractions[:, first : first + len(some)] = as_fractions(boxes, opened)
-        return crops, list(fractions)
+                fractions[:, rows.start : rows.stop] = self.cut(epoch, positions, rows, sizes, crops)
+                first = rows.stop
+            except Unreadable as error:
+                if not self.skips or len(skipped) == len(self.paths) - 1:
+                    return unreadable(self.paths[positions[error.row]], str(error))
+                skipped[positions[error.row]] = str(error)
+                positions[error.row] = (positions[error.row] + 1) % len(self.paths)  # and these rows once more
+        return crops, list(fractions), positions, skipped
+
+    def cut(
+        self, epoch: int, positions: Sequence[int], rows: range, sizes: Sequence[int], crops: list[Tensor]
+    ) -> Tensor:
+        """Cuts some rows of a batch into ``crops``; their boxes as shares of the images, [V, n, 4].
+
+        Raises:
+            Unreadable: one of the files.
+        """
+        opened: list[Opened] = []
+        row = rows.start
+        try:
+            for row in rows:
+                opened.append(open_image(self.paths[positions[row]], self.channels, self.bits))
+            boxes = self.boxes(epoch, [positions[row] for row in rows], opened)  # [V, n, 4]
+            for row, image, box in zip(rows, opened, boxes.unbind(1), strict=True):
+                for view, crop in enumerate(read_crops(image, box.tolist(), sizes, self.channels, self.bits)):
+                    crops[view][row] = crop
+        except Exception as error:  # a broken file makes decoders raise almost anything
+            raise Unreadable(row, reason_of(error)) from error
+        return as_fractions(boxes, opened)
 
     def boxes(self, epoch: int, positions: Sequence[int], opened: Sequence[Opened]) -> Tensor:
         """Top, left, height, width of every crop in pixels: [V, n, 4] int64, a function of (seed, epoch, position)."""
@@ -216,6 +283,7 @@ class FilesLoader(Loader):
         draw: Draw | None = None,
     ) -> None:
         super().__init__(len(files), global_batch_size, seed, served, draw)
+        self.files = files
         self.label = label
         self.device = device
         self.plan = Plan()
@@ -245,7 +313,11 @@ class FilesLoader(Loader):
         """What a worker answered, with the positions [B] and their labels."""
         if isinstance(cut, str):
             raise ValueError(cut)
-        crops, boxes = cut
+        crops, boxes, positions, skipped = cut
+        for position, reason in skipped.items():
+            self.files.skip(self.files.paths[position], reason)
+        if skipped:
+            index = torch.tensor(positions)  # [B]
         return Samples(crops, index, None if self.label is None else self.label[index], boxes)
 
     def close(self) -> None:
@@ -261,11 +333,14 @@ class FilesSource:
 
     Args:
         root: the folder, in one of the layouts of ``layout``.
-        channels: 1 (grey) or 3 (RGB); every file is converted to it.
+        channels: C, 1 (grey) or 3 (RGB), to which every file is converted, or up to 16 bands of .tif and .npy files.
         image_size: S, side that evaluators see the images with, pixels.
         test_fraction, seed, test_folder: as in ``layout.Layout``.
         num_workers: decoding processes of each rank; None for the rank's share of the cores, 0 for none.
         targets: as in ``layout.Layout``.
+        bits: that values of 16 bits use, the highest of which becomes white; ``None``: all 16.
+        on_error: what an unreadable file does when its turn has come: "refuse" ends the run, "skip" takes the next one
+            in its place (an evaluation a black image) and counts it.
 
     Raises:
         ValueError: an argument outside its range.
@@ -281,8 +356,15 @@ class FilesSource:
         test_folder: str | None = None,
         num_workers: Natural | None = None,
         targets: str | None = None,
+        bits: int | None = None,
+        on_error: str = "refuse",
     ) -> None:
         check_channels(channels)
+        check_bits(bits)
+        if on_error not in ON_ERROR:
+            raise ValueError(f"data.on_error={on_error} is not known: choose one of {', '.join(ON_ERROR)}.")
+        self.bits = bits
+        self.on_error = on_error
         self.layout = Layout(root, test_fraction, seed, test_folder, targets)
         self.channels = channels
         self.image_size = image_size
@@ -301,7 +383,8 @@ class FilesSource:
         if name not in self.loaded:
             paths, label, classes = self.layout.split(name)
             workers = share_of_cores() if self.num_workers is None else self.num_workers
-            self.loaded[name] = Split(Files(paths, self.image_size, self.channels, workers), label, classes)
+            files = Files(paths, self.image_size, self.channels, workers, self.bits, self.on_error)
+            self.loaded[name] = Split(files, label, classes)
         return self.loaded[name]
 
 

@@ -33,10 +33,19 @@ Track: TypeAlias = Callable[[Sequence[Path], str], Iterable[Path]]
 """Shows how far an iteration is: paths and the name of their split -> the same paths."""
 
 
+MOST_CHANNELS = 16
+
+
 def check_channels(channels: int) -> None:
-    """Raises ValueError unless files can be converted to so many channels."""
-    if channels not in (1, 3):
-        raise ValueError(f"data.channels={channels} is not supported for files: set it to 1 or 3.")
+    """Raises ValueError unless files can be read as so many channels."""
+    if not 1 <= channels <= MOST_CHANNELS:
+        raise ValueError(f"data.channels={channels} is not supported for files: set it between 1 and {MOST_CHANNELS}.")
+
+
+def check_bits(bits: int | None) -> None:
+    """Raises ValueError unless values of 16 bits can use so many of them."""
+    if bits is not None and not 8 < bits <= 16:
+        raise ValueError(f"data.bits is {bits}: it must be a whole number from 9 to 16, or null.")
 
 
 def check_failed(root: Path, name: str, paths: Sequence[Path], failed: dict[int, str], on_error: str) -> None:
@@ -80,7 +89,14 @@ def untracked(paths: Sequence[Path], what: str) -> Iterable[Path]:
 
 
 def write_store(
-    layout: Layout, folder: Path, size: int, channels: int, num_threads: int, on_error: str, track: Track = untracked
+    layout: Layout,
+    folder: Path,
+    size: int,
+    channels: int,
+    num_threads: int,
+    on_error: str,
+    track: Track = untracked,
+    bits: int | None = None,
 ) -> None:
     """Makes a store of a folder of images, whole or not at all.
 
@@ -88,10 +104,11 @@ def write_store(
         layout: the folder of images.
         folder: of the store, which must not exist.
         size: S, side of the stored images, pixels.
-        channels: 1 or 3.
+        channels: C, as in ``FolderSource``.
         num_threads: files decoded at once.
         on_error: "refuse" or "skip", as in ``FolderSource``.
         track: shows how far it is.
+        bits: as in ``FolderSource``.
 
     Raises:
         FileExistsError: there is something at ``folder`` already.
@@ -112,7 +129,7 @@ def write_store(
         with store.new_folder(folder) as partial:
             for name, (paths, label, _) in splits.items():
                 failed: dict[int, str] = {}
-                images = readable(decode_in_order(track(paths, name), size, channels, num_threads), failed)
+                images = readable(decode_in_order(track(paths, name), size, channels, num_threads, bits), failed)
                 shape = (channels, size, size)
                 count[name] = store.write_pixels(partial / f"{name}.npy", images, len(paths), shape)
                 skipped[name] = len(failed)
@@ -181,7 +198,7 @@ class FolderSource:
 
     Args:
         root: the folder, in one of the layouts of this module's docstring.
-        channels: 1 (grey) or 3 (RGB); every file is converted to it.
+        channels: C, 1 (grey) or 3 (RGB), to which every file is converted, or up to 16 bands of .tif and .npy files.
         image_size: side of a view, pixels; a stored image must not be smaller.
         stored_size: S, side the images are stored with, pixels.
         on_error: what an unreadable file does: "refuse" the whole set, or "skip" the file with a warning.
@@ -191,6 +208,7 @@ class FolderSource:
         store: folder of the store; None for ``STORES`` below the root.
         targets: as in ``Layout``.
         make_store: whether a store that is needed and not there is made.
+        bits: that values of 16 bits use, the highest of which becomes white; ``None``: all 16.
 
     Raises:
         ValueError: an argument outside its range.
@@ -211,8 +229,11 @@ class FolderSource:
         store: str | None = None,
         targets: str | None = None,
         make_store: bool = True,
+        bits: int | None = None,
     ) -> None:
         check_channels(channels)
+        check_bits(bits)
+        self.bits = bits
         if stored_size < image_size:
             raise ValueError(
                 f"data.stored_size={stored_size} is below data.image_size={image_size}, so views would be enlarged: "
@@ -259,7 +280,9 @@ class FolderSource:
         pixels = torch.empty((len(paths), self.channels, self.stored_size, self.stored_size), dtype=torch.uint8)
         failed: dict[int, str] = {}
         count = 0
-        for image in readable(decode_in_order(paths, self.stored_size, self.channels, self.num_threads), failed):
+        for image in readable(
+            decode_in_order(paths, self.stored_size, self.channels, self.num_threads, self.bits), failed
+        ):
             pixels[count] = image
             count += 1
         check_failed(self.layout.root, name, paths, failed, self.on_error)
@@ -290,7 +313,13 @@ class FolderSource:
                         shutil.rmtree(old, ignore_errors=True)
                     with suppress(FileExistsError):
                         write_store(
-                            self.layout, folder, self.stored_size, self.channels, self.num_threads, self.on_error
+                            self.layout,
+                            folder,
+                            self.stored_size,
+                            self.channels,
+                            self.num_threads,
+                            self.on_error,
+                            bits=self.bits,
                         )
             description = store.read_description(folder)
         else:
@@ -305,6 +334,7 @@ class FolderSource:
         layout = self.layout
         settings = [store.VERSION, self.stored_size, self.channels, self.on_error]
         settings += [str(layout.root.resolve()), layout.test_fraction, layout.seed, layout.test_folder]
+        settings += [] if self.bits is None else [self.bits]
         files = hashlib.sha256()
         if layout.targets is not None:
             settings.append(str(layout.targets.resolve()))

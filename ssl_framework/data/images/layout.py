@@ -4,7 +4,8 @@ Three layouts, told apart by the sub-folders (hidden files and folders, and file
 
     root/*.png                                  unlabelled; a share is held out for scoring
     root/<class>/**/*.png                       labelled by the sub-folder; a share of every class is held out
-    root/train/..., root/val/... or test/...    the splits as given, each in one of the two layouts above
+    root/train/..., root/val/... or test/...    the splits as given, each in one of the two layouts above; also as
+                                                training, valid, validation, dev, testing, in capitals or not
 
 A CSV file may give every image a number, which then is its label instead of the sub-folder's class.
 """
@@ -12,6 +13,7 @@ A CSV file may give every image a number, which then is its label instead of the
 import csv
 import math
 import os
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -19,11 +21,23 @@ import torch
 from torch import Tensor
 
 from ssl_framework.data.base import holdout
+from ssl_framework.data.residence import note
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
-
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".avif", ".tif", ".tiff", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".npy"),
+)
+"""Of the files that are read, in capitals or not: what ``decoding`` and ``bands`` know."""
 
 SPLIT_FOLDERS = {"train", "val", "test"}
+
+SPELLINGS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+"""How folders of splits are called as well."""
+
+
+def split_called(name: str) -> str:
+    """The split that a folder's name says, or the name itself."""
+    return SPELLINGS.get(name.lower(), name.lower() if name.lower() in SPLIT_FOLDERS else name)
 
 
 class Listing(NamedTuple):
@@ -47,6 +61,21 @@ def image_files(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(parent, name) for name in files if not name.startswith(".") and name.lower().endswith(SUFFIXES)]
     return sorted(found)
+
+
+def left_out(root: Path) -> Counter[str]:
+    """Endings of the visible files anywhere below ``root`` that are no images, and how many have each."""
+    found: Counter[str] = Counter()
+    for _, folders, files in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        suffixes = (Path(name).suffix.lower() for name in files if not name.startswith("."))
+        found.update(suffix for suffix in suffixes if suffix not in SUFFIXES)
+    return found
+
+
+def counted(left: Counter[str]) -> str:
+    """Endings with their numbers, the most frequent first."""
+    return ", ".join(f"{suffix or 'no ending'} ({number})" for suffix, number in left.most_common(5))
 
 
 def list_images(folder: Path) -> tuple[list[Path], list[int] | None, tuple[str, ...]]:
@@ -122,6 +151,8 @@ class Layout:
         ``with_numbers``."""
         if not self.listed:
             splits = self.list_splits()
+            if left := left_out(self.root):
+                note(f"{sum(left.values())} files below {self.root} are of other kinds and left out: {counted(left)}")
             self.listed = splits if self.targets is None else with_numbers(splits, self.root, self.targets)
         return self.listed
 
@@ -146,7 +177,13 @@ class Layout:
             raise FileNotFoundError(f"data.root={self.root} does not exist: set data.root to a folder of images.")
         if not self.root.is_dir():
             raise ValueError(f"data.root={self.root} is a file: set data.root to a folder of images.")
-        names = {path.name for path in visible(self.root)[0]}
+        folders: dict[str, Path] = {}
+        for path in visible(self.root)[0]:
+            if (other := folders.setdefault(split_called(path.name), path)) != path:
+                raise ValueError(
+                    f"{self.root} has {other.name} and {path.name}, which are the same split: rename or remove one."
+                )
+        names = set(folders)
         splits = names & SPLIT_FOLDERS
         if splits in ({"train"}, set()) and names != {"train"}:
             return self.list_held_out(self.root)  # no split folders; "train" alone among others is a class
@@ -156,13 +193,13 @@ class Layout:
                 f"test and nothing else, for classes rename {' and '.join(sorted(splits))}."
             )
         if names == {"train"}:
-            return self.list_held_out(self.root / "train")
+            return self.list_held_out(folders["train"])
         if names == SPLIT_FOLDERS and self.test_folder is None:
             raise ValueError(f"{self.root} has both val and test: set data.test_folder to the one to score on.")
         scored = self.test_folder or (names - {"train"}).pop()
         if scored not in names:
             raise ValueError(f"{self.root} has no folder {scored!r}: set data.test_folder=null to use what it has.")
-        return self.list_given(self.root / "train", self.root / scored)
+        return self.list_given(folders["train"], folders[scored])
 
     def list_given(self, train: Path, test: Path) -> dict[str, Listing]:
         """The splits of two folders, classes numbered by the names in ``train``; raises as ``list_splits``."""

@@ -31,7 +31,6 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images.decoding import read_image, reason_of
 from ssl_framework.data.images.files import share_of_cores
-from ssl_framework.data.images.folder import check_channels
 from ssl_framework.data.loader import delivered
 from ssl_framework.distributed import rank, world_size
 from ssl_framework.runs.stopping import begin_worker
@@ -187,7 +186,8 @@ class ShardsConfig(NamedTuple):
 
     def check(self) -> None:
         """Raises ValueError for a number out of its range."""
-        check_channels(self.channels)
+        if self.channels not in (1, 3):
+            raise ValueError(f"data.channels={self.channels} is not supported for shards: set it to 1 or 3.")
         if self.stored_size < self.image_size:
             raise ValueError(
                 f"data.stored_size={self.stored_size} is below data.image_size={self.image_size}, so views would be "
