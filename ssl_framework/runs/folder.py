@@ -371,7 +371,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is no JSON object, such as one that was cut off.
     """
-    found = plain_json(path.read_bytes(), str(path))
+    try:
+        found = plain_json(path.read_bytes(), str(path))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged, for it is no JSON ({error}): restore it, or remove it") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} is damaged, for it holds no JSON object: restore it, or remove it")
     return found
