@@ -6,7 +6,6 @@ here are those that a typed command answers at once, one line each.
 """
 
 import ast
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -19,7 +18,6 @@ import pytest
 from ssl_framework.commands import train
 from ssl_framework.commands.evaluate import main as evaluate_main
 from ssl_framework.commands.export import main as export_main
-from ssl_framework.commands.report import main as report_main
 
 ROOT = Path(__file__).resolve().parent
 TINY = ("data=digits", "trainer=cpu", "trainer.max_epochs=1", "evaluation=none", "report=none", "hydra.run.dir=run")
@@ -48,6 +46,8 @@ BESIDE = {
     "D6": "runs/test_stopping.py::test_no_process_outlives_a_parent_that_is_killed",
     "D8": "runs/test_stopping.py::test_a_second_signal_ends_at_once_what_the_first_has_not",
     "D9": "training/test_checkpoints.py::test_partial_files_of_killed_processes_are_swept",
+    # pages of traceback
+    "JSON of another kind": "runs/test_folder.py::test_a_result_that_is_none_is_named",
     # foreign files
     "S1": "hostile/test_files.py::test_what_a_file_of_weights_says_of_itself_is_never_constructed",
     "S2": "hostile/test_files.py::test_shards_are_checked_where_they_are_opened",
@@ -163,19 +163,6 @@ def test_a_damaged_config_is_named(how: str, command: str, said: Callable[..., A
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / file).write_text(content)
     assert_one_sentence(said(COMMANDS[command], "run=run"), file)
-
-
-@pytest.mark.parametrize("content", ["", "null", "[1]", '{"metrics": '], ids=["empty", "null", "list", "cut"])
-@pytest.mark.parametrize("file", ["run.json", "result.json"])
-def test_a_report_names_a_damaged_file(file: str, content: str, said: Callable[..., Any], tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        run = tmp_path / "runs" / name
-        run.mkdir(parents=True)
-        (run / "run.json").write_text(json.dumps({"overrides": [f"seed={name}"], "method": "simclr", "data": "digits"}))
-        (run / "result.json").write_text(json.dumps({"metrics": {"knn/top1": 50.0}}))
-    (run / file).write_text(content)
-    done = said(report_main, "runs")
-    assert "Traceback" not in done.err and file in done.err + done.out and "char 0" not in done.err, done
 
 
 def test_outputs_that_is_a_file_is_named(said: Callable[..., Any], tmp_path: Path) -> None:
