@@ -28,6 +28,7 @@ from ssl_framework.runs.config import CONFIGS
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admit
 from ssl_framework.runs.messages import as_typed, error_line, explain, quiet, typed
+from ssl_framework.runs.paths import path_of
 
 DRAWERS = {"": show_one, "mixers": show_all, "gallery": show_side_by_side, "views": show_both_views}
 
@@ -80,7 +81,7 @@ def show_run(what: str, overrides: list[str], out: Path | None) -> Path:
     if kind not in PLANES:
         raise ValueError(f"by={kind} is not known: choose {', '.join(PLANES)}")
     quiet()
-    folder, settings = Path(own["run"][0]), OmegaConf.load(CONFIGS / "report" / "page.yaml")
+    folder, settings = path_of(own["run"][0]), OmegaConf.load(CONFIGS / "report" / "page.yaml")
     if what == "report":
         if out is not None:
             raise ValueError("the page lies in the run folder: leave out --out")

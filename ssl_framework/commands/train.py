@@ -6,54 +6,60 @@ once.
 """
 
 import contextlib
+import copy
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl_framework.runs.composition import PARTS, choice_of, refuse_mixed_parts
+from ssl_framework.runs.composition import refuse_mixed_parts
 from ssl_framework.runs.config import (
-    CONFIGS,
     begin,
     hosted,
-    may_change,
     names_of_run,
-    quoted,
     refuse_other_config,
     refuse_other_types,
+    refuse_unread,
 )
-from ssl_framework.runs.folder import LATEST, RunFolder
-from ssl_framework.runs.groups import admit, choices, groups
+from ssl_framework.runs.folder import LATEST, RunFolder, point_back
+from ssl_framework.runs.groups import CONFIGS, admit, choices, groups
+from ssl_framework.runs.left import ANEW, GOES_ON, NOTHING, left_to_do, names_of, refuse_other_run, same
+from ssl_framework.runs.made import remove_made
 from ssl_framework.runs.messages import (
+    AGAIN,
     REFUSALS,
     STOPPED,
+    Interrupted,
     command_line,
     error_line,
     explain,
     failures,
     say_error,
 )
+from ssl_framework.runs.paths import with_paths_quoted
 from ssl_framework.training.meeting import agree, first_to_say, meeting
 from ssl_framework.training.place import described, is_first, leave_to_launcher, settle
+from ssl_framework.training.resumed import point_to_resumed_folder, resumed
 
 
 def main() -> None:
     """Entry point of ``python train.py`` and ``ssl-train``."""
     whole_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they are explained here
-    sys.argv[1:] = point_to_resumed_folder(admit(sys.argv[1:]))
+    sys.argv[1:] = point_to_resumed_folder(with_paths_quoted(admit(sys.argv[1:])))
     refuse_null_choices(sys.argv[1:])
     begin_together(sys.argv[1:])
     try:
@@ -83,17 +89,6 @@ def refuse_null_choices(arguments: list[str]) -> None:
             sys.exit(f"error: {item} chooses nothing: choose {instead}")
 
 
-def point_to_resumed_folder(arguments: list[str]) -> list[str]:
-    """``resume=FOLDER`` writes into FOLDER: the run folder Hydra makes is the one that is resumed."""
-    resumed = [a.split("=", 1)[1] for a in arguments if a.startswith("resume=") and a != "resume=null"]
-    if not resumed or any(a.startswith("hydra.run.dir=") for a in arguments):
-        return arguments
-    folder = Path(resumed[-1]).resolve()  # outputs/latest is a link that the new start would move
-    if not RunFolder(folder).config_file.is_file():
-        sys.exit(f"error: resume={resumed[-1]}: there is no run in that folder (no config.yaml)")
-    return [*arguments, f"hydra.run.dir={quoted(os.path.relpath(folder))}"]
-
-
 def begin_together(arguments: list[str]) -> None:
     """Settles when the command was called; one sentence if its processes have nowhere to meet."""
     try:
@@ -121,18 +116,47 @@ def job(cfg: DictConfig) -> float | None:
             print(f"\njob {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}", flush=True)
         job_of_multirun(cfg, folder)
         return objective_of(cfg, folder)
+    with contextlib.ExitStack() as claims:
+        single_run(cfg, folder, claims)
+    return None
+
+
+def single_run(cfg: DictConfig, folder: Path, claims: contextlib.ExitStack) -> None:
+    """Does what is left of a run that stands for itself. ``claims`` ends with it."""
     before = os.readlink(LATEST) if LATEST.is_symlink() else None
+    seen: dict[RunFolder, Any] = {}  # what the first process found in the folder
     try:
-        stopped_by = start(cfg, folder)
+        plan = decided(cfg, lambda: planned(cfg, folder, claims, seen))
+        stopped_by = None if plan.todo == NOTHING else start(plan.cfg, plan.folder, plan.about)
+    except Interrupted as error:
+        end_interrupted(error)
     except REFUSALS as error:
         say_once(error)
         failures.append(str(folder))
         if is_first():
-            RunFolder(folder).discard_unless_trained(before)
+            leave_as_before(seen, before)
         leave_unless_all_refuse()
-        return None
-    end(stopped_by, os.path.relpath(folder), command_line([f"resume={os.path.relpath(folder)}"]))
-    return None
+        return
+    shown = os.path.relpath(plan.folder)
+    if plan.todo == NOTHING and is_first():
+        print("complete: the run in this folder has its result; resume=FOLDER trainer.max_epochs=... trains it further")
+    end(stopped_by, shown, command_line([f"resume={shown}"]))
+
+
+def leave_as_before(seen: dict[RunFolder, Any], latest: str | None) -> None:
+    """Removes what a run has made that was refused before its first step: its folder, and outputs/latest to it."""
+    for run, progress in seen.items():
+        run.discard_unless_trained()
+        if run.progress() == progress:
+            point_back(latest)
+    remove_made()
+
+
+def end_interrupted(error: Interrupted) -> NoReturn:
+    """Ends the command, and with it all jobs of a multirun: what stopped this one stops the others, too."""
+    say_once(error)
+    leave_unless_all_refuse()
+    sys.exit(AGAIN)
 
 
 def agreed_folder() -> Path:
@@ -190,27 +214,141 @@ def refuse_test_labels(cfg: DictConfig) -> None:
         )
 
 
-def left_to_do(cfg: DictConfig, run: RunFolder, mine: bool) -> str:
-    """What is left of a job: "nothing" where it has a result or another process runs it, or it "goes on" where it was
-    interrupted, or begins "anew", where a try that came to no checkpoint is removed.
+class Plan(NamedTuple):
+    """What a command has to do."""
+
+    todo: str  # of ``runs.left``
+    folder: Path
+    cfg: DictConfig
+    about: dict[str, Any]  # what the run is called, and "resume"
+
+
+def decided(cfg: DictConfig, decide: Callable[[], Plan]) -> Plan:
+    """What the first process decides, in every process.
 
     Raises:
-        ValueError: what lies there belongs to another run, and stays as it is.
+        ValueError: what the config asks for cannot be done here, or in the folder.
+        RunFailed: the first process said so.
     """
-    if not mine:
-        print("left to the process that is running it")
-        return "nothing"
-    refuse_test_labels(cfg)
-    if run.has_trained:
-        refuse_other_config(cfg, run)
-        if run.result_file.is_file():
-            print("has a result already")
-            return "nothing"
-    run.error_file.unlink(missing_ok=True)
-    if run.has_checkpoint:
-        return "goes on"
-    run.forget_try()
-    return "anew"
+    task = HydraConfig.get().overrides.task
+    refuse_mixed_parts(HydraConfig.get().runtime.choices)
+    refuse_other_types(hosted(cfg, task), task)
+    refuse_unread(cfg, task)
+    settle(cfg.trainer)
+    own: list[Plan] = []
+
+    def decision() -> str:
+        plan = decide()
+        own.append(plan)
+        text = OmegaConf.to_yaml(plan.cfg, resolve=True) if meeting() is not None else ""
+        return json.dumps([plan.todo, str(plan.folder), text, plan.about])
+
+    todo, folder, text, about = json.loads(agree(decision))
+    if own:
+        return own[0]
+    found: Any = OmegaConf.create(text)
+    leave_to_launcher(found.trainer)
+    settle(found.trainer)
+    return Plan(todo, Path(folder), found, about)
+
+
+def planned(cfg: DictConfig, folder: Path, claims: contextlib.ExitStack, seen: dict[RunFolder, Any]) -> Plan:
+    """What a single run's command has to do, prepared: in the folder that ``resume`` names, in that of the newest run
+    if the same command began it and something ended it, or in its own.
+
+    Args:
+        cfg: as composed.
+        folder: of its own.
+        claims: takes the claim of the folder.
+        seen: gets what lies in it.
+
+    Raises:
+        ValueError: another process writes there, or it is another run's.
+    """
+    names, run = describe(), RunFolder(folder)
+    if cfg.resume is not None and Path(str(cfg.resume)).resolve() != folder.resolve():
+        raise ValueError(f"resume={cfg.resume} goes on in that folder itself: leave out -m and hydra.run.dir")
+    if cfg.resume is None and (found := begun_before(cfg, run, names, claims)) is not None:
+        run = found
+    elif not claims.enter_context(run.claimed()):
+        raise ValueError(f"{run.held_by}: wait for it to end, or choose another hydra.run.dir")
+    seen[run] = run.progress()
+    if cfg.resume is not None:
+        cfg, names = resumed(cfg, run, HydraConfig.get().overrides.task)
+        leave_to_launcher(cfg.trainer)
+        settle(cfg.trainer)
+    elif run.has_trained:
+        refuse_other_run(cfg, run, names, "hydra.run.dir")
+        names = names_of(run) or names
+    return prepared(cfg, run, names, None)
+
+
+def begun_before(
+    cfg: DictConfig, own: RunFolder, names: dict[str, Any], claims: contextlib.ExitStack
+) -> RunFolder | None:
+    """The newest run, if this very command began it, something ended it and no process holds it; else ``None``.
+
+    Only where the run's folder is named by the time of day: one that the command names is meant.
+    """
+    dated = "${began:" in str(OmegaConf.to_container(HydraConfig.get().run, resolve=False))
+    latest = RunFolder(LATEST.resolve())
+    if not dated or not LATEST.is_symlink() or latest.path.parent != own.path.resolve().parent:
+        return None
+    if latest.state not in ("interrupted", "damaged") or same(names_of(latest)) != same(names):
+        return None
+    with contextlib.ExitStack() as claim:
+        if not claim.enter_context(latest.claimed()) or not is_same(cfg, latest):
+            return None
+        claims.push(claim.pop_all())
+    anew = command_line([*names["overrides"], f"hydra.run.dir={os.path.relpath(own.path)}"])
+    print(f"goes on with {os.path.relpath(latest.path)}, which this command began; to start anew: {anew}", flush=True)
+    settings: Any = HydraConfig.get()
+    with read_write(settings):
+        settings.runtime.output_dir = str(latest.path)  # where loggers write
+    with contextlib.suppress(OSError):
+        own.path.rmdir()
+    return latest
+
+
+def is_same(cfg: DictConfig, run: RunFolder) -> bool:
+    """Whether a folder's config is that of this command; one that cannot be read is, as its names are."""
+    try:
+        run.read_config()
+    except (ValueError, FileNotFoundError):
+        return True
+    try:
+        refuse_other_config(copy.deepcopy(cfg), run)
+    except ValueError:
+        return False
+    return True
+
+
+def prepared(cfg: DictConfig, run: RunFolder, names: dict[str, Any], sweep: Path | None) -> Plan:
+    """What is left of a run, with its folder ready for it: half-written files of killed processes are removed, and
+    config.yaml and run.json say what will run.
+
+    Args:
+        cfg: of the run.
+        run: its folder, which this process holds.
+        names: what it is called.
+        sweep: folder of the multirun, if it is a job of one.
+
+    Raises:
+        ValueError: see ``left_to_do``.
+    """
+    from ssl_framework.training.precision import meant, meant_in  # imports torch
+
+    if cfg.trainer.precision == "auto":
+        cfg.trainer.precision = meant(cfg.trainer) if sweep is None else meant_in(sweep, cfg.trainer)
+    todo = left_to_do(cfg, run)
+    about = {**names, "resume": todo == GOES_ON}
+    if todo != NOTHING:
+        if todo == ANEW:
+            run.forget_try()
+        run.sweep_partials()
+        run.prepare(cfg, names)
+        run.point_latest_here()
+    return Plan(todo, run.path, cfg, about)
 
 
 def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
@@ -219,16 +357,17 @@ def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
     run = RunFolder(folder)
     with run.claimed() if is_first() else contextlib.nullcontext(True) as mine:
         try:
-            settle(hosted(cfg, HydraConfig.get().overrides.task).trainer)
-            todo = agree(lambda: left_to_do(cfg, run, mine))
+            plan = decided(cfg, lambda: planned_job(cfg, run, mine))
         except REFUSALS as error:
             say_once(error)
             failures.append(str(folder))
             return
-        if todo == "nothing":
+        if plan.todo == NOTHING:
             return
         try:
-            stopped_by = start(cfg, folder, todo == "goes on")
+            stopped_by = start(plan.cfg, folder, plan.about)
+        except Interrupted as error:
+            end_interrupted(error)
         except Exception as error:
             say_once(error)
             failures.append(str(folder))
@@ -237,6 +376,28 @@ def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
             leave_unless_all_refuse()
             return
     end(stopped_by, os.path.relpath(folder), f"the same command with hydra.sweep.dir={os.path.relpath(folder.parent)}")
+
+
+def planned_job(cfg: DictConfig, run: RunFolder, mine: bool) -> Plan:
+    """What is left of a job, prepared; nothing where another process runs it.
+
+    Raises:
+        ValueError: what lies there belongs to another run, and stays as it is.
+    """
+    names = describe()
+    if not mine:
+        print("left to the process that is running it")
+        return Plan(NOTHING, run.path, cfg, {})
+    refuse_test_labels(cfg)
+    if cfg.resume is not None:
+        raise ValueError(f"resume={cfg.resume} goes on in that folder itself: leave out -m and hydra.run.dir")
+    if run.has_trained:
+        refuse_other_run(cfg, run, names, "hydra.sweep.dir")
+        names = names_of(run) or names
+    plan = prepared(cfg, run, names, run.path.parent)
+    if plan.todo == NOTHING:
+        print("has a result already")
+    return plan
 
 
 def note_failure(run: RunFolder, error: Exception) -> None:
@@ -256,30 +417,21 @@ def end(stopped_by: str | None, shown: str, again: str) -> None:
         sys.exit(STOPPED + signal.Signals[stopped_by])
 
 
-def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
-    """Prepares the folder and runs; returns the name of the signal that stopped the run, if one did.
+def start(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> str | None:
+    """Runs; returns the name of the signal that stopped the run, if one did.
 
     Args:
-        cfg: the composed config.
-        folder: of the run.
-        goes_on: continue from the folder's checkpoint, as ``resume`` does.
+        cfg: of the run.
+        folder: of the run, prepared.
+        about: what the run is called, and whether it is resumed.
 
     Raises:
         ValueError, FileNotFoundError: what the user asked for cannot be done.
         RunFailed: a process of the run failed and said why.
+        Interrupted: something outside the run has stopped it.
     """
     from ssl_framework.training.stages import go_through  # imports torch: only now
 
-    settle(cfg.trainer)
-    refuse_mixed_parts(HydraConfig.get().runtime.choices)
-    refuse_other_types(hosted(cfg, HydraConfig.get().overrides.task), HydraConfig.get().overrides.task)
-    if cfg.resume is not None:
-        if Path(str(cfg.resume)).resolve() != folder.resolve():
-            raise ValueError(f"resume={cfg.resume} goes on in that folder itself: leave out -m and hydra.run.dir")
-        cfg, goes_on = resumed_config(cfg, Path(str(cfg.resume))), True
-        leave_to_launcher(cfg.trainer)
-        settle(cfg.trainer)
-    about = json.loads(agree(lambda: json.dumps(opened(cfg, folder, goes_on))))
     if is_first() and (launched := described()):
         print(launched, flush=True)
     stopped_by = go_through(cfg, folder, about, is_first())
@@ -288,67 +440,8 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
     return stopped_by
 
 
-def opened(cfg: DictConfig, folder: Path, goes_on: bool) -> dict[str, Any]:
-    """Prepares the folder of a run; what the run is called, and whether it is resumed.
-
-    Raises:
-        ValueError: the folder holds a run that this one would overwrite.
-    """
-    requeued = bool(cfg.trainer.slurm and int(os.environ.get("SLURM_RESTART_COUNT", "0")))
-    resume = goes_on or (requeued and RunFolder(folder).has_checkpoint)
-    if not resume and RunFolder(folder).has_trained:
-        raise ValueError(
-            f"{folder} already holds a run: continue it with resume={folder}, or choose another hydra.run.dir"
-        )
-    about = {**describe(), "resume": resume}
-    prepare(cfg, folder, about)
-    return about
-
-
 def describe() -> dict[str, Any]:
     """What the run is called, its data set and chosen groups, the overrides, and a command that repeats the run."""
     hydra_cfg = HydraConfig.get()
     overrides = [item for item in hydra_cfg.overrides.task if not item.startswith("resume=")]
     return names_of_run(hydra_cfg.runtime.choices, overrides)
-
-
-def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> None:
-    """Writes the resolved config and what the run is called, and points outputs/latest to the folder."""
-    if about["resume"]:  # the first start's names stay
-        about |= {**RunFolder(folder).read_about(), "resume": True}
-    RunFolder(folder).prepare(cfg, about)
-    RunFolder(folder).point_latest_here()
-
-
-def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
-    """The stored config, with the overrides of this command that may change.
-
-    Raises:
-        ValueError: an override contradicts the stored run, or the stored config is not trusted.
-    """
-    from ssl_framework.loading import load_run_config
-
-    stored = load_run_config(folder.resolve())
-    if not RunFolder(folder).has_checkpoint:
-        raise FileNotFoundError(f"resume={folder}: no checkpoint was written there yet; start the run again")
-    names = RunFolder(folder).read_about()
-    for item in HydraConfig.get().overrides.task:
-        key, _, value = item.lstrip("+~").partition("=")
-        if key == "resume":
-            continue
-        if key in ("method", "data", *PARTS):
-            before = choice_of(names, key)
-            if before != value:
-                raise ValueError(f"resume={folder} is a run of {key}={before}: leave {item} out, or start a new run")
-        elif may_change(key):
-            OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
-        elif "." in key or key == "seed":
-            before, now = OmegaConf.select(stored, key), OmegaConf.select(cfg, key)
-            if before != now:
-                raise ValueError(
-                    f"resume continues {folder} as it was configured, with {key}={before}: leave {item} out, "
-                    f"or start a new run with {key}={now}"
-                )
-        elif OmegaConf.select(stored, key) != OmegaConf.select(cfg, key):
-            raise ValueError(f"resume continues {folder} as it was configured: leave {item} out, or start a new run")
-    return stored

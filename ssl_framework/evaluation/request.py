@@ -20,6 +20,7 @@ from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder, write_json
 from ssl_framework.runs.messages import nearest, typed
 from ssl_framework.runs.overrides import composed, merged, names_of, override_each, pair, resolved, stored
+from ssl_framework.runs.paths import path_of
 from ssl_framework.runs.plugins import as_typed
 from ssl_framework.runs.provenance import commit, versions
 
@@ -186,7 +187,7 @@ def score_on(
     found, why = score_all(subject.model.to(device), splits, ready, subject.untrained, not as_trained, learnt)
     for record in found:
         if as_trained and not overrides:
-            record["references"] = references_in(Path(request.words["run"]), record["metrics"])
+            record["references"] = references_in(path_of(request.words["run"]), record["metrics"])
     images = {name: list(getattr(splits, name).shape) for name in ("train", "test")}
     head = {"data": cfg.data.name, "source": OmegaConf.to_container(cfg.data.source), "images": images}
     return [{**head, **record} for record in found], why
@@ -194,7 +195,7 @@ def score_on(
 
 def run_of(request: Request, overrides: list[str]) -> tuple[DictConfig, Callable[[DictConfig], Subject]]:
     """A run's config, and what makes its backbone, the same one for every data set."""
-    folder = Path(request.words["run"])
+    folder = path_of(request.words["run"])
     cfg, module, checkpoint = load_run_and_checkpoint(folder, overrides)
     names = RunFolder(folder).read_about()
     about = {"run": str(folder), "method": names.get("method", "run"), "data": cfg.data.name, "seed": cfg.seed}
@@ -288,6 +289,6 @@ def written(request: Request) -> Path:
     if "out" in request.words:
         return Path(request.words["out"])
     if "run" in request.words:
-        return RunFolder(Path(request.words["run"])).evaluation_file
+        return RunFolder(path_of(request.words["run"])).evaluation_file
     name = Path(request.words["backbone"].removeprefix("timm:")).stem
     return RunFolder(Path("outputs/evaluations") / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}").evaluation_file

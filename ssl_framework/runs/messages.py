@@ -2,7 +2,9 @@
 
 import difflib
 import logging
+import os
 import re
+import shlex
 import sys
 import traceback
 import warnings
@@ -14,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_framework.runs.groups import CONFIGS, HERE, groups
+from ssl_framework.runs.paths import path_of
 from ssl_framework.runs.plugins import as_typed as plugins_as_typed
 
 SCRIPTS = {
@@ -48,8 +51,14 @@ OmegaConf.register_new_resolver("typed", typed, replace=True)  # for --help of t
 def command_line(overrides: Sequence[str], *options: str) -> str:
     """The command that a user types for these overrides, with the plugins that this one was told of."""
     words = [*plugins_as_typed(), *overrides]
-    quoted = (item if re.fullmatch(r"[\w=.,:/+~@%-]+", item) else f'"{item}"' for item in words)
-    return " ".join([typed("train"), *options, *quoted])
+    return " ".join([typed("train"), *options, *map(shell_word, words)])
+
+
+def shell_word(text: str) -> str:
+    """A word of a command as a shell takes it: bare, in double quotes, or, where those would not do, as ``shlex``."""
+    if re.fullmatch(r"[\w=.,:/+~@%-]+", text):
+        return text
+    return shlex.quote(text) if re.search(r'["$`\\!]', text) else f'"{text}"'
 
 
 def error_line(error: Exception | str) -> str:
@@ -62,14 +71,21 @@ def split_run(arguments: list[str], example: str) -> tuple[Path, list[str]]:
     folders = [a.removeprefix("run=") for a in arguments if a.startswith("run=")]
     if len(folders) != 1:
         sys.exit(error_line(f"say which run: {example}"))
-    return Path(folders[0]), [a for a in arguments if not a.startswith("run=")]
+    return path_of(folders[0]), [a for a in arguments if not a.startswith("run=")]
 
 
 STOPPED = 128
 """Exit codes above it name, as a shell's do, the signal that stopped a run."""
 
+AGAIN = os.EX_TEMPFAIL
+"""Exit code, 75, of a run that something outside it has stopped: the same command goes on."""
+
 
 failures: list[str] = []
+
+
+class Interrupted(Exception):
+    """Something outside a run has stopped it: one sentence. The command ends with ``AGAIN``."""
 
 
 class RunFailed(Exception):

@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from ssl_framework.runs.config import config_hash, hosted
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import composing
+from ssl_framework.runs.overrides import latest_of
 from ssl_framework.study.declaration import Study
 
 POOL = Path("outputs") / "studies" / "runs"
@@ -59,7 +60,7 @@ def cells_of(
         for seed in seeds or study.seeds:
             for row in study.rows:
                 for column in study.columns:
-                    own = merged([*study.scales[scale].overrides, *row.overrides, *column.overrides, *extra])
+                    own = tuple(latest_of([*study.scales[scale].overrides, *row.overrides, *column.overrides, *extra]))
                     if own not in known:
                         known[own] = config_hash(hosted(hydra.compose("train", list(own))))
                     run = Run((*own, f"seed={seed}"), seed, RunFolder(pool / f"{known[own]}-seed{seed}"))
@@ -67,16 +68,6 @@ def cells_of(
                     metrics = tuple(metric.format(**names) for metric in study.metrics.values())
                     cells.append(Cell(row.name, column.name, metrics, run))
     return cells
-
-
-def merged(overrides: Sequence[str]) -> tuple[str, ...]:
-    """Overrides of which a later one takes an earlier one's place: a column may change what the scale sets."""
-    last: dict[str, str] = {}
-    for item in overrides:
-        key = item.partition("=")[0].lstrip("+~")
-        last.pop(key, None)
-        last[key] = item
-    return tuple(last.values())
 
 
 def runs_of(cells: Sequence[Cell]) -> list[Run]:

@@ -11,8 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssl_framework.report.results_csv import COLUMNS
 from ssl_framework.report.sheet import is_accuracy
-from ssl_framework.runs.config import quoted
 from ssl_framework.runs.messages import error_line, explain
+from ssl_framework.runs.paths import quoted
 from ssl_framework.study.cells import Cell, cells_of
 from ssl_framework.study.declaration import Study, names_of_studies, read_study
 

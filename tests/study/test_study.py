@@ -38,10 +38,12 @@ from ssl_framework.report.sheet import (
     mean_and_spread,
     paired_p,
 )
-from ssl_framework.runs.config import config_hash, quoted, refuse_other_config
+from ssl_framework.runs.config import config_hash, refuse_other_config
 from ssl_framework.runs.folder import RunFolder, protocol_id
+from ssl_framework.runs.overrides import latest_of
+from ssl_framework.runs.paths import quoted
 from ssl_framework.study import engine
-from ssl_framework.study.cells import POOL, Run, cells_of, merged, runs_of
+from ssl_framework.study.cells import POOL, Run, cells_of, runs_of
 from ssl_framework.study.declaration import read_study
 from ssl_framework.study.engine import NO_PAGE, NO_TABLE, Engine, job_overrides
 from ssl_framework.study.record import entries_of, seconds_to
@@ -513,7 +515,7 @@ def test_runs_are_known_by_what_they_compute(tmp_path: Path) -> None:
     assert folders[0] == folders[1] != folders[2] and len(runs_of(found)) == 4
     assert folders[0] == cells_of(study, "small")[0].run.folder and folders[0].path.parent == POOL
     assert found[0].run.overrides[-2:] == ("data.root=elsewhere", "seed=0")
-    assert merged(["a=1", "b.c=2", "+d=3", "a=4", "~d"]) == ("b.c=2", "a=4", "~d")
+    assert latest_of(["a=1", "b.c=2", "+d=3", "a=4", "~d"]) == ["b.c=2", "a=4", "~d"]
 
 
 def test_metrics_are_filled_in_by_lines(tmp_path: Path) -> None:
