@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.build import build_module
-from ssl_framework.models.weights import load_checkpoint
+from ssl_framework.models.weights import load_newest
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.addresses import as_now
 from ssl_framework.runs.folder import RunFolder
@@ -102,7 +102,7 @@ def load_run_and_checkpoint(folder: Path, overrides: Sequence[str]) -> tuple[Dic
     """As ``load_run``, and what else lies in the checkpoint."""
     cfg = load_run_config(folder)
     override_each([cfg], overrides, str(RunFolder(folder).config_file))
-    checkpoint = load_checkpoint(RunFolder(folder).checkpoint_file)
+    checkpoint = load_newest(RunFolder(folder))
     module = build_module(cfg, has_labels=True, num_samples=checkpoint["DataModule"].get("num_samples"))
     try:
         module.load_state_dict(checkpoint.pop("state_dict"))

@@ -18,7 +18,7 @@ from ssl_framework.data.datamodule import DataModule
 from ssl_framework.device import accelerator_of
 from ssl_framework.evaluation.features import samples_at_once
 from ssl_framework.loading import load_run, load_run_config
-from ssl_framework.models.weights import load_checkpoint
+from ssl_framework.models.weights import load_newest
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder
 
@@ -67,10 +67,9 @@ class Inspection:
         Raises:
             ValueError: none was written yet.
         """
-        path = self.run.checkpoint_file
-        if not path.is_file():
+        if not self.run.checkpoint_files:
             raise ValueError("the run has written no checkpoint yet")
-        return load_checkpoint(path)
+        return load_newest(self.run)
 
     @cached_property
     def scores(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_framework.runs.addresses import as_first_published
+from ssl_framework.runs.durable import replacing, sweep
 from ssl_framework.runs.held import held, holder, is_held
 
 LATEST = Path("outputs") / "latest"
@@ -33,7 +34,7 @@ class RunFolder(NamedTuple):
 
     config.yaml       the resolved config
     run.json          what the run is called, its overrides and its command
-    checkpoints       the last state, to go on from
+    checkpoints       the last two states, to go on from, and the best one if that was asked for
     metrics.csv       every logged number, appended as it comes
     scores.npz        distributions of similarities, where they are measured
     result.json       the end: metrics, references, versions, times
@@ -64,6 +65,19 @@ class RunFolder(NamedTuple):
     @property
     def checkpoint_file(self) -> Path:
         return self.checkpoints / "last.ckpt"
+
+    @property
+    def previous_checkpoint_file(self) -> Path:
+        return self.checkpoints / "before.ckpt"
+
+    @property
+    def best_checkpoint_file(self) -> Path:
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def checkpoint_files(self) -> list[Path]:
+        """The states that it can go on from, as far as there are any, the newest first (see ``newest_checkpoint``)."""
+        return [path for path in (self.checkpoint_file, self.previous_checkpoint_file) if path.is_file()]
 
     @property
     def metrics_file(self) -> Path:
@@ -143,7 +157,7 @@ class RunFolder(NamedTuple):
     @property
     def has_checkpoint(self) -> bool:
         """Whether the run, or a part of it, has come as far as its first checkpoint."""
-        return any(where.checkpoint_file.is_file() for where in self.parts)
+        return any(where.checkpoint_files for where in self.parts)
 
     @property
     def has_trained(self) -> bool:
@@ -248,6 +262,11 @@ class RunFolder(NamedTuple):
         self.path.mkdir(parents=True, exist_ok=True)
         self.write_about(about)
         self.write_config(cfg)
+
+    def sweep_partials(self) -> None:
+        """Removes the files that killed processes have left half-written, in it and its parts."""
+        for folder in (LATEST.parent, *(folder for where in self.parts for folder in (where.path, where.checkpoints))):
+            sweep(folder)
 
     def forget_try(self) -> None:
         """Removes what a try has left that was killed before its first checkpoint."""
@@ -398,9 +417,8 @@ def protocol_id(result: dict[str, Any]) -> str:
 
 def write(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

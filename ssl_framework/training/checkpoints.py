@@ -1,6 +1,5 @@
 """Checkpoints written whole or not at all, when they are due and when a signal asks for one."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +11,30 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ssl_framework.distributed import world_size
 from ssl_framework.models.weights import load_checkpoint
+from ssl_framework.runs.durable import replacing
+from ssl_framework.runs.folder import RunFolder
 from ssl_framework.training.signals import StopSignals
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, and loads tensors and plain values only."""
+    """Writes a checkpoint whole or not at all, keeps the one before, and loads tensors and plain values only.
+
+    Args:
+        run: the folder of the run.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        super().__init__()
+        self.run = run
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Writes beside the target, flushes to the disk, then renames over it."""
+        """Writes beside the target and waits for the disk; then the last one becomes the one before, and this one the
+        last."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        older = self.run.previous_checkpoint_file if target == self.run.checkpoint_file else None
+        with replacing(target, older) as partial, partial.open("wb") as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
@@ -72,16 +76,20 @@ class Checkpoints(Checkpoint):
         dist.all_reduce(asked, op=dist.ReduceOp.MAX)
         return bool(asked)
 
+    def save(self, trainer: L.Trainer) -> None:
+        """Saves the state as it is now; all checkpoints of a run come by here, on every rank."""
+        trainer.save_checkpoint(self.path)
+
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         if self._someone_asked(trainer):
             self.stopped_by = self.signals.asked or "SIGTERM"  # or another rank was asked
-            trainer.save_checkpoint(self.path)
+            self.save(trainer)
             trainer.should_stop = True
         elif trainer.global_step == trainer.max_steps and not trainer.is_last_batch:
-            trainer.save_checkpoint(self.path)
+            self.save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         done = trainer.current_epoch + 1
         whole = trainer.is_last_batch and self.stopped_by is None
         if whole and (done == trainer.max_epochs or done % self.every_n_epochs == 0):
-            trainer.save_checkpoint(self.path)
+            self.save(trainer)

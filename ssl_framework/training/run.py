@@ -13,7 +13,7 @@ from rich.console import Console
 from ssl_framework.device import device_name, keep_freed_memory, use_threads
 from ssl_framework.distributed import alone
 from ssl_framework.evaluation.frozen import count_parameters
-from ssl_framework.models.weights import load_without_shards
+from ssl_framework.models.weights import Newest, newest_checkpoint
 from ssl_framework.report.tables import cost_of, run_table
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.messages import quiet
@@ -31,7 +31,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool, chan
         cfg: the resolved config.
         folder: the run folder; ``config.yaml`` lies in it already.
         about: the names of the chosen method and data set, the overrides and the command.
-        resume: continue from ``folder/checkpoints/last.ckpt``.
+        resume: continue from the newest whole checkpoint of the folder.
         change: called with the parts before the descent; ``None``: they stay as the config has them.
 
     Returns:
@@ -42,8 +42,10 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool, chan
     if change is not None:
         change(parts)
     say_what_runs(parts)
-    step = steps_done(parts) if resume else 0
-    parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=str(parts.checkpoints.path) if resume else None)
+    newest = newest_checkpoint(RunFolder(folder)) if resume else None
+    step = steps_done(parts, newest) if newest is not None else 0
+    path = None if newest is None else str(newest.path)
+    parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=path)
     if parts.checkpoints.stopped_by is None:
         conclude(parts, step)
     return parts.checkpoints.stopped_by
@@ -57,18 +59,21 @@ def settle_process(cfg: DictConfig) -> None:
     L.seed_everything(cfg.seed, verbose=False)
 
 
-def steps_done(parts: Parts) -> int:
-    """The step that a resumed run goes on from; the record of later ones goes.
+def steps_done(parts: Parts, newest: Newest) -> int:
+    """The step that a resumed run goes on from; the record of later ones goes, and a newer checkpoint that is damaged.
 
     Raises:
         ValueError: nothing is left to do.
     """
-    step = int(load_without_shards(parts.checkpoints.path)["global_step"])
+    step = int(newest.content["global_step"])
     each = -(-parts.data.num_batches() // parts.trainer.accumulate_grad_batches)
     if step >= each * parts.cfg.trainer.max_epochs and RunFolder(parts.folder).result_file.is_file():
         raise ValueError(f"{parts.folder} is complete ({step} steps): raise trainer.max_epochs to train it further")
     parts.csv.drop_after(step)
     if parts.trainer.is_global_zero:
+        if newest.path != parts.checkpoints.path:
+            parts.console.print(newest.note, highlight=False, markup=False, soft_wrap=True)
+            parts.checkpoints.path.unlink(missing_ok=True)  # or it would become the one before, which is whole
         parts.console.print(f"resuming at step {step}", highlight=False)
     return step
 

@@ -25,7 +25,7 @@ from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.pseudo_labels import CHUNK, clusters, read_pseudo_labels
 from ssl_framework.functional import unit
 from ssl_framework.loading import load_run
-from ssl_framework.models.weights import load_checkpoint
+from ssl_framework.models.weights import load_newest
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.training.launch import descend
 from ssl_framework.training.parts import Parts
@@ -54,7 +54,7 @@ def go_through(cfg: DictConfig, folder: Path, about: dict[str, Any], first: bool
         if stage < last and about["resume"] and RunFolder(where).result_file.is_file():
             continue
         own = stage_config(cfg, stage)
-        goes_on = about["resume"] and RunFolder(where).checkpoint_file.is_file()
+        goes_on = about["resume"] and bool(RunFolder(where).checkpoint_files)
         if goes_on and own.trainer.precision == "auto":  # settled when the stage began
             own.trainer.precision = RunFolder(where).read_config().trainer.precision
         if first:
@@ -97,7 +97,7 @@ def begin_after(previous: Path, parts: Parts) -> None:
         parts: of this one.
     """
     if not parts.resumed:
-        parts.module.student.take_over(load_checkpoint(RunFolder(previous).checkpoint_file)["state_dict"])
+        parts.module.student.take_over(load_newest(RunFolder(previous))["state_dict"])
     parts.evaluation.baselines = RunFolder(previous).read_result().get("baselines", {})
     if isinstance(parts.data.pseudo_labels, StageClusters):
         parts.data.pseudo_labels.previous = str(previous)

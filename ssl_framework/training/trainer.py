@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.device import accelerator_of
+from ssl_framework.runs.folder import RunFolder
 from ssl_framework.training.checkpoints import AtomicCheckpointIO
 from ssl_framework.training.place import Place, local_processes, place
 from ssl_framework.training.sharding import Sharded
@@ -73,7 +74,7 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback], lo
     """
     refuse_what_is_not_there(cfg)
     here, devices = place(), local_processes(cfg)
-    plugins: list[Any] = [AtomicCheckpointIO()]
+    plugins: list[Any] = [AtomicCheckpointIO(RunFolder(folder))]
     if here is not None:
         plugins.append(Launched(here))
     trainer = L.Trainer(

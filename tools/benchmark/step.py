@@ -27,10 +27,10 @@ from ssl_framework.device import accelerator_of, keep_freed_memory
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.config import CONFIGS
 from ssl_framework.runs.messages import quiet
-from ssl_framework.training.signals import StopSignals
 from ssl_framework.training.metrics_log import MetricsCSV
 from ssl_framework.training.precision import settle_precision
 from ssl_framework.training.progress import Progress
+from ssl_framework.training.signals import StopSignals
 from ssl_framework.training.trainer import build_trainer
 from ssl_framework.types import Samples
 from tools.benchmark.peers import LightlyBatches, need, random_images
