@@ -20,9 +20,10 @@ from ssl_framework.runs.composition import choice_of
 from ssl_framework.runs.config import SWEPT
 from ssl_framework.runs.folder import Summary, read_runs
 from ssl_framework.runs.made import about_to_make
-from ssl_framework.runs.messages import command_line, failures, quiet, say_error
+from ssl_framework.runs.messages import command_line, error_line, failures, quiet, say_error
 from ssl_framework.runs.overrides import key_of
-from ssl_framework.training.place import is_first
+from ssl_framework.runs.search import refuse_test_labels
+from ssl_framework.training.place import is_first, place
 
 
 def best_trial(jobs: Sequence[Summary], metric: str, direction: str) -> str:
@@ -59,7 +60,8 @@ class SweepTable(Callback):
             about_to_make(Path(str(config.hydra.run.dir)))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Adds this command to command.txt, unless it is there."""
+        """Adds this command to command.txt, unless it is there; ends a search that cannot be made."""
+        refuse_search(config)
         os.environ[SWEPT] = ",".join(key_of(item) for item in swept(config.hydra.overrides.task))
         if not is_first():
             return
@@ -92,6 +94,21 @@ class SweepTable(Callback):
         if (metric := OmegaConf.select(config, "hparams_search.metric")) is not None:
             print(best_trial(read_runs(folder), metric, str(OmegaConf.select(config, "hydra.sweeper.direction"))))
         print(folder)
+
+
+def refuse_search(config: DictConfig) -> None:
+    """Ends the command where it searches hyper-parameters as none of its trials may."""
+    try:
+        refuse_test_labels(config)
+        here = place()
+        if OmegaConf.select(config, "hparams_search.metric") is not None and here is not None and here.world_size > 1:
+            raise ValueError(
+                f"hparams_search is one search, but {here.world_size} processes were launched, each of which would "
+                "choose trials of its own: start the command once; trainer=ddp or ddp_cpu starts the processes of a "
+                "trial, hydra/launcher=submitit_slurm its jobs"
+            )
+    except ValueError as error:
+        sys.exit(error_line(error) if is_first() else 1)
 
 
 def swept(overrides: Sequence[str]) -> list[str]:
