@@ -39,12 +39,14 @@ from ssl_framework.runs.messages import (
     explain,
     failures,
     say_error,
+    shell_word,
+    typed,
 )
 from ssl_framework.runs.paths import with_paths_quoted
 from ssl_framework.runs.search import refuse_test_labels
 from ssl_framework.training.meeting import agree, first_to_say, meeting
 from ssl_framework.training.place import described, is_first
-from ssl_framework.training.plan import decided, describe, planned, planned_job
+from ssl_framework.training.plan import Plan, decided, describe, planned, planned_job
 from ssl_framework.training.resumed import point_to_resumed_folder
 
 
@@ -132,8 +134,16 @@ def single_run(cfg: DictConfig, folder: Path, claims: contextlib.ExitStack) -> N
         return
     shown = os.path.relpath(plan.folder)
     if plan.todo == NOTHING and is_first():
-        print("complete: the run in this folder has its result; resume=FOLDER trainer.max_epochs=... trains it further")
+        print(complete(plan, shown))
     end(stopped_by, shown, command_line([f"resume={shown}"]))
+
+
+def complete(plan: Plan, shown: str) -> str:
+    """What is said of a run that has its result, and what may still be wanted of it."""
+    more = f"{command_line([f'resume={shown}', 'trainer.max_epochs=...'])} trains it further"
+    if OmegaConf.select(plan.cfg, "report") and not RunFolder(plan.folder).page_file.is_file():
+        more += f"; {typed('show')} report {shell_word(f'run={shown}')} makes its page, which is not there"
+    return f"complete: the run has its result; {more}"
 
 
 def leave_as_before(seen: dict[RunFolder, Any], latest: str | None) -> None:
