@@ -1,6 +1,6 @@
 """``python train.py method=mochi data=cifar10``: see ``python train.py --help``."""
 
-from ssl_framework.commands.train import main
+from ssl_framework.commands.entry import train
 
 if __name__ == "__main__":
-    main()
+    train()

@@ -1,6 +1,6 @@
 """A backbone as safetensors: ``python scripts/export.py run=outputs/latest [out=backbone.safetensors]``."""
 
-from ssl_framework.commands.export import main
+from ssl_framework.commands.entry import export
 
 if __name__ == "__main__":
-    main()
+    export()

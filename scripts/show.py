@@ -3,7 +3,7 @@
 Writes a PNG to outputs/show, or to pictures in the run folder, or report.html in the run folder, and prints its path.
 """
 
-from ssl_framework.commands.show import main
+from ssl_framework.commands.entry import show
 
 if __name__ == "__main__":
-    main()
+    show()

@@ -31,7 +31,7 @@ from ssl_framework.runs.config import hosted, may_change, names_of_run, refuse_o
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admitted, composing
 from ssl_framework.runs.messages import explain
-from ssl_framework.runs.overrides import override_each, pair
+from ssl_framework.runs.overrides import keys_of, override_each, pair
 from ssl_framework.training.place import leave_to_launcher, place, settle
 from ssl_framework.training.stages import go_through
 from ssl_framework.views.image import Views
@@ -210,7 +210,7 @@ def resume(folder: str | Path, *overrides: str) -> Run:
         FileNotFoundError, ValueError: no such run, nothing left to do, or a key that may not change.
     """
     folder = Path(folder)
-    config = load_run_config(folder)
+    config = load_run_config(folder, keys_of(overrides))
     if not RunFolder(folder).has_checkpoint:
         raise FileNotFoundError(f"{folder} has no checkpoint yet: start the run again")
     if fixed := [item for item in overrides if not may_change(pair(item)[0])]:

@@ -16,7 +16,7 @@ from ssl_framework.models.encoder import Encoder
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
 from ssl_framework.runs.config import leaves
-from ssl_framework.wiring import check_modalities, refuse_missing
+from ssl_framework.wiring import check_modalities, methods, refuse_missing
 
 last_source: dict[str, Source] = {}
 """The source built last, by its config."""
@@ -166,8 +166,8 @@ def check_labels(objective: Objective, label: Tensor | None) -> None:
     if label is not None and label.is_floating_point() and "label" in objective.requires:
         raise ValueError(
             f"{type(objective).__name__} needs classes, but the labels of the training set are numbers: choose classes "
-            "(data.source.label=shape on data=shapes, data.source.targets=null on a folder), or method=regression, "
-            "conr or supremix"
+            "(data.source.label=shape on data=shapes, data.source.targets=null on a folder), "
+            f"{methods(objective, lambda kind: 'number' in kind.requires)}another objective"
         )
     if objective.num_classes is None or label is None:
         return

@@ -92,6 +92,7 @@ class SSLModule(L.LightningModule):
         self.micro_batch_size = micro_batch_size
         self.seed = seed
         self.total_steps = 1  # known once the trainer is
+        self.terms: dict[str, Tensor] = {}  # of the last step's loss, scalars without gradient
         # DDP would send rank 0's copy of every buffer in every step, but memories that begin alike stay alike by
         # themselves, and a queue of 65,536 rows is 33 MB.
         self._ddp_params_and_buffers_to_ignore = [f"objective.{name}" for name, _ in objective.named_buffers()]
@@ -186,27 +187,17 @@ class SSLModule(L.LightningModule):
     def training_step(self, samples: Samples, batch_idx: int) -> Tensor:
         # All randomness of the step (views, mixers, dropout) is a function of (seed, batches done, rank), not of
         # history: a resumed run repeats it exactly. Under gradient accumulation every micro-batch has its own.
-        batches_done = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
-        torch.manual_seed(step_seed(self.seed, batches_done, rank()))
+        torch.manual_seed(step_seed(self.seed, self.batches_done(batch_idx), rank()))
         if self.micro_batch_size is not None:
             self.zero_grad()  # here, not before the backward pass: part of the gradient comes during the losses
         losses = self.losses(samples, self.clock)
-        self.refuse_non_finite(losses, batch_idx)
-        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()})
+        self.terms = {name: value.detach() for name, value in losses.items()}
+        self.log_dict({f"train/{name}": value for name, value in self.terms.items()})
         return losses["loss"]
 
-    def refuse_non_finite(self, losses: dict[str, Tensor], batch_idx: int) -> None:
-        """Stops the run before the optimizer step if the loss is not finite.
-
-        On a GPU the look at the number waits for the device, so there it is taken every ``log_every_n_steps``.
-        """
-        every = 1 if losses["loss"].device.type == "cpu" else self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if batch_idx % every == 0 and not torch.isfinite(losses["loss"]):
-            values = ", ".join(f"{name}={value.item():.4g}" for name, value in losses.items())
-            raise ValueError(
-                f"the loss is not finite at step {self.global_step} on rank {rank()} ({values}): "
-                "lower optimizer.lr_per_256, raise objective.temperature, or set trainer.precision=32-true"
-            )
+    def batches_done(self, batch_idx: int) -> int:
+        """Batches before this one, on this rank, since the run began."""
+        return self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
 
     def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
         if self.micro_batch_size is None:

@@ -20,9 +20,10 @@ from ssl_framework.evaluation.score_all import noted
 from ssl_framework.report.evaluations import csv_of, evaluation_tables
 from ssl_framework.runs.folder import write_json
 from ssl_framework.runs.groups import admit
-from ssl_framework.runs.messages import as_typed, error_line, quiet
+from ssl_framework.runs.messages import as_typed, commanded, error_line, quiet
 
 
+@commanded()
 def main(arguments: list[str] | None = None) -> None:
     """The command; see this module's docstring."""
     arguments = sys.argv[1:] if arguments is None else arguments

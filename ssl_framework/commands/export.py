@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 from omegaconf import OmegaConf
-from safetensors.torch import save_file
 
 from ssl_framework.loading import load_run
+from ssl_framework.models.exported import write_exported
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admit
-from ssl_framework.runs.messages import error_line, split_run
+from ssl_framework.runs.messages import commanded, error_line, quiet, split_run
 
 
 def export(folder: Path, out: Path) -> str:
@@ -24,10 +24,11 @@ def export(folder: Path, out: Path) -> str:
     metadata = {**backbone.about(), "format": "pt"}
     metadata["trained_with"] = json.dumps(trained_with)  # what scripts/evaluate.py backbone=<file> needs
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, str(out), metadata=metadata)
+    write_exported(out, weights, metadata)
     return backbone.load_line(out)
 
 
+@commanded()
 def main(arguments: list[str] | None = None) -> None:
     """``run=FOLDER [out=FILE]``."""
     arguments = admit(sys.argv[1:] if arguments is None else arguments)
@@ -36,6 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     if len(outs) > 1 or len(outs) != len(rest):
         sys.exit(f"error: unknown argument among {rest}: export takes run=FOLDER and out=FILE")
     out = Path(outs[0]) if outs else RunFolder(folder).export_file
+    quiet()
     try:
         print(f"load it with:\n{export(folder, out)}")
     except (ValueError, FileNotFoundError) as error:

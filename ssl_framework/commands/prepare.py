@@ -12,9 +12,10 @@ from rich.progress import track
 from ssl_framework.data.images.folder import ON_ERROR, check_channels, write_store
 from ssl_framework.data.images.layout import Layout
 from ssl_framework.data.images.store import read_description
-from ssl_framework.runs.messages import error_line, typed
+from ssl_framework.runs.messages import commanded, error_line, typed
 
 
+@commanded()
 def main(arguments: Sequence[str] | None = None) -> None:
     """``ROOT OUT --short-side S``: makes the store OUT of the images in ROOT; refuses in one sentence."""
     parser = argparse.ArgumentParser(

@@ -9,7 +9,7 @@ from pathlib import Path
 from ssl_framework.report.comparison import condense
 from ssl_framework.report.folders import report_folders
 from ssl_framework.runs.folder import runs_in
-from ssl_framework.runs.messages import as_typed, error_line, typed
+from ssl_framework.runs.messages import as_typed, commanded, error_line, typed
 from ssl_framework.study.record import report
 from ssl_framework.study.request import OUT as OUT_OF_STUDIES
 from ssl_framework.study.request import understood
@@ -19,7 +19,7 @@ OUT = Path("outputs") / "report"
 
 USAGE = """python scripts/report.py FOLDER [OUT] [--references]
            a record of one multirun: results.csv, about.json, table.md (in OUT, or in FOLDER itself)
-       python scripts/report.py FOLDER [FOLDER ...] [--baseline "method=simclr"] [--metric NAME] [--out DIR]
+       python scripts/report.py FOLDER [FOLDER ...] [--baseline "method=NAME"] [--metric NAME] [--out DIR]
            the runs of any multiruns in one table, rows by setting, columns by data set or the one number that was
            swept: table.md, .csv, .tex, .html and results.csv in DIR (outputs/report); two folders of runs, or any of
            these options, ask for it
@@ -27,6 +27,7 @@ USAGE = """python scripts/report.py FOLDER [OUT] [--references]
            the table of a study as far as it has been run (python scripts/study.py --help)"""
 
 
+@commanded()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``scripts/report.py``."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)

@@ -14,7 +14,8 @@ from ssl_framework.report.sheet import mean_and_spread
 from ssl_framework.runs.config import hosted
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admit, composing
-from ssl_framework.runs.messages import STOPPED, as_typed, error_line, typed
+from ssl_framework.runs.messages import STOPPED, as_typed, commanded, error_line, typed
+from ssl_framework.runs.stopping import stop
 from ssl_framework.study.cells import Cell, Run, runs_of
 from ssl_framework.study.declaration import names_of_studies
 from ssl_framework.study.engine import Engine
@@ -22,6 +23,7 @@ from ssl_framework.study.record import report
 from ssl_framework.study.request import OUT, USAGE, Request, understood
 
 
+@commanded()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``scripts/study.py``."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -34,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dry_run(request, cells)
         return
     command = f"{typed('study')} {shlex.join(arguments)}"
+    stop.then = f"runs that have ended stay; to continue: {command}"
     stopped = run(request, cells)
     folder = OUT / request.study.name / request.scale
     try:
@@ -108,7 +111,7 @@ def dry_run(request: Request, cells: Sequence[Cell]) -> None:
         state, place = cell.run.folder.state, (cell.row, cell.column)
         if state != "done":
             if place not in known:
-                known[place] = seconds_of(cells, cell)
+                known[place] = seconds_of(cells, cell, request.study.foreign)
             said = f", about {minutes(known[place])}"
             if math.isnan(known[place]):
                 said, unknown = ", time unknown", unknown + 1
@@ -136,12 +139,14 @@ def by_run(cells: Sequence[Cell]) -> list[list[Cell]]:
     return list(found.values())
 
 
-def seconds_of(cells: Sequence[Cell], cell: Cell) -> float:
+def seconds_of(cells: Sequence[Cell], cell: Cell, foreign: bool) -> float:
     """Of a run: the median of finished runs of other seeds, else from measured steps; NaN where none can be taken here,
-    which is said."""
+    which is said, or where the study is a foreign file, of which nothing is constructed."""
     others = [c.run.folder.read_result() for c in cells if (c.row, c.column) == (cell.row, cell.column)]
     if finished := [result["wall_seconds"] for result in others if result and not result.get("resumed_at")]:
         return statistics.median(finished)
+    if foreign:
+        return math.nan
     from ssl_framework.study.estimate import training_seconds  # imports torch
 
     try:

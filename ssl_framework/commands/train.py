@@ -30,11 +30,10 @@ from ssl_framework.runs.groups import CONFIGS, admit, choices, groups
 from ssl_framework.runs.left import NOTHING
 from ssl_framework.runs.made import remove_made
 from ssl_framework.runs.messages import (
-    AGAIN,
     REFUSALS,
     STOPPED,
-    Interrupted,
     command_line,
+    commanded,
     error_line,
     explain,
     failures,
@@ -42,16 +41,19 @@ from ssl_framework.runs.messages import (
     shell_word,
     typed,
 )
-from ssl_framework.runs.paths import with_paths_quoted
 from ssl_framework.runs.search import refuse_test_labels
+from ssl_framework.runs.stopping import AGAIN, Interrupted, stop
+from ssl_framework.runs.typed_paths import with_paths_quoted
 from ssl_framework.training.meeting import agree, first_to_say, meeting
 from ssl_framework.training.place import described, is_first
 from ssl_framework.training.plan import Plan, decided, describe, planned, planned_job
 from ssl_framework.training.resumed import point_to_resumed_folder
 
 
+@commanded()
 def main() -> None:
     """Entry point of ``python train.py`` and ``ssl-train``."""
+    stop.then = "nothing was saved beyond the last checkpoint; the same command goes on"
     whole_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they are explained here
     sys.argv[1:] = point_to_resumed_folder(with_paths_quoted(admit(sys.argv[1:])))
@@ -69,8 +71,6 @@ def main() -> None:
         if not failures:
             raise
         sys.exit("error: no trial of the search has ended with a value")  # of which Optuna takes the best
-    except KeyboardInterrupt:
-        sys.exit("interrupted before training began, or twice: nothing was saved beyond the last checkpoint")
     if failures:
         sys.exit(1)
 
@@ -124,7 +124,7 @@ def single_run(cfg: DictConfig, folder: Path, claims: contextlib.ExitStack) -> N
         plan = decided(cfg, lambda: planned(cfg, folder, claims, seen))
         stopped_by = None if plan.todo == NOTHING else start(plan.cfg, plan.folder, plan.about)
     except Interrupted as error:
-        end_interrupted(error)
+        leave_again(error)
     except REFUSALS as error:
         say_once(error)
         failures.append(str(folder))
@@ -155,13 +155,6 @@ def leave_as_before(seen: dict[RunFolder, Any], latest: str | None) -> None:
     remove_made()
 
 
-def end_interrupted(error: Interrupted) -> NoReturn:
-    """Ends the command, and with it all jobs of a multirun: what stopped this one stops the others, too."""
-    say_once(error)
-    leave_unless_all_refuse()
-    sys.exit(AGAIN)
-
-
 def agreed_folder() -> Path:
     """The folder of the job, which is the first process's wherever the config names it by the time of day."""
     own = Path(HydraConfig.get().runtime.output_dir)
@@ -185,6 +178,17 @@ def leave_unless_all_refuse() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
+
+
+def leave_again(error: Interrupted) -> NoReturn:
+    """Ends the command, a multirun as a whole: the same one goes on. A process of several waits for nobody."""
+    if first_to_say(str(error)):
+        stop.say(f"interrupted: {error}")
+    if meeting() is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(AGAIN)
+    sys.exit(AGAIN)
 
 
 def objective_of(cfg: DictConfig, folder: Path) -> float | None:
@@ -221,7 +225,7 @@ def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
         try:
             stopped_by = start(plan.cfg, folder, plan.about)
         except Interrupted as error:
-            end_interrupted(error)
+            leave_again(error)
         except Exception as error:
             say_once(error)
             failures.append(str(folder))
@@ -267,6 +271,6 @@ def start(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> str | None:
     if is_first() and (launched := described()):
         print(launched, flush=True)
     stopped_by = go_through(cfg, folder, about, is_first())
-    if stopped_by == "SIGUSR1" and cfg.trainer.slurm and is_first():
+    if stopped_by == "SIGUSR1" and cfg.trainer.slurm and "SLURM_JOB_ID" in os.environ and is_first():
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
     return stopped_by

@@ -14,6 +14,7 @@ from ssl_framework.evaluation.features import Bare, extract_in_eval
 from ssl_framework.functional import unit
 from ssl_framework.models.towers import Towers
 from ssl_framework.module import SSLModule
+from ssl_framework.runs.suggestions import choices, towers_of
 
 
 class Pairs(NamedTuple):
@@ -61,9 +62,10 @@ class CrossModal:
         """
         student = module.student
         if not isinstance(student, Towers) or self.other not in student.towers:
+            others = choices("method", lambda node: self.other in towers_of(node))
             raise ValueError(
                 f"evaluation.cross compares embeddings of {self.other} with those of another modality, but the student "
-                f"has no tower for {self.other}: choose evaluation=frozen, or a method that trains one (clip)"
+                f"has no tower for {self.other}: choose {others}evaluation=frozen"
             )
         for name in (student.main, self.other):
             if self.head not in student.tower(name).heads:

@@ -31,6 +31,7 @@ from ssl_framework.evaluation.features import (
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.heads import Classifier
 from ssl_framework.module import SSLModule
+from ssl_framework.runs.suggestions import choices, chosen, nodes_of
 
 
 def due(trainer: L.Trainer, every_n_epochs: int) -> bool:
@@ -157,7 +158,7 @@ class FrozenEvaluation(L.Callback):
             if not isinstance(head, Classifier) or head.source != "pooled":
                 raise ValueError(
                     f"evaluation.head_probes names {name}, but the student has no classifier of that name on its "
-                    "pooled features: set evaluation=frozen, or choose a method that trains one (supervised)"
+                    f"pooled features: choose {methods_with_classifier(name)}evaluation=frozen"
                 )
             if student.scored != ("pooled",) or student.earlier:
                 raise ValueError(
@@ -284,3 +285,15 @@ def copied(module: nn.Module) -> dict[str, Tensor]:
 def count_parameters(module: nn.Module) -> int:
     """Number of trainable scalars."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def methods_with_classifier(name: str) -> str:
+    """``method=supervised or ``: the methods whose heads have a classifier of that name on the pooled features."""
+    heads = nodes_of("head")
+    target = f"{Classifier.__module__}.{Classifier.__qualname__}"
+
+    def has(head: str | None) -> bool:
+        node = heads.get(head or "", {}).get(name, {})
+        return (node.get("_target_"), node.get("source")) == (target, "pooled")
+
+    return choices("method", lambda node: has(chosen(node, "head")))

@@ -20,9 +20,9 @@ from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder, write_json
 from ssl_framework.runs.messages import nearest, typed
 from ssl_framework.runs.overrides import composed, merged, names_of, override_each, pair, resolved, stored
-from ssl_framework.runs.paths import path_of
 from ssl_framework.runs.plugins import as_typed
 from ssl_framework.runs.provenance import commit, versions
+from ssl_framework.runs.typed_paths import path_of
 
 WORDS = ("run", "backbone", "model", "pretrained", "data", "evaluation", "trainer", "out")
 """What the command knows beside ``key=value``."""

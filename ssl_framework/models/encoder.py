@@ -11,6 +11,7 @@ from ssl_framework.distributed import gather, own_rows
 from ssl_framework.functional import unit
 from ssl_framework.models.base import BackboneProtocol
 from ssl_framework.models.heads import Head
+from ssl_framework.runs.suggestions import choices, towers_of
 from ssl_framework.types import Clock, Inputs, Outputs
 
 
@@ -70,9 +71,10 @@ class Encoder(nn.Module):
             ValueError: there are several.
         """
         if len(several := dict.fromkeys(modality)) > 1:
+            others = choices("method", lambda node: set(several) <= set(towers_of(node)))
             raise ValueError(
-                f"the views are of {' and '.join(several)}, but the student is one encoder: choose views of one of "
-                "them, or a method with a tower for each (clip)"
+                f"the views are of {' and '.join(several)}, but the student is one encoder: choose {others}views of "
+                "one of them"
             )
 
     def compile_parts(self) -> None:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ssl_framework.models.base import BackboneProtocol
+from ssl_framework.models.exported import read_exported
 from ssl_framework.runs.durable import damage
 from ssl_framework.runs.folder import RunFolder
 
@@ -214,7 +214,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"backbone.weights is {path}, which does not exist")
     try:
-        return load_file(path)
+        return read_exported(path)
     except SafetensorError as error:
         raise ValueError(
             f"backbone.weights is {path}, which is no .safetensors file ({error}): give a run folder or a file that "

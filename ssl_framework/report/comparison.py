@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
+from ssl_framework.report.escaping import markdown_cell, markdown_text
 from ssl_framework.report.layout import by_method, in_order, shared
 from ssl_framework.report.render import text_of
 from ssl_framework.report.results_csv import read_csv, write_csv
 from ssl_framework.report.sheet import Entry, Sheet, cells, entry_of
 from ssl_framework.runs.folder import Summary, read_runs, write, write_json
 from ssl_framework.runs.numbers import mean_and_spread, natural, short
+from ssl_framework.runs.plain import printable
 
 FILES = ("results.csv", "about.json", "table.md", "command.txt")
 
@@ -170,11 +172,21 @@ def markdown(record: Record) -> str:
     lines += [table_of(record)]
     failed = [entry for entry in record.sheet.entries if entry.state == "failed"]
     if failed:
-        lines += ["", "Failed:", "", *(f"- `{described(entry)}`: {entry.error}" for entry in failed)]
+        lines += [
+            "",
+            "Failed:",
+            "",
+            *(f"- `{code(described(entry))}`: {markdown_text(entry.error)}" for entry in failed),
+        ]
     hardware = ", ".join(said_of(record.about[name]) for name in ("device", "cpu"))
     versions = record.about["versions"]
     shown = [", ".join(f"{k} {v[k]}" for k in ("torch", "lightning", "timm")) for v in as_list(versions)]
     return "\n".join([*lines, "", f"{hardware}; {said_of(shown)}; commit {said_of(record.about['commit'])}.", ""])
+
+
+def code(text: str) -> str:
+    """A text between backticks."""
+    return " ".join(printable(text).split()).replace("`", "'")
 
 
 def described(entry: Entry) -> str:
@@ -186,10 +198,10 @@ def described(entry: Entry) -> str:
 def table_of(record: Record, metrics: Sequence[str] | None = None) -> str:
     """One row a method and setting, one column a data set and metric (of all, or of some), then the references."""
     columns = [(data, metric) for data in record.sheet.columns for metric in metrics or record.sheet.metrics]
-    lines = ["| method | " + " | ".join(f"{data} {short(metric)}" for data, metric in columns) + " |"]
+    lines = ["| method | " + " | ".join(markdown_cell(f"{data} {short(metric)}") for data, metric in columns) + " |"]
     lines += ["| --- |" + " --- |" * len(columns)]
     for row in record.sheet.rows:
-        lines.append(f"| {row} | " + " | ".join(record.shown(row, *column) for column in columns) + " |")
+        lines.append(f"| {markdown_cell(row)} | " + " | ".join(record.shown(row, *column) for column in columns) + " |")
     for name, words in REFERENCES.items() if record.about["references"] else ():
         lines.append(f"| *{words}* | " + " | ".join(record.reference(name, *c) for c in columns) + " |")
     return "\n".join(lines)

@@ -21,6 +21,7 @@ from ssl_framework.loading import load_run, load_run_config
 from ssl_framework.models.weights import load_newest
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.overrides import keys_of
 
 
 class Inspection:
@@ -42,7 +43,7 @@ class Inspection:
         self.overrides = list(overrides)
         self.num_images = num_images
         self.seed = seed
-        self.stored = load_run_config(folder)  # as written, without the overrides
+        self.stored = load_run_config(folder, keys_of(self.overrides))  # as written, without the overrides
 
     @cached_property
     def about(self) -> dict[str, Any]:

@@ -49,6 +49,8 @@ def without_added(content: dict[str, Any]) -> dict[str, Any]:
         node["objective"] = content["objective"]
     if (node.get("trainer") or {}).get("strategy") == "ddp":  # so it was before there was another
         del node["trainer"]["strategy"]
+    if (node.get("trainer") or {}).get("max_minutes", 0) is None:
+        del node["trainer"]["max_minutes"]
     return node
 
 

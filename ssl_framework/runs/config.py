@@ -217,6 +217,14 @@ def config_hash(cfg: DictConfig) -> str:
     return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:12]
 
 
+SWITCHES = ("make_store", "keep_sizes")
+"""Of data, that a loaded run turns off: see ``runs.paths``."""
+
+
+SAVING = ("checkpoint_every_n_steps", "checkpoint_every_minutes", "keep_best", "keep_best_mode", "mirror")
+"""Keys of ``trainer`` that say when and where the state is saved."""
+
+
 def without_places(content: Any) -> dict[str, Any]:
     """A config without what changes no number: where things lie, how they are fetched, loggers, report and alarm.
 
@@ -227,13 +235,13 @@ def without_places(content: Any) -> dict[str, Any]:
     (content.get("pseudo_labels") or {}).pop("previous", None)
     data = content.get("data", {})
     for node in (data, data.get("source", {})):
-        for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache"):
+        for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache", *SWITCHES):
             node.pop(key, None)
-    for key in ("num_threads", "collapse_below"):
+    for key in ("num_threads", "collapse_below", "hang_after_minutes", *SAVING):
         content.get("trainer", {}).pop(key, None)
     generated = content.get("generated") or {}
     for node in (generated, generated.get("source", {})):
-        for key in ("root", "path"):
+        for key in ("root", "path", "make_store"):
             node.pop(key, None)
     return content
 

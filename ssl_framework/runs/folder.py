@@ -13,13 +13,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from ssl_framework.runs.addresses import as_first_published
 from ssl_framework.runs.durable import replacing, sweep
 from ssl_framework.runs.held import held, holder, is_held
+from ssl_framework.runs.plain import plain_json, printable, read_config
 
 LATEST = Path("outputs") / "latest"
 """Link to the folder of the run that began last."""
@@ -37,6 +36,7 @@ class RunFolder(NamedTuple):
     checkpoints       the last two states, to go on from, and the best one if that was asked for
     metrics.csv       every logged number, appended as it comes
     scores.npz        distributions of similarities, where they are measured
+    nonfinite         the step at which a run came to a number that is not finite, to be made again
     result.json       the end: metrics, references, versions, times
     error.txt         why a job of a multirun failed
     .held             which process writes here, while one does
@@ -90,6 +90,14 @@ class RunFolder(NamedTuple):
     @property
     def pseudo_labels_file(self) -> Path:
         return self.path / "pseudo_labels.npy"
+
+    @property
+    def nonfinite(self) -> Path:
+        return self.path / "nonfinite"
+
+    def nonfinite_files(self, rank: int) -> tuple[Path, Path]:
+        """Of one rank: its tensors, and what they are."""
+        return self.nonfinite / f"rank_{rank}.safetensors", self.nonfinite / f"rank_{rank}.json"
 
     @property
     def result_file(self) -> Path:
@@ -165,7 +173,7 @@ class RunFolder(NamedTuple):
         return any(
             trace.exists()
             for where in self.parts
-            for trace in (where.checkpoints, where.metrics_file, where.result_file)
+            for trace in (where.checkpoints, where.metrics_file, where.result_file, where.nonfinite)
         )
 
     def read_config(self) -> DictConfig:
@@ -176,16 +184,9 @@ class RunFolder(NamedTuple):
             ValueError: it is damaged.
         """
         self.refuse_cut_config()
-        try:
-            found = OmegaConf.load(self.config_file)
-        except (yaml.YAMLError, OmegaConfBaseException, RecursionError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{self.config_file} is damaged: it is no YAML ({reason})") from error
-        if not isinstance(found, DictConfig) or not found:
+        if not (found := read_config(self.config_file)):
             raise ValueError(f"{self.config_file} is damaged: it holds no settings")
-        return found
+        return OmegaConf.create(found)
 
     def refuse_cut_config(self) -> None:
         """Raises as ``read_config`` where the file ends too early; reads nothing of what it says."""
@@ -233,7 +234,7 @@ class RunFolder(NamedTuple):
 
     def read_error(self) -> str:
         """Why the last try failed, "" if it did not."""
-        return self.error_file.read_text().strip() if self.error_file.is_file() else ""
+        return printable(self.error_file.read_text().strip()) if self.error_file.is_file() else ""
 
     # What is written.
 
@@ -273,6 +274,11 @@ class RunFolder(NamedTuple):
         for file in (self.metrics_file, self.scores_file, self.result_file):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+        self.forget_nonfinite()
+
+    def forget_nonfinite(self) -> None:
+        """Removes the step that a try before has left."""
+        shutil.rmtree(self.nonfinite, ignore_errors=True)
 
     def progress(self) -> list[tuple[str, int]]:
         """What training writes, and when it last did: differs once there was a step."""
@@ -436,8 +442,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not content.strip():
         raise ValueError(f"{path} is damaged: it is empty")
     try:
-        return as_mapping(json.loads(content), path)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        return as_mapping(plain_json(content, str(path)), path)
+    except json.JSONDecodeError as error:
         raise ValueError(f"{path} is damaged: it is no JSON ({error})") from error
 
 
@@ -451,7 +457,25 @@ def as_mapping(found: Any, path: Path) -> dict[str, Any]:
 def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:
     """metrics.csv as name -> [(step, value), ...] in the order written."""
     curves: dict[str, list[tuple[int, float]]] = {}
-    with Path(path).open(newline="") as file:
-        for row in csv.DictReader(file):
-            curves.setdefault(row["name"], []).append((int(row["step"]), float(row["value"])))
+    for step, name, value in metric_rows(Path(path)):
+        curves.setdefault(printable(name), []).append((step, float(value)))
     return curves
+
+
+def metric_rows(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Step, name and value of each row of metrics.csv; a last one that was cut off while it was written is left out.
+
+    Raises:
+        ValueError: a row before the last is none.
+    """
+    *lines, _ = path.read_bytes().decode("utf-8", "replace").split("\n")
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            ((step, name, value),) = csv.reader([line.rstrip("\r")])
+            float(value)
+            yield int(step), name, value
+        except (ValueError, csv.Error) as error:
+            raise ValueError(
+                f"line {number} of {path} is no step, name and value ({line[:80]!r}): the file is damaged; remove it, "
+                "and the run goes on without the record of its first part"
+            ) from error

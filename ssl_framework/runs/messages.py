@@ -2,7 +2,6 @@
 
 import difflib
 import logging
-import os
 import re
 import shlex
 import sys
@@ -16,8 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_framework.runs.groups import CONFIGS, HERE, groups
-from ssl_framework.runs.paths import path_of
+from ssl_framework.runs.plain import printable
 from ssl_framework.runs.plugins import as_typed as plugins_as_typed
+from ssl_framework.runs.stopping import AGAIN as AGAIN
+from ssl_framework.runs.stopping import STOPPED as STOPPED
+from ssl_framework.runs.stopping import Interrupted as Interrupted
+from ssl_framework.runs.stopping import commanded as commanded
+from ssl_framework.runs.typed_paths import path_of
 
 SCRIPTS = {
     "train": "python train.py",
@@ -63,7 +67,7 @@ def shell_word(text: str) -> str:
 
 def error_line(error: Exception | str) -> str:
     """The one line for what a user can cause; commands in it are as the user types them."""
-    return f"error: {as_typed(str(error))}"
+    return printable(f"error: {as_typed(str(error))}")
 
 
 def split_run(arguments: list[str], example: str) -> tuple[Path, list[str]]:
@@ -74,18 +78,7 @@ def split_run(arguments: list[str], example: str) -> tuple[Path, list[str]]:
     return path_of(folders[0]), [a for a in arguments if not a.startswith("run=")]
 
 
-STOPPED = 128
-"""Exit codes above it name, as a shell's do, the signal that stopped a run."""
-
-AGAIN = os.EX_TEMPFAIL
-"""Exit code, 75, of a run that something outside it has stopped: the same command goes on."""
-
-
 failures: list[str] = []
-
-
-class Interrupted(Exception):
-    """Something outside a run has stopped it: one sentence. The command ends with ``AGAIN``."""
 
 
 class RunFailed(Exception):

@@ -72,6 +72,11 @@ def pair(item: str) -> tuple[str, str]:
     return key, value
 
 
+def keys_of(overrides: Sequence[str]) -> set[str]:
+    """The keys that overrides set."""
+    return {item.lstrip("+~").partition("=")[0] for item in overrides}
+
+
 def parsed(item: str) -> Any:
     """The value of ``key=value`` as ``train.py`` reads it: a number, a truth value, null, a list, a mapping or a text.
 
@@ -110,10 +115,17 @@ def overridden(cfg: DictConfig, item: str) -> bool:
         OmegaConf.update(cfg, key, value, merge=bool(before))
     except OmegaConfBaseException as error:
         raise ValueError(f"{item} cannot be set: {' '.join(str(error).split())}") from error
+    let_source_follow(cfg, key, before)
+    return True
+
+
+def let_source_follow(cfg: DictConfig, key: str, before: Any) -> None:
+    """Gives the data's source what ``data.<name>`` has become, where the source had its value ``before`` from there.
+    Changes ``cfg``."""
+    above, _, name = key.rpartition(".")
     source = cfg.data.get("source", {}) if above == "data" else {}
     if name in source and before is not None and source[name] == before:
         source[name] = cfg.data[name]
-    return True
 
 
 def refuse_other_type(key: str, before: Any, value: Any) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from ssl_framework.runs.groups import HERE
-from ssl_framework.runs.paths import quoted
+from ssl_framework.runs.typed_paths import quoted
 from ssl_framework.study.cells import Run
 
 PAUSE = 0.2
@@ -114,7 +114,7 @@ class Engine:
         command = [
             sys.executable,
             "-c",
-            "from ssl_framework.commands.train import main; main()",
+            "from ssl_framework.commands.entry import train; train()",
             "-m",
             NO_PAGE,
             *job_overrides(run),

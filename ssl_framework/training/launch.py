@@ -1,32 +1,35 @@
 """Where a run goes on: in this process, if it is alone or one of several that were launched, or in ranks of its own."""
 
 import contextlib
-import logging
 import os
+import signal
 import sys
-import tempfile
 import traceback
-import uuid
 from collections.abc import Iterator
+from multiprocessing import connection, get_context
 from pathlib import Path
-from typing import Any
+from time import monotonic
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ssl_framework import device
-from ssl_framework.runs.messages import REFUSALS, RunFailed
+from ssl_framework.runs.messages import AGAIN, REFUSALS, Interrupted, RunFailed
+from ssl_framework.runs.stopping import ASKING, SAVING, STOPPED, Stopped, end_with, stop
+from ssl_framework.training.outside import CRASHES, Lost, from_outside, killed
 from ssl_framework.training.place import local_processes, place
 from ssl_framework.training.run import Change, run
+from ssl_framework.training.watchdog import AFTERWARDS, ways
 
 START_METHOD = "spawn"
 """How ranks of our own begin: as new interpreters."""
 
-REFUSED = ".refused"
-"""File in the run folder in which a rank leaves what it refuses, for the parent to say; the rank's number follows."""
+HERE = "127.0.0.1"
+
+TOGETHER = 3.0
+"""Seconds in which the others can say why they end, once one rank has ended other than it should."""
 
 
 def descend(
@@ -36,49 +39,156 @@ def descend(
 
     Raises:
         ValueError: what the run refuses.
-        RunFailed: a rank died of something else, whose traceback it has printed.
+        Interrupted: something outside the run ended it.
+        RunFailed: a rank died of something else, whose traceback is printed.
     """
     OmegaConf.resolve(cfg)
     processes = local_processes(cfg.trainer)
     if place() is None and processes > 1:
-        return start_ranks(processes, cfg, folder, about, resume, change)
-    return run(cfg, folder, about, resume, change)
+        return Ranks().go(processes, OmegaConf.to_container(cfg), folder, about, resume, change)
+    with from_outside():
+        return run(cfg, folder, about, resume, change)
 
 
-def start_ranks(processes: int, cfg: DictConfig, folder: Path, *rest: Any) -> str | None:
-    """Starts one process a device by torch's elastic launcher, which passes signals on to them, and waits.
+class Said(NamedTuple):
+    """How a rank ended, in its own words."""
 
-    Each rank gets the config as it is and never sees Hydra, so a multirun keeps one folder a job.
+    kind: str  # "ended", "stopped", "refused", "interrupted", "lost", "failed"
+    what: Any  # name of the signal that stopped it or None; a signal's number; a sentence; a traceback
+
+
+class Ranks:
+    """The processes of a run that this one starts, one a device, and waits for.
+
+    Each rank gets the config as it is and never sees Hydra, so a multirun keeps one folder a job. They meet in a
+    key-value store that this process holds, end with it, and say through a pipe how they ended.
     """
-    threads = int(os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // processes)))
-    content = OmegaConf.to_container(cfg)
-    quiet_launcher()
-    with tempfile.TemporaryDirectory() as logs, environment(OMP_NUM_THREADS=str(threads)):
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=processes,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",  # a port that the store binds and keeps
-            local_addr="127.0.0.1",
-            max_restarts=0,
-            start_method=START_METHOD,
-            logs_specs=DefaultLogsSpecs(log_dir=logs),
-        )
+
+    def __init__(self) -> None:
+        self.processes: list[Any] = []
+        self.channels: dict[Any, int] = {}  # open ends of the ranks' pipes
+        self.said: dict[int, Said] = {}
+        self.ended_by_us: set[int] = set()
+
+    def go(self, processes: int, *run_of: Any) -> str | None:
+        """Starts the ranks and waits; raises as ``descend``, and Stopped for a signal that came before they trained."""
+        with stop.noted(self.send):
+            try:
+                self.start(processes, run_of)
+                self.wait()
+            finally:
+                self.kill()
+        return self.verdict()
+
+    def start(self, processes: int, run_of: tuple[Any, ...]) -> None:
+        """Signals wait until all ranks are there, and in a rank until it listens."""
+        store = dist.TCPStore(HERE, 0, is_master=True, wait_for_workers=False)
+        threads = int(os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // processes)))
+        context: Any = get_context(START_METHOD)
+        signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
         try:
-            return elastic_launch(config, rank)(threads, content, folder, *rest)[0]
-        except SignalException as stopped:
-            return stopped.sigval.name
-        except ChildFailedError as failed:
-            raise refusal(folder) or RunFailed from failed
+            with environment(OMP_NUM_THREADS=str(threads)):
+                for number in range(processes):
+                    ours, theirs = context.Pipe(duplex=False)
+                    where = (number, processes, store.port, os.getpid(), threads)
+                    process = context.Process(target=rank, args=(theirs, where, *run_of), name=f"rank {number}")
+                    process.start()
+                    theirs.close()
+                    self.processes.append(process)
+                    self.channels[ours] = number
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
+        self.store = store  # serves as long as the ranks live
+
+    def wait(self) -> None:
+        """Returns once all have ended; where one did other than it should, the others are ended soon after."""
+        until: float | None = None
+        while alive := [process.sentinel for process in self.processes if process.is_alive()]:
+            connection.wait([*self.channels, *alive], timeout=1)
+            self.hear()
+            if until is None and self.in_trouble:
+                until = monotonic() + TOGETHER
+            if until is not None and monotonic() > until:
+                self.kill()
+        self.hear()
+
+    def hear(self) -> None:
+        """Takes what the ranks have said."""
+        for channel, number in list(self.channels.items()):
+            try:
+                while channel.poll():
+                    self.take(number, channel.recv())
+            except (EOFError, OSError):  # it has ended
+                del self.channels[channel]
+
+    def take(self, number: int, said: Said | None) -> None:
+        """One word: ``None`` is that the rank has begun to save, as it was asked to end."""
+        if said is None:
+            stop.extend(SAVING)
+            return
+        self.said[number] = said
+        if said.kind == "stopped" and stop.asked is None:
+            stop.ask(said.what)  # the others have not heard of it
+
+    @property
+    def in_trouble(self) -> bool:
+        """Whether a rank has ended other than it should."""
+        silent = any(
+            not process.is_alive() and number not in self.said for number, process in enumerate(self.processes)
+        )
+        return silent or any(said.kind not in ("ended", "stopped") for said in self.said.values())
+
+    def send(self, number: int) -> None:
+        """Passes a signal on."""
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                if process.exitcode is None:
+                    os.kill(process.pid, number)
+
+    def kill(self) -> None:
+        """Ends those that are left, also stopped ones."""
+        for number, process in enumerate(self.processes):
+            if process.is_alive():
+                self.ended_by_us.add(number)
+                process.kill()
+                process.join()
+
+    def verdict(self) -> str | None:
+        """What their ends come to. Raises as ``descend``."""
+        if set(self.said) == set(range(len(self.processes))) and {said.kind for said in self.said.values()} == {
+            "ended"
+        }:
+            return self.said[0].what
+        if stop.asked is not None:
+            raise Stopped(stop.asked)
+        words = {kind: list(dict.fromkeys(s.what for s in self.said.values() if s.kind == kind)) for kind in KINDS}
+        if words["refused"]:
+            raise ValueError("; ".join(words["refused"]))
+        if words["failed"]:
+            print(words["failed"][0], file=sys.stderr, flush=True)
+            raise RunFailed
+        if dead := self.dead():
+            raise Interrupted(f"{dead}, and the others were ended with it; {AFTERWARDS}")
+        if found := [*words["interrupted"], *words["lost"]]:
+            raise Interrupted(found[0])
+        raise RunFailed
+
+    def dead(self) -> str:
+        """Which ranks ended without a word, and how; "" if none did. Raises RunFailed for one that crashed."""
+        found = []
+        for number, process in enumerate(self.processes):
+            if number in self.said or number in self.ended_by_us:
+                continue
+            who, code = f"rank {number} (pid {process.pid})", process.exitcode
+            if code > 0 or -code in CRASHES:
+                how = f"ended with exit code {code}" if code > 0 else f"crashed: {killed('it', -code)}"
+                print(f"error: {who} {how}", file=sys.stderr, flush=True)
+                raise RunFailed
+            found.append(killed(who, -code) if code else f"{who} ended without a word")
+        return " and ".join(found)
 
 
-def quiet_launcher() -> None:
-    """Silences what the launcher says about ranks that stop or fail: they have said it themselves."""
-    for name in list(logging.root.manager.loggerDict):
-        if name.startswith("torch.distributed.elastic"):
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+KINDS = ("stopped", "refused", "interrupted", "lost", "failed")
 
 
 @contextlib.contextmanager
@@ -93,28 +203,43 @@ def environment(**variables: str) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def refusal(folder: Path) -> ValueError | None:
-    """What the ranks refused, each sentence once; ``None`` if they died of something else."""
-    refused = sorted(folder.glob(f"{REFUSED}.*"))
-    messages = list(dict.fromkeys(path.read_text() for path in refused))
-    for path in refused:
-        path.unlink()
-    return ValueError("; ".join(messages)) if messages else None
-
-
-def rank(threads: int, content: Any, folder: Path, *rest: Any) -> str | None:
+def rank(channel: Any, where: tuple[int, ...], *run_of: Any) -> None:
     """What a process of our own does. It ends at once if it fails: an orderly end would wait for the others."""
-    os.setsid()  # a terminal's Ctrl-C comes through the launcher, once
+    number, processes, port, parent, threads = where
+    end_with(parent)
+    os.setsid()  # a terminal's Ctrl-C comes through the parent, once
     device.THREADS = threads
-    try:
-        stopped_by = run(OmegaConf.create(content), folder, *rest)
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()  # an interpreter that was spawned runs nothing at its exit
-        return stopped_by
-    except REFUSALS as error:
-        (folder / f"{REFUSED}.{os.environ['RANK']}").write_text(str(error))
-    except BaseException:
-        traceback.print_exc()
+    os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE=str(processes))
+    os.environ.update(LOCAL_WORLD_SIZE=str(processes), MASTER_ADDR=HERE, MASTER_PORT=str(port))
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # the parent holds the store
+    said = how_it_ends(channel, *run_of)
+    channel.send(said)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    if said.kind != "ended":
+        os._exit({"stopped": STOPPED, "failed": 1, "refused": 1}.get(said.kind, AGAIN))
+
+
+def how_it_ends(channel: Any, content: Any, *rest: Any) -> Said:
+    """Runs, and puts the end into words for the parent."""
+    stop.quiet = True  # the parent speaks
+    try:
+        stop.listen(hard=True)
+        stop.saving = lambda: channel.send(None)
+        ways.append(lambda sentence: channel.send(Said("interrupted", sentence)))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
+        with from_outside():
+            stopped_by = run(OmegaConf.create(content), *rest)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # an interpreter that was spawned runs nothing at its exit
+        return Said("ended", stopped_by)
+    except Stopped as stopped:
+        return Said("stopped", stopped.number)
+    except Interrupted as error:
+        return Said("lost" if isinstance(error, Lost) else "interrupted", str(error))
+    except RunFailed:
+        return Said("failed", "")
+    except REFUSALS as error:
+        return Said("refused", str(error))
+    except BaseException:
+        return Said("failed", traceback.format_exc())

@@ -9,7 +9,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from ssl_framework.build import build
-from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.durable import replacing, sync
+from ssl_framework.runs.folder import RunFolder, metric_rows
 from ssl_framework.training.place import is_first
 
 COLUMNS = ("step", "name", "value")
@@ -56,27 +57,35 @@ class MetricsCSV(Logger):
             writer.writerows((step, name, repr(float(value))) for name, value in metrics.items() if name != "epoch")
 
     @rank_zero_only
-    def drop_after(self, step: int) -> None:
-        """Removes what a run resumed after ``step`` updates will write again.
+    def drop_after(self, step: int, evaluated: bool) -> None:
+        """Removes what a run resumed after ``step`` updates will write again, and a row that was cut off.
 
         A training row counts the updates before its own, so that of ``step`` itself belongs to the next one; an
         evaluation's row describes the state after ``step`` updates.
+
+        Args:
+            step: of the checkpoint.
+            evaluated: whether what is evaluated after this step was, before the checkpoint was made.
         """
-
-        def stays(row: dict[str, str]) -> bool:
-            at = int(row["step"]) if row["step"].isdigit() else step + 1  # a line cut off in the middle goes
-            return at < step or (at == step and row["name"].startswith("eval/"))
-
         if not self.path.exists():
             return
-        with self.path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["value"] is not None and stays(row)]
-        partial = self.path.with_name(f".{self.path.name}")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
+        own = step if evaluated else None
+        rows = [row for row in metric_rows(self.path) if row[0] < step or (row[0] == own and is_of_state(row[1]))]
+        with replacing(self.path) as partial, partial.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
             writer.writerows(rows)
-        partial.replace(self.path)
+
+    @rank_zero_only
+    def sync(self) -> None:
+        """Waits until all rows are on the disk."""
+        if self.path.exists():
+            sync(self.path)
+
+
+def is_of_state(name: str) -> bool:
+    """Whether a metric describes the state after a step, not what went on in it."""
+    return name.startswith("eval/")
 
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:

@@ -22,11 +22,13 @@ def result_of(parts: Parts, resumed_at: int) -> dict[str, Any]:
 
 
 def scores(parts: Parts) -> dict[str, Any]:
-    """The numbers that the run is about."""
+    """The numbers that the run is about: of the last evaluation, if that was made after the last step."""
     evaluation = parts.evaluation
+    is_own = evaluation.evaluated_at == parts.trainer.global_step
+    assert is_own or not evaluation.wanted, "the run has ended without its evaluation"
     return {
-        "metrics": evaluation.metrics,
-        "intervals": evaluation.intervals,
+        "metrics": evaluation.metrics if is_own else {},
+        "intervals": evaluation.intervals if is_own else {},
         "baselines": evaluation.baselines,
         "protocol": protocol_of(parts.cfg.evaluation, parts.about["overrides"]),
     }

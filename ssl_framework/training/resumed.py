@@ -17,8 +17,8 @@ from ssl_framework.runs.config import hosted, may_change
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.left import names_of
 from ssl_framework.runs.messages import command_line, explain
-from ssl_framework.runs.overrides import key_of, latest_of
-from ssl_framework.runs.paths import quoted, unquoted
+from ssl_framework.runs.overrides import key_of, keys_of, latest_of
+from ssl_framework.runs.typed_paths import quoted, unquoted
 
 
 def point_to_resumed_folder(arguments: list[str]) -> list[str]:
@@ -50,7 +50,7 @@ def resumed(cfg: DictConfig, run: RunFolder, overrides: Sequence[str]) -> tuple[
     """
     from ssl_framework.loading import load_run_config  # imports torch
 
-    names, stored = names_of(run), config_or_cure(run, load_run_config)
+    names, stored = names_of(run), config_or_cure(run, lambda path: load_run_config(path, keys_of(overrides)))
     if not names:
         raise ValueError(
             f"resume={run}: {run.about_file} does not say any more which method and data the run is of: give the "

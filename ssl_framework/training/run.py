@@ -17,7 +17,10 @@ from ssl_framework.models.weights import Newest, newest_checkpoint
 from ssl_framework.report.tables import cost_of, run_table
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.messages import quiet
+from ssl_framework.runs.stopping import stop
+from ssl_framework.training.loops import Position
 from ssl_framework.training.parts import Parts, prepare
+from ssl_framework.training.restored import position_in
 from ssl_framework.training.result import result_of
 
 Change = Callable[[Parts], None]
@@ -63,19 +66,32 @@ def steps_done(parts: Parts, newest: Newest) -> int:
     """The step that a resumed run goes on from; the record of later ones goes, and a newer checkpoint that is damaged.
 
     Raises:
-        ValueError: nothing is left to do.
+        ValueError: the checkpoint does not fit, or nothing is left to do.
     """
-    step = int(newest.content["global_step"])
-    each = -(-parts.data.num_batches() // parts.trainer.accumulate_grad_batches)
-    if step >= each * parts.cfg.trainer.max_epochs and RunFolder(parts.folder).result_file.is_file():
-        raise ValueError(f"{parts.folder} is complete ({step} steps): raise trainer.max_epochs to train it further")
-    parts.csv.drop_after(step)
+    at, step = position_in(newest.content, newest.path, parts.module), int(newest.content["global_step"])
+    refuse_fewer(parts, at, step)
+    parts.csv.drop_after(step, at.ended)
     if parts.trainer.is_global_zero:
         if newest.path != parts.checkpoints.path:
             parts.console.print(newest.note, highlight=False, markup=False, soft_wrap=True)
             parts.checkpoints.path.unlink(missing_ok=True)  # or it would become the one before, which is whole
         parts.console.print(f"resuming at step {step}", highlight=False)
     return step
+
+
+def refuse_fewer(parts: Parts, at: Position, step: int) -> None:
+    """Raises ValueError for a run that has its result already, or has trained longer than it now should."""
+    each = -(-parts.data.num_batches() // parts.trainer.accumulate_grad_batches)
+    longest, key = each * parts.cfg.trainer.max_epochs, "max_epochs"
+    if 0 < parts.cfg.trainer.max_steps < longest:
+        longest, key = parts.cfg.trainer.max_steps, "max_steps"
+    if step > longest:
+        raise ValueError(
+            f"{parts.folder} has trained for {step} steps, but trainer.{key}={parts.cfg.trainer[key]} allows "
+            f"{longest}: leave trainer.{key} out, or raise it"
+        )
+    if step == longest and at.ended and RunFolder(parts.folder).read_result().get("steps") == step:
+        raise ValueError(f"{parts.folder} is complete ({step} steps): raise trainer.{key} to train it further")
 
 
 def conclude(parts: Parts, step: int) -> None:
@@ -86,6 +102,7 @@ def conclude(parts: Parts, step: int) -> None:
         RunFolder(parts.folder).write_result(result)
         parts.console.print(run_table(result) if result["metrics"] else cost_of(result), highlight=False)
     parts.trainer.strategy.barrier()  # what comes next, a stage or a job, may read the result on any rank
+    stop.check()  # a signal that came too late to stop the training
     if first and parts.report is not None:
         with alone():  # the other ranks have ended, or wait for the next job
             report_on(parts.report, parts.folder, parts.trainer.loggers, parts.console)

@@ -29,6 +29,7 @@ from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.weights import SHARDS, SUMS, load_without_shards, sha256_of, without_tensors
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.durable import sync
+from ssl_framework.training.writing import CheckpointWriter
 
 
 class Sharded(DDPStrategy):
@@ -68,7 +69,9 @@ class Sharded(DDPStrategy):
         write_shards(path.with_name(name), tensors)
         sums = settled_shards(path.with_name(name))
         if self.is_global_zero:
-            self.checkpoint_io.save_checkpoint({**rest, SHARDS: name, SUMS: sums}, path)
+            self.checkpoint_io.save_checkpoint({**rest, SHARDS: name, SUMS: sums}, path, storage_options)
+            assert isinstance(self.checkpoint_io, CheckpointWriter)
+            self.checkpoint_io.settle()  # before shares go that the file before names
             for stale in sorted(folders_of(path) - named_beside(path)):
                 shutil.rmtree(path.with_name(stale), ignore_errors=True)
 
@@ -162,7 +165,8 @@ def same_on_all_ranks_at_once(buffers: Iterable[Tensor]) -> None:
 def new_folder(path: Path, step: int) -> str:
     """Name of an empty place beside a checkpoint for the tensors of its next version."""
     taken, wanted = named_beside(path), f"{path.stem}-{step}"
-    name = next(n for n in (wanted, *(f"{wanted}-again{i}" for i in itertools.count())) if n not in taken)
+    names = itertools.chain([wanted], (f"{wanted}-again{number}" for number in itertools.count()))
+    name = next(name for name in names if name not in taken)
     shutil.rmtree(path.with_name(name), ignore_errors=True)  # of a run that was killed while it wrote
     return name
 

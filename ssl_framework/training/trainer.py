@@ -1,6 +1,7 @@
 """The Lightning Trainer of a run."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,16 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.environments import ClusterEnvironment
-from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.device import accelerator_of
 from ssl_framework.runs.folder import RunFolder
-from ssl_framework.training.checkpoints import AtomicCheckpointIO
-from ssl_framework.training.place import Place, local_processes, place
+from ssl_framework.training.loops import FitLoop
+from ssl_framework.training.mirror import Mirror
+from ssl_framework.training.place import Place, is_first, local_processes, place
 from ssl_framework.training.sharding import Sharded
+from ssl_framework.training.writing import CheckpointWriter
 
 
 class Launched(ClusterEnvironment):
@@ -74,7 +77,7 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback], lo
     """
     refuse_what_is_not_there(cfg)
     here, devices = place(), local_processes(cfg)
-    plugins: list[Any] = [AtomicCheckpointIO(RunFolder(folder))]
+    plugins: list[Any] = [writer_of(cfg, RunFolder(folder))]
     if here is not None:
         plugins.append(Launched(here))
     trainer = L.Trainer(
@@ -99,10 +102,23 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback], lo
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
+    loop = FitLoop(trainer, trainer.fit_loop.min_epochs, trainer.fit_loop.max_epochs)
+    loop.epoch_loop, trainer.fit_loop = trainer.fit_loop.epoch_loop, loop
     # With several processes Lightning asks in every step, by a broadcast that the host waits for, whether rank 0 got a
     # SIGTERM. StopSignals and Checkpoints do that every few steps.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]  # nor its handlers
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     return trainer
+
+
+def writer_of(cfg: DictConfig, run: RunFolder) -> CheckpointWriter:
+    """What writes the checkpoints, and has them copied elsewhere if ``trainer.mirror`` says so; the first process does.
+
+    Raises:
+        ValueError: no such place can be opened.
+    """
+    target = OmegaConf.select(cfg, "mirror")  # a run folder of an earlier version has no such key
+    return CheckpointWriter(run, Mirror(str(target), run) if target is not None and is_first() else None)
 
 
 def strategy_of(cfg: DictConfig, processes: int) -> str | Strategy:
@@ -122,8 +138,14 @@ def strategy_of(cfg: DictConfig, processes: int) -> str | Strategy:
             "trainer.strategy=ddp, or choose trainer=ddp or ddp_cpu"
         )
     if chosen == "fsdp":
-        return Sharded()
-    return "ddp" if processes > 1 else "auto"
+        return Sharded(timeout=patience(cfg))
+    return DDPStrategy(timeout=patience(cfg)) if processes > 1 else "auto"
+
+
+def patience(cfg: DictConfig) -> timedelta:
+    """How long a process waits for the others in a collective: longer than the watchdog, which says who is missing."""
+    minutes = OmegaConf.select(cfg, "hang_after_minutes")
+    return timedelta(days=7) if minutes is None else timedelta(minutes=2 * minutes + 5)
 
 
 def refuse_what_is_not_there(cfg: DictConfig) -> None:

@@ -22,7 +22,7 @@ from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.left import ANEW, GOES_ON, NOTHING, left_to_do, refuse_other_run
 from ssl_framework.runs.messages import command_line
 from ssl_framework.runs.overrides import latest_of
-from ssl_framework.runs.paths import path_of, quoted, unquoted, with_paths_quoted
+from ssl_framework.runs.typed_paths import path_of, quoted, unquoted, with_paths_quoted
 from ssl_framework.training import precision
 from ssl_framework.training.place import Place
 from tests.forked import Command, train
@@ -184,9 +184,7 @@ def test_a_damaged_config_is_written_again_by_its_own_command_alone(
         refuse_other_run(config("seed=1"), trained, names("seed=1"), "hydra.run.dir")
     trained.about_file.write_text("[]")
     if not trained.names_in_config():
-        with pytest.raises(
-            ValueError, match="nothing else there says which run it was: choose another"
-        ):
+        with pytest.raises(ValueError, match="nothing else there says which run it was: choose another"):
             refuse_other_run(config(), trained, names("seed=0"), "hydra.run.dir")
 
 

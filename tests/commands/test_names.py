@@ -14,17 +14,19 @@ from ssl_framework.runs.config import CONFIGS
 from ssl_framework.runs.messages import SCRIPTS, as_typed, command_line, typed
 
 ROOT = Path(__file__).resolve().parents[2]
-ENTRY = dict(re.findall(r'^(ssl-\w+) = "([\w.]+):main"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+FOUND = re.findall(r'^(ssl-\w+) = "([\w.]+):(\w+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+ENTRY = {name: (module, function) for name, module, function in FOUND}
 WITH_HELP = sorted(set(SCRIPTS) - {"train", "export"})
 
 
 def test_every_command_is_installed_and_has_a_script() -> None:
     assert sorted(ENTRY) == sorted(f"ssl-{name}" for name in SCRIPTS)
-    for name, module in ENTRY.items():
-        assert module == f"ssl_framework.commands.{name.removeprefix('ssl-')}"
-        assert callable(importlib.import_module(module).main)
-        script = ROOT / SCRIPTS[name.removeprefix("ssl-")].removeprefix("python ")
-        assert f"from {module} import main" in script.read_text()
+    for name, (module, function) in ENTRY.items():
+        assert (module, function) == ("ssl_framework.commands.entry", name.removeprefix("ssl-"))
+        assert callable(getattr(importlib.import_module(module), function))
+        assert callable(importlib.import_module(f"ssl_framework.commands.{function}").main)
+        script = ROOT / SCRIPTS[function].removeprefix("python ")
+        assert f"from {module} import {function}" in script.read_text()
 
 
 @pytest.mark.parametrize("typed", ["ssl", "script"])

@@ -116,13 +116,17 @@ def test_a_run_interrupted_and_resumed_ends_as_one_that_was_not(
 @pytest.mark.parametrize(
     ("method", "overrides", "words"),
     [
-        ("simclr", ("data=captioned_shapes",), "student has no tower for text: choose evaluation=frozen"),
+        (
+            "simclr",
+            ("data=captioned_shapes",),
+            "no tower for text: choose method=clip or evaluation=frozen",
+        ),
         (
             "clip",
             ("evaluation.cross.head=predictor",),
             "evaluation.cross.head is predictor, but the tower for image has",
         ),
-        ("clip", ("evaluation.cross.other=sound",), "the student has no tower for sound"),
+        ("clip", ("evaluation.cross.other=sound",), "the student has no tower for sound: choose evaluation=frozen"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_first_step(

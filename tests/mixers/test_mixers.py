@@ -332,7 +332,7 @@ def test_every_mixer_composes_with_the_methods_that_read_it(mixer: str, method: 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (("method=mv_dhel", "mixer=cutmix"), "MultiView does not read what CutMix produces: set mixer=none"),
+        (("method=mv_dhel", "mixer=cutmix"), "MultiView does not read what CutMix produces: choose method=byol, dcl, "),
         (("method=mocov2", "mixer=mixup", "mixer.views=[2]"), "mixer.views is [2], but the views are numbered 0 to 1"),
         (("method=mocov2", "mixer=mixup", "mixer.views=[1]"), "mixer.views is [1], but the student encodes [0] only"),
         (("method=mocov2", "mixer=mixup", "mixer.rule.alpha=0"), "mixer.rule.alpha is 0: it must be above 0"),

@@ -41,7 +41,7 @@ from ssl_framework.report.sheet import (
 from ssl_framework.runs.config import config_hash, refuse_other_config
 from ssl_framework.runs.folder import RunFolder, protocol_id
 from ssl_framework.runs.overrides import latest_of
-from ssl_framework.runs.paths import quoted
+from ssl_framework.runs.typed_paths import quoted
 from ssl_framework.study import engine
 from ssl_framework.study.cells import POOL, Run, cells_of, runs_of
 from ssl_framework.study.declaration import read_study

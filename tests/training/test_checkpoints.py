@@ -141,3 +141,62 @@ def test_partial_files_of_killed_processes_are_swept(tmp_path: Path) -> None:
         path.touch()
     run.sweep_partials()
     assert [path.exists() for path in (*stale, *kept)] == [False] * 3 + [True] * 3
+
+
+def without(name: str) -> Any:
+    return lambda found: {key: value for key, value in found.items() if key != name}
+
+
+CONTENTS = {
+    "nothing": (lambda found: {}, "is no checkpoint of a run: what lies in it lacks 'state_dict'"),
+    "a list": (lambda found: [1], "is no checkpoint of a run: what lies in it is of the type list"),
+    "a tensor": (lambda found: torch.zeros(3), "is no checkpoint of a run: what lies in it is of the type Tensor"),
+    "weights alone": (lambda found: {"state_dict": found["state_dict"]}, "has no global_step, without which a run"),
+    **{
+        f"no {name}": (without(name), f"has no {name}, without which a run does not go on exactly")
+        for name in ("loops", "callbacks", "DataModule", "optimizer_states", "lr_schedulers")
+    },
+    "no optimizer": (lambda found: {**found, "optimizer_states": []}, "has 0 optimizer_states, but a run has one"),
+    "no evaluation": (lambda found: {**found, "callbacks": {}}, "does not say what was evaluated when"),
+    "no counts": (lambda found: {**found, "loops": {"fit_loop": {}}}, "does not say where in the run it was made"),
+    "other counts": (lambda found: {**found, "global_step": 5}, "contradicts itself .step 5 and 12, batch 0 and 0"),
+    "other data": (lambda found: {**found, "DataModule": {"served": 2}}, "batch 2 and 0 of an epoch"),
+}
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_a_run_goes_on_from_a_checkpoint_that_has_everything_or_not_at_all(
+    kind: str, whole: Path, tmp_path: Path
+) -> None:
+    run = copy_of(whole, tmp_path / "run")
+    change, words = CONTENTS[kind]
+    torch.save(change(load_checkpoint(run.checkpoint_file)), run.checkpoint_file)
+    with pytest.raises(ValueError, match=words):
+        run_in(run.path, small("simclr", "trainer.max_epochs=3"), resume=True)
+
+
+def test_the_checkpoint_of_another_method_is_refused(whole: Path) -> None:
+    with pytest.raises(ValueError, match=r"is not of this run: .* is missing there .and \d+ more"):
+        run_in(whole, small("mocov2", "trainer.max_epochs=3"), resume=True)
+
+
+def test_a_run_that_has_trained_longer_than_it_should_is_refused(whole: Path) -> None:
+    for key, value, allowed in (("max_epochs", 1, 6), ("max_steps", 7, 7)):
+        words = f"has trained for 12 steps, but trainer.{key}={value} allows {allowed}: leave trainer.{key} out"
+        with pytest.raises(ValueError, match=words):
+            run_in(whole, small("simclr", f"trainer.{key}={value}"), resume=True)
+    with pytest.raises(ValueError, match=r"is complete \(12 steps\): raise trainer.max_epochs to train it further"):
+        run_in(whole, small("simclr"), resume=True)
+
+
+def test_a_cut_line_of_metrics_goes_and_a_damaged_one_is_named(whole: Path, tmp_path: Path) -> None:
+    run = copy_of(whole, tmp_path / "run")
+    text, rows = run.metrics_file.read_text(), run.read_metrics()
+    run.metrics_file.write_text(text + "12,train/loss,2.0")  # without an end nobody knows whether it is all of it
+    assert run.read_metrics() == rows
+    run.result_file.unlink()
+    assert run_in(run.path, small("simclr"), resume=True) is None
+    assert run.metrics_file.read_text() == text
+    run.metrics_file.write_text(text.replace("3,train/loss", "3,train/loss\n3", 1))
+    with pytest.raises(ValueError, match=r"line \d+ of .*metrics.csv is no step, name and value \('3,train/loss'\)"):
+        run.read_metrics()

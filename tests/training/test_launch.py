@@ -196,7 +196,9 @@ def test_a_rank_that_is_killed_ends_the_others(tmp_path: Path) -> None:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
     ended = running.end(timeout=60)
-    assert ended.returncode == 1 and not (tmp_path / "run" / "result.json").exists()
+    assert ended.returncode == 75 and "Traceback" not in ended.stderr
+    assert f"rank 1 (pid {children[-1]}) was killed by SIGKILL" in ended.stderr and len(ended.stderr.splitlines()) == 1
+    assert not (tmp_path / "run" / "result.json").exists()
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 

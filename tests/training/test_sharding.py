@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from ssl_framework.commands.export import export
 from ssl_framework.loading import load_run
 from ssl_framework.models.weights import SHARDS, load_checkpoint, load_without_shards
 from ssl_framework.runs.folder import read_json, read_metrics
+from ssl_framework.runs.stopping import stop
 from ssl_framework.training.parts import Parts
 from ssl_framework.training.run import run
 from ssl_framework.training.sharding import check_sharding
@@ -55,7 +57,7 @@ class At(L.Callback):
 
 def stop_at_3(parts: Parts) -> None:
     def ask(module: L.LightningModule) -> None:
-        parts.checkpoints.signals.asked = "SIGTERM"
+        stop.asked = signal.SIGTERM
 
     parts.trainer.callbacks.insert(0, At(3, ask))  # type: ignore[attr-defined]
 

@@ -27,6 +27,15 @@ from ssl_framework.data.residence import free_memory
 
 SUFFIXES = (".npz", ".safetensors")
 
+TORCHVISION = (
+    *("CIFAR10", "CIFAR100", "EMNIST", "FashionMNIST", "KMNIST", "MNIST", "QMNIST", "STL10", "SVHN", "USPS"),
+)
+"""Classes of ``torchvision.datasets`` whose files are arrays, or have a checksum that torchvision knows. Others decode
+whatever lies in a folder, or unpickle it."""
+
+SELECTS = {"train", "split", "what", "folds"}
+"""Arguments of them that select a split."""
+
 
 def to_images(name: str, images: Tensor, labels: Tensor | None, channels: int, classes: Sequence[str] = ()) -> Split:
     """Checks arrays as they are stored and returns them as ``Split``.
@@ -189,6 +198,8 @@ class TorchvisionSource:
     ) -> None:
         if sorted(splits) != sorted(SPLITS):
             raise ValueError(f"data.source.splits has {', '.join(sorted(splits))}: give it {', '.join(SPLITS)}.")
+        if odd := [key for arguments in splits.values() for key in arguments if key not in SELECTS]:
+            raise ValueError(f"data.source.splits has {odd[0]}: a split is selected by {', '.join(sorted(SELECTS))}.")
         self.name = name
         self.dataset = dataset
         self.root = Path(root).expanduser()
@@ -269,8 +280,11 @@ class TorchvisionSource:
         """``split`` through the torchvision class; raises as ``load``."""
         from torchvision import datasets  # slow to import, and prepared arrays do not need it
 
-        if self.dataset not in datasets.__all__:
-            raise ValueError(f"torchvision.datasets has no {self.dataset!r}: set data.source.dataset to one it has.")
+        if self.dataset not in TORCHVISION or self.dataset not in datasets.__all__:
+            raise ValueError(
+                f"data.source.dataset is {self.dataset!r}: choose one of {', '.join(TORCHVISION)}, or save its images "
+                "as prepared arrays."
+            )
         try:
             dataset = getattr(datasets, self.dataset)(root=str(self.root), download=self.download, **self.splits[split])
         except (RuntimeError, OSError) as error:

@@ -8,6 +8,7 @@ N images, B samples a rank, V views, C channels, S pixels a side.
 
 import os
 from collections.abc import Generator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,6 +24,7 @@ from ssl_framework.data.images.layout import Layout
 from ssl_framework.data.loader import Loader, Undecoded, delivered, each_tensor
 from ssl_framework.data.residence import processes
 from ssl_framework.data.samplers import Draw
+from ssl_framework.runs.stopping import begin_worker
 from ssl_framework.types import Samples, step_seed
 from ssl_framework.views.crops import CROP_DRAWS, central_box, place_crops
 from ssl_framework.views.reading import Group
@@ -223,6 +225,7 @@ class FilesLoader(Loader):
             sampler=self.plan,
             num_workers=files.num_workers,
             persistent_workers=files.num_workers > 0,
+            worker_init_fn=partial(begin_worker, os.getpid()),
             generator=torch.Generator(),  # of the workers' seeds, which nothing uses; the global one stays untouched
         )
 

@@ -188,6 +188,7 @@ class FolderSource:
         resident_share: of the free memory that the decoded images may take, in [0, 1]; 0: always a store.
         store: folder of the store; None for ``STORES`` below the root.
         targets: as in ``Layout``.
+        make_store: whether a store that is needed and not there is made.
 
     Raises:
         ValueError: an argument outside its range.
@@ -207,6 +208,7 @@ class FolderSource:
         resident_share: float = 1.0,
         store: str | None = None,
         targets: str | None = None,
+        make_store: bool = True,
     ) -> None:
         check_channels(channels)
         if stored_size < image_size:
@@ -223,6 +225,7 @@ class FolderSource:
         self.num_threads = num_threads
         self.resident_share = resident_share
         self.stores = self.layout.root / STORES if store is None else Path(store).expanduser()
+        self.make_store = make_store
         self.loaded: dict[str, Split] = {}
 
     def load(self, split: str) -> Split:
@@ -272,6 +275,11 @@ class FolderSource:
             f"{self.layout.root} takes {needed / 1e9:.1f} GB, more than data.resident_share={self.resident_share} of "
             f"the {free_memory() / 1e9:.1f} GB of free memory"
         )
+        if not self.make_store and not (folder / store.DESCRIPTION).is_file():
+            raise ValueError(
+                f"{size}, so a store is needed, but {folder} is none, and a run that is loaded makes none: name a "
+                "folder where one may be made with data.store=..., or raise data.resident_share"
+            )
         if not (folder / store.DESCRIPTION).is_file():
             note(f"{size}: making a memory-mapped store in {folder}")
             with locked(self.stores):

@@ -8,7 +8,6 @@ litdata reads; the order of the samples is this package's (``shards.cut``). litd
 workers and, in 0.2.76, on the kind of file system and the free memory.
 """
 
-import json
 import os
 import re
 import tempfile
@@ -24,6 +23,7 @@ import torch
 from ssl_framework.data.base import Split
 from ssl_framework.data.images.decoding import reason_of
 from ssl_framework.data.images.shards import Encoded, Piece, Shards, ShardsConfig, Splits
+from ssl_framework.runs.plain import plain_json
 
 INDEX = "index.json"
 
@@ -86,13 +86,13 @@ def read_index(path: Path, image_key: str, label_key: str) -> Index:
             "wrote, or set data.test_shards=null to train without an evaluation."
         )
     try:
-        index = json.loads(path.read_text())
+        index = plain_json(path.read_bytes(), str(path))
         config, chunks = index["config"], index["chunks"]
         files = {str(chunk["filename"]): int(chunk["chunk_bytes"]) for chunk in chunks}
         counts = [int(chunk["chunk_size"]) for chunk in chunks]
         formats = [str(name).split(":")[0] for name in config["data_format"]]
-        spec = json.loads(config["data_spec"])[1]
-        keys = json.loads(spec["context"])
+        spec = plain_json(config["data_spec"], str(path))[1]
+        keys = plain_json(spec["context"], str(path))
         plain = spec["type"] == "builtins.dict" and all(leaf["type"] is None for leaf in spec["children_spec"])
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise ValueError(

@@ -14,8 +14,10 @@ each decodes its own samples only. No sample comes twice in an epoch.
 N images, B samples a rank, W ranks, G streams, C channels, S pixels a side.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from io import BytesIO
 from itertools import accumulate, islice
 from typing import NamedTuple, Protocol
@@ -30,6 +32,7 @@ from ssl_framework.data.images.files import share_of_cores
 from ssl_framework.data.images.folder import check_channels
 from ssl_framework.data.loader import delivered
 from ssl_framework.distributed import rank, world_size
+from ssl_framework.runs.stopping import begin_worker
 from ssl_framework.types import Samples, step_seed
 
 DECODED_AT_ONCE = 256  # images for evaluation that are held encoded while threads decode them
@@ -379,6 +382,7 @@ class ShardLoader:
             self.streams(start),
             batch_size=None,  # an item is a worker's part of a batch already
             num_workers=self.num_workers,
+            worker_init_fn=partial(begin_worker, os.getpid()),
             generator=torch.Generator(),  # of the workers' seeds, which nothing uses; the global one stays untouched
         )
         # iter() is called here, not in the background: workers are forked from the main thread

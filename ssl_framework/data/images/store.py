@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ssl_framework.data.base import Split, check_split
+from ssl_framework.runs.plain import plain_json
 
 VERSION = 1
 
@@ -166,7 +167,7 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"data.root={folder} {what}: make one with python scripts/prepare_data.py IMAGES {folder} --short-side 160."
         )
     try:
-        content = json.loads(path.read_text())
+        content = plain_json(path.read_bytes(), str(path))
         missing = [key for key in KEYS if key not in content]
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}): make the store again.") from error

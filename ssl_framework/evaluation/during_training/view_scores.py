@@ -9,7 +9,7 @@ import math
 import os
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -231,13 +231,19 @@ class ViewScores(L.Callback):
         counts = {name: np.histogram(getattr(found, name).numpy(), EDGES)[0] for name in HISTOGRAMS}
         return {f"{prefix}/{name}": value for name, value in scores.items()}, counts
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"measured_at": self.measured_at}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.measured_at = state["measured_at"]
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, SSLModule)
         self.head_of(pl_module.student)  # refuses an unknown head before an epoch is spent
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if rank() == 0:
-            keep_until(path_of(trainer), trainer.global_step)
+            keep_until(path_of(trainer), trainer.global_step - (self.measured_at != trainer.global_step))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if due(trainer, self.every_n_epochs):
