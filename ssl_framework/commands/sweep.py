@@ -23,6 +23,7 @@ from ssl_framework.runs.made import about_to_make
 from ssl_framework.runs.messages import command_line, error_line, failures, quiet, say_error
 from ssl_framework.runs.overrides import key_of
 from ssl_framework.runs.search import refuse_test_labels
+from ssl_framework.runs.typed_paths import folder_override
 from ssl_framework.training.place import is_first, place
 
 
@@ -68,7 +69,9 @@ class SweepTable(Callback):
         with said():
             path = Path(config.hydra.sweep.dir) / "command.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
-            line = command_line([*config.hydra.overrides.task, f"hydra.sweep.dir={config.hydra.sweep.dir}"], "-m")
+            line = command_line(
+                [*config.hydra.overrides.task, folder_override("hydra.sweep.dir", config.hydra.sweep.dir)], "-m"
+            )
             if not path.is_file() or line not in path.read_text().splitlines():
                 with path.open("a") as file:
                     file.write(line + "\n")

@@ -201,7 +201,7 @@ def refuse_other_config(cfg: DictConfig, folder: RunFolder, chooses: str = "hydr
         if here != there:
             cure = f"choose another {chooses}, or remove that folder"
             if may_change(key):
-                cure += f"; {command_line([f'resume={folder}', f'{key}={here}'])} goes on there"
+                cure += f"; {command_line([f'resume={os.path.relpath(folder.path)}', f'{key}={here}'])} goes on there"
             raise ValueError(f"{folder} holds a run with {key}={there}, but here it is {here}: {cure}")
 
 

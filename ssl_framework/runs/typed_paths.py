@@ -25,6 +25,11 @@ def unquoted(text: str) -> str:
     return re.sub(r"(\\*)\\\$\{", lambda found: found[1][: len(found[1]) // 2] + "${", inner)
 
 
+def folder_override(key: str, folder: object) -> str:
+    """``key=folder`` as it can be typed: what looks like an interpolation has to be quoted."""
+    return f"{key}={quoted(str(folder))}" if "${" in str(folder) else f"{key}={folder}"
+
+
 def path_of(text: str) -> Path:
     """The path that was typed, bare or in quotes of Hydra's grammar."""
     return Path(text) if Path(text).exists() else Path(unquoted(text))
@@ -52,4 +57,4 @@ def is_text(item: str) -> bool:
     if override.is_sweep_override():
         return False
     value, typed = override.value(), item.partition("=")[2]
-    return not isinstance(value, (dict, list)) and str(value) in (typed, unquoted(typed))
+    return isinstance(value, str) if typed[0] in "'\"" else str(value) == typed

@@ -18,7 +18,7 @@ from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.left import names_of
 from ssl_framework.runs.messages import command_line, explain
 from ssl_framework.runs.overrides import key_of, keys_of, latest_of
-from ssl_framework.runs.typed_paths import quoted, unquoted
+from ssl_framework.runs.typed_paths import folder_override, quoted, unquoted
 
 
 def point_to_resumed_folder(arguments: list[str]) -> list[str]:
@@ -74,7 +74,7 @@ def config_or_cure(run: RunFolder, load: Any) -> DictConfig:
         names = names_of(run)
         if not names or run_is_whole(run):
             raise
-        cure = command_line([*names["overrides"], f"hydra.run.dir={run}"])
+        cure = command_line([*names["overrides"], folder_override("hydra.run.dir", run)])
         raise ValueError(f"{error}; the run's own command writes it again: {cure}") from error
 
 

@@ -19,10 +19,11 @@ from ssl_framework.commands.sweep import refuse_search, swept
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.config import SWEPT, config_hash, job_folder, refuse_unread
 from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.groups import composing
 from ssl_framework.runs.left import ANEW, GOES_ON, NOTHING, left_to_do, refuse_other_run
 from ssl_framework.runs.messages import command_line
 from ssl_framework.runs.overrides import latest_of
-from ssl_framework.runs.typed_paths import path_of, quoted, unquoted, with_paths_quoted
+from ssl_framework.runs.typed_paths import folder_override, path_of, quoted, unquoted, with_paths_quoted
 from ssl_framework.training import precision
 from ssl_framework.training.place import Place
 from tests.forked import Command, train
@@ -125,7 +126,7 @@ def test_a_resumed_run_says_the_command_that_repeats_it_even_if_run_json_was_los
     assert done.returncode == 0 and "resuming at step 6" in done.stdout, done.stderr
     result = RunFolder(tmp_path / "run").read_result()
     assert (result["method"], result["data"], result["steps"]) == ("simclr", "shapes", 9)
-    assert result["overrides"] == [*(x for x in FAST if "max_epochs" not in x), "trainer.max_epochs=3", "logger=csv"]
+    assert result["overrides"] == latest_of([*FAST, "trainer.max_epochs=3", "logger=csv"])
     words = shlex.split(result["command"])[2:]
     assert words == result["overrides"] and Command(tmp_path, *words, "hydra.run.dir=same").end().returncode == 0
     assert RunFolder(tmp_path / "same").read_result()["config_hash"] == result["config_hash"]
@@ -179,7 +180,7 @@ def test_a_damaged_config_is_written_again_by_its_own_command_alone(
 ) -> None:
     trained.config_file.write_text(damage(trained.config_file.read_text()))
     refuse_other_run(config(), trained, names("seed=0"), "hydra.run.dir")
-    assert f"note: {trained.config_file} is damaged: " in capsys.readouterr().out
+    assert f"note: {trained.config_file} " in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"the command that writes it again is the run's own: python train.py seed=0"):
         refuse_other_run(config("seed=1"), trained, names("seed=1"), "hydra.run.dir")
     trained.about_file.write_text("[]")
@@ -202,7 +203,7 @@ def test_any_path_is_resumed_bare_or_quoted_and_as_printed(name: str, tmp_path: 
     folder = str(tmp_path / name)
     Path(folder).mkdir()
     assert unquoted(quoted(folder)) == folder and path_of(quoted(folder)) == path_of(folder) == Path(folder)
-    printed = command_line([f"resume={folder}", f"hydra.run.dir={folder}"])
+    printed = command_line([f"resume={folder}", folder_override("hydra.run.dir", folder)])
     script = f"set -- {printed.removeprefix('python train.py ')}; printf '%s\\0' \"$@\""
     words = subprocess.run(["bash", "-c", script], capture_output=True, check=True).stdout.decode().split("\0")[:-1]
     for item in with_paths_quoted([*words, f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]):
@@ -298,11 +299,12 @@ def test_a_search_is_refused_before_its_trials(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_key_that_nothing_reads_is_refused() -> None:
-    for item, said in (("+foo=1", "nothing reads foo: leave"), ("+trainer.foo=1", "trainer has: accelerator, ")):
-        with pytest.raises(ValueError, match=said.replace("+", r"\+")):
-            refuse_unread(config(item), [item])
+    with composing():
+        for item, said in (("+foo=1", "nothing reads foo: leave"), ("+trainer.foo=1", "trainer has: accelerator, ")):
+            with pytest.raises(ValueError, match=said):
+                refuse_unread(config(item), [item])
+        refuse_unread(config("+backbone.options.foo=1"), ["+backbone.options.foo=1", "++seed=1", "seed=2"])
     refuse_unread(OmegaConf.create({"size": 3, "data": {"image_size": "${size}"}}), ["+size=3"])
-    refuse_unread(config("+backbone.options.foo=1"), ["+backbone.options.foo=1", "++seed=1", "seed=2"])
 
 
 def test_a_refused_run_leaves_no_folders_and_not_the_link(tmp_path: Path) -> None:
