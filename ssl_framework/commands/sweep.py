@@ -78,6 +78,7 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Prints the table."""
+        os.environ.pop(SWEPT, None)
         if not is_first():
             return
         with said():

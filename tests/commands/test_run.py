@@ -295,7 +295,6 @@ def test_a_multirun_started_again_does_what_is_missing(
 ) -> None:
     """Done: skipped. Interrupted: resumed, bit for bit. Failed: tried again. Of another config: refused, untouched."""
     jobs = ("method=glob(simcl*)", "data=shapes", "seed=0,1,2", *SMALL)
-    folders = [tmp_path / "sweep" / job_folder(["method=simclr", jobs[1], f"seed={s}", *SMALL]) for s in range(3)]
     with monkeypatch.context() as patch:
         started = 0
 
@@ -310,6 +309,9 @@ def test_a_multirun_started_again_does_what_is_missing(
 
         patch.setattr(Progress, "on_train_batch_end", stop)
         first = multirun(*jobs)
+    names = [job_folder(["method=simclr", jobs[1], f"seed={seed}", *SMALL]) for seed in range(3)]
+    folders = [next((tmp_path / "sweep").glob(f"*{name[-9:]}")) for name in names]
+    assert folders[1].name.startswith("method-simclr+seed-1+data.batch_size-8+")  # what is swept can be read
     assert first.code == "power cut" and "RuntimeError: no space left" in first.err
     assert (folders[1] / "error.txt").read_text() == "RuntimeError: no space left\n"
     assert [(folder / "result.json").is_file() for folder in folders] == [True, False, False]
