@@ -8,6 +8,7 @@ once.
 import contextlib
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -65,23 +66,29 @@ def main() -> None:
         if whole_errors:
             raise
         sys.exit(error_line(explain(error)) if first_to_say(str(error)) else 1)
+    except BrokenPipeError:  # see ``commanded``
+        raise
+    except OSError as error:  # of the folder, which Hydra makes
+        sys.exit(error_line(error) if first_to_say(str(error)) else 1)
     except ValueError as error:
         if not first_to_say(str(error)):
             sys.exit(1)
-        if not failures:
-            raise
+        if not failures:  # of the command line, which Hydra reads before there is a run
+            sys.exit(error_line(error))
         sys.exit("error: no trial of the search has ended with a value")  # of which Optuna takes the best
     if failures:
         sys.exit(1)
 
 
 def refuse_null_choices(arguments: list[str]) -> None:
-    """Ends the command if a group's choice is ``null``, which Hydra takes for no choice at all."""
+    """Ends the command if a group's choice is ``null``, which Hydra takes for no choice at all, or no name."""
     for item in arguments:
         group, _, choice = item.partition("=")
         if choice == "null" and group in groups():
             instead = f"{group}=none" if "none" in choices(group) else f"one of its files, or no {group}"
             sys.exit(f"error: {item} chooses nothing: choose {instead}")
+        if group in groups() and re.fullmatch(r"[-+.\d]+(e[-+]?\d+)?|true|false|nan|inf|\{.*\}", choice, re.IGNORECASE):
+            sys.exit(f"error: {item} names no choice: {group} can be {', '.join(choices(group))}")
 
 
 def begin_together(arguments: list[str]) -> None:

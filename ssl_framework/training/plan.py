@@ -12,10 +12,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from ssl_framework.runs.composition import refuse_mixed_parts
-from ssl_framework.runs.config import hosted, names_of_run, refuse_other_config, refuse_other_types, refuse_unread
+from ssl_framework.runs.config import hosted, names_of_run, refuse_other_config, refuse_unread
 from ssl_framework.runs.folder import LATEST, RunFolder
 from ssl_framework.runs.left import ANEW, GOES_ON, NOTHING, left_to_do, names_of, refuse_other_run, same
 from ssl_framework.runs.messages import command_line
+from ssl_framework.runs.settings import refuse_settings
 from ssl_framework.training.meeting import agree, meeting
 from ssl_framework.training.place import leave_to_launcher, settle
 from ssl_framework.training.resumed import resumed
@@ -39,7 +40,8 @@ def decided(cfg: DictConfig, decide: Callable[[], Plan]) -> Plan:
     """
     task = HydraConfig.get().overrides.task
     refuse_mixed_parts(HydraConfig.get().runtime.choices)
-    refuse_other_types(hosted(cfg, task), task)
+    refuse_settings(cfg)
+    hosted(cfg, task)
     refuse_unread(cfg, task)
     settle(cfg.trainer)
     own: list[Plan] = []
@@ -82,6 +84,7 @@ def planned(cfg: DictConfig, folder: Path, claims: contextlib.ExitStack, seen: d
     seen[run] = run.progress()
     if cfg.resume is not None:
         cfg, names = resumed(cfg, run, HydraConfig.get().overrides.task)
+        refuse_settings(cfg)
         leave_to_launcher(cfg.trainer)
         settle(cfg.trainer)
     elif run.has_trained:

@@ -118,7 +118,8 @@ def writer_of(cfg: DictConfig, run: RunFolder) -> CheckpointWriter:
         ValueError: no such place can be opened.
     """
     target = OmegaConf.select(cfg, "mirror")  # a run folder of an earlier version has no such key
-    return CheckpointWriter(run, Mirror(str(target), run) if target is not None and is_first() else None)
+    mirror = Mirror(str(target), run) if target is not None and is_first() else None
+    return CheckpointWriter(run, accelerator_of(cfg) == "gpu", mirror)
 
 
 def strategy_of(cfg: DictConfig, processes: int) -> str | Strategy:
@@ -149,9 +150,6 @@ def patience(cfg: DictConfig) -> timedelta:
 
 
 def refuse_what_is_not_there(cfg: DictConfig) -> None:
-    """Refuses a GPU that this machine lacks, and numbers of steps that make no sense."""
+    """Refuses a GPU that this machine lacks."""
     if accelerator_of(cfg) == "gpu" and not torch.cuda.is_available():
         raise ValueError("trainer.accelerator is gpu, but there is no GPU here: choose trainer=cpu or trainer=ddp_cpu")
-    for key in ("max_epochs", "max_steps"):
-        if not isinstance(cfg[key], int) or (cfg[key] < 1 and (key == "max_epochs" or cfg[key] != -1)):
-            raise ValueError(f"trainer.{key} is {cfg[key]}: it must be a whole number, at least 1")
