@@ -331,7 +331,7 @@ log = os.open(folder.parent / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 def tries():
     with open(folder / "tries", "a") as file: file.write("x")
     return len((folder / "tries").read_text())
-def done(): (folder / "result.json").write_text("{}")
+def done(): (folder / "result.json").write_text('{"metrics": {}}')
 def failed(): (folder / "error.txt").write_text("ValueError: no"); sys.exit(1)
 """
 
@@ -439,7 +439,8 @@ def test_a_run_that_another_process_holds_is_waited_for(last: str, stub: Callabl
     stub("tries(); done()")
     run = runs_in(tmp_path, 1)[0]
     run.folder.path.mkdir()
-    hold = "held = os.open(folder, os.O_RDONLY); fcntl.flock(held, fcntl.LOCK_EX); print(flush=True); time.sleep(0.6); "
+    hold = "held = os.open(folder / '.held', os.O_RDWR | os.O_CREAT); fcntl.flock(held, fcntl.LOCK_EX); "
+    hold += "print(flush=True); time.sleep(0.6); "
     other = subprocess.Popen(
         [sys.executable, "-S", "-c", PRELUDE + hold + last, str(run.folder)], stdout=subprocess.PIPE
     )
