@@ -18,7 +18,7 @@ from rich.console import Console
 from ssl_framework.evaluation.request import evaluate_request, request_of, written
 from ssl_framework.evaluation.score_all import noted
 from ssl_framework.report.evaluations import csv_of, evaluation_tables
-from ssl_framework.runs.folder import write_json
+from ssl_framework.runs.folder import write, write_json
 from ssl_framework.runs.groups import admit
 from ssl_framework.runs.messages import as_typed, commanded, error_line, quiet
 
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, FileNotFoundError) as error:
         sys.exit(error_line(error))
     write_json(path, record)
-    path.with_suffix(".csv").write_text(csv_of(record))
+    write(path.with_suffix(".csv"), csv_of(record))
     say(record, notes)
     print(path)
 

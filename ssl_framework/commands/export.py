@@ -11,6 +11,7 @@ from ssl_framework.loading import load_run
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admit
 from ssl_framework.runs.messages import commanded, error_line, split_run
+from ssl_framework.runs.whole import whole
 
 
 def export(folder: Path, out: Path) -> str:
@@ -24,7 +25,8 @@ def export(folder: Path, out: Path) -> str:
     metadata = {**backbone.about(), "format": "pt"}
     metadata["trained_with"] = json.dumps(trained_with)  # what scripts/evaluate.py backbone=<file> needs
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, str(out), metadata=metadata)
+    with whole(out) as partial:
+        save_file(weights, str(partial), metadata=metadata)
     return backbone.load_line(out)
 
 
