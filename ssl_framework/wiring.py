@@ -1,11 +1,9 @@
 """Which parts fit together: every refusal of a combination is here."""
 
-import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from hydra.utils import get_class
 
 from ssl_framework.feature_mixers.base import FeatureMixer
 from ssl_framework.mixers.base import LearnedRule
@@ -13,6 +11,7 @@ from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.objectives.base import Objective
 from ssl_framework.runs.groups import files
+from ssl_framework.runs.suggestions import choices, nodes_of, one_of
 
 FEATURES = ("pooled", "map", "tokens")
 """What a backbone may give beside the heads."""
@@ -21,26 +20,30 @@ FEATURES = ("pooled", "map", "tokens")
 def check_heads(objective: Objective, student: Encoder) -> None:
     """Refuses an objective that reads a head that the student lacks, and a head that nobody reads: it would not train.
 
+    Every tower of a student must have what is read.
+
     Raises:
         ValueError: one sentence that names the heads which would do.
     """
     name = type(objective).__name__
-    refuse_missing(name, objective.reads, student)
-    behind = student.heads_behind(objective.reads)
-    unread = [head for head in student.heads if head not in behind]
-    if unread:
-        raise ValueError(
-            f"{name} reads {listed(objective.reads)} of the student, but the head that was chosen has {listed(unread)} "
-            f"besides, which nothing would train: {heads_with(objective.reads)}"
-        )
+    for encoder, modalities in student.encoders():
+        whose = f"the student's tower for {listed(modalities)}" if modalities else "the student"
+        refuse_missing(name, objective.reads, encoder, whose)
+        behind = encoder.heads_behind(objective.reads)
+        unread = [head for head in encoder.heads if head not in behind]
+        if unread:
+            raise ValueError(
+                f"{name} reads {listed(objective.reads)} of {whose}, but the head that was chosen has {listed(unread)} "
+                f"besides, which nothing would train: {heads_with(objective.reads)}"
+            )
 
 
-def refuse_missing(name: str, reads: Sequence[str], student: Encoder) -> None:
-    """Raises ValueError if the objective of that name reads outputs that the student does not have."""
+def refuse_missing(name: str, reads: Sequence[str], student: Encoder, whose: str = "the student") -> None:
+    """Raises ValueError if the objective of that name reads outputs that the student, or a tower, does not have."""
     missing = [output for output in reads if output not in {*student.dims, *FEATURES}]
     if missing:
         raise ValueError(
-            f"{name} reads {listed(missing)} of the student, but the head that was chosen has "
+            f"{name} reads {listed(missing)} of {whose}, but the head that was chosen has "
             f"{listed(list(student.heads)) or 'none'}: {heads_with(reads)}"
         )
 
@@ -61,21 +64,16 @@ def heads_with(reads: Sequence[str]) -> str:
     return f"choose {choices('head', whole) or choices('head', having)}another objective"
 
 
-def choices(group: str, fits: Callable[[Any], bool]) -> str:
-    """``head=byol, mocov3 or ``: the choices of a group that fit; nothing if there is none."""
-    found = [name for name, node in nodes_of(group).items() if fits(node)]
-    return f"{group}={', '.join(found)} or " if found else ""
+def methods(refused: Objective, fits: Callable[[type[Objective]], bool]) -> str:
+    """``method=byol, simclr or ``: the methods that are called like their objectives, of another class, which fits."""
+    kinds = {name: get_class(target_of(node)) for name, node in nodes_of("objective").items()}
+    fitting = [name for name, kind in kinds.items() if kind is not type(refused) and fits(kind)]
+    return one_of("method", [name for name in fitting if name in files("method")])
 
 
-def nodes_of(group: str) -> dict[str, Any]:
-    """Choice -> its node, unresolved; those of plugins, too."""
-    return {name: read_node(file) for name, file in files(group).items()}
-
-
-@functools.cache
-def read_node(file: Path) -> Any:
-    """What a config file holds, unresolved."""
-    return OmegaConf.to_container(OmegaConf.load(file))
+def target_of(node: dict[str, Any]) -> str:
+    """The class that an objective's file names; the file may set keys beside ``objective``, too."""
+    return str(node["_target_"] if "_target_" in node else node["objective"]["_target_"])
 
 
 def listed(names: Sequence[str]) -> str:
@@ -89,8 +87,8 @@ def check_teacher(objective: Objective, teacher: Encoder) -> None:
     Raises:
         ValueError: one sentence that names them.
     """
-    outputs = {*teacher.heads, *teacher.beside, *FEATURES}
-    missing = [name for name in objective.teacher_reads if name not in outputs]
+    outputs = [{*encoder.heads, *encoder.beside, *FEATURES} for encoder, _ in teacher.encoders()]
+    missing = [name for name in objective.teacher_reads if not all(name in own for own in outputs)]
     if missing:
         raise ValueError(
             f"{type(objective).__name__} reads {listed(missing)} of the teacher, but teacher.heads is "
@@ -122,14 +120,15 @@ def check_wiring(
             f"{name} reads no teacher, but the config has one: choose teacher=none, or an objective that needs one"
         )
     reads = objective.requires | objective.accepts
+    mixtures = "added mixtures" if mixer is not None and mixer.add else "mixer"
     if mixer is None and objective.requires & {"mixer", "added mixtures"}:
         raise ValueError(f"{name} needs a mixer, but the config has mixer=none: choose one with mixer=<name>")
     if mixer is not None and not reads & {"mixer", "added mixtures"}:
         raise ValueError(
-            f"{name} does not read what {type(mixer.rule).__name__} produces: "
-            "set mixer=none or choose a method that reads it (simclr, mocov2, byol)"
+            f"{name} does not read what {type(mixer.rule).__name__} produces: choose "
+            f"{methods(objective, lambda kind: mixtures in kind.requires | kind.accepts)}mixer=none"
         )
-    if mixer is not None and ("added mixtures" if mixer.add else "mixer") not in reads:
+    if mixer is not None and mixtures not in reads:
         where = ("beside the clean views", "in the place of clean views")
         raise ValueError(
             f"{name} reads mixtures {where[mixer.add]}, but mixer.add is {str(mixer.add).lower()}, which puts them "
@@ -160,16 +159,18 @@ def check_wiring(
         and not mixer.add
         and set(encoded) <= set(mixer.views)
     ):
+        mixed = len(mixer.views)
+        several = methods(objective, lambda kind: "mixer" in kind.accepts and kind.num_views[0] > mixed)
         raise ValueError(
-            f"{type(mixer.rule).__name__} compares mixtures with clean views, but the student encodes none: choose a "
-            "method that encodes several views (simclr, byol) or another mixer"
+            f"{type(mixer.rule).__name__} compares mixtures with clean views, but the student encodes none: choose "
+            f"{several}another mixer"
         )
     missing = set() if feature_mixer is None else feature_mixer.needs - objective.accepts
     if missing:
-        other = "simclr" if "queries of both views" in missing else "mocov2"
+        needs = feature_mixer.needs if feature_mixer is not None else set()
         raise ValueError(
             f"{type(feature_mixer).__name__} needs {' and '.join(sorted(missing))}, but {name} has none: "
-            f"choose method={other} or feature_mixer=none"
+            f"choose {methods(objective, lambda kind: needs <= kind.accepts)}feature_mixer=none"
         )
     for key, chosen in (("student_views", student_views), ("teacher_views", teacher_views)):
         if chosen is not None and (not chosen or not all(0 <= v < num_views for v in chosen)):

@@ -1,14 +1,19 @@
 """Every wrong combination is refused when the run is built, in one sentence that names the key to change."""
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+import ssl_framework
 from ssl_framework.build import build, build_data, build_module
-from ssl_framework.loading import is_trusted, load_run_config
+from ssl_framework.loading import load_run_config
 from ssl_framework.models.encoder import EMATeacher
+from ssl_framework.runs.groups import CONFIGS
+from ssl_framework.runs.trust import is_trusted
 from ssl_framework.training.place import local_processes
 from ssl_framework.training.trainer import build_trainer
 from tests.small_runs import SMALL, config, run_in, small
@@ -27,12 +32,20 @@ def refused(*overrides: str) -> str:
 
 def test_a_feature_mixer_without_negatives_names_both_ways_out() -> None:
     message = refused("method=byol", "feature_mixer=mochi")
-    assert message == "MoCHi needs negatives, but BYOL has none: choose method=mocov2 or feature_mixer=none"
+    assert message == (
+        "MoCHi needs negatives, but BYOL has none: choose method=dcl, dclw, g_simclr, m_mix, mocov2, reweight_head, "
+        "simclr, symmetric_relu_head or feature_mixer=none"
+    )
     message = refused("method=simclr", "feature_mixer=feature_transform")
-    assert message.startswith("FeatureTransform needs negatives shared by all queries, but SimCLR has none")
+    assert message == (
+        "FeatureTransform needs negatives shared by all queries, but SimCLR has none: choose method=mocov2 or "
+        "feature_mixer=none"
+    )
     oracle = ("objective.class_oracle=true", "objective.queue.size=24")
     message = refused("method=mocov2", "feature_mixer=feature_transform", *oracle)
-    assert message.startswith("FeatureTransform needs negatives shared by all queries, but MoCo has none")
+    assert message.startswith(
+        "FeatureTransform needs negatives shared by all queries, but MoCo has none: choose feature_mixer=none"
+    )
 
 
 @pytest.mark.parametrize("method", ["supcon", "mv_dhel"])
@@ -67,7 +80,10 @@ def test_a_missing_teacher(method: str) -> None:
 
 def test_an_unread_mixer() -> None:
     message = refused("method=supcon", "mixer=mixup")
-    assert "SupCon does not read what Mixup produces: set mixer=none" in message
+    assert message == (
+        "SupCon does not read what Mixup produces: choose method=byol, dcl, dclw, decoupled_mixup, g_simclr, m_mix, "
+        "mocov2, mocov3, regression, reweight_head, simclr, supervised, symmetric_relu_head or mixer=none"
+    )
 
 
 def test_a_single_view() -> None:
@@ -146,7 +162,7 @@ def test_unknown_heads() -> None:
         ("optimizer.lr_per_256=0", "optimizer.lr_per_256 is 0"),
         ("optimizer.warmup=10", "optimizer.warmup is 10"),
         ("data.batch_size=1", "data.batch_size is 1"),
-        ("data.batch_size=64", "data.batch_size is 64, but the training set has only 48 images"),
+        ("data.batch_size=64", "data.batch_size is 64, but the training set has only 48 samples"),
         ("data.batch_size=many", "data.batch_size is many"),
         ("backbone.name=resnet999", "backbone.name is resnet999, which timm does not know"),
         ("backbone.name=vit_tiny_patch16_224", "cannot take 3 x 32 x 32 images"),
@@ -192,7 +208,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> No
 )
 def test_trainers_that_cannot_be(overrides: list[str], words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=words):
-        build_trainer(config(*overrides).trainer, tmp_path, [], [])
+        run_in(tmp_path, small("simclr", *overrides))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")
@@ -287,6 +303,25 @@ def test_missing_run_folders(tmp_path: Path) -> None:
         load_run_config(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"has no config\.yaml: it is not a run folder"):
         load_run_config(tmp_path)
+
+
+def test_no_method_is_named_in_python() -> None:
+    """What a user is told to choose is read from configs; docstrings may name methods, and so may their own files."""
+    package = Path(ssl_framework.__file__).parent
+    words = {file.stem for file in (CONFIGS / "method").glob("*.yaml")} - {"regression"}  # an evaluation, too
+    named = re.compile(rf"(?<![\w.])({'|'.join(words)}|(?:method|objective)=[a-z]\w*)(?!\w)")
+    files = [path for path in package.rglob("*.py") if package / "objectives" not in path.parents]
+    assert len(files) > 100 and named.search("choose method=regression") and named.search("(simclr, byol)")
+    found = [f"{path.name}: {text}" for path in files for text in literals(path) if named.search(text)]
+    assert found == []
+
+
+def literals(path: Path) -> list[str]:
+    """The strings of a file that are no docstrings."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    said = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    strings = [node for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [str(node.value) for node in strings if id(node) not in said]
 
 
 def test_an_empty_choice_is_nothing() -> None:

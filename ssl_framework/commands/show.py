@@ -6,8 +6,10 @@
     python scripts/show.py report run=outputs/latest     the page of a run, report.html in its folder
     python scripts/show.py neighbours run=outputs/latest test images and their nearest neighbours
     python scripts/show.py embedding run=outputs/latest  features in the plane (by=tsne, pca or umap)
+    python scripts/show.py nonfinite run=outputs/latest  makes the step again at which a run was no longer finite
 
-Each prints the path of what it has written. Further key=value change the config, such as data.root=data.
+Each prints the path of what it has written, the last one a table. Further key=value change the config, such as
+data.root=data.
 """
 
 import argparse
@@ -15,24 +17,29 @@ import difflib
 import sys
 from pathlib import Path
 
-from hydra.errors import HydraException
+import torch
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
-from ssl_framework.device import use_threads
+from ssl_framework.device import accelerator_of, use_threads
+from ssl_framework.loading import load_run_config
 from ssl_framework.report.inspection import Inspection
 from ssl_framework.report.page import Page
 from ssl_framework.report.pictures.features import PLANES, draw_embedding, draw_neighbours
 from ssl_framework.report.pictures.mixtures import show_all, show_both_views, show_one, show_side_by_side
-from ssl_framework.runs.config import CONFIGS
 from ssl_framework.runs.folder import RunFolder
-from ssl_framework.runs.groups import admit
-from ssl_framework.runs.messages import as_typed, commanded, error_line, explain, quiet, typed
+from ssl_framework.runs.groups import CONFIGS, admit
+from ssl_framework.runs.messages import as_typed, commanded, quiet, refusing, typed
+from ssl_framework.runs.overrides import override_each
+from ssl_framework.training.replay import make_again, ranks_of, read_step, step_table, verdict
 
 DRAWERS = {"": show_one, "mixers": show_all, "gallery": show_side_by_side, "views": show_both_views}
 
 
 OF_RUNS = ("report", "neighbours", "embedding")
+
+
+REPLAY = "nonfinite"
 
 
 @commanded()
@@ -46,18 +53,18 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_intermixed_args(admit(sys.argv[1:] if arguments is None else arguments))
     words = [word for word in given.words if "=" not in word]
     overrides = [word for word in given.words if "=" in word]
-    what, known = " ".join(words), [*filter(None, DRAWERS), *OF_RUNS]
+    what, known = " ".join(words), [*filter(None, DRAWERS), *OF_RUNS, REPLAY]
     if len(words) > 1 or what not in ("", *known):
         near = difflib.get_close_matches(what, known, n=1)
         meant = f" (did you mean {near[0]}?)" if near else ""
         parser.error(f"{what!r}{meant} is neither key=value nor one of {', '.join(known)}")
-    try:
-        if what in OF_RUNS:
+    with refusing():
+        if what == REPLAY:
+            show_step(overrides, given.out)
+        elif what in OF_RUNS:
             print(show_run(what, overrides, given.out))
         else:
             print(DRAWERS[what](overrides, given.out or Path("outputs") / "show"))
-    except (ValueError, FileNotFoundError, HydraException, OmegaConfBaseException) as error:
-        parser.exit(1, f"{error_line(explain(error))}\n")
 
 
 def show_run(what: str, overrides: list[str], out: Path | None) -> Path:
@@ -94,3 +101,37 @@ def show_run(what: str, overrides: list[str], out: Path | None) -> Path:
     else:
         draw_neighbours(seen, path)
     return path
+
+
+def show_step(overrides: list[str], out: Path | None) -> None:
+    """Prints why a run stopped at a number that is not finite, and what its step gives when it is made again.
+
+    Of several ranks the first whose step is not finite again is shown, or else the first.
+
+    Args:
+        overrides: ``run=FOLDER``, and keys of the run's config.
+        out: there is nothing to write.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such run, or no such step of it.
+    """
+    folders = [o.partition("=")[2] for o in overrides if o.startswith("run=")]
+    if len(folders) != 1:
+        raise ValueError(f"say which run: python scripts/show.py {REPLAY} run=outputs/latest")
+    if out is not None:
+        raise ValueError(f"{REPLAY} prints a table: leave out --out")
+    quiet()
+    run = RunFolder(Path(folders[0]))
+    cfg = load_run_config(run.path)
+    override_each([cfg], [o for o in overrides if not o.startswith("run=")], str(run.config_file))
+    use_threads(cfg.trainer.num_threads)
+    device = torch.device("cuda" if accelerator_of(cfg.trainer) == "gpu" and torch.cuda.is_available() else "cpu")
+    steps = [read_step(run, rank) for rank in ranks_of(run)]
+    tried = ((step, make_again(cfg, step, device)) for step in steps)
+    first = step, made = next(tried)
+    if not made.wrong:
+        step, made = next((pair for pair in tried if pair[1].wrong), first)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(step.message, highlight=False, markup=False, soft_wrap=True)
+    console.print(step_table(step, made))
+    console.print(verdict(step, made), highlight=False, markup=False, soft_wrap=True)

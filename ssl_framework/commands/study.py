@@ -14,7 +14,7 @@ from ssl_framework.report.sheet import mean_and_spread
 from ssl_framework.runs.config import hosted
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admit, composing
-from ssl_framework.runs.messages import STOPPED, as_typed, commanded, error_line, typed
+from ssl_framework.runs.messages import STOPPED, as_typed, commanded, refusing, typed
 from ssl_framework.runs.stopping import stop
 from ssl_framework.study.cells import Cell, Run, runs_of
 from ssl_framework.study.declaration import names_of_studies
@@ -37,14 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     command = f"{typed('study')} {shlex.join(arguments)}"
     stop.then = f"runs that have ended stay; to continue: {command}"
-    stopped = run(request, cells)
+    with refusing():
+        stopped = run(request, cells)
     folder = OUT / request.study.name / request.scale
-    try:
+    with refusing():
         report(request, cells, folder, command)
         if request.record is not None:
             report(request, cells, request.record, command)
-    except ValueError as error:
-        sys.exit(error_line(error))
     print((folder / "table.md").read_text())
     if stopped is not None:
         print(f"stopped; to continue: {command}")
@@ -111,7 +110,7 @@ def dry_run(request: Request, cells: Sequence[Cell]) -> None:
         state, place = cell.run.folder.state, (cell.row, cell.column)
         if state != "done":
             if place not in known:
-                known[place] = seconds_of(cells, cell)
+                known[place] = seconds_of(cells, cell, request.study.foreign)
             said = f", about {minutes(known[place])}"
             if math.isnan(known[place]):
                 said, unknown = ", time unknown", unknown + 1
@@ -139,12 +138,14 @@ def by_run(cells: Sequence[Cell]) -> list[list[Cell]]:
     return list(found.values())
 
 
-def seconds_of(cells: Sequence[Cell], cell: Cell) -> float:
+def seconds_of(cells: Sequence[Cell], cell: Cell, foreign: bool) -> float:
     """Of a run: the median of finished runs of other seeds, else from measured steps; NaN where none can be taken here,
-    which is said."""
+    which is said, or where the study is a foreign file, of which nothing is constructed."""
     others = [c.run.folder.read_result() for c in cells if (c.row, c.column) == (cell.row, cell.column)]
     if finished := [result["wall_seconds"] for result in others if result and not result.get("resumed_at")]:
         return statistics.median(finished)
+    if foreign:
+        return math.nan
     from ssl_framework.study.estimate import training_seconds  # imports torch
 
     try:

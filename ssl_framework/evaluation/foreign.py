@@ -1,10 +1,10 @@
 """Backbones from elsewhere: timm's models, and files of weights. Nothing in a file is unpickled but tensors."""
 
 import hashlib
-import json
 import logging
-import pickle
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,16 +12,18 @@ import timm
 import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ssl_framework.build import build
 from ssl_framework.evaluation.features import Bare
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
-from ssl_framework.models.weights import misfits
+from ssl_framework.models.exported import read_exported
+from ssl_framework.models.weights import misfits, refuse_non_finite_weights
 from ssl_framework.runs.messages import nearest
 from ssl_framework.runs.overrides import composed, merged
+from ssl_framework.runs.paths import leads_elsewhere
+from ssl_framework.runs.plain import plain_json
 
 PICKLED = (".pt", ".pth", ".bin")
 """Endings of files that ``torch.load`` reads, which here takes tensors and plain values only."""
@@ -29,6 +31,9 @@ PICKLED = (".pt", ".pth", ".bin")
 
 BACKBONE_KEYS = ("options", "channels_last")
 """What ``Foreign.trained_with`` says of the backbone; the rest is of the images."""
+
+MOST_METADATA = 1 << 16
+"""Characters of what a file says of its weights; an export writes a few hundred."""
 
 
 class Foreign(NamedTuple):
@@ -111,12 +116,13 @@ class Foreign(NamedTuple):
         """Gives a backbone the weights of a file, whose classifier, if it has one, is left out.
 
         Raises:
-            ValueError: a name is missing or left over, or a shape differs.
+            ValueError: a name is missing or left over, a shape differs, or a number is not finite.
         """
         about = timm.get_pretrained_cfg(self.timm_name)
         classifier = getattr(about, "classifier", None) or ()
         heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
         kept = {name: x for name, x in state.items() if not name.startswith(heads)}
+        refuse_non_finite_weights(kept, self.said)
         if found := misfits(backbone, kept):
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise ValueError(
@@ -227,8 +233,72 @@ def metadata_of(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no .safetensors file ({error}): give one, or a .pt file of weights") from error
     found: dict[str, Any] = {"timm_name": about["timm_name"]} if "timm_name" in about else {}
     if "trained_with" in about:
-        found["trained_with"] = json.loads(about["trained_with"])
+        found["trained_with"] = checked_training(about["trained_with"], path)
     return found
+
+
+def checked_training(text: str, path: Path) -> dict[str, Any]:
+    """What a file says its weights were trained with: numbers and names, of which nothing is ever constructed.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    if len(text) > MOST_METADATA:
+        raise ValueError(f"{path}: trained_with has {len(text):,} characters, more than {MOST_METADATA:,}")
+    try:
+        found = plain_json(text, "trained_with")
+    except ValueError as error:
+        raise ValueError(f"{path}: trained_with cannot be read ({error}): write the file again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: trained_with is {type(found).__name__}, not a mapping")
+    if unknown := [key for key in found if key not in CHECKS]:
+        raise ValueError(f"{path}: trained_with has {unknown[0]!r}: only {', '.join(CHECKS)} are known")
+    for key, value in found.items():
+        if not CHECKS[key](value):
+            raise ValueError(f"{path}: trained_with has {key}={str(value)[:60]}, which cannot be: write the file again")
+    return found
+
+
+def is_count(value: Any, most: int) -> bool:
+    """Whether a value is a whole number from 1 to ``most``."""
+    return type(value) is int and 1 <= value <= most
+
+
+def are_numbers(value: Any, least: float) -> bool:
+    """Whether a value is a list of a few finite numbers of at least ``least``."""
+    return (
+        isinstance(value, list)
+        and 1 <= len(value) <= 64
+        and all(type(x) in (int, float) and math.isfinite(x) and abs(x) < 1e6 and x >= least for x in value)
+    )
+
+
+def are_options(value: Any) -> bool:
+    """Whether a value is a mapping that says how a network is built, and nothing of which weights it begins with."""
+    return isinstance(value, dict) and all(
+        isinstance(key, str) and key.isidentifier() and not leads_elsewhere(key) and is_option(one)
+        for key, one in value.items()
+    )
+
+
+def is_option(value: Any) -> bool:
+    """Whether a value is a number of a size that a network can have, a truth value, a name, null, or a list of them."""
+    if isinstance(value, list):
+        return len(value) <= 64 and all(is_option(one) and not isinstance(one, list) for one in value)
+    if isinstance(value, str):
+        return re.fullmatch(r"\w{0,32}", value, re.ASCII) is not None
+    return value is None or (type(value) in (bool, int, float) and math.isfinite(value) and abs(value) <= 16384)
+
+
+CHECKS: dict[str, Callable[[Any], bool]] = {
+    "image_size": lambda value: is_count(value, 4096),
+    "channels": lambda value: is_count(value, 64),
+    "mean": lambda value: are_numbers(value, -1e6),
+    "std": lambda value: are_numbers(value, 1e-6),
+    "options": are_options,
+    "channels_last": lambda value: isinstance(value, list) and all(one in ("cpu", "cuda") for one in value),
+}
+"""What ``scripts/export.py`` writes of a training -> whether a value can be that."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -238,10 +308,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ValueError: it holds something else, or cannot be read safely.
     """
     if path.suffix not in PICKLED:
-        return load_file(path)
+        return read_exported(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # of as many kinds as pickle and zip files have faults
         raise ValueError(
             f"{path} was not loaded: it is damaged, or holds more than tensors and plain values, which could run code"
         ) from error

@@ -3,22 +3,85 @@
 A resumed run has its own in its checkpoint and reads no others.
 """
 
+import hashlib
 import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ssl_framework.models.base import BackboneProtocol
+from ssl_framework.models.exported import read_exported
+from ssl_framework.runs.added_keys import below
+from ssl_framework.runs.durable import damage
 from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.plain import read_config
 
 SHARDS = "shards"
 """In a checkpoint, the folder beside it in which its tensors lie, in one file a rank."""
+
+
+SUMS = "shard_sums"
+"""In such a checkpoint, the SHA-256 of each of these files by its name."""
+
+
+class Damaged(ValueError):
+    """A checkpoint is not what was written: its checksums, or its tensors', tell.
+
+    Args:
+        sentence: for the user.
+        reason: what is wrong, in a few words.
+    """
+
+    def __init__(self, sentence: str, reason: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
+class Newest(NamedTuple):
+    """The newest whole checkpoint of a run."""
+
+    path: Path
+    content: dict[str, Any]  # as ``load_checkpoint`` gives it
+    note: str  # what to say if it is not the one that was written last; "" if it is
+
+
+def newest_checkpoint(run: RunFolder) -> Newest:
+    """The last state of a run, or the one before it where the last is damaged or missing.
+
+    Raises:
+        FileNotFoundError: there is neither.
+        ValueError: none is whole, or the newest whole one holds foreign objects.
+    """
+    reasons = []
+    for path in (run.checkpoint_file, run.previous_checkpoint_file):
+        try:
+            content = load_checkpoint(path)
+        except FileNotFoundError:
+            reasons.append(f"{path.name} is missing")
+        except Damaged as error:
+            reasons.append(f"{path.name} is damaged ({error.reason})")
+        else:
+            note = f"{reasons[0]}: going on with {path.name}, step {content.get('global_step')}" if reasons else ""
+            return Newest(path, content, note)
+    if not run.checkpoint_files:
+        raise FileNotFoundError(f"there is no checkpoint {run.checkpoint_file}")
+    raise ValueError(
+        f"{run.checkpoints} holds no whole checkpoint: {'; '.join(reasons)}: put a copy there, or remove the folder "
+        f"{run} and start the run again"
+    )
+
+
+def load_newest(run: RunFolder) -> dict[str, Any]:
+    """The content of ``newest_checkpoint``, with a warning if it is not the one that was written last."""
+    found = newest_checkpoint(run)
+    if found.note:
+        warnings.warn(f"{run}: {found.note}")
+    return found.content
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -26,11 +89,37 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or holds foreign objects.
+        Damaged: it is not what was written.
+        ValueError: it holds foreign objects, or is no checkpoint.
     """
     found = load_without_shards(path)
-    name = found.pop(SHARDS, None)
-    return found if name is None else with_tensors(found, read_shards(shards_of(Path(path), name)))
+    name, sums = found.pop(SHARDS, None), found.pop(SUMS, None)
+    if name is None:
+        return found
+    folder = shards_of(Path(path), name)
+    if reason := damage_of_shards(folder, sums):
+        raise Damaged(f"the checkpoint's tensors in {folder} are damaged: {reason}", reason)
+    return with_tensors(found, read_shards(folder))
+
+
+def damage_of_shards(folder: Path, sums: Mapping[str, str] | None) -> str:
+    """What is wrong with the files of a checkpoint's tensors; "" if nothing, or if no checksums are known."""
+    for name, expected in sorted((sums or {}).items()):
+        file = folder / Path(name).name
+        if not file.is_file():
+            return f"{file.name} is missing"
+        if sha256_of(file) != expected:
+            return f"the checksum of {file.name} is another"
+    return ""
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def shards_of(path: Path, name: Any) -> Path:
@@ -39,20 +128,31 @@ def shards_of(path: Path, name: Any) -> Path:
     Raises:
         ValueError: the checkpoint names another place.
     """
-    if not isinstance(name, str) or not re.fullmatch(re.escape(path.stem) + r"-[\w-]+", name):
+    if not isinstance(name, str) or not re.fullmatch(r"\w+-[\w-]+", name, re.ASCII):
         raise ValueError(f"the checkpoint {path} names {name!r} as the folder of its tensors: it must lie beside it")
     return path.with_name(name)
 
 
 def load_without_shards(path: str | Path) -> dict[str, Any]:
     """As ``load_checkpoint``, but without the tensors if they lie in a folder beside the file."""
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
+    if reason := damage(path):
+        raise Damaged(f"the checkpoint {path} is damaged: {reason}", reason)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError ... for the two reasons
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"the checkpoint {path} cannot be loaded safely: {reason}") from error
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception:  # torch raises UnpicklingError, RuntimeError, AttributeError ...
+        raise ValueError(
+            f"the checkpoint {path} cannot be loaded safely: it holds more than tensors and plain values, which could "
+            "run code, and nothing of it was used"
+        ) from None
+    if not isinstance(found, dict) or not isinstance(found.get("state_dict"), Mapping):
+        what = f"lacks {'state_dict'!r}" if isinstance(found, dict) else f"is of the type {type(found).__name__}"
+        raise ValueError(f"{path} is no checkpoint of a run: what lies in it {what}")
+    return found
 
 
 def read_shards(folder: Path) -> dict[str, Tensor]:
@@ -60,7 +160,7 @@ def read_shards(folder: Path) -> dict[str, Tensor]:
     be made to run code, which its other format, of pickles, can.
 
     Raises:
-        ValueError: a file is missing or damaged.
+        Damaged: a file is missing, or is not what was written.
     """
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader  # slow to import
@@ -73,7 +173,7 @@ def read_shards(folder: Path) -> dict[str, Tensor]:
             checkpoint.load(found, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
     except Exception as error:  # as many kinds as ``torch.load`` raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"the checkpoint's tensors in {folder} cannot be loaded: {reason}") from error
+        raise Damaged(f"the checkpoint's tensors in {folder} cannot be loaded: {reason}", reason) from error
     return found
 
 
@@ -103,20 +203,25 @@ def with_tensors(checkpoint: dict[str, Any], tensors: Mapping[str, Tensor]) -> d
     return checkpoint
 
 
-PREFIX = re.compile(r"student\.(towers\.\w+\.)?backbone\.net\.")
-"""Of the backbone's names in a checkpoint; of several towers the main one comes first."""
+def prefix_of(run: RunFolder) -> str:
+    """What the names of the student's backbone begin with in a run's checkpoint: of several towers the main one's.
+
+    The config says which one that is: tensors that ranks have written in shares come in the order of their names.
+    """
+    student = below(read_config(run.config_file), "student")
+    main = student.get("main") or next(iter(below(student, "towers")), None)
+    return "student.backbone.net." if main is None else f"student.towers.{main}.backbone.net."
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Names and tensors of a network: of the student's backbone in a run folder, or of a file that ``export`` wrote."""
     if path.is_dir():
-        state = load_checkpoint(RunFolder(path).checkpoint_file)["state_dict"]
-        prefix = next((found[0] for name in state if (found := PREFIX.match(name))), "none")
+        state, prefix = load_newest(RunFolder(path))["state_dict"], prefix_of(RunFolder(path))
         return {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
     if not path.is_file():
         raise FileNotFoundError(f"backbone.weights is {path}, which does not exist")
     try:
-        return load_file(path)
+        return read_exported(path)
     except SafetensorError as error:
         raise ValueError(
             f"backbone.weights is {path}, which is no .safetensors file ({error}): give a run folder or a file that "
@@ -128,8 +233,9 @@ def load_into(backbone: BackboneProtocol, state: dict[str, Tensor]) -> None:
     """Replaces all weights and buffers of a backbone.
 
     Raises:
-        ValueError: a name is missing or left over, or a shape differs.
+        ValueError: a name is missing or left over, a shape differs, or a number is not finite.
     """
+    refuse_non_finite_weights(state, f"backbone.weights={backbone.weights}")
     if found := misfits(backbone, state):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise ValueError(
@@ -137,6 +243,16 @@ def load_into(backbone: BackboneProtocol, state: dict[str, Tensor]) -> None:
             "backbone, the size and the channels of views that these weights were trained with"
         )
     backbone.net.load_state_dict(state)
+
+
+def refuse_non_finite_weights(state: Mapping[str, Tensor], where: str) -> None:
+    """Raises ValueError if a weight or statistic is not finite; ``where`` says whose they are."""
+    if bad := [name for name, x in state.items() if x.is_floating_point() and not x.isfinite().all()]:
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        raise ValueError(
+            f"{where} holds NaN or infinity in {bad[0]}{more}: nothing was done with it; choose weights of a run that "
+            "did not diverge"
+        )
 
 
 def misfits(backbone: BackboneProtocol, state: Mapping[str, Tensor]) -> list[str]:

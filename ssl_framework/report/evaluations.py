@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from ssl_framework.report.escaping import csv_cells, terminal_text
 from ssl_framework.runs.numbers import short, shown
 
 REFERENCES = {"untrained": "untrained", "raw_pixels": "raw pixels", "raw_input": "raw input", "chance": "chance"}
@@ -45,7 +46,10 @@ def what(record: Mapping[str, Any]) -> str:
 
 def by_protocol(record: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Table:
     """Rows are the metrics of all protocols; one that several share, with the same value, stands with the first."""
-    table = Table(title=escaped(f"{title_of(record)}; scored on {results[0]['data']}"), caption=record["device"])
+    table = Table(
+        title=terminal_text(f"{title_of(record)}; scored on {results[0]['data']}"),
+        caption=terminal_text(record["device"]),
+    )
     table.add_column("protocol", no_wrap=True)
     table.add_column("metric", overflow="fold")
     spread = any(result["intervals"] for result in results)
@@ -57,24 +61,26 @@ def by_protocol(record: Mapping[str, Any], results: Sequence[Mapping[str, Any]])
         fresh = [metric for metric, value in result["metrics"].items() if (metric, value) not in seen]
         seen.update(result["metrics"].items())
         if not fresh:
-            table.add_row(result["protocol"]["name"], "all above")
+            table.add_row(terminal_text(result["protocol"]["name"]), "all above")
         for number, metric in enumerate(fresh):
             others = (result["references"].get(name, {}).get(metric) for name in present)
             cells = [value_of(result, metric), *(dash(metric, value) for value in others)]
-            table.add_row("" if number else result["protocol"]["name"], escaped(metric), *cells)
+            table.add_row("" if number else terminal_text(result["protocol"]["name"]), terminal_text(metric), *cells)
     return table
 
 
 def by_data(record: Mapping[str, Any], name: str, results: Sequence[Mapping[str, Any]]) -> Table:
     """Rows are data sets, with their references below; columns are metrics."""
     metrics = list(dict.fromkeys(metric for result in results for metric in result["metrics"]))
-    table = Table(title=escaped(f"{title_of(record)}; evaluation={name}"), caption=record["device"])
+    table = Table(
+        title=terminal_text(f"{title_of(record)}; evaluation={name}"), caption=terminal_text(record["device"])
+    )
     table.add_column("data", no_wrap=True)
     table.add_column("features", no_wrap=True)
     for metric in metrics:
-        table.add_column(escaped(short(metric)), justify="right", overflow="fold")
+        table.add_column(terminal_text(short(metric)), justify="right", overflow="fold")
     for result in results:
-        table.add_row(result["data"], what(record), *(value_of(result, metric) for metric in metrics))
+        table.add_row(terminal_text(result["data"]), what(record), *(value_of(result, metric) for metric in metrics))
         for key, label in REFERENCES.items():
             if values := result["references"].get(key):
                 table.add_row("", label, *(dash(metric, values.get(metric)) for metric in metrics))
@@ -94,11 +100,6 @@ def dash(metric: str, value: float | None) -> str:
     return "-" if value is None else shown(metric, value)
 
 
-def escaped(text: str) -> str:
-    """Without rich taking brackets for markup."""
-    return text.replace("[", r"\[")
-
-
 def csv_of(record: Mapping[str, Any]) -> str:
     """One line a value: data, protocol, features, metric, value, and the ends of its 95 % interval."""
     text = io.StringIO()
@@ -107,8 +108,9 @@ def csv_of(record: Mapping[str, Any]) -> str:
     for result in results_of(record):
         head = [result["data"], result["protocol"]["name"]]
         for metric, value in result["metrics"].items():
-            out.writerow([*head, what(record), metric, value, *result["intervals"].get(metric, ("", ""))])
+            ends = result["intervals"].get(metric, ("", ""))
+            out.writerow(csv_cells([*head, what(record), metric, value, *ends]))
         for key, label in REFERENCES.items():
             for metric, value in result["references"].get(key, {}).items():
-                out.writerow([*head, label, metric, value, "", ""])
+                out.writerow(csv_cells([*head, label, metric, value, "", ""]))
     return text.getvalue()

@@ -7,6 +7,7 @@ results.csv                                  one line a run
 from collections.abc import Sequence
 from pathlib import Path
 
+from ssl_framework.report.escaping import markdown_text
 from ssl_framework.report.layout import by_setting
 from ssl_framework.report.render import as_csv, latex, markdown, page
 from ssl_framework.report.results_csv import write_csv
@@ -33,7 +34,7 @@ def report_folders(folders: Sequence[Path], out: Path, baseline: str | None, met
     lead = [f"Runs in {', '.join(map(str, folders))}."]
     lead += [f"In common: {' '.join(common)}."] if common else []
     forms = {
-        "table.md": "\n\n".join([f"# {sheet.title}", *lead, markdown(sheet)]),
+        "table.md": "\n\n".join([f"# {markdown_text(sheet.title)}", *map(markdown_text, lead), markdown(sheet)]),
         "table.csv": as_csv(sheet),
         "table.tex": latex(sheet),
         "table.html": page(sheet, lead),

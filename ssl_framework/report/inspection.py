@@ -16,11 +16,12 @@ from ssl_framework.build import build_data, build_module
 from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.device import accelerator_of
-from ssl_framework.evaluation.features import samples_at_once
+from ssl_framework.evaluation.features import refuse_non_finite, samples_at_once
 from ssl_framework.loading import load_run, load_run_config
-from ssl_framework.models.weights import load_checkpoint
+from ssl_framework.models.weights import load_newest
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.overrides import keys_of
 
 
 class Inspection:
@@ -42,7 +43,7 @@ class Inspection:
         self.overrides = list(overrides)
         self.num_images = num_images
         self.seed = seed
-        self.stored = load_run_config(folder)  # as written, without the overrides
+        self.stored = load_run_config(folder, keys_of(self.overrides))  # as written, without the overrides
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -67,10 +68,9 @@ class Inspection:
         Raises:
             ValueError: none was written yet.
         """
-        path = self.run.checkpoint_file
-        if not path.is_file():
+        if not self.run.checkpoint_files:
             raise ValueError("the run has written no checkpoint yet")
-        return load_checkpoint(path)
+        return load_newest(self.run)
 
     @cached_property
     def scores(self) -> dict[str, Any]:
@@ -121,12 +121,12 @@ class Inspection:
     @cached_property
     def train_x(self) -> Tensor:
         """Features of ``train``, [N, D]."""
-        return embedded(self.module, self.train)
+        return refuse_non_finite(embedded(self.module, self.train), "the backbone's features", "train")
 
     @cached_property
     def test_x(self) -> Tensor:
         """Features of ``test``, [N, D]."""
-        return embedded(self.module, self.test)
+        return refuse_non_finite(embedded(self.module, self.test), "the backbone's features", "test")
 
     @cached_property
     def untrained_x(self) -> Tensor:

@@ -3,10 +3,12 @@
 import csv
 import io
 import math
+import re
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ssl_framework.report.escaping import csv_cells, markdown_cell, markdown_text, tick_texts, write_literally
 from ssl_framework.report.html import embedded, rendered
 from ssl_framework.report.sheet import (
     LEVEL,
@@ -24,6 +26,7 @@ from ssl_framework.report.sheet import (
     protocols,
     written,
 )
+from ssl_framework.runs.plain import printable
 
 Found = Mapping[tuple[str, str], Cell]
 
@@ -149,10 +152,10 @@ def markdown(sheet: Sheet) -> str:
     """All tables, one below the other."""
     parts = []
     for title, body in tables(sheet):
-        head, *rest = [[cell.replace("|", "\\|") for cell in line] for line in body]
+        head, *rest = [[markdown_cell(cell) for cell in line] for line in body]
         lines = ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rest)]
-        parts.append(f"**{title}**\n\n" + "\n".join(lines))
-    return "\n\n".join([*parts, *notes(sheet)]) + "\n"
+        parts.append(f"**{markdown_text(title)}**\n\n" + "\n".join(lines))
+    return "\n\n".join([*parts, *map(markdown_text, notes(sheet))]) + "\n"
 
 
 def as_csv(sheet: Sheet) -> str:
@@ -170,7 +173,7 @@ def as_csv(sheet: Sheet) -> str:
                 theirs = sheet.published.values.get(row, {}).get(column, "") if first and sheet.published else ""
                 value = against.get((row, column)) if first else None
                 writer.writerow(
-                    [row, column, metric, len(values)]
+                    [*csv_cells([row, column, metric]), len(values)]
                     + [round(mean_of(values), 4) if values else ""]
                     + [round(deviation(values), 4) if len(values) > 1 else ""]
                     + [cell.failed, cell.unfinished, cell.missing, theirs]
@@ -202,7 +205,7 @@ def latex(sheet: Sheet) -> str:
             lines.append(" & ".join(texts) + r" \\")
             lines += [r"\midrule"] if number == 0 else []
         parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]))
-    said = "\n".join(f"% {line}" for line in notes(sheet))
+    said = "\n".join(f"% {' '.join(printable(line).split())}" for line in notes(sheet))
     return "\n\n".join([*parts, said]) + "\n"
 
 
@@ -229,7 +232,7 @@ LATEX: dict[str, str | int | None] = {
 
 def escaped(text: str) -> str:
     """Text as LaTeX takes it."""
-    return text.translate(str.maketrans(LATEX))
+    return re.sub(r"\s*\n\s*", " ", printable(text)).translate(str.maketrans(LATEX))
 
 
 def page(sheet: Sheet, lead: list[str]) -> str:
@@ -258,8 +261,8 @@ def plot(sheet: Sheet, metric: str) -> bytes | None:
         axes = figure.subplots()
         grid = [[means.get((row, column), math.nan) for column in sheet.columns] for row in sheet.rows]
         drawn = axes.imshow(grid, cmap="viridis", aspect="auto")
-        axes.set_xticks(range(columns), sheet.columns)
-        axes.set_yticks(range(rows), sheet.rows)
+        axes.set_xticks(range(columns), tick_texts(sheet.columns))
+        axes.set_yticks(range(rows), tick_texts(sheet.rows))
         figure.colorbar(drawn, label=metric)
     elif columns == 1:
         figure = Figure(figsize=(7, 0.8 + 0.28 * rows))
@@ -267,7 +270,7 @@ def plot(sheet: Sheet, metric: str) -> bytes | None:
         for number, row in enumerate(sheet.rows):
             if (place := (row, sheet.columns[0])) in means:
                 axes.errorbar(means[place], number, xerr=spreads[place], fmt="o", color="C0", capsize=3)
-        axes.set_yticks(range(rows), sheet.rows)
+        axes.set_yticks(range(rows), tick_texts(sheet.rows))
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)
     else:
@@ -287,16 +290,17 @@ def plot(sheet: Sheet, metric: str) -> bytes | None:
                 low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
                 axes.fill_between(at, low, high, color=style["color"], alpha=0.15, linewidth=0)
         if x is None:
-            axes.set_xticks(range(columns), sheet.columns)
+            axes.set_xticks(range(columns), tick_texts(sheet.columns))
         else:
             if min(x) > 0 and max(x) / min(x) >= 8:
                 axes.set_xscale("log")
-            axes.set_xticks(x, sheet.columns)
+            axes.set_xticks(x, tick_texts(sheet.columns))
             axes.minorticks_off()
         axes.set_ylabel(metric)
         axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
         axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel(metric if columns == 1 else sheet.axis)
+    write_literally(figure)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
     return out.getvalue()

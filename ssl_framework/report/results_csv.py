@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from ssl_framework.report.escaping import csv_cells, csv_text
 from ssl_framework.report.sheet import Entry
 
 COLUMNS = (
@@ -21,17 +22,18 @@ def write_csv(entries: Sequence[Entry]) -> str:
     """results.csv."""
     out = io.StringIO()
     metrics = list(dict.fromkeys(name for entry in entries for name in entry.values))
-    writer = csv.DictWriter(out, [*COLUMNS, *metrics, "error"], lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(csv_cells([*COLUMNS, *metrics, "error"]))
     for entry in entries:
-        row = {name: getattr(entry, name) for name in (*COLUMNS, "error")}
-        writer.writerow({**row, **entry.values})
+        own = {name: getattr(entry, name) for name in (*COLUMNS, "error")} | entry.values
+        writer.writerow(csv_cells(own.get(name, "") for name in (*COLUMNS, *metrics, "error")))
     return out.getvalue()
 
 
 def read_csv(text: str) -> list[Entry]:
     """The entries of a results.csv."""
-    return [entry_in(line) for line in csv.DictReader(io.StringIO(text))]
+    lines = csv.DictReader(io.StringIO(text))
+    return [entry_in({csv_text(name): csv_text(cell) for name, cell in line.items()}) for line in lines]
 
 
 def entry_in(line: dict[str, str]) -> Entry:

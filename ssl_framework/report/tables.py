@@ -6,35 +6,37 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from ssl_framework.report.escaping import terminal_text
 from ssl_framework.report.layout import by_variation
 from ssl_framework.report.sheet import cells
 from ssl_framework.runs.folder import read_runs
-from ssl_framework.runs.numbers import mean_and_spread, short, shown, unit_of
+from ssl_framework.runs.numbers import mean_and_spread, short, shown, speed_of, unit_of
 
 
 def run_table(result: dict[str, Any]) -> Table:
     """One run beside its two references; accuracies with their 95 % interval over test samples."""
     baselines, spread = result["baselines"], result.get("intervals", {})
-    table = Table(title=f"{result['method']} on {result['data']}, seed {result['seed']}", caption=cost_of(result))
+    title = terminal_text(f"{result['method']} on {result['data']}, seed {result['seed']}")
+    table = Table(title=title, caption=terminal_text(cost_of(result)))
     raw = "raw_input" if "raw_input" in baselines else "raw_pixels"  # of data that are no pictures
     columns = {"trained": result["metrics"], "untrained": baselines.get("untrained")}
     columns |= {raw.replace("_", " "): baselines.get(raw)}
     columns |= {"chance": baselines["chance"]} if "chance" in baselines else {}
-    table.add_column(unit_of(result["metrics"]), overflow="fold")
+    table.add_column(unit_of(list(result["metrics"])), overflow="fold")
     for name in columns:
         table.add_column(f"{name} (95 %)" if name == "trained" and spread else name, justify="right", no_wrap=True)
     for metric in result["metrics"]:
         cells = [shown(metric, values[metric]) if values and metric in values else "-" for values in columns.values()]
         if metric in spread:
             cells[0] += " ({}, {})".format(*(shown(metric, end) for end in spread[metric]))
-        table.add_row(metric.replace("[", r"\["), *cells)
+        table.add_row(terminal_text(metric), *cells)
     return table
 
 
 def cost_of(result: dict[str, Any]) -> str:
     """Time, throughput and device of a run, in one line."""
     minutes, seconds = divmod(round(result["wall_seconds"]), 60)
-    return f"{minutes} min {seconds} s, {result['images_per_second']:,.0f} images/s, {result['device']}"
+    return f"{minutes} min {seconds} s, {speed_of(result)}, {result['device']}"
 
 
 def sweep_table(folder: Path) -> Table:
@@ -47,7 +49,7 @@ def sweep_table(folder: Path) -> Table:
     found = cells(sheet)
     table = Table(
         title=f"{unit_of(sheet.metrics)}, mean ± standard deviation over n seeds, final epoch",
-        caption=" ".join(common),
+        caption=terminal_text(" ".join(common)),
         box=box.SIMPLE,
         pad_edge=False,
         show_edge=False,
@@ -55,15 +57,15 @@ def sweep_table(folder: Path) -> Table:
     )
     table.add_column("setting", no_wrap=True)
     for data in sheet.columns:
-        table.add_column(f"{data}\nn" if data else "n", justify="right", no_wrap=True, min_width=1)
+        table.add_column(f"{terminal_text(data)}\nn" if data else "n", justify="right", no_wrap=True, min_width=1)
         for name in sheet.metrics:
             # Parameters on a line of their own: three metrics stay readable in a terminal of 80 columns.
-            table.add_column(short(name).replace("[", "\n\\[", 1), justify="right", no_wrap=True)
+            table.add_column(terminal_text(short(name)).replace("\\[", "\n\\[", 1), justify="right", no_wrap=True)
     for row in sheet.rows:
         texts = []
         for data in sheet.columns:
             cell = found[row, data]
             texts.append(f"{len(cell.by_seed)} ({cell.lacks})" if cell.lacks else str(len(cell.by_seed)))
             texts += [mean_and_spread(cell.values(name), name) for name in sheet.metrics]
-        table.add_row(row, *texts)
+        table.add_row(terminal_text(row), *texts)
     return table

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.runs.addresses import as_first_published
+from ssl_framework.runs.durable import replacing, sweep
+from ssl_framework.runs.plain import plain_json, printable, read_config
 
 LATEST = Path("outputs") / "latest"
 """Link to the folder of the run that began last."""
@@ -30,9 +32,10 @@ class RunFolder(NamedTuple):
 
     config.yaml       the resolved config
     run.json          what the run is called, its overrides and its command
-    checkpoints       the last state, to go on from
+    checkpoints       the last two states, to go on from, and the best one if that was asked for
     metrics.csv       every logged number, appended as it comes
     scores.npz        distributions of similarities, where they are measured
+    nonfinite         the step at which a run came to a number that is not finite, to be made again
     result.json       the end: metrics, references, versions, times
     error.txt         why a job of a multirun failed
     output.txt        what a run of a study has printed
@@ -62,6 +65,19 @@ class RunFolder(NamedTuple):
         return self.checkpoints / "last.ckpt"
 
     @property
+    def previous_checkpoint_file(self) -> Path:
+        return self.checkpoints / "before.ckpt"
+
+    @property
+    def best_checkpoint_file(self) -> Path:
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def checkpoint_files(self) -> list[Path]:
+        """The states that it can go on from, as far as there are any, the newest first (see ``newest_checkpoint``)."""
+        return [path for path in (self.checkpoint_file, self.previous_checkpoint_file) if path.is_file()]
+
+    @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.csv"
 
@@ -72,6 +88,14 @@ class RunFolder(NamedTuple):
     @property
     def pseudo_labels_file(self) -> Path:
         return self.path / "pseudo_labels.npy"
+
+    @property
+    def nonfinite(self) -> Path:
+        return self.path / "nonfinite"
+
+    def nonfinite_files(self, rank: int) -> tuple[Path, Path]:
+        """Of one rank: its tensors, and what they are."""
+        return self.nonfinite / f"rank_{rank}.safetensors", self.nonfinite / f"rank_{rank}.json"
 
     @property
     def result_file(self) -> Path:
@@ -122,7 +146,7 @@ class RunFolder(NamedTuple):
     @property
     def has_checkpoint(self) -> bool:
         """Whether the run, or a part of it, has come as far as its first checkpoint."""
-        return any(where.checkpoint_file.is_file() for where in self.parts)
+        return any(where.checkpoint_files for where in self.parts)
 
     @property
     def has_trained(self) -> bool:
@@ -130,14 +154,12 @@ class RunFolder(NamedTuple):
         return any(
             trace.exists()
             for where in self.parts
-            for trace in (where.checkpoints, where.metrics_file, where.result_file)
+            for trace in (where.checkpoints, where.metrics_file, where.result_file, where.nonfinite)
         )
 
     def read_config(self) -> DictConfig:
         """The stored config as written, unchecked: ``loading.load_run_config`` is for what will be built of it."""
-        found = OmegaConf.load(self.config_file)
-        assert isinstance(found, DictConfig)
-        return found
+        return OmegaConf.create(read_config(self.config_file))
 
     def read_about(self) -> dict[str, Any]:
         """What the run is called, its overrides and its command; {} where nothing says so."""
@@ -153,7 +175,7 @@ class RunFolder(NamedTuple):
 
     def read_error(self) -> str:
         """Why the last try failed, "" if it did not."""
-        return self.error_file.read_text().strip() if self.error_file.is_file() else ""
+        return printable(self.error_file.read_text().strip()) if self.error_file.is_file() else ""
 
     # What is written.
 
@@ -179,10 +201,20 @@ class RunFolder(NamedTuple):
         self.write_about(about)
         self.write_config(cfg)
 
+    def sweep_partials(self) -> None:
+        """Removes the files that killed processes have left half-written, in it and its parts."""
+        for folder in (LATEST.parent, *(folder for where in self.parts for folder in (where.path, where.checkpoints))):
+            sweep(folder)
+
     def forget_try(self) -> None:
         """Removes what a try has left that was killed before its first checkpoint."""
         self.metrics_file.unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+        self.forget_nonfinite()
+
+    def forget_nonfinite(self) -> None:
+        """Removes the step that a try before has left."""
+        shutil.rmtree(self.nonfinite, ignore_errors=True)
 
     def point_latest_here(self) -> None:
         """Points outputs/latest to this folder."""
@@ -252,7 +284,8 @@ class RunFolder(NamedTuple):
                 result.get("config_hash", ""),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self} holds a run.json or result.json that cannot be read: {error!r}") from error
+            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
+            raise ValueError(f"{self} holds a run.json or result.json that cannot be read: {reason}") from error
 
 
 class Summary(NamedTuple):
@@ -323,9 +356,8 @@ def locked(handle: int, kind: int, tries: int) -> bool:
 
 def write(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -334,14 +366,39 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's content."""
-    return json.loads(path.read_bytes())
+    """A JSON file's content.
+
+    Raises:
+        ValueError: it is no JSON object, such as one that was cut off.
+    """
+    found = plain_json(path.read_bytes(), str(path))
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged, for it holds no JSON object: restore it, or remove it")
+    return found
 
 
 def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:
     """metrics.csv as name -> [(step, value), ...] in the order written."""
     curves: dict[str, list[tuple[int, float]]] = {}
-    with Path(path).open(newline="") as file:
-        for row in csv.DictReader(file):
-            curves.setdefault(row["name"], []).append((int(row["step"]), float(row["value"])))
+    for step, name, value in metric_rows(Path(path)):
+        curves.setdefault(printable(name), []).append((step, float(value)))
     return curves
+
+
+def metric_rows(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Step, name and value of each row of metrics.csv; a last one that was cut off while it was written is left out.
+
+    Raises:
+        ValueError: a row before the last is none.
+    """
+    *lines, _ = path.read_bytes().decode("utf-8", "replace").split("\n")
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            ((step, name, value),) = csv.reader([line.rstrip("\r")])
+            float(value)
+            yield int(step), name, value
+        except (ValueError, csv.Error) as error:
+            raise ValueError(
+                f"line {number} of {path} is no step, name and value ({line[:80]!r}): the file is damaged; remove it, "
+                "and the run goes on without the record of its first part"
+            ) from error

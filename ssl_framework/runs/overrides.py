@@ -1,4 +1,9 @@
-"""Which protocols and data sets an evaluation is made of: the stored ones by name, and ``key=value`` on top of them."""
+"""Which protocols and data sets an evaluation is made of: the stored ones by name, and ``key=value`` on top of them.
+
+What is stored in files Hydra composes, and its grammar reads every value. Setting it is ours: Hydra's begins with a
+defaults list, which the resolved config of a run has no more, and sets a key in one config, where here each of several
+protocols takes the keys that it has.
+"""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -58,6 +63,11 @@ def pair(item: str) -> tuple[str, str]:
     return key, value
 
 
+def keys_of(overrides: Sequence[str]) -> set[str]:
+    """The keys that overrides set."""
+    return {item.lstrip("+~").partition("=")[0] for item in overrides}
+
+
 def parsed(item: str) -> Any:
     """The value of ``key=value`` as ``train.py`` reads it: a number, a truth value, null, a list, a mapping or a text.
 
@@ -96,10 +106,17 @@ def overridden(cfg: DictConfig, item: str) -> bool:
         OmegaConf.update(cfg, key, value, merge=bool(before))
     except OmegaConfBaseException as error:
         raise ValueError(f"{item} cannot be set: {' '.join(str(error).split())}") from error
+    let_source_follow(cfg, key, before)
+    return True
+
+
+def let_source_follow(cfg: DictConfig, key: str, before: Any) -> None:
+    """Gives the data's source what ``data.<name>`` has become, where the source had its value ``before`` from there.
+    Changes ``cfg``."""
+    above, _, name = key.rpartition(".")
     source = cfg.data.get("source", {}) if above == "data" else {}
     if name in source and before is not None and source[name] == before:
         source[name] = cfg.data[name]
-    return True
 
 
 def refuse_other_type(key: str, before: Any, value: Any) -> None:

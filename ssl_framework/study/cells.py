@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.runs.config import config_hash, hosted
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import composing
+from ssl_framework.runs.trust import refuse_foreign
 from ssl_framework.study.declaration import Study
 
 POOL = Path("outputs") / "studies" / "runs"
@@ -61,12 +63,25 @@ def cells_of(
                 for column in study.columns:
                     own = merged([*study.scales[scale].overrides, *row.overrides, *column.overrides, *extra])
                     if own not in known:
-                        known[own] = config_hash(hosted(hydra.compose("train", list(own))))
+                        cfg = hosted(hydra.compose("train", list(own)))
+                        if study.foreign:
+                            refuse_foreign_study(cfg, study)
+                        known[own] = config_hash(cfg)
                     run = Run((*own, f"seed={seed}"), seed, RunFolder(pool / f"{known[own]}-seed{seed}"))
                     names = {"row": row.name, "column": column.name, **row.names, **column.names}
                     metrics = tuple(metric.format(**names) for metric in study.metrics.values())
                     cells.append(Cell(row.name, column.name, metrics, run))
     return cells
+
+
+def refuse_foreign_study(cfg: DictConfig, study: Study) -> None:
+    """Refuses a study of a file that would construct what a run folder could not name either.
+
+    Raises:
+        ValueError: a class that is not trusted.
+    """
+    content = OmegaConf.to_container(cfg, resolve=True)
+    refuse_foreign(content, f"study={study.name}")
 
 
 def merged(overrides: Sequence[str]) -> tuple[str, ...]:

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from ssl_framework.report.sheet import TRUST, Published
 from ssl_framework.runs.groups import choices, files
+from ssl_framework.runs.plain import read_yaml
 
 KEYS = {"title", "paper", "question", "metrics", "seeds", "rows", "columns", "baseline", "published", "scales", "axis"}
 
@@ -56,6 +55,7 @@ class Study(NamedTuple):
     baseline: str | None  # name of the row the others are compared with
     published: Published | None
     scales: dict[str, Scale]
+    foreign: bool = False  # a file of any folder, not one of the package or of a plugin
 
 
 def names_of_studies(root: Path | None = None) -> list[str]:
@@ -77,7 +77,7 @@ def read_study(name: str, root: Path | None = None) -> Study:
         near = difflib.get_close_matches(name, known, n=1)
         meant = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(f"there is no study={name}{meant}; studies are: {', '.join(known)}")
-    node = yaml.safe_load(path.read_text())
+    node = read_yaml(path)
     try:
         return declared(name, node)
     except ValueError as error:
@@ -132,8 +132,10 @@ def lines(node: Mapping[str, Any], what: str) -> tuple[Line, ...]:
 def overrides_of(node: Any, where: str) -> tuple[str, ...]:
     """A list of Hydra's overrides; nothing is an empty one."""
     if node is not None and not isinstance(node, list):
-        raise ValueError(f"{where} is {node}: give a list of overrides, such as [method=simclr]")
+        raise ValueError(f"{where} is {node}: give a list of overrides, such as [objective.temperature=0.2]")
     for item in node or []:
+        if re.match(r"[+~]*(hydra|trust|resume)([./=@]|$)", str(item)):
+            raise ValueError(f"{where} has {item!r}, which only the command line can say")
         if not re.match(r"[+~]{0,2}[\w./@]+=|~[\w./@]+$", str(item)):
             raise ValueError(f"{where} has {item!r}, which is not of the form key=value or ~key")
     return tuple(node or [])
@@ -144,6 +146,8 @@ def metrics(node: Mapping[str, str], rows: tuple[Line, ...], columns: tuple[Line
     if not isinstance(node, Mapping) or not node:
         raise ValueError(f"metrics is {node}: give one or more, each as what the table calls it and its name")
     for title, metric in node.items():
+        if not isinstance(metric, str) or any(spec or how for _, _, spec, how in string.Formatter().parse(metric)):
+            raise ValueError(f"metrics has {metric!r} in {title!r}: give a name, in which {{...}} is a name, too")
         wanted = {field for _, field, _, _ in string.Formatter().parse(metric) if field is not None}
         for row, column in itertools.product(rows, columns):
             if lacking := sorted(wanted - {"row", "column", *row.names, *column.names}):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_framework.report.comparison import together
+from ssl_framework.report.escaping import markdown_text
 from ssl_framework.report.render import as_csv, latex, markdown, page, plot
 from ssl_framework.report.results_csv import write_csv
 from ssl_framework.report.sheet import Entry, Sheet, entry_of
@@ -31,7 +32,10 @@ def report(request: Request, cells: Sequence[Cell], folder: Path, command: str) 
     lead = lead_of(study, request.scale)
     write(folder / "results.csv", write_csv(entries))
     write(folder / "about.json", json.dumps(about, indent=2) + "\n")
-    write(folder / "table.md", "\n\n".join([f"# {study.title}", *lead, markdown(sheet)]))
+    write(
+        folder / "table.md",
+        "\n\n".join([f"# {markdown_text(study.title)}", *map(markdown_text, lead), markdown(sheet)]),
+    )
     write(folder / "table.csv", as_csv(sheet))
     write(folder / "table.tex", latex(sheet))
     write(folder / "command.txt", command + "\n")

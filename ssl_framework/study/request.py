@@ -1,18 +1,14 @@
 """What a command line asks of a study: which one, at which scale, with which overrides."""
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from ssl_framework.report.results_csv import COLUMNS
 from ssl_framework.report.sheet import is_accuracy
 from ssl_framework.runs.config import quoted
-from ssl_framework.runs.messages import error_line, explain
+from ssl_framework.runs.messages import refusing
 from ssl_framework.study.cells import Cell, cells_of
 from ssl_framework.study.declaration import Study, names_of_studies, read_study
 
@@ -24,12 +20,14 @@ Number = TypeVar("Number", int, float)
 
 USAGE = """python scripts/study.py study=NAME [scale=small] [jobs=1] [seeds=0,1,2] [key=value ...]
 
-NAME is one of configs/study, or the path of a file like those, such as study=my/table.yaml.
+NAME is one of configs/study, or the path of a file like those, such as study=my/table.yaml. A file's overrides may
+name classes of this package and of packages that trust=[...] names.
 
 Runs what the study's table lacks and writes the table. Stop it at any time and start it again: runs that are done
 stay, interrupted ones go on from their checkpoint, failed ones are tried again.
 
-  --dry-run          lists the runs and estimates their time from a few measured steps; runs nothing
+  --dry-run          lists the runs and estimates their time from a few measured steps; runs nothing. Of a file, no
+                     step is measured: nothing it names is constructed
   scale=paper        as published; small: for a CPU or one GPU
   jobs=2             runs side by side (on a GPU machine: one GPU after the other)
   seeds=0,1          in place of the study's own
@@ -119,7 +117,10 @@ def study_of(name: str) -> Study:
     path = Path(name)
     if path.suffix == ".yaml" and not path.is_file():
         raise ValueError(f"study={name}: there is no such file")
-    study = read_study(path.stem, path.parent) if path.suffix == ".yaml" else read_study(name)
+    if path.suffix == ".yaml" and not re.fullmatch(r"\w[\w.+ -]*", path.stem):
+        raise ValueError(f"study={name}: name the file as a folder can be named, with letters, digits, -, + and .")
+    own = path.suffix == ".yaml"
+    study = read_study(path.stem, path.parent)._replace(foreign=True) if own else read_study(name)
     if clash := {*COLUMNS, "error"} & set(study.metrics):
         raise ValueError(f"study={name}: a metric cannot be called {min(clash)}, which is a column of the record")
     return study
@@ -127,10 +128,6 @@ def study_of(name: str) -> Study:
 
 def understood(arguments: Sequence[str]) -> tuple[Request, list[Cell]]:
     """What a command line asks for, and the cells it means; ends with one sentence where it cannot be understood."""
-    try:
+    with refusing():
         request = parse(arguments)
         return request, cells_of(request.study, request.scale, request.extra, request.seeds)
-    except (HydraException, OmegaConfBaseException) as error:  # the latter is a ValueError in places
-        sys.exit(error_line(explain(error)))
-    except ValueError as error:
-        sys.exit(error_line(error))

@@ -9,7 +9,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from ssl_framework.build import build
-from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.durable import replacing, sync
+from ssl_framework.runs.folder import RunFolder, metric_rows
+from ssl_framework.runs.messages import sentence
+from ssl_framework.runs.system import writing
 from ssl_framework.training.place import is_first
 
 COLUMNS = ("step", "name", "value")
@@ -47,36 +50,45 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Appends one row a metric. Lightning adds "epoch" to every call; it is left out."""
+        """Appends one row a metric, in the order of names. Lightning adds "epoch" to every call; it is left out."""
         new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
+        with writing(self.path), self.path.open("a", newline="") as file:
             writer = csv.writer(file)
             if new:
                 writer.writerow(COLUMNS)
-            writer.writerows((step, name, repr(float(value))) for name, value in metrics.items() if name != "epoch")
+            rows = sorted((name, repr(float(value))) for name, value in metrics.items() if name != "epoch")
+            writer.writerows((step, *row) for row in rows)  # sorted: a resumed run meets them in another order
 
     @rank_zero_only
-    def drop_after(self, step: int) -> None:
-        """Removes what a run resumed after ``step`` updates will write again.
+    def drop_after(self, step: int, evaluated: bool) -> None:
+        """Removes what a run resumed after ``step`` updates will write again, and a row that was cut off.
 
         A training row counts the updates before its own, so that of ``step`` itself belongs to the next one; an
         evaluation's row describes the state after ``step`` updates.
+
+        Args:
+            step: of the checkpoint.
+            evaluated: whether what is evaluated after this step was, before the checkpoint was made.
         """
-
-        def stays(row: dict[str, str]) -> bool:
-            at = int(row["step"]) if row["step"].isdigit() else step + 1  # a line cut off in the middle goes
-            return at < step or (at == step and row["name"].startswith("eval/"))
-
         if not self.path.exists():
             return
-        with self.path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["value"] is not None and stays(row)]
-        partial = self.path.with_name(f".{self.path.name}")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
+        own = step if evaluated else None
+        rows = [row for row in metric_rows(self.path) if row[0] < step or (row[0] == own and is_of_state(row[1]))]
+        with replacing(self.path) as partial, partial.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
             writer.writerows(rows)
-        partial.replace(self.path)
+
+    @rank_zero_only
+    def sync(self) -> None:
+        """Waits until all rows are on the disk."""
+        if self.path.exists():
+            sync(self.path)
+
+
+def is_of_state(name: str) -> bool:
+    """Whether a metric describes the state after a step, not what went on in it."""
+    return name.startswith("eval/")
 
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:
@@ -95,7 +107,7 @@ def started(node: DictConfig) -> Logger:
         logger.experiment  # noqa: B018
         return logger
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(sentence(error).split())
         raise ValueError(
             f"logger: {node._target_.rsplit('.', 1)[-1]} cannot start: {reason} (logger=csv always works)"
         ) from error

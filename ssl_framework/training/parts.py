@@ -8,7 +8,7 @@ import lightning as L
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from ssl_framework.build import build, build_data, build_module, check_data, check_labels
+from ssl_framework.build import build, build_data, build_module, check_data, check_labels, modalities_of
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.evaluation.after_training.base import AfterRun
@@ -17,13 +17,17 @@ from ssl_framework.evaluation.frozen import FrozenEvaluation, copied
 from ssl_framework.models.weights import load_into, read_weights
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.numbers import several
 from ssl_framework.runs.provenance import commit
-from ssl_framework.training.checkpoints import Checkpoints
+from ssl_framework.training.best import Best
+from ssl_framework.training.checkpoints import Checkpoints, Intervals
 from ssl_framework.training.metrics_log import MetricsCSV, build_loggers
+from ssl_framework.training.nonfinite import NonFiniteWatch
 from ssl_framework.training.precision import settle_precision
 from ssl_framework.training.progress import EvaluationLines, Progress
 from ssl_framework.training.sharding import check_sharding
 from ssl_framework.training.signals import StopSignals, Terminal
+from ssl_framework.training.time_limit import TimeLimit
 from ssl_framework.training.trainer import build_trainer
 from ssl_framework.training.watchdog import Watchdog
 
@@ -61,11 +65,12 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     if not resume:
         evaluation.initial = copied(module.student)  # the untrained backbone is one without weights from elsewhere
         begin_with_weights(module)
-    progress, signals = Progress(console), StopSignals()
-    checkpoints = Checkpoints(RunFolder(folder).checkpoint_file, cfg.trainer.checkpoint_every_n_epochs, signals)
-    watching = [*alarms(cfg), *evaluation.beside]
-    watchdog = Watchdog(OmegaConf.select(cfg, "trainer.hang_after_minutes"))
-    callbacks = [signals, watchdog, progress, *watching, evaluation, EvaluationLines(console, evaluation), checkpoints]
+    progress, signals = Progress(console, several(modalities_of(cfg.data)[0])), StopSignals()
+    checkpoints = build_checkpoints(cfg.trainer, RunFolder(folder), signals, evaluation)
+    watch, watchdog = NonFiniteWatch(RunFolder(folder)), Watchdog(OmegaConf.select(cfg, "trainer.hang_after_minutes"))
+    lines = EvaluationLines(console, evaluation)
+    watching = [watchdog, watch, *time_limits(cfg.trainer), progress, *alarms(cfg), *evaluation.beside]
+    callbacks = [signals, *watching, evaluation, lines, checkpoints]
     loggers = [csv, *build_loggers(cfg.logger)]
     return Parts(
         cfg=cfg,
@@ -108,6 +113,21 @@ def build_evaluation(cfg: DictConfig) -> FrozenEvaluation:
             f"python scripts/evaluate.py run=<folder> evaluation={evaluation.name}"
         )
     return evaluation
+
+
+def build_checkpoints(
+    cfg: DictConfig, run: RunFolder, signals: StopSignals, evaluation: FrozenEvaluation
+) -> Checkpoints:
+    """What saves the run, as ``trainer`` says."""
+    name, mode = (OmegaConf.select(cfg, key) for key in ("keep_best", "keep_best_mode"))
+    best = None if name is None else Best(name, mode, evaluation)
+    return Checkpoints(run.checkpoint_file, Intervals.read(cfg), signals, evaluation, best)
+
+
+def time_limits(cfg: DictConfig) -> list[L.Callback]:
+    """What ends the run by time, if ``trainer`` says so."""
+    minutes = OmegaConf.select(cfg, "max_minutes")
+    return [] if minutes is None else [TimeLimit(minutes)]
 
 
 def alarms(cfg: DictConfig) -> list[L.Callback]:

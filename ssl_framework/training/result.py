@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from ssl_framework.build import modalities_of
 from ssl_framework.data.base import SPLITS
 from ssl_framework.device import cpu_name, device_name
 from ssl_framework.evaluation.protocol import protocol_of
@@ -22,11 +23,13 @@ def result_of(parts: Parts, resumed_at: int) -> dict[str, Any]:
 
 
 def scores(parts: Parts) -> dict[str, Any]:
-    """The numbers that the run is about."""
+    """The numbers that the run is about: of the last evaluation, if that was made after the last step."""
     evaluation = parts.evaluation
+    is_own = evaluation.evaluated_at == parts.trainer.global_step
+    assert is_own or not evaluation.wanted, "the run has ended without its evaluation"
     return {
-        "metrics": evaluation.metrics,
-        "intervals": evaluation.intervals,
+        "metrics": evaluation.metrics if is_own else {},
+        "intervals": evaluation.intervals if is_own else {},
         "baselines": evaluation.baselines,
         "protocol": protocol_of(parts.cfg.evaluation, parts.about["overrides"]),
     }
@@ -46,6 +49,7 @@ def identity(parts: Parts) -> dict[str, Any]:
         "device": device_name(parts.trainer.strategy.root_device),
         "cpu": cpu_name(),
         "processes": parts.trainer.world_size,
+        "sample": modalities_of(parts.cfg.data)[0],
         "images": {name: getattr(parts.data, name).shape[0] for name in SPLITS},
     }
 

@@ -10,15 +10,21 @@ from lightning.pytorch.loggers.logger import Logger
 from omegaconf import DictConfig
 from rich.console import Console
 
+from ssl_framework.build import modalities_of
 from ssl_framework.device import device_name, keep_freed_memory, use_threads
 from ssl_framework.distributed import alone
 from ssl_framework.evaluation.frozen import count_parameters
-from ssl_framework.models.weights import load_without_shards
+from ssl_framework.models.weights import Newest, newest_checkpoint
 from ssl_framework.report.tables import cost_of, run_table
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.messages import quiet
+from ssl_framework.runs.numbers import several
+from ssl_framework.runs.settings import refuse_settings
 from ssl_framework.runs.stopping import stop
+from ssl_framework.runs.system import under_way
+from ssl_framework.training.loops import Position
 from ssl_framework.training.parts import Parts, prepare
+from ssl_framework.training.restored import position_in
 from ssl_framework.training.result import result_of
 
 Change = Callable[[Parts], None]
@@ -32,21 +38,25 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool, chan
         cfg: the resolved config.
         folder: the run folder; ``config.yaml`` lies in it already.
         about: the names of the chosen method and data set, the overrides and the command.
-        resume: continue from ``folder/checkpoints/last.ckpt``.
+        resume: continue from the newest whole checkpoint of the folder.
         change: called with the parts before the descent; ``None``: they stay as the config has them.
 
     Returns:
         Name of the signal that stopped the run, ``None`` if it ran to its end.
     """
+    refuse_settings(cfg)
     settle_process(cfg)
     parts = prepare(cfg, folder, about, resume)
     if change is not None:
         change(parts)
     say_what_runs(parts)
-    step = steps_done(parts) if resume else 0
-    parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=str(parts.checkpoints.path) if resume else None)
-    if parts.checkpoints.stopped_by is None:
-        conclude(parts, step)
+    newest = newest_checkpoint(RunFolder(folder)) if resume else None
+    step = steps_done(parts, newest) if newest is not None else 0
+    path = None if newest is None else str(newest.path)
+    with under_way():
+        parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=path)
+        if parts.checkpoints.stopped_by is None:
+            conclude(parts, step)
     return parts.checkpoints.stopped_by
 
 
@@ -58,20 +68,36 @@ def settle_process(cfg: DictConfig) -> None:
     L.seed_everything(cfg.seed, verbose=False)
 
 
-def steps_done(parts: Parts) -> int:
-    """The step that a resumed run goes on from; the record of later ones goes.
+def steps_done(parts: Parts, newest: Newest) -> int:
+    """The step that a resumed run goes on from; the record of later ones goes, and a newer checkpoint that is damaged.
 
     Raises:
-        ValueError: nothing is left to do.
+        ValueError: the checkpoint does not fit, or nothing is left to do.
     """
-    step = int(load_without_shards(parts.checkpoints.path)["global_step"])
-    each = -(-parts.data.num_batches() // parts.trainer.accumulate_grad_batches)
-    if step >= each * parts.cfg.trainer.max_epochs and RunFolder(parts.folder).result_file.is_file():
-        raise ValueError(f"{parts.folder} is complete ({step} steps): raise trainer.max_epochs to train it further")
-    parts.csv.drop_after(step)
+    at, step = position_in(newest.content, newest.path, parts.module), int(newest.content["global_step"])
+    refuse_fewer(parts, at, step)
+    parts.csv.drop_after(step, at.ended)
     if parts.trainer.is_global_zero:
+        if newest.path != parts.checkpoints.path:
+            parts.console.print(newest.note, highlight=False, markup=False, soft_wrap=True)
+            parts.checkpoints.path.unlink(missing_ok=True)  # or it would become the one before, which is whole
         parts.console.print(f"resuming at step {step}", highlight=False)
     return step
+
+
+def refuse_fewer(parts: Parts, at: Position, step: int) -> None:
+    """Raises ValueError for a run that has its result already, or has trained longer than it now should."""
+    each = -(-parts.data.num_batches() // parts.trainer.accumulate_grad_batches)
+    longest, key = each * parts.cfg.trainer.max_epochs, "max_epochs"
+    if 0 < parts.cfg.trainer.max_steps < longest:
+        longest, key = parts.cfg.trainer.max_steps, "max_steps"
+    if step > longest:
+        raise ValueError(
+            f"{parts.folder} has trained for {step} steps, but trainer.{key}={parts.cfg.trainer[key]} allows "
+            f"{longest}: leave trainer.{key} out, or raise it"
+        )
+    if step == longest and at.ended and RunFolder(parts.folder).read_result().get("steps") == step:
+        raise ValueError(f"{parts.folder} is complete ({step} steps): raise trainer.{key} to train it further")
 
 
 def conclude(parts: Parts, step: int) -> None:
@@ -99,11 +125,11 @@ def report_on(report: Any, folder: Path, loggers: Sequence[Logger], console: Con
 
 
 def size_of(sample: Sequence[int]) -> str:
-    """What the samples are called in a sentence, by the shape of one: pictures are three-dimensional."""
+    """The size of a sample in a sentence, by its shape: that of pictures is three-dimensional."""
     if len(sample) == 3:
         channels, height, width = sample
-        return f"images {height}x{width}x{channels}"
-    return f"samples of {' x '.join(map(str, sample)) or 'one number'}"
+        return f"{height}x{width}x{channels}"
+    return f"of {' x '.join(map(str, sample)) or 'one number'}"
 
 
 def say_what_runs(parts: Parts) -> None:
@@ -112,10 +138,11 @@ def say_what_runs(parts: Parts) -> None:
     if not trainer.is_global_zero:
         return
     count, *each = parts.data.pretrain.shape
+    samples = several(modalities_of(parts.cfg.data)[0])
     where = device_name(trainer.strategy.root_device)
     where += f" x {trainer.world_size}" if trainer.world_size > 1 else ""
     parts.console.print(
-        f"{parts.about['method']} on {parts.about['data']}: {count:,} {size_of(each)}, "
+        f"{parts.about['method']} on {parts.about['data']}: {count:,} {samples} {size_of(each)}, "
         f"batch {parts.cfg.data.batch_size}, "
         f"{count_parameters(parts.module) / 1e6:.2f} M trainable parameters, {where}",
         highlight=False,

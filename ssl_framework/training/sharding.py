@@ -6,6 +6,8 @@ are put together for its own pass. What objectives own, parameters and memories,
 and read in other ways than by a pass through a module.
 """
 
+import contextlib
+import itertools
 import shutil
 import warnings
 from collections.abc import Iterable, Mapping
@@ -21,11 +23,13 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from ssl_framework.distributed import same_on_all_ranks, share_of, world_size
+from ssl_framework.distributed import rank, same_on_all_ranks, share_of, world_size
 from ssl_framework.models.base import Stacked
 from ssl_framework.models.encoder import Encoder
-from ssl_framework.models.weights import SHARDS, load_without_shards, shards_of, without_tensors
+from ssl_framework.models.weights import SHARDS, SUMS, load_without_shards, sha256_of, without_tensors
 from ssl_framework.module import SSLModule
+from ssl_framework.runs.durable import sync
+from ssl_framework.training.writing import CheckpointWriter
 
 
 class Sharded(DDPStrategy):
@@ -56,17 +60,20 @@ class Sharded(DDPStrategy):
         same_on_all_ranks_at_once(b for encoder in encoders_of(self.model) for b in encoder.buffers())
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        """Every rank writes its share; then the first one writes the file, and removes the shares of that before."""
+        """Every rank writes its share; then the first one writes the file with the checksums of all, and removes the
+        shares that no file names any more."""
         self.share_statistics()
         path = Path(filepath)
         rest, tensors = without_tensors(checkpoint)
         name = self.broadcast(new_folder(path, checkpoint["global_step"]) if self.is_global_zero else "")
         write_shards(path.with_name(name), tensors)
+        sums = settled_shards(path.with_name(name))
         if self.is_global_zero:
-            before = load_without_shards(path).get(SHARDS) if path.is_file() else None
-            self.checkpoint_io.save_checkpoint({**rest, SHARDS: name}, path)
-            if before not in (None, name):
-                shutil.rmtree(shards_of(path, before), ignore_errors=True)
+            self.checkpoint_io.save_checkpoint({**rest, SHARDS: name, SUMS: sums}, path, storage_options)
+            assert isinstance(self.checkpoint_io, CheckpointWriter)
+            self.checkpoint_io.settle()  # before shares go that the file before names
+            for stale in sorted(folders_of(path) - named_beside(path)):
+                shutil.rmtree(path.with_name(stale), ignore_errors=True)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Each rank takes its share of what a checkpoint says.
@@ -112,13 +119,15 @@ def divide(module: SSLModule, mesh: DeviceMesh) -> None:
     for encoder in encoders_of(module):
         for p in encoder.parameters():
             p.data = p.data.contiguous()  # FSDP takes no other layout
-        for backbone in [*encoder.backbones, *encoder.earlier]:
+        earlier = [backbone for own, _ in encoder.encoders() for backbone in own.earlier]
+        for backbone in [*encoder.backbones, *earlier]:
             assert isinstance(backbone, nn.Module)
             for part in [*(backbone.stack() if isinstance(backbone, Stacked) else []), backbone]:
                 divide_part(part, mesh)
-        for head in encoder.heads.values():
-            if divide_part(head, mesh):
-                register_fsdp_forward_method(head, "each_layer")
+        for own, _ in encoder.encoders():
+            for head in own.heads.values():
+                if divide_part(head, mesh):
+                    register_fsdp_forward_method(head, "each_layer")
 
 
 def divide_part(part: nn.Module, mesh: DeviceMesh) -> bool:
@@ -157,11 +166,41 @@ def same_on_all_ranks_at_once(buffers: Iterable[Tensor]) -> None:
 
 def new_folder(path: Path, step: int) -> str:
     """Name of an empty place beside a checkpoint for the tensors of its next version."""
-    current = load_without_shards(path).get(SHARDS) if path.is_file() else None
-    name = f"{path.stem}-{step}"
-    name += "-again" if name == current else ""
+    taken, wanted = named_beside(path), f"{path.stem}-{step}"
+    names = itertools.chain([wanted], (f"{wanted}-again{number}" for number in itertools.count()))
+    name = next(name for name in names if name not in taken)
     shutil.rmtree(path.with_name(name), ignore_errors=True)  # of a run that was killed while it wrote
     return name
+
+
+def folders_of(path: Path) -> set[str]:
+    """Names of the places beside a checkpoint in which tensors of its versions lie."""
+    return {found.name for found in path.parent.glob(f"{path.stem}-*") if found.is_dir()}
+
+
+def named_beside(path: Path) -> set[str]:
+    """Names of the places that the checkpoints beside this one, and itself, name; a damaged one names none."""
+    found: set[str] = set()
+    for file in path.parent.glob("*.ckpt"):
+        with contextlib.suppress(ValueError):
+            found.add(load_without_shards(file).get(SHARDS, ""))
+    return found
+
+
+def settled_shards(folder: Path) -> dict[str, str]:
+    """Name -> SHA-256 of the files that all ranks have written, once they are on the disk; the ranks divide the work.
+
+    The files of a rank on another machine are read from there, through the file system that they share.
+    """
+    files = sorted(folder.iterdir())
+    mine = {}
+    for file in files[rank() :: world_size()]:
+        sync(file)
+        mine[file.name] = sha256_of(file)
+    sync(folder)
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, mine)
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def write_shards(folder: Path, tensors: dict[str, Tensor]) -> None:

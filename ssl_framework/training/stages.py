@@ -21,11 +21,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from ssl_framework.arguments import Several, guarded
 from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.pseudo_labels import CHUNK, clusters, read_pseudo_labels
 from ssl_framework.functional import unit
 from ssl_framework.loading import load_run
-from ssl_framework.models.weights import load_checkpoint
+from ssl_framework.models.weights import load_newest
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.training.launch import descend
 from ssl_framework.training.parts import Parts
@@ -54,7 +55,7 @@ def go_through(cfg: DictConfig, folder: Path, about: dict[str, Any], first: bool
         if stage < last and about["resume"] and RunFolder(where).result_file.is_file():
             continue
         own = stage_config(cfg, stage)
-        goes_on = about["resume"] and RunFolder(where).checkpoint_file.is_file()
+        goes_on = about["resume"] and bool(RunFolder(where).checkpoint_files)
         if goes_on and own.trainer.precision == "auto":  # settled when the stage began
             own.trainer.precision = RunFolder(where).read_config().trainer.precision
         if first:
@@ -97,12 +98,13 @@ def begin_after(previous: Path, parts: Parts) -> None:
         parts: of this one.
     """
     if not parts.resumed:
-        parts.module.student.take_over(load_checkpoint(RunFolder(previous).checkpoint_file)["state_dict"])
+        parts.module.student.take_over(load_newest(RunFolder(previous))["state_dict"])
     parts.evaluation.baselines = RunFolder(previous).read_result().get("baselines", {})
     if isinstance(parts.data.pseudo_labels, StageClusters):
         parts.data.pseudo_labels.previous = str(previous)
 
 
+@guarded
 class StageClusters:
     """Pseudo-labels of a stage: k-means on the features of the stage before, within what earlier stages told apart.
 
@@ -111,7 +113,7 @@ class StageClusters:
         previous: folder of the stage before, which ``begin_after`` fills in.
     """
 
-    def __init__(self, num_clusters: int, previous: str | None = None) -> None:
+    def __init__(self, num_clusters: Several, previous: str | None = None) -> None:
         if num_clusters < 1:
             raise ValueError(f"pseudo_labels.num_clusters is {num_clusters}: it must be at least 1")
         self.num_clusters = num_clusters

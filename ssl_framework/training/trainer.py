@@ -13,9 +13,12 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.device import accelerator_of
-from ssl_framework.training.checkpoints import AtomicCheckpointIO
-from ssl_framework.training.place import Place, local_processes, place
+from ssl_framework.runs.folder import RunFolder
+from ssl_framework.training.loops import FitLoop
+from ssl_framework.training.mirror import Mirror
+from ssl_framework.training.place import Place, is_first, local_processes, place
 from ssl_framework.training.sharding import Sharded
+from ssl_framework.training.writing import CheckpointWriter
 
 
 class Launched(ClusterEnvironment):
@@ -74,7 +77,7 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback], lo
     """
     refuse_what_is_not_there(cfg)
     here, devices = place(), local_processes(cfg)
-    plugins: list[Any] = [AtomicCheckpointIO()]
+    plugins: list[Any] = [writer_of(cfg, RunFolder(folder))]
     if here is not None:
         plugins.append(Launched(here))
     trainer = L.Trainer(
@@ -99,11 +102,24 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback], lo
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
+    loop = FitLoop(trainer, trainer.fit_loop.min_epochs, trainer.fit_loop.max_epochs)
+    loop.epoch_loop, trainer.fit_loop = trainer.fit_loop.epoch_loop, loop
     # With several processes Lightning asks in every step, by a broadcast that the host waits for, whether rank 0 got a
     # SIGTERM. StopSignals and Checkpoints do that every few steps.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]  # nor its handlers
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     return trainer
+
+
+def writer_of(cfg: DictConfig, run: RunFolder) -> CheckpointWriter:
+    """What writes the checkpoints, and has them copied elsewhere if ``trainer.mirror`` says so; the first process does.
+
+    Raises:
+        ValueError: no such place can be opened.
+    """
+    target = OmegaConf.select(cfg, "mirror")  # a run folder of an earlier version has no such key
+    mirror = Mirror(str(target), run) if target is not None and is_first() else None
+    return CheckpointWriter(run, accelerator_of(cfg) == "gpu", mirror)
 
 
 def strategy_of(cfg: DictConfig, processes: int) -> str | Strategy:
@@ -134,9 +150,6 @@ def patience(cfg: DictConfig) -> timedelta:
 
 
 def refuse_what_is_not_there(cfg: DictConfig) -> None:
-    """Refuses a GPU that this machine lacks, and numbers of steps that make no sense."""
+    """Refuses a GPU that this machine lacks."""
     if accelerator_of(cfg) == "gpu" and not torch.cuda.is_available():
         raise ValueError("trainer.accelerator is gpu, but there is no GPU here: choose trainer=cpu or trainer=ddp_cpu")
-    for key in ("max_epochs", "max_steps"):
-        if not isinstance(cfg[key], int) or (cfg[key] < 1 and (key == "max_epochs" or cfg[key] != -1)):
-            raise ValueError(f"trainer.{key} is {cfg[key]}: it must be a whole number, at least 1")

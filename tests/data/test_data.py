@@ -22,7 +22,7 @@ from ssl_framework.data.images.arrays import Digits, TorchvisionSource
 from ssl_framework.data.images.decoding import read_image
 from ssl_framework.data.images.folder import FolderSource
 from ssl_framework.data.images.shapes import FACTORS, SHAPES, Shapes
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.groups import CONFIGS
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -410,7 +410,7 @@ def test_two_formats_of_one_split_are_refused(tmp_path: Path) -> None:
 def test_missing_files_say_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"cifar10: no usable files.*data.download=true.*cifar10$|cifar10\.$"):
         torchvision_source(tmp_path).load("train")
-    with pytest.raises(ValueError, match=r"no 'CIFAR11': set data.source.dataset"):
+    with pytest.raises(ValueError, match=r"dataset is .CIFAR11.: choose one of CIFAR10, "):
         torchvision_source(tmp_path, dataset="CIFAR11").load("train")
     with pytest.raises(ValueError, match=r"data.source.splits has test, train: give it pretrain, train, test"):
         torchvision_source(tmp_path, splits={"train": {}, "test": {}})

@@ -25,7 +25,7 @@ from ssl_framework.data.images import shards as shards_module
 from ssl_framework.data.images.litdata_shards import write_litdata
 from ssl_framework.data.images.shards import Piece, ShardLoader, Shards, cut
 from ssl_framework.data.images.webdataset_shards import count_samples, write_webdataset
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.types import Samples
 from tests.small_runs import config
 
@@ -404,6 +404,24 @@ def test_a_shard_that_ends_too_early_is_refused(root: Path, tmp_path: Path) -> N
         batches(pretrain("webdataset", tmp_path, "data.test_shards=null").loader(4, seed=0))
 
 
+def test_a_shard_that_was_cut_at_any_block_is_refused_and_not_counted(tmp_path: Path) -> None:
+    """Also where a shorter tar file without an end is left, which libraries read as a whole one."""
+    path = tmp_path / "webdataset" / "train" / "0.tar"
+    png = as_png(torch.arange(768).view(3, 16, 16).to(torch.uint8))
+    write_tar(path, {f"{number}.png": png for number in range(3)})
+    content, overrides = path.read_bytes(), ("data.test_shards=null", "data.num_streams=1", "data.batch_size=2")
+    with tarfile.open(path) as archive:
+        last = archive.getmembers()[-1]
+    end = last.offset_data + -(-last.size // 512) * 512
+    for length in [*range(0, end + 1, 512), end - 700, end - 1, end + 100]:
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"the shard .*0\.tar cannot be read \(it was cut off"):
+            pretrain("webdataset", tmp_path, *overrides)
+        assert [file.name for file in path.parent.iterdir()] == ["0.tar"]
+    path.write_bytes(content[: end + 512])  # the zeros that fill a tape are no part of it
+    assert pretrain("webdataset", tmp_path, *overrides).shape[0] == 3
+
+
 def test_patterns_name_shards(root: Path) -> None:
     counts = pretrain("webdataset", root, "data.train_shards='train/{000001..000008}.tar'").reader.counts
     assert counts == [7] * 7 + [5]
@@ -414,7 +432,7 @@ def test_patterns_name_shards(root: Path) -> None:
 @pytest.mark.parametrize("place", ["pipe:touch {}/ran", "s3://bucket/0.tar", "-"])
 def test_a_shard_cannot_be_a_command(place: str, tmp_path: Path) -> None:
     (tmp_path / "webdataset").mkdir()
-    with pytest.raises((ValueError, FileNotFoundError), match=r"give a path or one of http|there is no"):
+    with pytest.raises((ValueError, FileNotFoundError), match=r"give a path or one of file, http|there is no"):
         pretrain("webdataset", tmp_path, f"data.train_shards='{place.format(tmp_path)}'")
     assert not (tmp_path / "ran").exists()
 

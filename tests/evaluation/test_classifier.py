@@ -172,7 +172,7 @@ def test_the_students_own_classifier_is_judged_beside_the_probes_and_again_later
     assert list(result["metrics"]) == list(result["baselines"]["untrained"]) == frozen + own
     assert list(result["baselines"]["raw_pixels"]) == frozen
     assert evaluate(tmp_path, []) == result["metrics"]
-    assert references(tmp_path, ["raw_pixels", "untrained"]) == result["baselines"]
+    assert references(tmp_path) == result["baselines"]
     others = ("probes.knn", "probes.neural_collapse", "head_probes.classifier.neural_collapse")
     alone = evaluate(tmp_path, [f"evaluation.{key}=null" for key in others])
     assert alone == {name: result["metrics"][name] for name in own[:4]}
@@ -201,7 +201,7 @@ def test_a_student_without_a_classifier_is_refused_before_the_first_epoch(tmp_pa
         run_in(tmp_path, small("simclr", *SHORT))
     assert str(error.value) == (
         "evaluation.head_probes names classifier, but the student has no classifier of that name on its pooled "
-        "features: set evaluation=frozen, or choose a method that trains one (supervised)"
+        "features: choose method=decoupled_mixup, rankmixup_mndcg, rankmixup_mrl, supervised or evaluation=frozen"
     )
     assert not (tmp_path / "checkpoints").exists()
     with pytest.raises(ValueError, match=r"evaluators read those of student\.scored and student.earlier"):
@@ -222,7 +222,8 @@ def test_a_number_of_classes_that_is_not_known() -> None:
     with pytest.raises(ValueError) as error:
         build_module(small("supervised", "data.num_classes=null"), has_labels=True)
     assert str(error.value) == (
-        "a classifier has num_classes=None: set data.num_classes to the number of classes, at least 2"
+        "student.heads.classifier.num_classes is null: it must be a whole number, at least 2: "
+        "set data.num_classes to the number of classes"
     )
 
 

@@ -10,8 +10,9 @@ import torch
 from ssl_framework.build import build, build_data, build_module
 from ssl_framework.data.loader import take
 from ssl_framework.evaluation.cross_modal import CrossModal
-from ssl_framework.evaluation.features import in_eval_mode
+from ssl_framework.evaluation.features import Splits, in_eval_mode
 from ssl_framework.evaluation.request import evaluate
+from ssl_framework.evaluation.score_all import Chosen, misfit
 from ssl_framework.models.towers import Towers
 from ssl_framework.models.weights import read_weights
 from ssl_framework.report.inspection import Inspection
@@ -59,6 +60,14 @@ def test_both_towers_embed_the_same_samples_and_the_prompts() -> None:
         "position": (9, 4, 128),
     }
     assert module.training and student.training  # as before
+
+
+def test_data_without_the_other_modality_leave_the_protocol_out() -> None:
+    cfg, data, module = clip()
+    chosen = Chosen("cross_modal", cfg.evaluation, [], False)
+    bare = Splits(*(split._replace(beside=None) for split in (data.train, data.test)))
+    assert misfit(build(cfg.evaluation), chosen, module, Splits(data.train, data.test), {}) == ""
+    assert misfit(build(cfg.evaluation), chosen, module, bare, {}).startswith("evaluation.cross reads text, which the")
 
 
 def test_a_step_pairs_each_picture_with_its_own_caption() -> None:
@@ -116,13 +125,17 @@ def test_a_run_interrupted_and_resumed_ends_as_one_that_was_not(
 @pytest.mark.parametrize(
     ("method", "overrides", "words"),
     [
-        ("simclr", ("data=captioned_shapes",), "student has no tower for text: choose evaluation=frozen"),
+        (
+            "simclr",
+            ("data=captioned_shapes",),
+            "no tower for text: choose method=clip or evaluation=frozen",
+        ),
         (
             "clip",
             ("evaluation.cross.head=predictor",),
             "evaluation.cross.head is predictor, but the tower for image has",
         ),
-        ("clip", ("evaluation.cross.other=sound",), "the student has no tower for sound"),
+        ("clip", ("evaluation.cross.other=sound",), "the student has no tower for sound: choose evaluation=frozen"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_first_step(

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import ssl_framework
 from ssl_framework.commands import evaluate, export, show, study, train
 from ssl_framework.runs.plugins import FOLDERS, TRUST
+from ssl_framework.runs.trust import SAID
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "examples" / "plugin"
@@ -24,7 +25,8 @@ SMALL = (
     *("method=align_uniform", "data=stripes", "data.source.num_train=48", "data.source.num_test=32"),
     *("data.batch_size=16", "evaluation=nearest_mean", "report=none", "trainer=cpu", "trainer.max_epochs=2"),
 )
-FOREIGN = "which is not a class of this package or of torch.optim, torch.nn, lightning.pytorch.loggers"
+
+FOREIGN = f"which is not {SAID}"
 
 
 @pytest.fixture(scope="module")

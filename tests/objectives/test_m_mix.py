@@ -69,9 +69,10 @@ def test_gradient_reaches_what_is_mixed_but_not_the_weights() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     message = refused("method=mocov2", "feature_mixer=m_mix", "objective.queue.size=24")
     assert message == (
-        "MMix needs queries of both views, but MoCo has none: choose method=simclr or feature_mixer=none"
+        "MMix needs queries of both views, but MoCo has none: choose method=dcl, dclw, g_simclr, m_mix, reweight_head, "
+        "simclr, symmetric_relu_head or feature_mixer=none"
     )
     assert "MMix changes positive pairs" in refused("method=simclr", "feature_mixer=m_mix", "mixer=mixup")
     for threshold in (1.0, -1.0):
-        with pytest.raises(ValueError, match=rf"feature_mixer\.threshold is {threshold}: it is a cosine"):
+        with pytest.raises(ValueError, match=f"threshold is {threshold}: it must be above -1 and below 1"):
             MMix(threshold)

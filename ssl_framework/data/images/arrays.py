@@ -22,10 +22,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ssl_framework.arguments import Channels, Count, Fraction, OpenFraction, Seed, guarded
 from ssl_framework.data.base import SPLITS, Split, check_split, holdout, subset
 from ssl_framework.data.residence import free_memory
 
 SUFFIXES = (".npz", ".safetensors")
+
+TORCHVISION = (
+    *("CIFAR10", "CIFAR100", "EMNIST", "FashionMNIST", "KMNIST", "MNIST", "QMNIST", "STL10", "SVHN", "USPS"),
+)
+"""Classes of ``torchvision.datasets`` whose files are arrays, or have a checksum that torchvision knows. Others decode
+whatever lies in a folder, or unpickle it."""
+
+SELECTS = {"train", "split", "what", "folds"}
+"""Arguments of them that select a split."""
 
 
 def to_images(name: str, images: Tensor, labels: Tensor | None, channels: int, classes: Sequence[str] = ()) -> Split:
@@ -114,6 +124,7 @@ def read_prepared(path: Path, channels: int, classes: Sequence[str], labelled: b
     return to_images(str(path), arrays["images"], arrays["labels"] if labelled else None, channels, classes)
 
 
+@guarded
 class Digits:
     """scikit-learn's handwritten digits: 1,797 grey images of 8 x 8 pixels, embedded in the package, no download.
 
@@ -122,9 +133,7 @@ class Digits:
         seed: of that split; part of the data set, not of the run.
     """
 
-    def __init__(self, test_fraction: float, seed: int) -> None:
-        if not 0 < test_fraction < 1:
-            raise ValueError(f"data.source.test_fraction={test_fraction} is not a share: set it between 0 and 1.")
+    def __init__(self, test_fraction: OpenFraction, seed: Seed) -> None:
         self.test_fraction = test_fraction
         self.seed = seed
         self.loaded: dict[str, Split] = {}
@@ -149,6 +158,7 @@ class Digits:
         return self.loaded[split]
 
 
+@guarded
 class TorchvisionSource:
     """A set that torchvision knows, from prepared arrays when there are some, else from torchvision's own files.
 
@@ -178,17 +188,19 @@ class TorchvisionSource:
         dataset: str,
         root: str,
         download: bool,
-        channels: int,
+        channels: Channels,
         splits: Mapping[str, Mapping[str, bool | str]],
         classes: Sequence[str] = (),
         unlabelled: bool = False,
-        resident_share: float = 1.0,
-        num_train: int | None = None,
-        num_test: int | None = None,
-        seed: int = 0,
+        resident_share: Fraction = 1.0,
+        num_train: Count | None = None,
+        num_test: Count | None = None,
+        seed: Seed = 0,
     ) -> None:
         if sorted(splits) != sorted(SPLITS):
             raise ValueError(f"data.source.splits has {', '.join(sorted(splits))}: give it {', '.join(SPLITS)}.")
+        if odd := [key for arguments in splits.values() for key in arguments if key not in SELECTS]:
+            raise ValueError(f"data.source.splits has {odd[0]}: a split is selected by {', '.join(sorted(SELECTS))}.")
         self.name = name
         self.dataset = dataset
         self.root = Path(root).expanduser()
@@ -269,8 +281,11 @@ class TorchvisionSource:
         """``split`` through the torchvision class; raises as ``load``."""
         from torchvision import datasets  # slow to import, and prepared arrays do not need it
 
-        if self.dataset not in datasets.__all__:
-            raise ValueError(f"torchvision.datasets has no {self.dataset!r}: set data.source.dataset to one it has.")
+        if self.dataset not in TORCHVISION or self.dataset not in datasets.__all__:
+            raise ValueError(
+                f"data.source.dataset is {self.dataset!r}: choose one of {', '.join(TORCHVISION)}, or save its images "
+                "as prepared arrays."
+            )
         try:
             dataset = getattr(datasets, self.dataset)(root=str(self.root), download=self.download, **self.splits[split])
         except (RuntimeError, OSError) as error:

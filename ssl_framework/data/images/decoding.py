@@ -3,6 +3,8 @@
 C channels, S pixels a side.
 """
 
+import os
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +17,33 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+"""Pillow's names of the formats that are read, whatever a file is called: those of ``layout.SUFFIXES``. Others, such as
+EPS, start programs."""
+
+MOST_PIXELS = int(os.environ.get("SSL_FRAMEWORK_MAX_PIXELS", Image.MAX_IMAGE_PIXELS or 2**27))
+"""Of an image; Pillow's own bound of 89 million unless the environment says otherwise."""
+
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+
+
+def opened(file: Path | BinaryIO) -> Image.Image:
+    """An image of a format that is read, its header interpreted and nothing decoded.
+
+    Raises:
+        ValueError: another format, or more pixels than ``MOST_PIXELS``.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below
+            image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"it is no image of a known format ({', '.join(FORMATS)})") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
+    check_pixels(image)
+    return image
 
 
 def to_eight_bit(image: Image.Image) -> Image.Image:
@@ -48,18 +77,19 @@ def read_image(path: Path | BinaryIO, size: int, channels: int) -> Tensor:
     Raises:
         Exception: whatever the decoder raises; ValueError for a bit depth or a size that is not supported.
     """
-    with Image.open(path) as image:
-        check_pixels(image)
+    with opened(path) as image:
         image.draft(None, (2 * size, 2 * size))  # lets a large JPEG decode at a fraction of its size, never below this
         picture = ImageOps.fit(upright(image, channels), (size, size), Image.Resampling.BICUBIC)
         return to_tensor(picture)
 
 
 def check_pixels(image: Image.Image) -> None:
-    """Raises ValueError for an image, opened but not decoded, that has more pixels than Pillow holds to be safe."""
-    limit = Image.MAX_IMAGE_PIXELS  # Pillow itself refuses above twice this, and only warns between
-    if limit is not None and image.width * image.height > limit:
-        raise ValueError(f"{image.width} x {image.height} pixels is more than Pillow's safe limit of {limit}")
+    """Raises ValueError for an image, opened but not decoded, that has more than ``MOST_PIXELS``."""
+    if image.width * image.height > MOST_PIXELS:  # Pillow itself refuses above twice this, and only warns between
+        raise ValueError(
+            f"{image.width} x {image.height} pixels is more than the limit of {MOST_PIXELS}: make it smaller, or set "
+            "the variable SSL_FRAMEWORK_MAX_PIXELS of the environment"
+        )
 
 
 def upright(image: Image.Image, channels: int) -> Image.Image:
@@ -118,11 +148,7 @@ def open_image(path: Path) -> Opened:
     Raises:
         Exception: whatever the decoder raises; ValueError for a size that is not supported.
     """
-    try:
-        image = Image.open(BytesIO(path.read_bytes()))
-    except UnidentifiedImageError as error:
-        raise ValueError("it is no image of a known format") from error
-    check_pixels(image)
+    image = opened(BytesIO(path.read_bytes()))
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)  # by a quarter, either way
     height, width = (image.width, image.height) if turned else (image.height, image.width)
     return Opened(image, height, width)

@@ -16,6 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import BelowOne, Channels, Count, Fraction, Pixels, Seed, guarded
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images import store
 from ssl_framework.data.images.decoding import decode_in_order
@@ -171,6 +172,7 @@ def readable(results: Iterable[Tensor | str], failed: dict[int, str]) -> Iterato
             yield result
 
 
+@guarded
 class FolderSource:
     """Images from files on disk, resized to one size and decoded once.
 
@@ -188,6 +190,7 @@ class FolderSource:
         resident_share: of the free memory that the decoded images may take, in [0, 1]; 0: always a store.
         store: folder of the store; None for ``STORES`` below the root.
         targets: as in ``Layout``.
+        make_store: whether a store that is needed and not there is made.
 
     Raises:
         ValueError: an argument outside its range.
@@ -196,17 +199,18 @@ class FolderSource:
     def __init__(
         self,
         root: str,
-        channels: int,
-        image_size: int,
-        stored_size: int,
+        channels: Channels,
+        image_size: Pixels,
+        stored_size: Pixels,
         on_error: str,
-        test_fraction: float,
-        seed: int,
+        test_fraction: BelowOne,
+        seed: Seed,
         test_folder: str | None = None,
-        num_threads: int = 4,
-        resident_share: float = 1.0,
+        num_threads: Count = 4,
+        resident_share: Fraction = 1.0,
         store: str | None = None,
         targets: str | None = None,
+        make_store: bool = True,
     ) -> None:
         check_channels(channels)
         if stored_size < image_size:
@@ -223,6 +227,7 @@ class FolderSource:
         self.num_threads = num_threads
         self.resident_share = resident_share
         self.stores = self.layout.root / STORES if store is None else Path(store).expanduser()
+        self.make_store = make_store
         self.loaded: dict[str, Split] = {}
 
     def load(self, split: str) -> Split:
@@ -272,6 +277,11 @@ class FolderSource:
             f"{self.layout.root} takes {needed / 1e9:.1f} GB, more than data.resident_share={self.resident_share} of "
             f"the {free_memory() / 1e9:.1f} GB of free memory"
         )
+        if not self.make_store and not (folder / store.DESCRIPTION).is_file():
+            raise ValueError(
+                f"{size}, so a store is needed, but {folder} is none, and a run that is loaded makes none: name a "
+                "folder where one may be made with data.store=..., or raise data.resident_share"
+            )
         if not (folder / store.DESCRIPTION).is_file():
             note(f"{size}: making a memory-mapped store in {folder}")
             with locked(self.stores):

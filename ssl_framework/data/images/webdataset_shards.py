@@ -6,43 +6,37 @@ not looked at. Nothing in a shard is unpickled: none of webdataset's decoders is
 
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from itertools import accumulate, groupby, islice, repeat
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import urlparse
 
-from PIL import Image
-
+from ssl_framework.arguments import Channels, Count, Natural, Pixels, guarded
 from ssl_framework.data.base import Split
-from ssl_framework.data.images.decoding import reason_of
-from ssl_framework.data.images.shards import Encoded, Piece, Shards, ShardsConfig, Splits
+from ssl_framework.data.images.decoding import opened, reason_of
+from ssl_framework.data.images.shards import Encoded, Piece, Shards, ShardsConfig, Splits, library
+from ssl_framework.data.images.whole_tar import refuse_cut
+from ssl_framework.runs.plain import plain_json
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 
 
-SCHEMES = ("http", "https", "gs", "hf")  # what webdataset reads besides files; not "pipe", which runs a shell command
+SCHEMES = ("file", "http", "https", "gs", "hf")
+"""Of the addresses that are read beside plain paths, where the command line names them; not ``pipe``, which runs a
+shell command, nor whatever else webdataset would open."""
+
+MOST_SHARDS = 1_000_000
+"""Of a split: a pattern that counts further is refused before it is spelt out."""
+
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+"""How gzip, bzip2, xz and zstd begin."""
 
 
 SIZES = "sizes.json"
-
-
-def library() -> ModuleType:
-    """The module webdataset.
-
-    Raises:
-        ValueError: it is not installed.
-    """
-    try:
-        import webdataset  # optional
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "data=webdataset needs the package webdataset, which is not installed: pip install 'ssl-framework[shards]'."
-        ) from error
-    return webdataset
 
 
 def list_shards(root: Path, patterns: str | Sequence[str] | None) -> list[str]:
@@ -62,12 +56,18 @@ def list_shards(root: Path, patterns: str | Sequence[str] | None) -> list[str]:
     from braceexpand import braceexpand  # comes with webdataset
 
     found: list[str] = []
-    for name in braceexpand(patterns) if isinstance(patterns, str) else [n for p in patterns for n in braceexpand(p)]:
-        if scheme := urlparse(name).scheme:
-            if scheme not in SCHEMES:
-                raise ValueError(f"the shard {name} starts with {scheme}: give a path or one of {', '.join(SCHEMES)}.")
-            found.append(name)
-            continue
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        refuse_long_range(pattern)
+    spelt = (name for p in ([patterns] if isinstance(patterns, str) else patterns) for name in braceexpand(p))
+    for number, name in enumerate(spelt):
+        if number >= MOST_SHARDS:
+            raise ValueError(f"data.train_shards or data.test_shards names more than {MOST_SHARDS:,} shards.")
+        if (address := urlparse(name)).scheme:
+            check_address(name)
+            if address.scheme != "file":
+                found.append(name)
+                continue
+            name = address.path
         path = (root / name).resolve()  # absolute, so that webdataset takes no path for a URL
         if not path.exists():
             raise FileNotFoundError(
@@ -83,13 +83,50 @@ def list_shards(root: Path, patterns: str | Sequence[str] | None) -> list[str]:
     return found
 
 
+def refuse_long_range(pattern: str) -> None:
+    """Raises ValueError for a ``{0..N}`` of more than ``MOST_SHARDS``, which would be spelt out in memory."""
+    for first, last in re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern):
+        if len(first) > 9 or len(last) > 9 or abs(int(last) - int(first)) > MOST_SHARDS:
+            raise ValueError(f"data.train_shards or data.test_shards counts from {first[:12]} to {last[:12]}: too far.")
+
+
+def check_address(shard: str) -> None:
+    """Raises ValueError for an address of another scheme than ``SCHEMES``, or of odd characters."""
+    scheme = urlparse(shard).scheme
+    if scheme not in SCHEMES:
+        raise ValueError(f"the shard {shard} starts with {scheme}: give a path or one of {', '.join(SCHEMES)}.")
+    if not re.fullmatch(r"[\w./:@%~+=,?&#-]+", shard):
+        raise ValueError(f"the shard {shard} has a character that addresses have not: write it as %20 and so on.")
+
+
+def check_shard(shard: str) -> None:
+    """Refuses what is not to be opened as a shard, whoever names it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an address that is not read, no regular file, or a compressed one, which may unfold without end.
+    """
+    if not os.path.isabs(shard):
+        if not urlparse(shard).scheme:
+            raise ValueError(f"the shard {shard} must be a whole path or an address.")
+        check_address(shard)
+        return
+    if not os.path.exists(shard):
+        raise FileNotFoundError(f"there is no shard {shard}")
+    if not os.path.isfile(shard):
+        raise ValueError(f"the shard {shard} is no file: give .tar files.")
+    with open(shard, "rb") as file:
+        if file.read(6).startswith(COMPRESSED):
+            raise ValueError(f"the shard {shard} is compressed, as images are already: write it as plain .tar.")
+
+
 def count_samples(path: str) -> int:
     """Samples of one tar file, from the headers alone.
 
     Raises:
         ValueError: it cannot be read.
     """
-    split = library().tariterators.base_plus_ext
+    split = library("webdataset").tariterators.base_plus_ext
     try:
         with tarfile.open(path) as archive:
             names = [member.name for member in archive if member.isreg()]
@@ -101,7 +138,7 @@ def count_samples(path: str) -> int:
     return sum(1 for _ in groupby(stem for stem in stems if stem is not None))
 
 
-def shard_sizes(shards: Sequence[str], sizes: Path | None) -> list[int]:
+def shard_sizes(shards: Sequence[str], sizes: Path | None, keep: bool = True) -> list[int]:
     """Samples of each shard, from ``sizes``, else from ``sizes.json`` beside the shards, else counted.
 
     Counting reads all headers once, about a second for 10,000 samples on a disk; the result is written beside the
@@ -110,6 +147,7 @@ def shard_sizes(shards: Sequence[str], sizes: Path | None) -> list[int]:
     Args:
         shards: paths or URLs.
         sizes: a JSON file that gives the number of samples for the file name of each shard.
+        keep: whether to write down what was counted.
 
     Raises:
         FileNotFoundError: ``sizes`` is not there.
@@ -128,7 +166,7 @@ def shard_sizes(shards: Sequence[str], sizes: Path | None) -> list[int]:
             'JSON file such as {"000.tar": 1000, "001.tar": 987}.'
         )
     counts = [count_samples(shard) for shard in shards]
-    if beside is not None and os.access(beside.parent, os.W_OK):
+    if keep and beside is not None and os.access(beside.parent, os.W_OK):
         write_sizes(beside, dict(zip(map(os.path.basename, shards), counts, strict=True)))
     return counts
 
@@ -136,14 +174,14 @@ def shard_sizes(shards: Sequence[str], sizes: Path | None) -> list[int]:
 def read_sizes(path: Path, shards: Sequence[str]) -> list[int]:
     """Samples of each shard as ``path`` has them; raises ValueError when it is no such file or lacks a shard."""
     try:
-        known = json.loads(path.read_text())
+        known = plain_json(path.read_bytes(), str(path))
     except ValueError as error:
         raise ValueError(
             f"{path} is not JSON ({error}): write it again, or delete it to have shards counted."
         ) from error
     names = [os.path.basename(urlparse(shard).path) for shard in shards]
     if not isinstance(known, dict) or (
-        wrong := [n for n in names if not isinstance(known.get(n), int) or known[n] < 0]
+        wrong := [n for n in names if type(known.get(n)) is not int or not 0 <= known[n] < 2**40]
     ):
         missing = wrong[0] if isinstance(known, dict) else names[0]
         raise ValueError(
@@ -166,15 +204,19 @@ class TarReader:
         shards: paths or URLs, in the order of their numbers.
         sizes: as in ``shard_sizes``.
         shuffle_buffer: encoded images that a stream holds to draw the next one from.
+        keep_sizes: as in ``shard_sizes``.
 
     Raises:
-        FileNotFoundError, ValueError: as ``shard_sizes``, or the first sample is not an image.
+        FileNotFoundError, ValueError: as ``check_shard`` and ``shard_sizes``, or the first sample is not an image.
     """
 
-    def __init__(self, shards: Sequence[str], sizes: Path | None, shuffle_buffer: int) -> None:
+    def __init__(self, shards: Sequence[str], sizes: Path | None, shuffle_buffer: int, keep_sizes: bool = True) -> None:
         self.shards = list(shards)
+        for shard in self.shards:
+            check_shard(shard)
         self.shuffle_buffer = shuffle_buffer
-        self.counts = shard_sizes(shards, sizes) if shards else []
+        refuse_cut(self.shards)
+        self.counts = shard_sizes(shards, sizes, keep_sizes) if shards else []
         self.firsts = [0, *accumulate(self.counts)]
         self.labelled = False
         filled = [shard for shard, count in enumerate(self.counts) if count]
@@ -189,9 +231,10 @@ class TarReader:
             ValueError: the shard cannot be read or has another number of samples than it should.
         """
         url, count = self.shards[piece.shard], self.counts[piece.shard]
+        check_shard(url)
         found = 0
         try:
-            for number, sample in enumerate(library().tarfile_samples(iter([{"url": url}]))):
+            for number, sample in enumerate(library("webdataset").tarfile_samples(iter([{"url": url}]))):
                 found = number + 1
                 if number >= piece.last and piece.last < count:
                     return
@@ -233,7 +276,7 @@ class TarReader:
         To skip costs reading, not decoding: shards whose samples were all served are not opened, those of which one
         is still to come are read from their start.
         """
-        shuffle = library().shuffle(self.shuffle_buffer, seed=seed)
+        shuffle = library("webdataset").shuffle(self.shuffle_buffer, seed=seed)
         total = sum(piece.last - piece.first for piece in pieces)
         served = set(islice(shuffle(iter(range(total))), skip)) if skip else set()  # the buffer draws by number alone
 
@@ -246,6 +289,7 @@ class TarReader:
         return islice(shuffle(read()), skip, None)
 
 
+@guarded
 class WebDatasetSource:
     """Images in tar shards, read with webdataset.
 
@@ -254,6 +298,7 @@ class WebDatasetSource:
         train_shards, test_shards: folders, files or URLs, as in ``list_shards``; no test shards, no scores.
         train_sizes, test_sizes: files with their numbers of samples, as in ``shard_sizes``.
         shuffle_buffer: encoded images that a stream holds to draw the next one from.
+        keep_sizes: whether counted samples are written down beside the shards.
         channels, image_size, stored_size, num_streams, num_workers, eval_samples: as in ``ShardsConfig``.
 
     Raises:
@@ -267,17 +312,16 @@ class WebDatasetSource:
         test_shards: str | Sequence[str] | None,
         train_sizes: str | None,
         test_sizes: str | None,
-        shuffle_buffer: int,
-        channels: int,
-        image_size: int,
-        stored_size: int,
-        num_streams: int,
-        num_workers: int | None,
-        eval_samples: int,
+        shuffle_buffer: Count,
+        channels: Channels,
+        image_size: Pixels,
+        stored_size: Pixels,
+        num_streams: Count,
+        num_workers: Natural | None,
+        eval_samples: Count,
+        keep_sizes: bool = True,
     ) -> None:
-        library()
-        if not isinstance(shuffle_buffer, int) or shuffle_buffer < 1:
-            raise ValueError(f"data.shuffle_buffer is {shuffle_buffer}: it must be a whole number, at least 1.")
+        library("webdataset")
         config = ShardsConfig(channels, image_size, stored_size, num_streams, num_workers, eval_samples)
         config.check()
         self.splits = Splits(self.open, config)
@@ -285,12 +329,13 @@ class WebDatasetSource:
         self.shards = {"train": train_shards, "test": test_shards}
         self.sizes = {"train": train_sizes, "test": test_sizes}
         self.shuffle_buffer = shuffle_buffer
+        self.keep_sizes = keep_sizes
 
     def open(self, name: str) -> TarReader:
         """The reader of the train or the test shards."""
         sizes = self.sizes[name]
         path = None if sizes is None else self.root / Path(sizes).expanduser()
-        return TarReader(list_shards(self.root, self.shards[name]), path, self.shuffle_buffer)
+        return TarReader(list_shards(self.root, self.shards[name]), path, self.shuffle_buffer, self.keep_sizes)
 
     def load(self, split: str) -> Split | Shards:
         """As ``Splits.load``."""
@@ -300,9 +345,9 @@ class WebDatasetSource:
 def format_of(data: bytes) -> str:
     """The format of an encoded image as Pillow calls it, in small letters."""
     try:
-        with Image.open(BytesIO(data)) as image:
+        with opened(BytesIO(data)) as image:
             return str(image.format).lower()
-    except OSError:
+    except (OSError, ValueError):
         return "no image"
 
 
@@ -324,7 +369,7 @@ def write_webdataset(images: Iterable[tuple[bytes, int | None]], folder: Path, s
         raise ValueError(f"{folder} has shards already ({found[0].name}): remove them or name another folder.")
     counts: dict[str, int] = {}
     pattern = str(folder.resolve()).replace("%", "%%") + "/%06d.tar"
-    with library().ShardWriter(pattern, maxcount=samples_per_shard, verbose=0, encoder=False) as writer:
+    with library("webdataset").ShardWriter(pattern, maxcount=samples_per_shard, verbose=0, encoder=False) as writer:
         for number, (data, label) in enumerate(images):
             suffix = format_of(data)
             if suffix not in IMAGE_SUFFIXES:

@@ -47,10 +47,11 @@ class CollapseAlarm(L.Callback):
         self._hook: RemovableHandle | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"warned": self.warned, "first": self.first, "low": self.low}
+        return {"warned": self.warned, "first": self.first, "low": self.low, "looked_at": self._looked_at}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.warned, self.first, self.low = state["warned"], state["first"], state["low"]
+        self._looked_at = state.get("looked_at", -1)  # a checkpoint of an earlier version has none
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if rank() != 0:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ssl_framework.data.base import Split
+from ssl_framework.report.escaping import write_literally
 from ssl_framework.runs.whole import whole
 from ssl_framework.types import Samples
 from ssl_framework.views.base import ViewMaker
@@ -57,6 +58,7 @@ def pictures(views: ViewMaker, batch: Tensor) -> Tensor:
 def save(figure: plt.Figure, out: Path, pad: float = 1.08) -> None:
     """Writes a PNG and closes the figure; ``pad`` is the space around axes, in letters."""
     out.parent.mkdir(parents=True, exist_ok=True)
+    write_literally(figure)
     figure.tight_layout(pad=pad)
     with whole(out) as partial:
         figure.savefig(partial, dpi=110, bbox_inches="tight", pad_inches=0.05, metadata={"Software": None})

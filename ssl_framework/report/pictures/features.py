@@ -22,6 +22,7 @@ from ssl_framework.evaluation.spectrum import effective_rank, normalised, singul
 from ssl_framework.functional import unit
 from ssl_framework.mixers.base import Context
 from ssl_framework.mixers.scores import ClassAttention
+from ssl_framework.report.escaping import tick_texts
 from ssl_framework.report.inspection import Inspection, class_names
 from ssl_framework.report.pictures.base import save
 from ssl_framework.report.pictures.boards import Tile, cut, draw_board, fitted
@@ -286,8 +287,8 @@ def draw_confusion(seen: Inspection, out: Path) -> str:
     if count <= MANY:
         small = 8 if count <= 16 else 6
         shown = torch.arange(count)
-        matrix.set_xticks(range(count), [cut(name, 12) for name in names], rotation=90, fontsize=small)
-        matrix.set_yticks(range(count), [cut(name, 12) for name in names], fontsize=small)
+        matrix.set_xticks(range(count), tick_texts(cut(name, 12) for name in names), rotation=90, fontsize=small)
+        matrix.set_yticks(range(count), tick_texts(cut(name, 12) for name in names), fontsize=small)
         if count <= 12:
             for i, j in torch.nonzero(share >= 0.5).tolist():
                 ink = "white" if share[i, j] > 55 else "black"
@@ -300,7 +301,9 @@ def draw_confusion(seen: Inspection, out: Path) -> str:
         shown = order if len(order) <= 20 else torch.cat([order[:10], order[-10:]])
     bars.barh(range(len(shown)), right[shown].numpy(), color=COLOURS[0], height=0.7)
     bars.axvline(overall, color="black", linestyle="--", linewidth=1)
-    bars.set_yticks(range(len(shown)), [cut(names[c], LONGEST) for c in shown], fontsize=8 if len(shown) <= 20 else 6)
+    bars.set_yticks(
+        range(len(shown)), tick_texts(cut(names[c], LONGEST) for c in shown), fontsize=8 if len(shown) <= 20 else 6
+    )
     bars.set(xlim=(0, 100), ylim=(len(shown) - 0.5, -0.5))
     bars.set_xlabel("right, percent", fontsize=9)
     bars.tick_params(axis="x", labelsize=8)
