@@ -65,6 +65,7 @@ class OfTrainer(TypedDict):
     log_every_n_steps: Count
     collapse_below: OpenFraction | None
     checkpoint_every_n_epochs: Count
+    hang_after_minutes: Positive | None
     slurm: bool
 
 
