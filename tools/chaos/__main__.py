@@ -19,7 +19,7 @@ from pathlib import Path
 from ssl_framework.device import cpu_name
 from ssl_framework.runs.provenance import commit, versions
 from tools.chaos.inputs import refusals
-from tools.chaos.kills import campaign_of
+from tools.chaos.kills import campaign_of, kinds_of
 from tools.chaos.lies import LIES, lie
 from tools.chaos.ranks import losses, two_ranks
 from tools.chaos.record import read_table, summary, write_table
@@ -37,7 +37,7 @@ def warm_up(place: Path) -> None:
 
 
 def kills(method: str, place: Path, seed: int) -> Iterator[Trial]:
-    return campaign_of(method, place, seed)
+    return campaign_of(method, place, seed, kinds_of(method))
 
 
 def signals(method: str, place: Path, seed: int) -> Iterator[Trial]:
@@ -63,7 +63,7 @@ PARTS = {"kill": kills, "signal": signals, "fault": faults, "ranks": ranks}
 def short(place: Path, seed: int) -> Iterator[Trial]:
     """A part of it that takes two minutes."""
     for method in SHORT:
-        yield from campaign_of(method, place, seed, fresh=0, most=12)
+        yield from campaign_of(method, place, seed, kinds_of(method)[::4], first=12)
 
 
 def told(trials: Iterator[Trial]) -> Iterator[Trial]:
