@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 
 from ssl_framework.build import build
 from ssl_framework.report.pictures.base import show_views
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.groups import CONFIGS
 from tools.pages.readme_pictures import show_run, show_speed
 
 if __name__ == "__main__":

@@ -27,11 +27,12 @@ from ssl_framework.models.encoder import Encoder
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
 from ssl_framework.runs.composition import refuse_mixed_parts
-from ssl_framework.runs.config import hosted, may_change, names_of_run, refuse_other_types
+from ssl_framework.runs.config import hosted, may_change, names_of_run
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admitted, composing
 from ssl_framework.runs.messages import explain
 from ssl_framework.runs.overrides import keys_of, override_each, pair
+from ssl_framework.runs.settings import refuse_settings
 from ssl_framework.training.place import leave_to_launcher, place, settle
 from ssl_framework.training.stages import go_through
 from ssl_framework.views.image import Views
@@ -180,7 +181,7 @@ def compose(*overrides: str) -> Composition:
             OmegaConf.resolve(config)
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(explain(error)) from error
-        refuse_other_types(config, overrides)
+        refuse_settings(config)
     OmegaConf.set_readonly(config, True)
     return Composition(config, about)
 
@@ -216,6 +217,7 @@ def resume(folder: str | Path, *overrides: str) -> Run:
     if fixed := [item for item in overrides if not may_change(pair(item)[0])]:
         raise ValueError(f"a run is resumed as it was configured: leave {fixed[0]} out, or start a new run")
     override_each([config], overrides, str(RunFolder(folder).config_file))
+    refuse_settings(config)
     leave_to_launcher(config.trainer)
     return trained(config, folder, {**RunFolder(folder).read_about(), "resume": True})
 

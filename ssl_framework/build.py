@@ -1,6 +1,9 @@
 """From a config to objects, and the safety rule for configs that come out of a run folder."""
 
 import copy
+import importlib
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from ssl_framework.arguments import PART, refuse_arguments
+from ssl_framework.data.allocations import within_memory
 from ssl_framework.data.base import Source
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.images.generated import WithGenerated
@@ -26,21 +31,95 @@ def build(node: Any) -> Any:
     """Instantiates a config node; an empty group choice (``mixer=none``) is ``None``.
 
     Raises:
-        ValueError: what the constructor refused, without the wrapping of the library that called it.
+        ValueError: an argument is not what its constructor's annotation says, or what the constructor refused, without
+            the wrapping of the library that called it.
+        OSError: what a constructor could not read or write.
     """
     if node is None or not node:
         return None
+    if OmegaConf.is_config(node):
+        refuse_wrong(OmegaConf.to_container(node, resolve=True), node._get_full_key(None))
     try:
-        return instantiate(node, _convert_="all")
+        with within_memory(node):
+            return instantiate(node, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
-        if isinstance(cause, (ValueError, FileNotFoundError)):
-            raise type(cause)(str(cause)) from error
+        if isinstance(cause, (ValueError, OSError)):
+            raise cause from error
         if isinstance(cause, ModuleNotFoundError):
             raise ValueError(
                 f"{cause.name} is not installed, and this configuration needs it: pip install {cause.name}"
             ) from error
-        raise ValueError(" ".join(str(error).split())) from error
+        raise ValueError(sentence_of(error)) from error
+
+
+def sentence_of(error: InstantiationException) -> str:
+    """What could not be built and why, in a line, without the words of the library that tried."""
+    _, _, key = str(error).partition("full_key: ")
+    where = key.strip() or "a part of the config"
+    cause = error.__cause__
+    if cause is None:
+        return f"{where} cannot be built: {' '.join(str(error).partition('full_key: ')[0].split())}"
+    said = " ".join(str(cause).split())
+    if isinstance(cause, MemoryError) or "allocate memory" in said or "out of memory" in said:
+        return f"{where} does not fit into memory: make it smaller ({said})"
+    return f"{where} cannot be built: {said or type(cause).__name__}"
+
+
+MEANT_FOR_HYDRA = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
+
+
+def refuse_wrong(content: Any, key: str) -> None:
+    """Holds what a config gives to constructors against their annotations, at every depth, before one is called.
+
+    Args:
+        content: of a node, resolved.
+        key: of it in the config, "" where it is a config of its own.
+
+    Raises:
+        ValueError: see ``arguments.refuse_arguments``.
+    """
+    if isinstance(content, dict) and "_target_" in content:
+        refuse_node(content, key)
+    within = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for name, value in within:
+        refuse_wrong(value, f"{key}.{name}" if key else str(name))
+
+
+def refuse_node(node: Mapping[str, Any], key: str) -> None:
+    """The same of one node."""
+    target = located(node["_target_"], key)
+    given = {name: without_parts(value) for name, value in node.items() if name not in MEANT_FOR_HYDRA}
+    names = list(inspect.signature(target).parameters)
+    given |= dict(zip(names, map(without_parts, node.get("_args_") or ()), strict=False))
+    refuse_arguments(target, given, key, partial=bool(node.get("_partial_")))
+
+
+def located(target: Any, key: str) -> Any:
+    """The class that a node names.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    module, _, name = str(target).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and not module.startswith(error.name):
+            raise ValueError(
+                f"{error.name} is not installed, and {key}._target_={target} needs it: pip install {error.name}"
+            ) from error
+        raise ValueError(f"{key}._target_ is {target!r}: there is no class of that name") from error
+    if not callable(found):
+        raise ValueError(f"{key}._target_ is {target}, which is no class")
+    return found
+
+
+def without_parts(value: Any) -> Any:
+    """A value of a config with ``PART`` in place of what will be built."""
+    if isinstance(value, dict):
+        return PART if "_target_" in value else {name: without_parts(one) for name, one in value.items()}
+    return [without_parts(one) for one in value] if isinstance(value, list) else value
 
 
 def build_data(cfg: DictConfig, folder: Path | None = None, resumed: bool = False) -> DataModule:
@@ -62,16 +141,11 @@ def build_data(cfg: DictConfig, folder: Path | None = None, resumed: bool = Fals
                 "generated=folder with generated.root, or generated=arrays with generated.path"
             )
         source = WithGenerated(source, build(generated.source))
-    return DataModule(
-        source,
-        cfg.data.batch_size,
-        cfg.seed,
-        cfg.data.resident_share,
-        build(OmegaConf.select(cfg, "sampler")),  # a run folder of an earlier version has no such key
-        build(OmegaConf.select(cfg, "pseudo_labels")),
-        folder,
-        resumed,
-    )
+    sampler = build(OmegaConf.select(cfg, "sampler"))  # a run folder of an earlier version has no such key
+    labels = build(OmegaConf.select(cfg, "pseudo_labels"))
+    rest = (cfg.data.batch_size, cfg.seed, cfg.data.resident_share, sampler, labels, folder, resumed)
+    with within_memory(cfg.data):  # which is read now
+        return DataModule(source, *rest)
 
 
 def build_source(cfg: DictConfig) -> Source:

@@ -74,6 +74,8 @@ class _GatherWithGrad(torch.autograd.Function):
 def gather_with_grad(x: Tensor) -> Tensor:
     """Rows of all ranks, in rank order; the backward pass sums gradients over ranks.
 
+    torch's own, ``torch.distributed.nn.all_gather``, does the same to a list of tensors, but needs a process group.
+
     Args:
         x: [B, ...], the same B on every rank.
 

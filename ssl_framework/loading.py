@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from ssl_framework.build import build_module
 from ssl_framework.models.weights import load_newest
 from ssl_framework.module import SSLModule
+from ssl_framework.runs.added_keys import as_built_now
 from ssl_framework.runs.addresses import as_now
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.overrides import keys_of, override_each
@@ -34,7 +35,7 @@ def load_run_config(folder: str | Path, said: Collection[str] = ()) -> DictConfi
         raise FileNotFoundError(f"the run folder {folder} {what}")
     content = as_now(read_config(path))
     refuse_foreign(content, str(path))
-    return OmegaConf.create(confined(content, str(path), Path(folder), said))
+    return OmegaConf.create(confined(as_built_now(content), str(path), Path(folder), said))
 
 
 def load_run(folder: Path, overrides: Sequence[str]) -> tuple[DictConfig, SSLModule]:

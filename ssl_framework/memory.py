@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Count, Width, guarded
 from ssl_framework.distributed import gather
 from ssl_framework.functional import unit
 
 
+@guarded
 class Queue(nn.Module):
     """First-in-first-out memory of unit-norm keys (MoCo, arXiv:1911.05722, section 3.1).
 
@@ -23,10 +25,8 @@ class Queue(nn.Module):
     rows: Tensor  # [K, D] unit rows
     cursor: Tensor  # [] int64: the oldest row, the next to be replaced
 
-    def __init__(self, size: int, dim: int) -> None:
+    def __init__(self, size: Count, dim: Width) -> None:
         super().__init__()
-        if size < 1:
-            raise ValueError(f"objective.queue.size is {size}: a queue needs at least one row")
         self.size = size
         self.register_buffer("rows", unit(torch.randn(size, dim)))  # [K, D]
         self.register_buffer("cursor", torch.zeros((), dtype=torch.long))

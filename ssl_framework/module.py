@@ -1,6 +1,7 @@
 """The one LightningModule: views, mixer, student, teacher, objective, and the order in which they run."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -8,7 +9,8 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from ssl_framework.distributed import rank, same_on_all_ranks
+from ssl_framework.data.allocations import refuse_more_than_free
+from ssl_framework.distributed import rank, same_on_all_ranks, world_size
 from ssl_framework.feature_mixers.base import FeatureMixer
 from ssl_framework.gradient_cache import cached_losses, together
 from ssl_framework.mixers.base import LearnedRule
@@ -29,7 +31,7 @@ class SSLModule(L.LightningModule):
         student: the trained encoder.
         objective: the loss and its state.
         optimizer: recipe of the update.
-        teacher: builds the EMA teacher from the student, or ``None``.
+        teacher: which is to follow the student, or ``None``.
         mixer: input-level mixing of views; the student sees mixtures in their place or beside them, the teacher sees
             them clean, and mixtures beside them only if the objective requires keys of mixtures. ``None``: no mixing.
         feature_mixer: embedding-level mixing, handed to the objective, or ``None``.
@@ -48,7 +50,7 @@ class SSLModule(L.LightningModule):
         student: Encoder,
         objective: Objective,
         optimizer: OptimizerRecipe,
-        teacher: Callable[[Encoder], EMATeacher] | None = None,
+        teacher: EMATeacher | None = None,
         mixer: Mixing | None = None,
         feature_mixer: FeatureMixer | None = None,
         student_views: Sequence[int] | None = None,
@@ -78,7 +80,7 @@ class SSLModule(L.LightningModule):
         student.route(views.modality)
         self.views = views
         self.student = student
-        self.teacher = teacher(student) if teacher is not None else None
+        self.teacher = None if teacher is None else teacher.follow(student)
         if self.teacher is not None:
             check_teacher(objective, self.teacher.encoder)
         self.mixer = mixer
@@ -211,6 +213,13 @@ class SSLModule(L.LightningModule):
         if self.teacher is not None:  # once per optimizer step, also under gradient accumulation
             self.teacher.update(self.student, self.clock)
 
+    def refuse_views_too_large(self, batch: int) -> None:
+        """Raises ValueError if the views of a batch of one rank do not fit into memory."""
+        numbers = sum(math.prod(self.views.example(view)) for view in range(self.views.num_views))
+        what = f"the {self.views.num_views} views of {batch:,} samples"
+        cure = f"lower data.batch_size={batch * world_size()}, the views' size or the count of views.groups"
+        refuse_more_than_free(4 * batch * numbers, self.trainer.strategy.root_device, what, cure)
+
     def own_rates(self) -> dict[torch.nn.Module, float]:
         """The learned mixing rules, and their learning rate relative to that of all others."""
         return {part: part.lr_factor for part in self.modules() if isinstance(part, LearnedRule)}
@@ -220,6 +229,7 @@ class SSLModule(L.LightningModule):
         loader = self.trainer.train_dataloader
         assert loader is not None
         global_batch = loader.global_batch_size * self.trainer.accumulate_grad_batches
+        self.refuse_views_too_large(loader.global_batch_size // world_size())
         optimizer, schedule = self.recipe.build(self, global_batch, self.total_steps, self.own_rates())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

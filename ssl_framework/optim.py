@@ -10,9 +10,14 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ssl_framework.arguments import BelowOne, NonNegative, Positive, guarded
 
+
+@guarded
 class LARS(Optimizer):
     """Layer-wise adaptive rate scaling with momentum (You et al., arXiv:1708.03888), as SimCLR and BYOL use it.
+
+    torch has none; this one takes divided weights and waits for no device.
 
     Args:
         params: parameters or groups; a group with ``adapt: False`` is plain SGD with momentum.
@@ -25,10 +30,10 @@ class LARS(Optimizer):
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict],
-        lr: float,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        trust: float = 0.001,
+        lr: NonNegative,
+        momentum: BelowOne = 0.9,
+        weight_decay: NonNegative = 0.0,
+        trust: Positive = 0.001,
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": True}
         super().__init__(params, defaults)
@@ -61,6 +66,7 @@ class LARS(Optimizer):
         return loss
 
 
+@guarded
 class OptimizerRecipe:
     """Everything about the update that a paper's appendix states.
 
@@ -75,15 +81,11 @@ class OptimizerRecipe:
     def __init__(
         self,
         algorithm: Callable[..., Optimizer],
-        lr_per_256: float,
-        weight_decay: float,
+        lr_per_256: Positive,
+        weight_decay: NonNegative,
         exclude_bias_and_norm: bool,
-        warmup: float,
+        warmup: BelowOne,
     ) -> None:
-        if not lr_per_256 > 0:
-            raise ValueError(f"optimizer.lr_per_256 is {lr_per_256}: it must be above 0")
-        if not 0 <= warmup < 1:
-            raise ValueError(f"optimizer.warmup is {warmup}: it is a share of the run, at least 0 and below 1")
         self.algorithm = algorithm
         self.lr_per_256 = lr_per_256
         self.weight_decay = weight_decay

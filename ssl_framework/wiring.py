@@ -20,26 +20,30 @@ FEATURES = ("pooled", "map", "tokens")
 def check_heads(objective: Objective, student: Encoder) -> None:
     """Refuses an objective that reads a head that the student lacks, and a head that nobody reads: it would not train.
 
+    Every tower of a student must have what is read.
+
     Raises:
         ValueError: one sentence that names the heads which would do.
     """
     name = type(objective).__name__
-    refuse_missing(name, objective.reads, student)
-    behind = student.heads_behind(objective.reads)
-    unread = [head for head in student.heads if head not in behind]
-    if unread:
-        raise ValueError(
-            f"{name} reads {listed(objective.reads)} of the student, but the head that was chosen has {listed(unread)} "
-            f"besides, which nothing would train: {heads_with(objective.reads)}"
-        )
+    for encoder, modalities in student.encoders():
+        whose = f"the student's tower for {listed(modalities)}" if modalities else "the student"
+        refuse_missing(name, objective.reads, encoder, whose)
+        behind = encoder.heads_behind(objective.reads)
+        unread = [head for head in encoder.heads if head not in behind]
+        if unread:
+            raise ValueError(
+                f"{name} reads {listed(objective.reads)} of {whose}, but the head that was chosen has {listed(unread)} "
+                f"besides, which nothing would train: {heads_with(objective.reads)}"
+            )
 
 
-def refuse_missing(name: str, reads: Sequence[str], student: Encoder) -> None:
-    """Raises ValueError if the objective of that name reads outputs that the student does not have."""
+def refuse_missing(name: str, reads: Sequence[str], student: Encoder, whose: str = "the student") -> None:
+    """Raises ValueError if the objective of that name reads outputs that the student, or a tower, does not have."""
     missing = [output for output in reads if output not in {*student.dims, *FEATURES}]
     if missing:
         raise ValueError(
-            f"{name} reads {listed(missing)} of the student, but the head that was chosen has "
+            f"{name} reads {listed(missing)} of {whose}, but the head that was chosen has "
             f"{listed(list(student.heads)) or 'none'}: {heads_with(reads)}"
         )
 
@@ -83,8 +87,8 @@ def check_teacher(objective: Objective, teacher: Encoder) -> None:
     Raises:
         ValueError: one sentence that names them.
     """
-    outputs = {*teacher.heads, *teacher.beside, *FEATURES}
-    missing = [name for name in objective.teacher_reads if name not in outputs]
+    outputs = [{*encoder.heads, *encoder.beside, *FEATURES} for encoder, _ in teacher.encoders()]
+    missing = [name for name in objective.teacher_reads if not all(name in own for own in outputs)]
     if missing:
         raise ValueError(
             f"{type(objective).__name__} reads {listed(missing)} of the teacher, but teacher.heads is "

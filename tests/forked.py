@@ -1,8 +1,8 @@
 """The command in processes of their own that start at once: forked from one that has imported everything, run nothing.
 
-A new interpreter takes ten seconds to import torch and Lightning. One test starts interpreters for the command and its
-ranks, and compares with forked ones; the others need only what a process of one's own means: its signals, exit code,
-working directory and output.
+A new interpreter takes ten seconds to import torch and Lightning. Some tests start interpreters: for a command under
+torchrun, for the ranks of one that starts them, for the jobs of a launcher. The others need only what a process of its
+own means: its signals, exit code, working directory and output.
 """
 
 import multiprocessing
@@ -73,12 +73,25 @@ def run_command(
 
 def train(arguments: Sequence[str]) -> None:
     """Becomes ``python train.py``."""
-    from ssl_framework.commands import train as command
     from ssl_framework.training import launch
 
-    sys.argv = ["train.py", *arguments]
     launch.START_METHOD = "fork"
+    train_with_new_ranks(arguments)
+
+
+def train_with_new_ranks(arguments: Sequence[str]) -> None:
+    """Becomes ``python train.py``, whose ranks are interpreters of their own, as a user's are."""
+    from ssl_framework.commands import train as command
+
+    sys.argv = ["train.py", *arguments]
     command.main()
+
+
+def torchrun(arguments: Sequence[str]) -> None:
+    """Becomes ``torchrun ARGUMENTS``, whose processes are interpreters of their own."""
+    from torch.distributed.run import main
+
+    main(list(arguments))
 
 
 class Fork:

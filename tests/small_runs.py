@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.build import modalities_of
 from ssl_framework.commands import train as main
-from ssl_framework.runs.config import CONFIGS, hosted
+from ssl_framework.runs.config import hosted
+from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.training.run import run
 
 SMALL = (

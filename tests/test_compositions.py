@@ -20,8 +20,9 @@ from ssl_framework.commands import train
 from ssl_framework.loading import load_run, load_run_config
 from ssl_framework.runs.added_keys import left_out, without_added
 from ssl_framework.runs.composition import PARTS, called, choice_of, own_parts, refuse_mixed_parts
-from ssl_framework.runs.config import CONFIGS, config_hash, refuse_other_config
+from ssl_framework.runs.config import config_hash, refuse_other_config
 from ssl_framework.runs.folder import RunFolder, read_json
+from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.types import Batch, Clock
 from tests.objectives.table import DIM, OBJECTIVES
 from tests.small_runs import METHODS, SMALL, composed, config, run_in, small

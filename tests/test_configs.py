@@ -16,8 +16,10 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.build import build_module, check_data
-from ssl_framework.runs.config import CONFIGS, hosted
+from ssl_framework.runs.config import hosted
 from ssl_framework.runs.folder import read_json
+from ssl_framework.runs.groups import CONFIGS
+from tests.forked import Command
 from tests.small_runs import (
     DEFAULT_DATA,
     GROUPS,
@@ -265,10 +267,6 @@ def test_the_stem_follows_the_image_size(data: str, backbone: str, expected: str
     assert first.kernel_size == ((3, 3) if expected.startswith("ssl_") else (7, 7))
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "train.py", *arguments], cwd=ROOT, capture_output=True, text=True)
-
-
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
@@ -285,8 +283,10 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
         ("head=mlp4", ["there is no head=mlp4 (did you mean mlp3?)"]),
     ],
 )
-def test_misspelt_names_are_refused_with_what_exists_and_the_nearest(argument: str, words: list[str]) -> None:
-    done = command(argument, "trainer.max_epochs=0")
+def test_misspelt_names_are_refused_with_what_exists_and_the_nearest(
+    argument: str, words: list[str], tmp_path: Path
+) -> None:
+    done = Command(tmp_path, argument, "trainer.max_epochs=0").end()
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -304,7 +304,7 @@ def test_help_and_the_config_answer_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "temperature: 0.2" in done.stdout
     assert done.stderr.split() == ["False", "False"]
-    done = command("--help")
+    done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert "byol, cacr" in done.stdout and all(
         f"{group}: " in done.stdout for group in ("head", "objective", "teacher")
     )

@@ -142,7 +142,7 @@ class Tower(nn.Module):
 def others() -> dict[str, Any]:
     """What else must not depend on the number of ranks."""
     torch.manual_seed(0)
-    teacher = EMATeacher(Encoder(Tower(), {}), [], momentum=0.9, shuffle_bn=2)  # type: ignore[arg-type]
+    teacher = EMATeacher([], momentum=0.9, shuffle_bn=2).follow(Encoder(Tower(), {}))  # type: ignore[arg-type]
     images = torch.randn(GLOBAL_BATCH, 3, 6, 6, generator=torch.Generator().manual_seed(1))
     keys = teacher([own_rows(images)], [0], Clock(3, 0, 10))[0]
     assert keys is not None
@@ -177,7 +177,7 @@ def others() -> dict[str, Any]:
 def series_steps() -> dict[str, Any]:
     """Losses and gradients of SimCLR on views of series through a dilated network."""
     torch.manual_seed(0)
-    head = functools.partial(MLPHead, source="pooled", hidden=[], out=DIM, norm=True)
+    head = MLPHead(source="pooled", hidden=[], out=DIM, norm=True)
     student = Encoder(SeriesBackbone(1, 4, 1, 6), {"projector": head})
     wrapped = DistributedDataParallel(Joint(student)) if world_size() > 1 else Joint(student)
     views = SeriesViews(2, 16, 1, [0.0], [1.0], crop=[0.4, 1.0], scaling=0.2, jitter=0.1, mask=0.1)

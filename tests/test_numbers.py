@@ -26,7 +26,7 @@ from ssl_framework.evaluation.probes.knn import KNN
 from ssl_framework.evaluation.probes.linear import LinearProbe, LinearSGD
 from ssl_framework.evaluation.probes.regression import KNNRegression, Ridge, ridge, spearman
 from ssl_framework.runs.folder import read_json
-from ssl_framework.runs.numbers import mean_and_spread, shown, unit_of
+from ssl_framework.runs.numbers import mean_and_spread, several, shown, speed_of, unit_of
 from tests.data.test_data import folder_source, shapes
 from tests.small_runs import run_in, small
 
@@ -304,4 +304,8 @@ def test_errors_are_printed_with_the_digits_that_count() -> None:
     assert mean_and_spread([62.3, 67.7], "effective_rank") == "65.0 ± 3.8" and mean_and_spread([65.0], "a") == "65"
     assert mean_and_spread([1.2e-8, 1.4e-8], "a") == "1.3e-08 ± 1.41e-09"
     assert mean_and_spread([1e4, 3e4], "a") == "2e+04 ± 1.41e+04" and mean_and_spread([-1.0, 1.0], "a") == "0 ± 1.41"
-    assert unit_of(["a/mae"]) == "metric" and unit_of(["a/top1", "a/learning_rate"]) == "top-1, percent"
+    assert unit_of(["a/mae"]) == "metric" and unit_of(["a/top1", "b/top1"]) == "top-1, percent"
+    assert unit_of(["a/top1", "a/learning_rate"]) == "metric; top1 in percent"
+    assert [several(x) for x in ("image", "series")] == ["images", "series"]
+    assert speed_of({"images_per_second": 1500.4}) == "1,500 images/s"  # of an earlier version
+    assert speed_of({"images_per_second": 2.0, "sample": "series"}) == "2 series/s"

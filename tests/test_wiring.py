@@ -162,7 +162,7 @@ def test_unknown_heads() -> None:
         ("optimizer.lr_per_256=0", "optimizer.lr_per_256 is 0"),
         ("optimizer.warmup=10", "optimizer.warmup is 10"),
         ("data.batch_size=1", "data.batch_size is 1"),
-        ("data.batch_size=64", "data.batch_size is 64, but the training set has only 48 images"),
+        ("data.batch_size=64", "data.batch_size is 64, but the training set has only 48 samples"),
         ("data.batch_size=many", "data.batch_size is many"),
         ("backbone.name=resnet999", "backbone.name is resnet999, which timm does not know"),
         ("backbone.name=vit_tiny_patch16_224", "cannot take 3 x 32 x 32 images"),
@@ -208,7 +208,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> No
 )
 def test_trainers_that_cannot_be(overrides: list[str], words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=words):
-        build_trainer(config(*overrides).trainer, tmp_path, [], [])
+        run_in(tmp_path, small("simclr", *overrides))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ssl_framework.models.weights import load_checkpoint
-from ssl_framework.runs.config import CONFIGS
 from ssl_framework.runs.folder import read_metrics
+from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.training.parts import Parts
 from ssl_framework.training.run import run
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 
 ROOMS = (  # from the ground up; rooms of one line do not know each other
-    ("types", "functional", "distributed", "device", "optim", "memory"),
+    ("arguments", "types", "functional", "distributed", "device", "optim", "memory"),
     ("runs",),
     ("views", "models", "gradient_cache"),
     ("data",),

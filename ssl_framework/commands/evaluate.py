@@ -15,12 +15,12 @@ from typing import Any
 
 from rich.console import Console
 
-from ssl_framework.evaluation.request import evaluate_request, request_of, written
+from ssl_framework.evaluation.request import evaluate_request, place_of, request_of
 from ssl_framework.evaluation.score_all import noted
 from ssl_framework.report.evaluations import csv_of, evaluation_tables
-from ssl_framework.runs.folder import write_json
+from ssl_framework.runs.folder import write, write_json
 from ssl_framework.runs.groups import admit
-from ssl_framework.runs.messages import as_typed, commanded, error_line, quiet
+from ssl_framework.runs.messages import as_typed, commanded, quiet, refusing
 
 
 @commanded()
@@ -32,18 +32,14 @@ def main(arguments: list[str] | None = None) -> None:
         print(as_typed(str(__doc__)))
         return
     quiet()
-    try:
+    with refusing():
         request = request_of(others)
-        path = written(request)
-        if path.suffix != ".json":
-            raise ValueError(f"out={path} is not the name of a .json file")
+        path = place_of(request)
         with noted() as notes:
             record = evaluate_request(request)
         path.parent.mkdir(parents=True, exist_ok=True)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(error_line(error))
-    write_json(path, record)
-    path.with_suffix(".csv").write_text(csv_of(record))
+        write_json(path, record)
+        write(path.with_suffix(".csv"), csv_of(record))
     say(record, notes)
     print(path)
 

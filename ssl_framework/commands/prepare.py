@@ -12,7 +12,8 @@ from rich.progress import track
 from ssl_framework.data.images.folder import ON_ERROR, check_channels, write_store
 from ssl_framework.data.images.layout import Layout
 from ssl_framework.data.images.store import read_description
-from ssl_framework.runs.messages import commanded, error_line, typed
+from ssl_framework.runs.groups import admit
+from ssl_framework.runs.messages import commanded, refusing, typed
 
 
 @commanded()
@@ -40,15 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--targets", type=Path, metavar="CSV", help="numbers as labels: columns path (below ROOT), target"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the held-out share (0)")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(admit(sys.argv[1:] if arguments is None else arguments))
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"note: {message}\n"
-    try:
+    with refusing():
         layout = Layout(given.root, given.test_fraction, given.seed, given.test_folder, given.targets)
         print(prepare(layout, given.out, given.short_side, given.channels, given.workers, given.on_error))
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        sys.exit(error_line(error))
-    except KeyboardInterrupt:
-        sys.exit("interrupted: nothing was written")
 
 
 def prepare(layout: Layout, out: Path, short_side: int, channels: int, workers: int, on_error: str) -> str:

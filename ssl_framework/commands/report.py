@@ -9,7 +9,8 @@ from pathlib import Path
 from ssl_framework.report.comparison import condense
 from ssl_framework.report.folders import report_folders
 from ssl_framework.runs.folder import runs_in
-from ssl_framework.runs.messages import as_typed, commanded, error_line, typed
+from ssl_framework.runs.groups import admit
+from ssl_framework.runs.messages import as_typed, commanded, refusing, typed
 from ssl_framework.study.record import report
 from ssl_framework.study.request import OUT as OUT_OF_STUDIES
 from ssl_framework.study.request import understood
@@ -31,15 +32,16 @@ USAGE = """python scripts/report.py FOLDER [OUT] [--references]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``scripts/report.py``."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    others = admit(arguments)
     parser = argparse.ArgumentParser(prog=typed("report"), usage=as_typed(USAGE))
     parser.add_argument("folders", nargs="+", help="hydra.sweep.dir of multiruns; or study=NAME and overrides")
     parser.add_argument("--references", action="store_true", help="score raw pixels and the untrained backbone too")
     parser.add_argument("--baseline", help="overrides of the row that the others are tested against")
     parser.add_argument("--metric", help="the one to show, by its name in result.json")
     parser.add_argument("--out", type=Path, help=f"where the table goes (default: {OUT})")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(others)
     chosen = [f"--{name}" for name in ("baseline", "metric", "out") if getattr(given, name) is not None]
-    try:
+    with refusing():
         if any(item.startswith("study=") for item in given.folders):
             if wrong := [f"--{name}" for name in ("references", "baseline", "metric") if getattr(given, name)]:
                 raise ValueError(f"{wrong[0]} is not for studies, which declare what they show")
@@ -53,8 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         out = folders[-1]
         condense(folders[0], out, given.references)
-    except (ValueError, FileNotFoundError) as error:
-        parser.exit(1, f"{error_line(error)}\n")
     print((out / "table.md").read_text(), end="")
     print(out)
 

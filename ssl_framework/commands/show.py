@@ -18,9 +18,7 @@ import sys
 from pathlib import Path
 
 import torch
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from ssl_framework.device import accelerator_of, use_threads
@@ -29,10 +27,9 @@ from ssl_framework.report.inspection import Inspection
 from ssl_framework.report.page import Page
 from ssl_framework.report.pictures.features import PLANES, draw_embedding, draw_neighbours
 from ssl_framework.report.pictures.mixtures import show_all, show_both_views, show_one, show_side_by_side
-from ssl_framework.runs.config import CONFIGS
 from ssl_framework.runs.folder import RunFolder
-from ssl_framework.runs.groups import admit
-from ssl_framework.runs.messages import as_typed, commanded, error_line, explain, quiet, typed
+from ssl_framework.runs.groups import CONFIGS, admit
+from ssl_framework.runs.messages import as_typed, commanded, quiet, refusing, typed
 from ssl_framework.runs.overrides import override_each
 from ssl_framework.training.replay import make_again, ranks_of, read_step, step_table, verdict
 
@@ -61,15 +58,13 @@ def main(arguments: list[str] | None = None) -> None:
         near = difflib.get_close_matches(what, known, n=1)
         meant = f" (did you mean {near[0]}?)" if near else ""
         parser.error(f"{what!r}{meant} is neither key=value nor one of {', '.join(known)}")
-    try:
+    with refusing():
         if what == REPLAY:
             show_step(overrides, given.out)
         elif what in OF_RUNS:
             print(show_run(what, overrides, given.out))
         else:
             print(DRAWERS[what](overrides, given.out or Path("outputs") / "show"))
-    except (ValueError, FileNotFoundError, HydraException, OmegaConfBaseException) as error:
-        parser.exit(1, f"{error_line(explain(error))}\n")
 
 
 def show_run(what: str, overrides: list[str], out: Path | None) -> Path:

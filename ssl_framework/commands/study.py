@@ -14,7 +14,7 @@ from ssl_framework.report.sheet import mean_and_spread
 from ssl_framework.runs.config import hosted
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admit, composing
-from ssl_framework.runs.messages import STOPPED, as_typed, commanded, error_line, typed
+from ssl_framework.runs.messages import STOPPED, as_typed, commanded, refusing, typed
 from ssl_framework.runs.stopping import stop
 from ssl_framework.study.cells import Cell, Run, runs_of
 from ssl_framework.study.declaration import names_of_studies
@@ -37,14 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     command = f"{typed('study')} {shlex.join(arguments)}"
     stop.then = f"runs that have ended stay; to continue: {command}"
-    stopped = run(request, cells)
+    with refusing():
+        stopped = run(request, cells)
     folder = OUT / request.study.name / request.scale
-    try:
+    with refusing():
         report(request, cells, folder, command)
         if request.record is not None:
             report(request, cells, request.record, command)
-    except ValueError as error:
-        sys.exit(error_line(error))
     print((folder / "table.md").read_text())
     if stopped is not None:
         print(f"stopped; to continue: {command}")

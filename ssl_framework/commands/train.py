@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,17 +26,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssl_framework.runs.composition import PARTS, choice_of, refuse_mixed_parts
 from ssl_framework.runs.config import (
-    CONFIGS,
     begin,
     hosted,
     may_change,
     names_of_run,
     quoted,
     refuse_other_config,
-    refuse_other_types,
 )
 from ssl_framework.runs.folder import LATEST, RunFolder
-from ssl_framework.runs.groups import admit, choices, groups
+from ssl_framework.runs.groups import CONFIGS, admit, choices, groups
 from ssl_framework.runs.messages import (
     REFUSALS,
     STOPPED,
@@ -46,6 +45,7 @@ from ssl_framework.runs.messages import (
     failures,
     say_error,
 )
+from ssl_framework.runs.settings import refuse_settings
 from ssl_framework.runs.stopping import AGAIN, Interrupted, stop
 from ssl_framework.training.meeting import agree, first_to_say, meeting
 from ssl_framework.training.place import described, is_first, leave_to_launcher, settle
@@ -66,23 +66,29 @@ def main() -> None:
         if whole_errors:
             raise
         sys.exit(error_line(explain(error)) if first_to_say(str(error)) else 1)
+    except BrokenPipeError:  # see ``commanded``
+        raise
+    except OSError as error:  # of the folder, which Hydra makes
+        sys.exit(error_line(error) if first_to_say(str(error)) else 1)
     except ValueError as error:
         if not first_to_say(str(error)):
             sys.exit(1)
-        if not failures:
-            raise
+        if not failures:  # of the command line, which Hydra reads before there is a run
+            sys.exit(error_line(error))
         sys.exit("error: no trial of the search has ended with a value")  # of which Optuna takes the best
     if failures:
         sys.exit(1)
 
 
 def refuse_null_choices(arguments: list[str]) -> None:
-    """Ends the command if a group's choice is ``null``, which Hydra takes for no choice at all."""
+    """Ends the command if a group's choice is ``null``, which Hydra takes for no choice at all, or no name."""
     for item in arguments:
         group, _, choice = item.partition("=")
         if choice == "null" and group in groups():
             instead = f"{group}=none" if "none" in choices(group) else f"one of its files, or no {group}"
             sys.exit(f"error: {item} chooses nothing: choose {instead}")
+        if group in groups() and re.fullmatch(r"[-+.\d]+(e[-+]?\d+)?|true|false|nan|inf|\{.*\}", choice, re.IGNORECASE):
+            sys.exit(f"error: {item} names no choice: {group} can be {', '.join(choices(group))}")
 
 
 def point_to_resumed_folder(arguments: list[str]) -> list[str]:
@@ -234,6 +240,7 @@ def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
     run = RunFolder(folder)
     with run.claimed() if is_first() else contextlib.nullcontext(True) as mine:
         try:
+            refuse_settings(cfg)
             settle(hosted(cfg, HydraConfig.get().overrides.task).trainer)
             todo = agree(lambda: left_to_do(cfg, run, mine))
         except REFUSALS as error:
@@ -287,13 +294,15 @@ def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
     """
     from ssl_framework.training.stages import go_through  # imports torch: only now
 
+    refuse_settings(cfg)
     settle(cfg.trainer)
     refuse_mixed_parts(HydraConfig.get().runtime.choices)
-    refuse_other_types(hosted(cfg, HydraConfig.get().overrides.task), HydraConfig.get().overrides.task)
+    hosted(cfg, HydraConfig.get().overrides.task)
     if cfg.resume is not None:
         if Path(str(cfg.resume)).resolve() != folder.resolve():
             raise ValueError(f"resume={cfg.resume} goes on in that folder itself: leave out -m and hydra.run.dir")
         cfg, goes_on = resumed_config(cfg, Path(str(cfg.resume))), True
+        refuse_settings(cfg)
         leave_to_launcher(cfg.trainer)
         settle(cfg.trainer)
     about = json.loads(agree(lambda: json.dumps(opened(cfg, folder, goes_on))))

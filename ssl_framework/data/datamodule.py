@@ -1,5 +1,6 @@
 """The data of a run: where its samples lie, and the loader that serves them."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ class DataModule(L.LightningDataModule):
         source: where the images come from.
         batch_size: global, over all ranks.
         seed: of the order of the samples.
-        resident_share: of the free memory of the device trained on, that the training images may take, in [0, 1].
+        resident_share: of the free memory of the device trained on, that the training samples may take, in [0, 1].
         sampler: which samples meet in a batch.
         pseudo_labels: what the sampler goes by, if it needs any; made once by the first process of a run and kept in
             ``pseudo_labels.npy``, which a resumed run reads.
@@ -69,7 +70,7 @@ class DataModule(L.LightningDataModule):
         count = self.pretrain.shape[0]
         if count < batch_size:
             raise ValueError(
-                f"data.batch_size is {batch_size}, but the training set has only {count} images: "
+                f"data.batch_size is {batch_size}, but the training set has only {count} samples: "
                 f"set data.batch_size to at most {count}"
             )
         self.check_sampler()
@@ -123,7 +124,7 @@ class DataModule(L.LightningDataModule):
         if len(group) != self.pretrain.shape[0]:
             raise ValueError(
                 f"{self.pseudo_labels_path} has {len(group)} pseudo-labels, but data has {self.pretrain.shape[0]} "
-                "training images: it belongs to other data; give one pseudo-label an image"
+                "training samples: it belongs to other data; give one pseudo-label a sample"
             )
         return group
 
@@ -167,7 +168,7 @@ class DataModule(L.LightningDataModule):
                     "with: choose data=folder or store, whose images are decoded already"
                 )
             self.loader = rows.loader(label, views.crops, device, *rest, draw)
-        elif (whole := resident(rows, device, self.resident_share)) is not None:
+        elif (whole := resident(rows, device, self.resident_share, bytes_of(self.pretrain.beside))) is not None:
             beside = self.pretrain.beside
             beside = beside and {name: column.to(device) for name, column in beside.items()}
             there = Split(whole, None if label is None else label.to(device), beside=beside)
@@ -177,7 +178,7 @@ class DataModule(L.LightningDataModule):
         used, count = len(self.loader) * self.batch_size, len(rows)
         if self.sampler.reads_pseudo_labels and count - used >= self.batch_size:
             name = choice(self.sampler)
-            note(f"an epoch of sampler={name} has {used:,} of the {count:,} images, others each time")
+            note(f"an epoch of sampler={name} has {used:,} of the {count:,} samples, others each time")
         return self.loader
 
     def teardown(self, stage: str) -> None:
@@ -196,3 +197,8 @@ class DataModule(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Called before the loader is made."""
         self.served = state_dict["served"]
+
+
+def bytes_of(columns: Mapping[str, Tensor] | None) -> int:
+    """What all columns take in memory."""
+    return sum(column.nbytes for column in (columns or {}).values())

@@ -242,18 +242,24 @@ def each_tensor(samples: Samples, change: Callable[[Tensor], Tensor]) -> Samples
     return Samples(inputs, change(samples.index), label, box, beside)
 
 
-def resident(rows: Rows, device: torch.device, share: float) -> Tensor | None:
+def resident(rows: Rows, device: torch.device, share: float, further: int = 0) -> Tensor | None:
     """All samples in one tensor on ``device``, or None, with a note, where they take more than ``share`` of its memory.
 
     A tensor that lies there already is returned as it is.
+
+    Args:
+        rows: the samples.
+        device: where they are to lie.
+        share: of its free memory.
+        further: bytes that are to lie there beside them.
     """
     if isinstance(rows, Tensor) and rows.device.type == device.type == "cpu":
         return rows
     size, free = rows.dtype.itemsize * math.prod(rows.shape), free_memory(device)
-    if size > share * free:
+    if size + further > share * free:
         where = "in the host's memory" if isinstance(rows, Tensor) else "on disk, memory-mapped"
         note(
-            f"the training images take {size / 1e9:.1f} GB, more than data.resident_share={share} of the "
+            f"the training samples take {(size + further) / 1e9:.1f} GB, more than data.resident_share={share} of the "
             f"{free / 1e9:.1f} GB of free memory of {device}: they stay {where}, and batches are made in the background"
         )
         return None

@@ -6,15 +6,18 @@ one process; the run keeps the result.
 N images, C channels, H x W pixels, D features, K clusters.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from annotated_types import Len
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Count, NonNegative, Positive, guarded
 from ssl_framework.data.base import Split, chosen
 
 CHUNK = 512  # images encoded at once
@@ -46,6 +49,7 @@ class Classes:
         return images.label.cpu()
 
 
+@guarded
 class LabelFile:
     """Numbers from a file.
 
@@ -67,6 +71,7 @@ class LabelFile:
         return label
 
 
+@guarded
 class DenoisingClusters:
     """k-means on the bottleneck of a denoising auto-encoder (G-SimCLR, arXiv:2009.12007).
 
@@ -83,16 +88,14 @@ class DenoisingClusters:
     """
 
     def __init__(
-        self, num_clusters: int, noise: float, widths: list[int], epochs: int, batch_size: int, lr: float
+        self,
+        num_clusters: Count,
+        noise: NonNegative,
+        widths: Annotated[Sequence[Count], Len(1)],
+        epochs: Count,
+        batch_size: Count,
+        lr: Positive,
     ) -> None:
-        for name, value in (("num_clusters", num_clusters), ("epochs", epochs), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"pseudo_labels.{name} is {value}: it must be at least 1")
-        if noise < 0 or lr <= 0 or not widths:
-            raise ValueError(
-                f"pseudo_labels.noise is {noise}, lr {lr} and widths {widths}: give noise of at least 0, a rate above "
-                "0 and one width or more"
-            )
         self.num_clusters = num_clusters
         self.noise = noise
         self.widths = widths
@@ -140,7 +143,7 @@ class AutoEncoder(nn.Module):
         widths: of the layers.
     """
 
-    def __init__(self, channels: int, widths: list[int]) -> None:
+    def __init__(self, channels: int, widths: Sequence[int]) -> None:
         super().__init__()
         down = pairwise([channels, *widths])
         up = pairwise([widths[-1], *widths[::-1]])  # the authors': 128-128-64-32 after 32-64-128

@@ -20,6 +20,7 @@ from typing import ClassVar, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import Count, Several, guarded
 from ssl_framework.types import step_seed
 
 Draw: TypeAlias = Callable[[int, int], Tensor]
@@ -68,6 +69,7 @@ class Uniform(Sampler):
         return cut(torch.randperm(population.count, generator=generator_of(seed, epoch)), size)
 
 
+@guarded
 class Inflated(Sampler):
     """Real images ``replicas`` times beside generated images once, in one random order.
 
@@ -81,9 +83,7 @@ class Inflated(Sampler):
         ValueError: less than one replica.
     """
 
-    def __init__(self, replicas: int) -> None:
-        if replicas < 1:
-            raise ValueError(f"sampler.replicas is {replicas}: it must be a whole number, at least 1")
+    def __init__(self, replicas: Count) -> None:
         self.replicas = replicas
 
     def batches(self, population: Population, size: int, seed: int, epoch: int) -> Tensor:
@@ -163,6 +163,7 @@ class Same(Sampler):
         return whole[torch.randperm(len(whole), generator=generator)]
 
 
+@guarded
 class ClassBalanced(Sampler):
     """``per_class`` samples of each of W B / per_class pseudo-labels in a batch; no sample twice an epoch.
 
@@ -175,9 +176,7 @@ class ClassBalanced(Sampler):
 
     reads_pseudo_labels = True
 
-    def __init__(self, per_class: int) -> None:
-        if per_class < 2:
-            raise ValueError(f"sampler.per_class is {per_class}: it must be a whole number, at least 2")
+    def __init__(self, per_class: Several) -> None:
         self.per_class = per_class
 
     def batches(self, population: Population, size: int, seed: int, epoch: int) -> Tensor:

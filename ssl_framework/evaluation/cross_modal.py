@@ -9,8 +9,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import guarded
 from ssl_framework.data.base import Split
-from ssl_framework.evaluation.features import Bare, extract_in_eval
+from ssl_framework.evaluation.features import Bare, extract_in_eval, refuse_non_finite
 from ssl_framework.functional import unit
 from ssl_framework.models.towers import Towers
 from ssl_framework.module import SSLModule
@@ -40,6 +41,7 @@ class CrossProbe(Protocol):
         ...
 
 
+@guarded
 class CrossModal:
     """Embeds a test split by both towers and asks every probe.
 
@@ -49,7 +51,7 @@ class CrossModal:
         probes: name -> probe.
     """
 
-    def __init__(self, other: str, head: str, probes: Mapping[str, CrossProbe]) -> None:
+    def __init__(self, other: str, head: str, probes: Mapping[str, CrossProbe | None]) -> None:
         self.other = other
         self.head = head
         self.probes = {name: probe for name, probe in probes.items() if probe is not None}
@@ -72,6 +74,16 @@ class CrossModal:
                 raise ValueError(f"evaluation.cross.head is {self.head}, but the tower for {name} has no such head")
         return student
 
+    def check_split(self, split: Split) -> Tensor:
+        """The other modality of a split.
+
+        Raises:
+            ValueError: the data lack it.
+        """
+        if split.beside is None or self.other not in split.beside:
+            raise ValueError(f"evaluation.cross reads {self.other}, which the data lack: choose evaluation=frozen")
+        return split.beside[self.other]
+
     def pairs(self, module: SSLModule | Bare, split: Split) -> Pairs:
         """The embeddings of a split; every rank takes part.
 
@@ -79,9 +91,7 @@ class CrossModal:
             ValueError: the model has no such towers, or the data lack the other modality.
         """
         student = self.check(module)
-        if split.beside is None or self.other not in split.beside:
-            raise ValueError(f"evaluation.cross reads {self.other}, which the data lack: choose evaluation=frozen")
-        main, texts = split._replace(beside=None), split.beside[self.other]
+        main, texts = split._replace(beside=None), self.check_split(split)
         prompts, label = split.prompts or {}, split.numbers or {}
         return Pairs(
             self.embedded(module, main, student.main),
@@ -93,9 +103,14 @@ class CrossModal:
         )
 
     def embedded(self, module: SSLModule | Bare, split: Split, modality: str) -> Tensor:
-        """Unit rows of a split's samples, which are of that modality: [N, D]."""
+        """Unit rows of samples of the test split, or of prompts, which are of that modality: [N, D].
+
+        Raises:
+            ValueError: one of them is not finite.
+        """
         tower = self.check(module).tower(modality)
-        return unit(extract_in_eval(module, lambda x: tower.encode(x)[self.head], split, torch.float32, modality))
+        z = extract_in_eval(module, lambda x: tower.encode(x)[self.head], split, torch.float32, modality)  # [N, D]
+        return unit(refuse_non_finite(z, f"the outputs of the head {self.head} on {modality}", "test"))
 
     def embedded_prompts(self, module: SSLModule | Bare, prompts: Tensor) -> Tensor:
         """[classes, P, ...] -> unit rows [classes, P, D]"""

@@ -154,6 +154,27 @@ def extract(
     return gather(torch.cat(parts))[:total].cpu()  # [N, D]
 
 
+def refuse_non_finite(x: Tensor, what: str, split: str) -> Tensor:
+    """``x`` itself, features of N samples, [N, ...].
+
+    A probe would take rows of NaN for an answer like any other: its score looks like chance.
+
+    Args:
+        what: the layer in words, such as "the backbone's features".
+        split: the samples' split, "train" or "test".
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    bad = int((~x.flatten(1).isfinite().all(dim=1)).sum())
+    if bad:
+        raise ValueError(
+            f"{what} of {bad:,} of the {len(x):,} samples of the {split} split are not finite, so nothing is scored: "
+            "choose weights (run=, backbone=) and data without NaN and infinity, or evaluation.features=float32"
+        )
+    return x
+
+
 def samples_at_once(split: Split, device: torch.device | str) -> int:
     """How many of them go through an encoder on ``device`` at once, at least 1."""
     values = CHUNK_VALUES if torch.device(device).type == "cpu" else CHUNK_VALUES_GPU

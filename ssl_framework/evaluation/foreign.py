@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import math
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from ssl_framework.evaluation.features import Bare
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.exported import read_exported
-from ssl_framework.models.weights import misfits
+from ssl_framework.models.weights import misfits, refuse_non_finite_weights
 from ssl_framework.runs.messages import nearest
 from ssl_framework.runs.overrides import composed, merged
 from ssl_framework.runs.paths import leads_elsewhere
@@ -117,12 +116,13 @@ class Foreign(NamedTuple):
         """Gives a backbone the weights of a file, whose classifier, if it has one, is left out.
 
         Raises:
-            ValueError: a name is missing or left over, or a shape differs.
+            ValueError: a name is missing or left over, a shape differs, or a number is not finite.
         """
         about = timm.get_pretrained_cfg(self.timm_name)
         classifier = getattr(about, "classifier", None) or ()
         heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
         kept = {name: x for name, x in state.items() if not name.startswith(heads)}
+        refuse_non_finite_weights(kept, self.said)
         if found := misfits(backbone, kept):
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise ValueError(
@@ -245,7 +245,10 @@ def checked_training(text: str, path: Path) -> dict[str, Any]:
     """
     if len(text) > MOST_METADATA:
         raise ValueError(f"{path}: trained_with has {len(text):,} characters, more than {MOST_METADATA:,}")
-    found = plain_json(text, f"{path}: trained_with")
+    try:
+        found = plain_json(text, "trained_with")
+    except ValueError as error:
+        raise ValueError(f"{path}: trained_with cannot be read ({error}): write the file again") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path}: trained_with is {type(found).__name__}, not a mapping")
     if unknown := [key for key in found if key not in CHECKS]:
@@ -308,7 +311,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return read_exported(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # of as many kinds as pickle and zip files have faults
         raise ValueError(
             f"{path} was not loaded: it is damaged, or holds more than tensors and plain values, which could run code"
         ) from error

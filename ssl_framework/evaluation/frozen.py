@@ -1,5 +1,6 @@
 """Evaluation on frozen features: extracted once, of clean images, in eval mode, and read by every probe."""
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Natural, guarded
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.distributed import rank, shares_of, whole, world_size
@@ -27,6 +29,7 @@ from ssl_framework.evaluation.features import (
     intervals,
     plain,
     raw_input,
+    refuse_non_finite,
 )
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.heads import Classifier
@@ -46,6 +49,7 @@ def ended(trainer: L.Trainer) -> bool:
     return trainer.global_step >= trainer.estimated_stepping_batches
 
 
+@guarded
 class FrozenEvaluation(L.Callback):
     """Runs every probe on the frozen features every n epochs and at the end; scores the raw input (of pictures: pixels)
     and the untrained backbone with the same probes once, with the first evaluation, so that training need not wait.
@@ -73,13 +77,13 @@ class FrozenEvaluation(L.Callback):
 
     def __init__(
         self,
-        probes: Mapping[str, Probe],
-        every_n_epochs: int,
+        probes: Mapping[str, Probe | None],
+        every_n_epochs: Natural,
         baselines: bool = True,
         features: str = "float32",
         head_layers: Sequence[str] = (),
-        head_probes: Mapping[str, Mapping[str, HeadProbe]] | None = None,
-        measures: Mapping[str, Measure] | None = None,
+        head_probes: Mapping[str, Mapping[str, HeadProbe | None]] | None = None,
+        measures: Mapping[str, Measure | None] | None = None,
         protocol: str = "unnamed",
         scores: L.Callback | None = None,
         online_linear: Probe | None = None,
@@ -87,10 +91,6 @@ class FrozenEvaluation(L.Callback):
     ) -> None:
         if features not in DTYPES:
             raise ValueError(f"evaluation.features is {features}: choose one of {', '.join(DTYPES)}")
-        if every_n_epochs < 0:
-            raise ValueError(
-                f"evaluation.every_n_epochs is {every_n_epochs}: it must be at least 0 (0: only at the end)"
-            )
         self.probes = {name: probe for name, probe in probes.items() if probe is not None}
         self.every_n_epochs = every_n_epochs
         self.with_baselines = baselines
@@ -186,10 +186,13 @@ class FrozenEvaluation(L.Callback):
 
         Returns:
             Metric -> value, an ``Accuracy`` where every test sample was scored once.
+
+        Raises:
+            ValueError: a feature is not finite.
         """
-        train_x = features(data.train)
+        train_x = checked(features(data.train), student, "train")
         learnt = [self.online_linear] if online and self.online_linear is not None else []
-        test_x = features(data.test) if self.probes or self.head_probes or learnt else None
+        test_x = checked(features(data.test), student, "test") if self.probes or self.head_probes or learnt else None
         classifiers = {} if student is None else self.readouts_of(student)
         result: list[Any] = [None]
         if rank() == 0:
@@ -211,7 +214,7 @@ class FrozenEvaluation(L.Callback):
                     for head_probe in self.head_probes[head].values():
                         found = head_probe(train, test, readout)
                         scores |= {f"{head}/{name}": value for name, value in found.items()}
-            result = [scores]
+            result = [defined(scores)]
         if world_size() > 1:
             torch.distributed.broadcast_object_list(result, src=0)
         return result[0]
@@ -221,7 +224,7 @@ class FrozenEvaluation(L.Callback):
     ) -> dict[str, float]:
         """All probes and measures on the student's features, and what its towers say of each other; see ``score``."""
         scores = self.score(self.features_of(module), data, module.student, online)
-        return scores if self.cross is None else scores | self.cross.score(module, data.test)
+        return scores if self.cross is None else scores | defined(self.cross.score(module, data.test))
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, SSLModule)
@@ -275,6 +278,25 @@ class FrozenEvaluation(L.Callback):
         logged = {f"eval/{name}": value for name, value in self.metrics.items()}
         for logger in trainer.loggers:
             logger.log_metrics(logged, step=trainer.global_step)
+
+
+def checked(layers: dict[str, Tensor], student: Encoder | None, split: str) -> dict[str, Tensor]:
+    """The features of a split by layer, [N, D] each; without a student they are the raw input.
+
+    Raises:
+        ValueError: one of them is not finite.
+    """
+    own = "the raw input" if student is None else "the backbone's features"
+    for layer, x in layers.items():
+        refuse_non_finite(x, f"the outputs of the layer {layer}" if layer else own, split)
+    return layers
+
+
+def defined(scores: dict[str, float]) -> dict[str, float]:
+    """Those that are numbers; of the others one warning."""
+    if undefined := [name for name, value in scores.items() if not math.isfinite(value)]:
+        warnings.warn(f"{', '.join(undefined)} skipped: not defined for these samples")
+    return {name: value for name, value in scores.items() if math.isfinite(value)}
 
 
 def copied(module: nn.Module) -> dict[str, Tensor]:

@@ -7,11 +7,14 @@ All in float64, of features that are not normalised. N samples, D features.
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 from torch import Tensor
 
 from ssl_framework import functional
+from ssl_framework.arguments import Count, NonNegative, Positive, Seed, Several, guarded
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.base import are_classes
 from ssl_framework.evaluation.spectrum import (
@@ -26,6 +29,7 @@ from ssl_framework.evaluation.spectrum import (
 from ssl_framework.functional import tiles, unit
 
 
+@guarded
 class Measures:
     """All measures of ``num_samples`` train features. Only tolerance reads labels, if there are any.
 
@@ -44,14 +48,15 @@ class Measures:
         alpha_ranks: first and last rank of the eigenvalues to which alpha-ReQ is fitted, counted from 1.
     """
 
-    def __init__(self, num_samples: int, seed: int, t: float, epsilon: float, alpha_ranks: Sequence[int]) -> None:
+    def __init__(
+        self,
+        num_samples: Several,
+        seed: Seed,
+        t: Positive,
+        epsilon: NonNegative,
+        alpha_ranks: Annotated[Sequence[Count], Len(2, 2)],
+    ) -> None:
         where = "evaluation.measures.features"
-        if num_samples < 2:
-            raise ValueError(f"{where}.num_samples is {num_samples}: it must be at least 2")
-        if not t > 0:
-            raise ValueError(f"{where}.t is {t}: it must be above 0")
-        if epsilon < 0:
-            raise ValueError(f"{where}.epsilon is {epsilon}: it must be at least 0")
         if len(alpha_ranks) != 2 or not 1 <= alpha_ranks[0] <= alpha_ranks[1] - 2:
             raise ValueError(
                 f"{where}.alpha_ranks is {list(alpha_ranks)}: give the first rank (at least 1) and the last, which "

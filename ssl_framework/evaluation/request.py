@@ -22,6 +22,8 @@ from ssl_framework.runs.messages import nearest, typed
 from ssl_framework.runs.overrides import composed, merged, names_of, override_each, pair, resolved, stored
 from ssl_framework.runs.plugins import as_typed
 from ssl_framework.runs.provenance import commit, versions
+from ssl_framework.runs.settings import refuse_settings
+from ssl_framework.runs.system import refuse_unwritable
 
 WORDS = ("run", "backbone", "model", "pretrained", "data", "evaluation", "trainer", "out")
 """What the command knows beside ``key=value``."""
@@ -106,6 +108,7 @@ def evaluate_request(request: Request) -> dict[str, Any]:
     if "trainer" in words:
         base = merged(base, composed("trainer", names_of("trainer", words["trainer"])[0]))
         override_each([base], [item for item in for_base if item.startswith("trainer.")], "configs/trainer")
+    refuse_settings(base)
     data = data_sets(base, words.get("data"), for_data)
     protocols, taken, asked = protocols_of(base, words.get("evaluation"), for_protocols)
     said = "trainer" in words or any(item.startswith("trainer.devices=") for item in for_base)
@@ -133,7 +136,10 @@ def evaluate_request(request: Request) -> dict[str, Any]:
         left_out[own.data.name] = why
     if not results:
         reasons = dict.fromkeys(f"{name}: {reason}" for why in left_out.values() for name, reason in why.items())
-        raise ValueError(f"nothing can be scored: {'; '.join(reasons)}")
+        instead = (
+            "" if "evaluation" in words else f": say by which protocol, evaluation={', '.join(stored('evaluation'))}"
+        )
+        raise ValueError(f"nothing can be scored: {'; '.join(reasons)}{instead}")
     return {
         **(results[0] if len(results) == 1 else {"results": results}),
         "left_out": {name: why for name, why in left_out.items() if why},
@@ -176,6 +182,7 @@ def score_on(
             f"data of {reads}"
         )
     cfg = resolved(merged(subject.cfg, {"data": None}, own), "data")
+    refuse_settings(cfg)
     splits = splits_of(cfg)
     ready = []
     for chosen in protocols:
@@ -278,9 +285,26 @@ def evaluate(folder: Path, overrides: Sequence[str]) -> dict[str, float]:
     """Scores the last checkpoint of a run, by its own probes after the overrides, or by what ``evaluation=`` and
     ``data=`` among them name; writes ``evaluation.json``."""
     request = request_of([f"run={folder}", *overrides])
+    path = place_of(request)
     record = evaluate_request(request)
-    write_json(written(request), record)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
     return metrics_of(record.get("results", [record]))
+
+
+def place_of(request: Request) -> Path:
+    """Where the record goes, which is tried before anything is computed.
+
+    Raises:
+        ValueError: ``out=`` names no .json file.
+        OSError: nothing can be written there.
+    """
+    path = written(request)
+    if path.suffix != ".json":
+        raise ValueError(f"out={path} is not the name of a .json file: give it one, such as out=scores.json")
+    if "out" in request.words or "run" not in request.words or path.parent.is_dir():  # else there is no such run
+        refuse_unwritable(path)
+    return path
 
 
 def written(request: Request) -> Path:

@@ -25,7 +25,7 @@ from ssl_framework.evaluation.features import (
     plain,
     raw_input,
 )
-from ssl_framework.evaluation.frozen import FrozenEvaluation
+from ssl_framework.evaluation.frozen import FrozenEvaluation, defined
 from ssl_framework.evaluation.probes.regression import KNNRegression, Ridge
 from ssl_framework.evaluation.protocol import protocol_of
 from ssl_framework.loading import load_run_config
@@ -33,12 +33,12 @@ from ssl_framework.module import SSLModule
 from ssl_framework.views.base import ViewMaker
 
 
-def references(folder: Path, names: Iterable[str]) -> dict[str, dict[str, float]]:
+def references(folder: Path, with_raw: bool = True) -> dict[str, dict[str, float]]:
     """What a run with ``evaluation.baselines=true`` would have scored before its first step.
 
     Args:
         folder: of a run on the CPU or on a GPU; only its config is read.
-        names: of "untrained" and what the views call the raw input ("raw_pixels").
+        with_raw: also of the raw input, which the views have a name for ("raw_pixels").
     """
     cfg = load_run_config(folder)
     torch.manual_seed(cfg.seed)
@@ -46,11 +46,11 @@ def references(folder: Path, names: Iterable[str]) -> dict[str, dict[str, float]
     data = build_data(cfg)
     module = build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
     evaluation: FrozenEvaluation = build(cfg.evaluation)
-    scores: dict[str, Callable[[], dict[str, float]]] = {
-        module.views.raw_name: lambda: evaluation.score(lambda split: {"": raw_input(module.views, split)}, data),
-        "untrained": lambda: evaluation.score_module(module, data),
-    }
-    return {name: plain(scores[name]()) for name in names}
+    found = {}
+    if with_raw:
+        found[module.views.raw_name] = evaluation.score(lambda split: {"": raw_input(module.views, split)}, data)
+    found["untrained"] = evaluation.score_module(module, data)
+    return {name: plain(scores) for name, scores in found.items()}
 
 
 FOR_NUMBERS = (KNNRegression, Ridge)
@@ -159,6 +159,7 @@ def misfit(evaluation: Any, chosen: Chosen, model: SSLModule | Bare, splits: Spl
         evaluation.features_of(model)
         if evaluation.cross is not None:
             evaluation.cross.check(model)
+            evaluation.cross.check_split(splits.test)
     except ValueError as error:
         return str(error)
     if not splits.has_labels:
@@ -226,13 +227,13 @@ def score_all(
                     evaluation.online_linear.load_state_dict((learnt or {})[evaluation.online_linear.state_key])
                 scores = evaluation.score(features.read_by(evaluation), splits, model.student, online=True)
                 if evaluation.cross is not None:
-                    scores |= evaluation.cross.score(model, splits.test)
+                    scores |= defined(evaluation.cross.score(model, splits.test))
                 for name, source in others.items() if evaluation.with_baselines and scores else ():
                     references[name] = reference(evaluation, splits, source, raw)
                 if evaluation.cross is not None and with_references and evaluation.with_baselines:
                     references["chance"] = evaluation.cross.chance(model, splits.test)
             else:
-                protocol["images"], scores = evaluation.images_shown, evaluation.score_module(model, splits)
+                protocol["images"], scores = evaluation.images_shown, defined(evaluation.score_module(model, splits))
         if not scores:
             left_out[chosen.name] = "; ".join(notes) or "it found nothing to score"
             continue
@@ -263,7 +264,7 @@ def reference(evaluation: FrozenEvaluation, splits: Splits, source: Features | N
     that does not fit in memory."""
     if source is not None:
         scores = evaluation.score(source.read_by(evaluation), splits, source.module.student)
-        crossed = {} if evaluation.cross is None else evaluation.cross.score(source.module, splits.test)
+        crossed = {} if evaluation.cross is None else defined(evaluation.cross.score(source.module, splits.test))
         return plain(scores | crossed)
     try:
         return plain(evaluation.score(raw, splits))

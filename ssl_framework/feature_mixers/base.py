@@ -50,13 +50,6 @@ class FeatureMixer(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
 
-def share_of_run(key: str, value: float) -> float:
-    """``value`` itself, or a ValueError naming its config key, if it is not a share of the run."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"feature_mixer.{key} is {value}: it is a share of the run, between 0 and 1")
-    return value
-
-
 def in_batch(z0: Tensor, z1: Tensor) -> MixedFeatures:
     """Every view of the global batch as a query; its negatives are both views of all other samples.
 

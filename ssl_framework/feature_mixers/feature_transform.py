@@ -8,11 +8,13 @@ which makes them more diverse. Neither is brought back to length one unless aske
 import torch
 from torch import Tensor
 
-from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures, share_of_run
+from ssl_framework.arguments import Fraction, Positive, guarded
+from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures
 from ssl_framework.functional import unit
 from ssl_framework.types import Clock
 
 
+@guarded
 class FeatureTransform(FeatureMixer):
     """Changes the positive pair and the negatives; the queue keeps the unchanged keys.
 
@@ -37,20 +39,15 @@ class FeatureTransform(FeatureMixer):
 
     def __init__(
         self,
-        alpha_positive: float | None,
-        alpha_negative: float | None,
+        alpha_positive: Positive | None,
+        alpha_negative: Positive | None,
         extrapolate: bool,
         per_dimension: bool,
         renormalise: bool,
         original_against_negatives: bool,
-        start: float,
+        start: Fraction,
     ) -> None:
         super().__init__()
-        for key, alpha in (("alpha_positive", alpha_positive), ("alpha_negative", alpha_negative)):
-            if alpha is not None and not alpha > 0:
-                raise ValueError(
-                    f"feature_mixer.{key} is {alpha}: it must be above 0, or null to leave that side as it is"
-                )
         if alpha_positive is None and alpha_negative is None:
             raise ValueError(
                 "feature_mixer has no alpha_positive and no alpha_negative: set one, or feature_mixer=none"
@@ -61,7 +58,7 @@ class FeatureTransform(FeatureMixer):
         self.per_dimension = per_dimension
         self.renormalise = renormalise
         self.original_against_negatives = original_against_negatives
-        self.start = share_of_run("start", start)
+        self.start = start
         if alpha_negative is None:
             self.needs = frozenset({"positive pairs"})
 

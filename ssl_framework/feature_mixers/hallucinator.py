@@ -11,11 +11,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import NonNegative, Width, guarded
 from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures
 from ssl_framework.functional import SameClass, unit
 from ssl_framework.types import Clock
 
 
+@guarded
 class Hallucinator(FeatureMixer):
     """Doubles the queries: to each its hallucinated one, with the same positive and the same negatives.
 
@@ -27,10 +29,8 @@ class Hallucinator(FeatureMixer):
 
     needs = frozenset({"positive pairs"})
 
-    def __init__(self, dim: int, hidden: Sequence[int], max_push: float) -> None:
+    def __init__(self, dim: Width, hidden: Sequence[Width], max_push: NonNegative) -> None:
         super().__init__()
-        if not max_push >= 0:
-            raise ValueError(f"feature_mixer.max_push is {max_push}: it must be at least 0")
         self.max_push = max_push
         widths = [2 * dim, *hidden]
         layers: list[nn.Module] = []

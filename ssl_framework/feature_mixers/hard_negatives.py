@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ssl_framework.data.allocations import refuse_more_than_free
 from ssl_framework.distributed import own_rows, world_size
 from ssl_framework.feature_mixers.base import MixedFeatures
 from ssl_framework.functional import hardest, left_out_columns
@@ -29,6 +30,16 @@ def refuse_too_many(features: MixedFeatures, count: int) -> None:
             f"feature_mixer.num_hard is {count}, but there are only {most} negatives: lower it, or provide more "
             "(objective.queue.size; without a queue data.batch_size)"
         )
+
+
+def refuse_too_large(features: MixedFeatures, count: int, keys: str) -> None:
+    """Raises ValueError if ``count`` synthetic negatives of each query do not fit into memory; ``keys`` make them.
+
+    At the peak there are the partners of every mixture, two of them, and the mixture.
+    """
+    size = 3 * features.q.element_size() * features.q.numel() * count
+    what = f"{count:,} synthetic negatives for each of {len(features.q):,} queries"
+    refuse_more_than_free(size, features.q.device, what, f"lower {keys}, or data.batch_size")
 
 
 def hard_negatives(features: MixedFeatures, count: int) -> HardNegatives:

@@ -7,12 +7,14 @@ weighed by a softmax of their similarities: a harder positive for the second vie
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import Cosine, guarded
 from ssl_framework.distributed import gather_with_grad, rank
 from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures, in_batch
 from ssl_framework.functional import by_tiles, unit
 from ssl_framework.types import Clock
 
 
+@guarded
 class MMix(FeatureMixer):
     """Mixes the first view, wherever it appears: as queries, as keys of the second, and as negatives.
 
@@ -22,10 +24,8 @@ class MMix(FeatureMixer):
 
     needs = frozenset({"positive pairs", "queries of both views"})
 
-    def __init__(self, threshold: float) -> None:
+    def __init__(self, threshold: Cosine) -> None:
         super().__init__()
-        if not -1 < threshold < 1:
-            raise ValueError(f"feature_mixer.threshold is {threshold}: it is a cosine, between -1 and 1")
         self.threshold = threshold
 
     def forward(self, features: MixedFeatures, clock: Clock) -> MixedFeatures:

@@ -7,12 +7,14 @@ the query itself in which the negative dominates.
 import torch
 from torch import Tensor
 
-from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures, share_of_run
+from ssl_framework.arguments import Fraction, Natural, Several, guarded
+from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures
 from ssl_framework.feature_mixers.hard_negatives import (
     HardNegatives,
     another_of,
     hard_negatives,
     one_of,
+    refuse_too_large,
     refuse_too_many,
     uniform,
 )
@@ -20,6 +22,7 @@ from ssl_framework.functional import unit
 from ssl_framework.types import Clock
 
 
+@guarded
 class MoCHi(FeatureMixer):
     """Adds num_pair + num_query synthetic negatives to each query, as constants.
 
@@ -32,21 +35,21 @@ class MoCHi(FeatureMixer):
 
     needs = frozenset({"negatives"})
 
-    def __init__(self, num_hard: int, num_pair: int, num_query: int, warmup: float) -> None:
+    def __init__(self, num_hard: Several, num_pair: Natural, num_query: Natural, warmup: Fraction) -> None:
         super().__init__()
-        if num_hard < 2 or num_pair < 0 or num_query < 0:
-            raise ValueError(
-                f"feature_mixer has num_hard={num_hard}, num_pair={num_pair}, num_query={num_query}: "
-                "num_hard must be at least 2, the others at least 0"
-            )
         self.num_hard = num_hard
         self.num_pair = num_pair
         self.num_query = num_query
-        self.warmup = share_of_run("warmup", warmup)
+        self.warmup = warmup
+        self.keys = f"feature_mixer.num_pair={num_pair} and feature_mixer.num_query={num_query}"
+        self.fits = 0  # queries whose synthetic negatives are known to fit into memory
 
     @torch.no_grad()
     def forward(self, features: MixedFeatures, clock: Clock) -> MixedFeatures:
         refuse_too_many(features, self.num_hard)
+        if len(features.q) != self.fits:  # asked once, and before the warm-up has passed
+            refuse_too_large(features, self.num_pair + self.num_query, self.keys)
+            self.fits = len(features.q)
         if clock.progress < self.warmup or self.num_pair + self.num_query == 0:
             return features
         hard = hard_negatives(features, self.num_hard)

@@ -4,18 +4,29 @@ From each query's hardest negatives six kinds of harder ones are made, the first
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 from torch import Tensor
 
-from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures, share_of_run
-from ssl_framework.feature_mixers.hard_negatives import another_of, hard_negatives, one_of, refuse_too_many, uniform
+from ssl_framework.arguments import Fraction, Natural, NonNegative, Several, guarded
+from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures
+from ssl_framework.feature_mixers.hard_negatives import (
+    another_of,
+    hard_negatives,
+    one_of,
+    refuse_too_large,
+    refuse_too_many,
+    uniform,
+)
 from ssl_framework.functional import unit
 from ssl_framework.types import Clock
 
 KINDS = ("interpolated", "extrapolated", "mixed", "noisy", "perturbed", "adversarial")
 
 
+@guarded
 class SynCo(FeatureMixer):
     """Adds synthetic negatives of six kinds to each query, as unit-norm constants.
 
@@ -37,24 +48,33 @@ class SynCo(FeatureMixer):
     needs = frozenset({"negatives"})
 
     def __init__(
-        self, num_hard: int, counts: Sequence[int], sigma: float, delta: float, eta: float, warmup: float
+        self,
+        num_hard: Several,
+        counts: Annotated[Sequence[Natural], Len(6, 6)],
+        sigma: NonNegative,
+        delta: NonNegative,
+        eta: NonNegative,
+        warmup: Fraction,
     ) -> None:
         super().__init__()
-        if len(counts) != len(KINDS) or min(counts) < 0 or max(counts) == 0 or num_hard < 2:
+        if max(counts) == 0:
             raise ValueError(
-                f"feature_mixer has num_hard={num_hard} and counts={list(counts)}: num_hard must be at least 2, and "
-                f"counts are six numbers, not all 0, of {', '.join(KINDS)} negatives"
+                f"feature_mixer.counts is {list(counts)}: give the numbers, not all 0, of {', '.join(KINDS)} negatives"
             )
         self.num_hard = num_hard
         self.counts = list(counts)
         self.sigma = sigma
         self.delta = delta
         self.eta = eta
-        self.warmup = share_of_run("warmup", warmup)
+        self.warmup = warmup
+        self.fits = 0  # queries whose synthetic negatives are known to fit into memory
 
     @torch.no_grad()
     def forward(self, features: MixedFeatures, clock: Clock) -> MixedFeatures:
         refuse_too_many(features, self.num_hard)
+        if len(features.q) != self.fits:  # asked once, and before the warm-up has passed
+            refuse_too_large(features, sum(self.counts), f"feature_mixer.counts={self.counts}")
+            self.fits = len(features.q)
         if clock.progress < self.warmup:
             return features
         q, negatives, total = features.q[:, None], features.negatives, sum(self.counts)  # q [N, 1, D]

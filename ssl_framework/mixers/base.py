@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Positive, guarded
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.types import Batch, Mix, Outputs
 
@@ -89,6 +90,7 @@ class HiddenRule:
         raise NotImplementedError(f"{type(self).__name__} must define mix")
 
 
+@guarded
 class LearnedRule(nn.Module):
     """Base of rules with parameters; see ``learned``.
 
@@ -104,10 +106,8 @@ class LearnedRule(nn.Module):
 
     needs_clean: ClassVar[bool] = False
 
-    def __init__(self, lr_factor: float) -> None:
+    def __init__(self, lr_factor: Positive) -> None:
         super().__init__()
-        if not lr_factor > 0:
-            raise ValueError(f"mixer.rule.lr_factor is {lr_factor}: it must be above 0")
         self.lr_factor = lr_factor
 
     def attach(self, student: Encoder) -> None:

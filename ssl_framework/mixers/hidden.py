@@ -8,16 +8,20 @@ B samples, C channels, h x w positions of a map, N of them together.
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 from torch import Tensor
 
+from ssl_framework.arguments import Count, Positive, guarded
 from ssl_framework.functional import balanced, full_precision
 from ssl_framework.mixers.base import Context, HiddenRule
 from ssl_framework.mixers.rules import Share, owned, partners
 from ssl_framework.types import Mix
 
 
+@guarded
 class ManifoldMixup(HiddenRule):
     """``l F + (1 - l) F_other`` behind one of several blocks, l ~ Beta(alpha, alpha).
 
@@ -27,9 +31,9 @@ class ManifoldMixup(HiddenRule):
         layers: blocks to choose from, each step anew; 0 is the images, -1 the last block.
     """
 
-    def __init__(self, alpha: float, per_sample: bool, layers: Sequence[int]) -> None:
+    def __init__(self, alpha: Positive, per_sample: bool, layers: Annotated[Sequence[int], Len(1)]) -> None:
         self.share = Share(alpha, per_sample, dominant=False)
-        self.layers = at_least_one(layers)
+        self.layers = list(layers)
 
     def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """See ``HiddenRule``."""
@@ -40,6 +44,7 @@ class ManifoldMixup(HiddenRule):
         return mean(maps, partners(maps, mix.source), mix)
 
 
+@guarded
 class AlignMix(HiddenRule):
     """``l F + (1 - l) P F_other`` or ``l P' F + (1 - l) F_other``, with the positions of one map moved to those of the
     other by optimal transport P (section 3.2). Which of the two is drawn at every step.
@@ -52,14 +57,16 @@ class AlignMix(HiddenRule):
         iterations: of Sinkhorn's algorithm, at least 1.
     """
 
-    def __init__(self, alpha: float, per_sample: bool, layers: Sequence[int], epsilon: float, iterations: int) -> None:
+    def __init__(
+        self,
+        alpha: Positive,
+        per_sample: bool,
+        layers: Annotated[Sequence[int], Len(1)],
+        epsilon: Positive,
+        iterations: Count,
+    ) -> None:
         self.share = Share(alpha, per_sample, dominant=False)
-        self.layers = at_least_one(layers)
-        if not epsilon > 0 or iterations < 1:
-            raise ValueError(
-                f"mixer.rule.epsilon is {epsilon} and iterations {iterations}: it takes epsilon above 0 and at least 1 "
-                "iteration"
-            )
+        self.layers = list(layers)
         self.epsilon = epsilon
         self.iterations = iterations
 
@@ -76,13 +83,6 @@ class AlignMix(HiddenRule):
         # Who is mixed with nobody is not moved either.
         mixed = torch.where(mix.share[:, :1, None] < 1, mean(*pair, mix), own)  # [B, N, C]
         return mixed.transpose(1, 2).reshape(maps.shape) if maps.ndim == 4 else mixed
-
-
-def at_least_one(layers: Sequence[int]) -> list[int]:
-    """The blocks to choose from, or a ValueError if there is none."""
-    if not layers:
-        raise ValueError("mixer.rule.layers is []: name one block or more (0: the images, 1: the first, -1: the last)")
-    return list(layers)
 
 
 def mean(own: Tensor, other: Tensor, mix: Mix) -> Tensor:

@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_framework.arguments import guarded
 from ssl_framework.mixers.base import Context
 from ssl_framework.mixers.scores import Score
 from ssl_framework.types import Mix
 
 
+@guarded
 class AttentionShare:
     """``(area + attention) / 2``: the mean of the visible share and of the share of the mixture's score.
 
@@ -36,6 +38,7 @@ class AttentionShare:
         return (mix.share + normalised(seen, mix.share)) / 2
 
 
+@guarded
 class ScoreMass:
     """How much of each source's own score lies where the mixture shows it, as a share of the sum over the sources.
 

@@ -8,11 +8,14 @@ B samples, C channels, h x w positions of a map, H x W pixels.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval, Len
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Channels, Count, NonNegative, Positive, guarded
 from ssl_framework.distributed import gather_with_grad
 from ssl_framework.functional import full_precision
 from ssl_framework.gradient_cache import running_statistics_kept
@@ -25,6 +28,7 @@ from ssl_framework.types import Batch, Outputs
 KEY = "mixer.rule.layer"
 
 
+@guarded
 class LearnedMask(LearnedRule):
     """``m x + (1 - m) other``, where a network makes the mask m of both images' maps and of l ~ Beta(alpha, alpha).
 
@@ -52,24 +56,18 @@ class LearnedMask(LearnedRule):
         self,
         network: Callable[[int], nn.Module],
         layer: int,
-        alpha: float,
+        alpha: Positive,
         per_sample: bool,
-        plain: float,
+        plain: Annotated[float, Interval(ge=0, lt=0.5)],
         upsampling: str,
-        weight: float,
-        tolerance: float,
-        spread: float,
-        lr_factor: float,
+        weight: NonNegative,
+        tolerance: NonNegative,
+        spread: NonNegative,
+        lr_factor: Positive,
     ) -> None:
         super().__init__(lr_factor)
-        if not 0 <= plain < 0.5:
-            raise ValueError(f"mixer.rule.plain is {plain}: it must be at least 0 and below 0.5")
         if upsampling not in ("nearest", "bilinear"):
             raise ValueError(f"mixer.rule.upsampling is {upsampling}: choose nearest or bilinear")
-        if min(weight, tolerance, spread) < 0:
-            raise ValueError(
-                f"mixer.rule.weight is {weight}, tolerance {tolerance} and spread {spread}: none may be below 0"
-            )
         self.build = network
         self.layer = layer
         self.share = Share(alpha, per_sample, dominant=False)
@@ -141,6 +139,7 @@ class LearnedMask(LearnedRule):
         return self.weight * ((off.abs() - self.tolerance).clamp(min=0) - self.spread * (square - mean.square()))
 
 
+@guarded
 class AutoMixBlock(nn.Module):
     """Cross attention of two maps, to each of which its share was appended as a channel (AutoMix).
 
@@ -149,7 +148,7 @@ class AutoMixBlock(nn.Module):
         reduction: C over the width of queries and keys.
     """
 
-    def __init__(self, channels: int, reduction: int) -> None:
+    def __init__(self, channels: Channels, reduction: Count) -> None:
         super().__init__()
         self.query = nn.Conv2d(channels + 1, max(channels // reduction, 1), 1)  # of the keys as well
         self.value = nn.Conv2d(channels + 1, 1, 1)
@@ -163,6 +162,7 @@ class AutoMixBlock(nn.Module):
         return attention(self.query(own), self.query(other), self.value(other))
 
 
+@guarded
 class SAMixBlock(nn.Module):
     """Attention whose queries and keys see both maps side by side, each multiplied by one plus its share (SAMix).
 
@@ -172,10 +172,8 @@ class SAMixBlock(nn.Module):
         slope: k of the curve that takes the share to the factor; the smaller, the flatter in the middle; at least 0.
     """
 
-    def __init__(self, channels: int, reduction: int, slope: float) -> None:
+    def __init__(self, channels: Channels, reduction: Count, slope: NonNegative) -> None:
         super().__init__()
-        if slope < 0:
-            raise ValueError(f"mixer.rule.network.slope is {slope}: it must be at least 0")
         self.slope = slope
         width = max(channels // reduction, 1)
         self.query = nn.Conv2d(2 * channels, width, 1)
@@ -208,6 +206,7 @@ def small_weights(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+@guarded
 class AdaMixUp(LearnedRule):
     """``l x + (1 - l) other`` with ``l = a + b u``, u uniform: a policy network gives the interval for every pair.
 
@@ -223,12 +222,10 @@ class AdaMixUp(LearnedRule):
 
     needs_clean = True
 
-    def __init__(self, widths: Sequence[int], critic_weight: float, lr_factor: float) -> None:
+    def __init__(
+        self, widths: Annotated[Sequence[Count], Len(1)], critic_weight: Positive, lr_factor: Positive
+    ) -> None:
         super().__init__(lr_factor)
-        if not widths:
-            raise ValueError("mixer.rule.widths is []: the policy network takes one convolution or more")
-        if not critic_weight > 0:
-            raise ValueError(f"mixer.rule.critic_weight is {critic_weight}: it must be above 0")
         self.widths = list(widths)
         self.critic_weight = critic_weight
 

@@ -11,10 +11,13 @@ B samples, n masks (B, or 1 for the whole batch), P sources, C channels, h x w p
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 from torch import Tensor
 
+from ssl_framework.arguments import Count, Natural, NonNegative, Positive, guarded
 from ssl_framework.mixers.base import Context, uniform
 from ssl_framework.mixers.rules import Share, inside, partners, pasted
 
@@ -27,6 +30,7 @@ BISECTIONS = 26  # float32 has 24 bits
 LEAST_ASPECT = 0.3  # of TokenMix's blocks, as BEiT's (arXiv:2106.08254)
 
 
+@guarded
 class SmoothMix:
     """A round bump of the partner, ``exp(-d^2 / 2 sigma^2)`` at distance d of a centre that is uniform in the image.
 
@@ -35,7 +39,7 @@ class SmoothMix:
         per_sample: centre and sigma for every sample instead of for the batch.
     """
 
-    def __init__(self, smallest: float, largest: float, per_sample: bool) -> None:
+    def __init__(self, smallest: Positive, largest: Positive, per_sample: bool) -> None:
         if not 0 < smallest <= largest:
             raise ValueError(
                 f"mixer.rule.smallest is {smallest} and largest {largest}: it takes 0 < smallest <= largest"
@@ -56,6 +60,7 @@ class SmoothMix:
         return pasted(x, partners(x, source), bump)
 
 
+@guarded
 class GridMix:
     """A grid of square holes in a random region shows the partner.
 
@@ -71,10 +76,10 @@ class GridMix:
 
     def __init__(
         self,
-        alpha: float,
-        holes: Sequence[int],
-        area: Sequence[float],
-        aspect: Sequence[float],
+        alpha: Positive,
+        holes: Annotated[Sequence[Count], Len(2, 2)],
+        area: Annotated[Sequence[NonNegative], Len(2, 2)],
+        aspect: Annotated[Sequence[Positive], Len(2, 2)],
         per_sample: bool,
     ) -> None:
         for name, (least, most), lowest_allowed, highest in (
@@ -114,6 +119,7 @@ class GridMix:
         return pasted(x, partners(x, source), shown.float())
 
 
+@guarded
 class FMix:
     """The partner where low-frequency noise is low, on the share 1 - l of the pixels, l ~ Beta(alpha, alpha).
 
@@ -123,9 +129,7 @@ class FMix:
         per_sample: a mask for every sample instead of one for the batch.
     """
 
-    def __init__(self, alpha: float, decay: float, per_sample: bool) -> None:
-        if decay < 0:
-            raise ValueError(f"mixer.rule.decay is {decay}: it must be at least 0")
+    def __init__(self, alpha: Positive, decay: NonNegative, per_sample: bool) -> None:
         self.share = Share(alpha, per_sample, dominant=False)
         self.decay = decay
         self.per_sample = per_sample
@@ -139,6 +143,7 @@ class FMix:
         return pasted(x, partners(x, source), shown.view(count, 1, h, w))
 
 
+@guarded
 class TokenMix:
     """Blocks of tokens of the partner, one after the other until there are enough of them, l ~ Beta(alpha, alpha).
 
@@ -149,11 +154,7 @@ class TokenMix:
         per_sample: blocks for every sample instead of for the batch.
     """
 
-    def __init__(self, alpha: float, token: int, least: int, per_sample: bool) -> None:
-        if token < 1 or least < 0:
-            raise ValueError(
-                f"mixer.rule.token is {token} and least {least}: a token has at least 1 pixel, and least is 0 or more"
-            )
+    def __init__(self, alpha: Positive, token: Count, least: Natural, per_sample: bool) -> None:
         self.share = Share(alpha, per_sample, dominant=False)
         self.token = token
         self.least = least
@@ -187,6 +188,7 @@ class TokenMix:
         return pasted(x, partners(x, source), enlarged(shown, self.token))
 
 
+@guarded
 class PatchMix:
     """Every patch is of one of P images; each image gives as many patches, up to one, in random places.
 
@@ -199,9 +201,7 @@ class PatchMix:
         per_sample: places for every sample instead of for the batch.
     """
 
-    def __init__(self, patch: int, per_sample: bool) -> None:
-        if patch < 1:
-            raise ValueError(f"mixer.rule.patch is {patch}: a patch has at least 1 pixel")
+    def __init__(self, patch: Count, per_sample: bool) -> None:
         self.patch = patch
         self.per_sample = per_sample
 

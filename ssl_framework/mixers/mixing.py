@@ -10,16 +10,20 @@ B samples of this rank, P sources of a mixture, C channels, h x w pixels.
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Fraction, Natural, guarded
 from ssl_framework.mixers.base import Context, HiddenRule, LabelLaw, LearnedRule, Partners, Rule, uniform
 from ssl_framework.models.base import layered
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.types import Batch, Clock, Mix, Outputs, step_seed
 
 
+@guarded
 class Mixing(nn.Module):
     """Puts mixtures in the place of chosen views, or beside them.
 
@@ -42,18 +46,15 @@ class Mixing(nn.Module):
         self,
         rule: Rule,
         partners: Partners,
-        views: Sequence[int],
+        views: Annotated[Sequence[Natural], Len(1)],
         add: bool,
-        probability: float,
-        start: float,
-        stop: float,
+        probability: Fraction,
+        start: Fraction,
+        stop: Fraction,
         alike: bool = False,
         labels: LabelLaw | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("probability", probability), ("start", start), ("stop", stop)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"mixer.{name} is {value}: it must lie between 0 and 1")
         if not start < stop:
             raise ValueError(f"mixer.start is {start} and mixer.stop {stop}: mixing must begin before it ends")
         if not views or min(views) < 0 or (not add and len(set(views)) < len(views)):

@@ -14,11 +14,13 @@ B samples of this rank, V views, P sources of a mixture, C channels, h x w pixel
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import BelowOne, Positive, guarded
 from ssl_framework.mixers.base import Context, Partners, Rule, uniform
 from ssl_framework.mixers.rules import owned, partners
 from ssl_framework.types import Batch
 
 
+@guarded
 class Noise:
     """Mixes every view with the same view of other samples, each time with partners and shares of its own.
 
@@ -45,6 +47,7 @@ class Noise:
         return batch._replace(views=views)
 
 
+@guarded
 class Linear:
     """``l x + (1 - l) other``, l ~ U(least, 1) for every sample.
 
@@ -52,8 +55,8 @@ class Linear:
         least: the smallest share of the own image, alpha in the paper; in [0, 1).
     """
 
-    def __init__(self, least: float) -> None:
-        self.least = checked_least(least)
+    def __init__(self, least: BelowOne) -> None:
+        self.least = least
 
     def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Mixed images [B, C, h, w], and how much of each pixel is of whom [B, 2, h, w]."""
@@ -61,6 +64,7 @@ class Linear:
         return torch.lerp(partners(x, source), x, share), owned(share.expand(-1, 1, *x.shape[2:]))
 
 
+@guarded
 class Geometric:
     """``x^l other^(1 - l)``, l ~ U(least, 1) for every sample; for pixels that are not negative.
 
@@ -68,8 +72,8 @@ class Geometric:
         least: the smallest exponent of the own image; in [0, 1).
     """
 
-    def __init__(self, least: float) -> None:
-        self.least = checked_least(least)
+    def __init__(self, least: BelowOne) -> None:
+        self.least = least
 
     def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """As ``Linear``; the shares are those of the logarithms, so it is noise and no mixture with shares to tell."""
@@ -78,6 +82,7 @@ class Geometric:
         return mixed, owned(share.expand(-1, 1, *x.shape[2:]))
 
 
+@guarded
 class Binary:
     """Every pixel is the own one with probability l, else the other's; l ~ U(least, 1) for every sample.
 
@@ -85,8 +90,8 @@ class Binary:
         least: the smallest probability of the own pixel; in [0, 1).
     """
 
-    def __init__(self, least: float) -> None:
-        self.least = checked_least(least)
+    def __init__(self, least: BelowOne) -> None:
+        self.least = least
 
     def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """As ``Linear``; every pixel is of one image."""
@@ -95,6 +100,7 @@ class Binary:
         return torch.where(own, x, partners(x, source)), owned(own.float())
 
 
+@guarded
 class InputMix:
     """A weighted mean of the own image, which weighs at least ``least``, and of any number of others.
 
@@ -106,11 +112,9 @@ class InputMix:
         least: the smallest share of the own image, in [0, 1).
     """
 
-    def __init__(self, alpha: float, least: float) -> None:
-        if not alpha > 0:
-            raise ValueError(f"views.noise.rule.alpha is {alpha}: it must be above 0")
+    def __init__(self, alpha: Positive, least: BelowOne) -> None:
         self.alpha = alpha
-        self.least = checked_least(least)
+        self.least = least
 
     def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Mixed images [B, C, h, w], and how much of each pixel is of whom [B, P, h, w]."""
@@ -128,10 +132,3 @@ class InputMix:
 def drawn_share(least: float, like: Tensor, context: Context) -> Tensor:
     """U(least, 1) for each of B images ``like``: [B, 1, 1, 1] float32."""
     return least + (1 - least) * uniform((len(like), 1, 1, 1), like, context.generator)
-
-
-def checked_least(least: float) -> float:
-    """``least`` itself, or a ValueError naming its config key."""
-    if not 0 <= least < 1:
-        raise ValueError(f"views.noise.rule.least is {least}: it must be at least 0 and below 1")
-    return least

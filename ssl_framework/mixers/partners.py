@@ -4,6 +4,7 @@ often."""
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import Count, Positive, guarded
 from ssl_framework.functional import full_precision
 from ssl_framework.mixers.base import Context, uniform
 from ssl_framework.types import Batch
@@ -17,6 +18,7 @@ class Shuffle:
         return permutation(batch, context)[:, None]
 
 
+@guarded
 class Shuffles:
     """Several random permutations (InputMix): several partners; a partner may come twice, or be the sample itself.
 
@@ -24,8 +26,8 @@ class Shuffles:
         num: partners of a sample, P - 1; at least 1.
     """
 
-    def __init__(self, num: int) -> None:
-        self.num = at_least_one(num)
+    def __init__(self, num: Count) -> None:
+        self.num = num
 
     def __call__(self, batch: Batch, context: Context) -> Tensor:
         """[B, P - 1] int64."""
@@ -51,6 +53,7 @@ class Reversed:
         return torch.arange(len(batch.index), device=batch.index.device).flip(0)[:, None]
 
 
+@guarded
 class Following:
     """The samples that come next in the batch, and after the last the first (PatchMix): several partners.
 
@@ -58,8 +61,8 @@ class Following:
         num: partners of a sample, P - 1; at least 1.
     """
 
-    def __init__(self, num: int) -> None:
-        self.num = at_least_one(num)
+    def __init__(self, num: Count) -> None:
+        self.num = num
 
     def __call__(self, batch: Batch, context: Context) -> Tensor:
         """[B, P - 1] int64."""
@@ -68,6 +71,7 @@ class Following:
         return (torch.arange(count, device=device)[:, None] + steps) % count  # [B, P - 1]
 
 
+@guarded
 class LabelKernel:
     """A partner whose number is near (C-Mixup, arXiv:2210.05775): j for i with a probability proportional to
     ``exp(-(y_i - y_j)^2 / (2 bandwidth^2))``, i itself included, among the samples of this rank's batch.
@@ -76,9 +80,7 @@ class LabelKernel:
         bandwidth: sigma, in units of the label; above 0.
     """
 
-    def __init__(self, bandwidth: float) -> None:
-        if not bandwidth > 0:
-            raise ValueError(f"mixer.partners.bandwidth is {bandwidth}: it must be above 0")
+    def __init__(self, bandwidth: Positive) -> None:
         self.bandwidth = bandwidth
 
     def __call__(self, batch: Batch, context: Context) -> Tensor:
@@ -100,13 +102,6 @@ class LabelKernel:
         """Numbers or ordered classes [B] -> [B, B], rows sum to one: how likely each partner is."""
         number = full_precision(label)  # [B]
         return (-(number[:, None] - number).square() / (2 * self.bandwidth**2)).softmax(dim=1)  # [B, B]
-
-
-def at_least_one(num: int) -> int:
-    """``num`` itself, or a ValueError naming its config key."""
-    if num < 1:
-        raise ValueError(f"mixer.partners.num is {num}: a sample takes at least 1 partner")
-    return num
 
 
 def permutation(batch: Batch, context: Context) -> Tensor:

@@ -14,11 +14,14 @@ B samples, C channels, h x w pixels, g cells along a side, n = g * g cells, L le
 """
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor
 
+from ssl_framework.arguments import NonNegative, Positive, Several, guarded
 from ssl_framework.mixers.base import Context
 from ssl_framework.mixers.rules import Share, owned, partners
 from ssl_framework.mixers.saliency import by_cell
@@ -28,6 +31,7 @@ STATES = 1024
 """Masks of the last g cells that are kept apart: levels ** blocks may not exceed it."""
 
 
+@guarded
 class PuzzleMix:
     """Cells of two images, chosen by what each has to show there.
 
@@ -49,23 +53,19 @@ class PuzzleMix:
     def __init__(
         self,
         score: Score,
-        alpha: float,
+        alpha: Positive,
         per_sample: bool,
-        blocks: int,
-        levels: int,
-        beta: float,
-        gamma: float,
-        eta: float,
-        transport: float | None,
+        blocks: Annotated[int, Interval(ge=2, le=64)],
+        levels: Several,
+        beta: NonNegative,
+        gamma: NonNegative,
+        eta: NonNegative,
+        transport: NonNegative | None,
     ) -> None:
-        if blocks < 2 or levels < 2 or levels**blocks > STATES:
+        if levels**blocks > STATES:
             raise ValueError(
-                f"mixer.rule.blocks is {blocks} and levels {levels}: both must be at least 2, and levels ** blocks at "
-                f"most {STATES}"
+                f"mixer.rule.blocks is {blocks} and levels {levels}: levels ** blocks must be at most {STATES}"
             )
-        for name, value in (("beta", beta), ("gamma", gamma), ("eta", eta), ("transport", transport or 0)):
-            if value < 0:
-                raise ValueError(f"mixer.rule.{name} is {value}: it must be at least 0")
         self.score = score
         self.share = Share(alpha, per_sample, dominant=False)
         self.blocks = blocks

@@ -9,13 +9,17 @@ B samples, C channels, h x w pixels.
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 from torch import Tensor
 
+from ssl_framework.arguments import NonNegative, Positive, PositiveFraction, guarded
 from ssl_framework.mixers.base import Context, HiddenRule, LearnedRule, Rule, beta, uniform
 
 
+@guarded
 class Mixup:
     """``l x + (1 - l) other``, l ~ Beta(alpha, alpha).
 
@@ -25,7 +29,7 @@ class Mixup:
         dominant: l becomes max(l, 1 - l), so that the own image weighs at least half (i-Mix).
     """
 
-    def __init__(self, alpha: float, per_sample: bool, dominant: bool) -> None:
+    def __init__(self, alpha: Positive, per_sample: bool, dominant: bool) -> None:
         self.share = Share(alpha, per_sample, dominant)
 
     def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
@@ -34,6 +38,7 @@ class Mixup:
         return torch.lerp(partners(x, source), x, share.to(x.dtype)), owned(share.expand(-1, 1, *x.shape[2:]))
 
 
+@guarded
 class CutMix:
     """A box of the partner with area 1 - l, l ~ Beta(alpha, alpha), where it does not leave the image.
 
@@ -43,7 +48,7 @@ class CutMix:
         dominant: l becomes max(l, 1 - l), so that the own image keeps at least about half.
     """
 
-    def __init__(self, alpha: float, per_sample: bool, dominant: bool) -> None:
+    def __init__(self, alpha: Positive, per_sample: bool, dominant: bool) -> None:
         self.share = Share(alpha, per_sample, dominant)
         self.per_sample = per_sample
 
@@ -55,6 +60,7 @@ class CutMix:
         return pasted(x, partners(x, source), box(centre, side, x.shape[2:]).float())
 
 
+@guarded
 class ResizeMix:
     """The whole partner, resized to a share of the image's sides, at a random place inside.
 
@@ -64,7 +70,9 @@ class ResizeMix:
         by_area: it is the share of the area, not that of the sides, that is uniform between their squares (SDMP).
     """
 
-    def __init__(self, smallest: float, largest: float, per_sample: bool, by_area: bool = False) -> None:
+    def __init__(
+        self, smallest: PositiveFraction, largest: PositiveFraction, per_sample: bool, by_area: bool = False
+    ) -> None:
         if not 0 < smallest <= largest <= 1:
             raise ValueError(
                 f"mixer.rule.smallest is {smallest} and largest {largest}: it takes 0 < smallest <= largest <= 1"
@@ -92,6 +100,7 @@ class ResizeMix:
         return pasted(x, small, box.float())
 
 
+@guarded
 class Switch:
     """One of several rules, chosen for every sample or for the batch.
 
@@ -101,7 +110,9 @@ class Switch:
         per_sample: a choice for every sample instead of one for the batch.
     """
 
-    def __init__(self, rules: Sequence[Rule], weights: Sequence[float], per_sample: bool) -> None:
+    def __init__(
+        self, rules: Sequence[Rule], weights: Annotated[Sequence[NonNegative], Len(1)], per_sample: bool
+    ) -> None:
         if len(rules) != len(weights) or not rules or min(weights) < 0 or sum(weights) <= 0:
             raise ValueError(
                 f"mixer.rule.weights is {list(weights)} for {len(rules)} rules: give each one a weight, at least 0 and "
@@ -127,6 +138,7 @@ class Switch:
         return mixed, owner
 
 
+@guarded
 class Share:
     """How much of the own image stays, l ~ Beta(alpha, alpha).
 
@@ -136,9 +148,7 @@ class Share:
         dominant: l becomes max(l, 1 - l).
     """
 
-    def __init__(self, alpha: float, per_sample: bool, dominant: bool) -> None:
-        if not alpha > 0:
-            raise ValueError(f"mixer.rule.alpha is {alpha}: it must be above 0")
+    def __init__(self, alpha: Positive, per_sample: bool, dominant: bool) -> None:
         self.alpha = alpha
         self.per_sample = per_sample
         self.dominant = dominant

@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_framework.arguments import Positive, Several, guarded
 from ssl_framework.mixers.base import Context
 from ssl_framework.mixers.rules import Share, beta_share, box, owned, partners
 from ssl_framework.mixers.scores import Score
 
 
+@guarded
 class SaliencyMix:
     """A box with area 1 - l, l ~ Beta(alpha, alpha), around the highest score of the partner, at the same place.
 
@@ -25,7 +27,7 @@ class SaliencyMix:
         dominant: l becomes max(l, 1 - l), so that the own image keeps at least about half.
     """
 
-    def __init__(self, score: Score, alpha: float, per_sample: bool, dominant: bool) -> None:
+    def __init__(self, score: Score, alpha: Positive, per_sample: bool, dominant: bool) -> None:
         self.score = score
         self.share = Share(alpha, per_sample, dominant)
 
@@ -40,6 +42,7 @@ class SaliencyMix:
         return torch.where(where, other, x), owned((~where).float())
 
 
+@guarded
 class AttentiveMix:
     """The partner's cells with the highest scores: a share l ~ Beta(alpha, beta) of all cells, at least one.
 
@@ -50,11 +53,7 @@ class AttentiveMix:
         grid: cells along a side, at most the pixels.
     """
 
-    def __init__(self, score: Score, alpha: float, beta: float, per_sample: bool, grid: int) -> None:
-        if not alpha > 0 or not beta > 0:
-            raise ValueError(f"mixer.rule.alpha is {alpha} and beta {beta}: both must be above 0")
-        if grid < 2:
-            raise ValueError(f"mixer.rule.grid is {grid}: an image takes at least 2 cells along a side")
+    def __init__(self, score: Score, alpha: Positive, beta: Positive, per_sample: bool, grid: Several) -> None:
         self.score = score
         self.alpha = alpha
         self.beta = beta

@@ -14,14 +14,16 @@ B samples, C channels, h x w pixels, h' x w' places of the map, N tokens, D dime
 
 import contextlib
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from ssl_framework.arguments import NonNegative, guarded
 from ssl_framework.functional import full_precision
 from ssl_framework.mixers.base import Context
 from ssl_framework.models.encoder import Encoder
@@ -42,6 +44,7 @@ class Score(Protocol):
         ...
 
 
+@guarded
 class SpectralResidual:
     """What is unexpected in the spectrum of the grey image: ``|F^-1 exp(R + i P)|^2``, smoothed (equations 3 to 5).
 
@@ -52,11 +55,9 @@ class SpectralResidual:
         sigma: of the smoothing, in pixels of the smaller image; 0 for none.
     """
 
-    def __init__(self, size: int, sigma: float) -> None:
-        if size < 3:
-            raise ValueError(f"mixer.rule.score.size is {size}: it must be at least 3 pixels")
+    def __init__(self, size: Annotated[int, Ge(3)], sigma: NonNegative) -> None:
         self.size = size
-        self.sigma = checked(sigma)
+        self.sigma = sigma
 
     def __call__(self, x: Tensor, context: Context) -> Tensor:
         """[B, h', w'] with h' and w' at most ``size``."""
@@ -91,6 +92,7 @@ class Activation:
         return shares(activity.unflatten(1, grid(net, x)))
 
 
+@guarded
 class Gradient:
     """Absolute gradient of the pooled features' squared norm, summed over channels and smoothed.
 
@@ -100,8 +102,8 @@ class Gradient:
         sigma: of the smoothing, in pixels; 0 for none.
     """
 
-    def __init__(self, sigma: float) -> None:
-        self.sigma = checked(sigma)
+    def __init__(self, sigma: NonNegative) -> None:
+        self.sigma = sigma
 
     def __call__(self, x: Tensor, context: Context) -> Tensor:
         """[B, h, w]."""
@@ -215,10 +217,3 @@ def grid(net: VisionTransformer, x: Tensor) -> tuple[int, int]:
     """Rows and columns of patches."""
     h, w = x.shape[2:]
     return net.patch_embed.dynamic_feat_size((h, w))
-
-
-def checked(sigma: float) -> float:
-    """``sigma`` if it can be one."""
-    if sigma < 0:
-        raise ValueError(f"mixer.rule.score.sigma is {sigma}: it must be at least 0, which is no smoothing")
-    return sigma

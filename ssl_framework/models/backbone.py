@@ -17,6 +17,7 @@ from timm.models._manipulate import group_with_matcher
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Channels, Pixels, guarded
 from ssl_framework.models import small_nets  # noqa: F401  registers its networks with timm
 from ssl_framework.models.base import Block
 
@@ -24,6 +25,7 @@ SMALL_IMAGE = 64
 """Up to this side in pixels the first convolution is 3x3 with stride 1 and there is no max-pooling."""
 
 
+@guarded
 class Backbone(nn.Module):
     """A timm model without its classifier.
 
@@ -48,8 +50,8 @@ class Backbone(nn.Module):
         self,
         name: str,
         small_name: str | None,
-        image_size: int,
-        channels: int,
+        image_size: Pixels,
+        channels: Channels,
         options: dict[str, Any] | None = None,
         channels_last: Sequence[str] = (),
         weights: str | None = None,

@@ -2,25 +2,27 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Fraction, Natural, Several, guarded
 from ssl_framework.distributed import gather, own_rows
 from ssl_framework.functional import unit
 from ssl_framework.models.base import BackboneProtocol
-from ssl_framework.models.heads import Head
+from ssl_framework.models.heads import Head, built
 from ssl_framework.runs.suggestions import choices, towers_of
 from ssl_framework.types import Clock, Inputs, Outputs
 
 
+@guarded
 class Encoder(nn.Module):
     """A backbone and heads that read it or each other, in the order of the config.
 
     Args:
         backbone: see ``BackboneProtocol``.
-        heads: name -> a function of the widths known so far that builds the head (``_partial_: true`` in YAML).
+        heads: name -> head without layers, a copy of which is built here, where the widths are known.
         join_views: views of one size go through the network as one batch, so that they share batch statistics (and
             the step is faster); otherwise each view is a batch of its own.
         beside: name -> a further backbone, whose pooled features heads and objectives find under that name.
@@ -35,21 +37,17 @@ class Encoder(nn.Module):
     def __init__(
         self,
         backbone: BackboneProtocol,
-        heads: Mapping[str, Callable[..., Head]],
+        heads: Mapping[str, Head],
         join_views: bool = True,
         beside: Mapping[str, BackboneProtocol] | None = None,
         scored: Sequence[str] = ("pooled",),
-        earlier: int = 0,
+        earlier: Natural = 0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.join_views = join_views
         self.beside = nn.ModuleDict(dict(beside or {}))  # type: ignore[arg-type]
         self.scored = tuple(scored)
-        if earlier < 0:
-            raise ValueError(
-                f"student.earlier is {earlier}: it must be at least 0, the number of stages before the last"
-            )
         self.earlier = nn.ModuleList(copy.deepcopy(backbone) for _ in range(earlier))  # type: ignore[misc]
         self.earlier.requires_grad_(False)
         dims = {"pooled": backbone.dim, **{name: further.dim for name, further in (beside or {}).items()}}
@@ -57,11 +55,10 @@ class Encoder(nn.Module):
             raise ValueError(f"student.scored is {list(scored)}: name one or more of {', '.join(dims)}")
         if taken := sorted(dims.keys() & heads.keys()):
             raise ValueError(f"student.heads has {taken[0]}, which names a backbone already: call the head otherwise")
-        built: dict[str, Head] = {}
-        for name, build in heads.items():
-            built[name] = build(dims)
-            dims[name] = built[name].out
-        self.heads = nn.ModuleDict(built)
+        self.heads = nn.ModuleDict()
+        for name, head in heads.items():
+            self.heads[name] = own = built(head, dims)
+            dims[name] = own.out
         self.dims = dims
 
     def route(self, modality: Sequence[str]) -> None:
@@ -80,6 +77,10 @@ class Encoder(nn.Module):
     def compile_parts(self) -> None:
         """Has the encoder compiled at its first call; the names of weights stay as they are."""
         self.encode = torch.compile(self.encode)  # type: ignore[method-assign]
+
+    def encoders(self) -> list[tuple["Encoder", list[str]]]:
+        """Itself, without a name of a modality: as ``Towers.encoders``, which has several."""
+        return [(self, [])]
 
     @property
     def backbones(self) -> list[BackboneProtocol]:
@@ -212,12 +213,12 @@ def refuse_unknown_heads(names: Sequence[str], known: Sequence[str]) -> None:
         )
 
 
+@guarded
 class EMATeacher(nn.Module):
-    """Exponential moving average of a student (MoCo eq. 2, BYOL eq. 1).
+    """Exponential moving average of a student (MoCo eq. 2, BYOL eq. 1), which it is told of by ``follow``.
 
     Args:
-        student: the encoder to follow.
-        heads: which of its heads the teacher has, beside those that these read.
+        heads: which of the student's heads the teacher has, beside those that these read.
         momentum: share of the old teacher kept at each optimizer step.
         final_momentum: if given, the momentum rises to it along a cosine over the run.
         shuffle_bn: keys are normalised in groups of this many samples, drawn at random from the global batch (MoCo's
@@ -225,25 +226,31 @@ class EMATeacher(nn.Module):
             on many. ``None``: batch statistics of the whole local batch, unshuffled.
     """
 
+    encoder: Encoder
+
     def __init__(
         self,
-        student: Encoder,
         heads: Sequence[str],
-        momentum: float,
-        final_momentum: float | None = None,
-        shuffle_bn: int | None = None,
+        momentum: Fraction,
+        final_momentum: Fraction | None = None,
+        shuffle_bn: Several | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= momentum <= 1 or not 0 <= (final_momentum if final_momentum is not None else 1) <= 1:
-            raise ValueError(f"teacher.momentum is {momentum} (final {final_momentum}): it must lie between 0 and 1")
-        if shuffle_bn is not None and shuffle_bn < 2:
-            raise ValueError(f"teacher.shuffle_bn is {shuffle_bn}: a group needs at least 2 samples, or null for none")
-        self.encoder = copy.deepcopy(student)
-        self.encoder.keep_heads(heads)
-        self.encoder.requires_grad_(False)
+        self.heads = list(heads)
         self.momentum = momentum
         self.final_momentum = final_momentum
         self.shuffle_bn = shuffle_bn
+
+    def follow(self, student: Encoder) -> "EMATeacher":
+        """Begins as a copy of a student, without the heads that it is not to have; returns itself.
+
+        Raises:
+            ValueError: the student lacks one of ``heads``.
+        """
+        self.encoder = copy.deepcopy(student)
+        self.encoder.keep_heads(self.heads)
+        self.encoder.requires_grad_(False)
+        return self
 
     @torch.no_grad()
     def forward(self, views: Sequence[Tensor], which: Sequence[int] | None, clock: Clock) -> list[Outputs | None]:

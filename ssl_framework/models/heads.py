@@ -1,28 +1,47 @@
 """Heads: what sits on the backbone during pretraining and is thrown away afterwards."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import AtLeastOne, Classes, Width, guarded
+
+H = TypeVar("H", bound="Head")
+
 
 class Head(nn.Module):
-    """Base of all heads: reads the features of a view under the name ``source``, returns [B, ``out``]."""
+    """Base of all heads: reads the features of a view under the name ``source``, returns [B, ``out``].
+
+    A config says what a head is; how wide the features are that it reads, the encoder knows, which calls ``build``.
+
+    Args:
+        source: which features it reads ("pooled", or an earlier head's name).
+    """
 
     out: int
-    source: str
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source = source
+
+    def build(self, width: int) -> None:
+        """Makes the layers for features [B, width]. Changes the head, which has its ``out`` from here on."""
+        raise NotImplementedError(f"{type(self).__name__} must define build")
 
     def each_layer(self, outputs: Mapping[str, Tensor]) -> list[Tensor]:
         """What every layer gives, first to last; the last is the head's output. One layer unless a head says more."""
         return [self(outputs)]
 
 
+@guarded
 class MLPHead(Head):
     """Linear layers with optional batch normalisation and ReLU between them: [B, in] -> [B, out].
 
     Args:
-        dims: widths of the features known so far, filled in by the encoder.
-        source: which of them this head reads ("pooled", or an earlier head's name).
+        source: which features it reads ("pooled", or an earlier head's name).
         hidden: widths of the hidden layers; an empty list gives one linear layer.
         out: width of the output.
         norm: batch normalisation after each hidden layer.
@@ -31,25 +50,27 @@ class MLPHead(Head):
 
     def __init__(
         self,
-        dims: Mapping[str, int],
         source: str,
-        hidden: Sequence[int],
-        out: int,
+        hidden: Sequence[Width],
+        out: Width,
         norm: bool = True,
         last_norm: bool = False,
     ) -> None:
-        super().__init__()
-        before = width_of(dims, source)
-        self.source = source
+        super().__init__(source)
+        self.hidden = hidden
         self.out = out
+        self.norm = norm
+        self.last_norm = last_norm
+
+    def build(self, width: int) -> None:
         layers: list[nn.Module] = []
-        for width in hidden:
-            layers += [nn.Linear(before, width, bias=not norm)]
-            layers += [nn.BatchNorm1d(width)] if norm else []
+        for hidden in self.hidden:
+            layers += [nn.Linear(width, hidden, bias=not self.norm)]
+            layers += [nn.BatchNorm1d(hidden)] if self.norm else []
             layers += [nn.ReLU(inplace=True)]
-            before = width
-        layers += [nn.Linear(before, out, bias=not last_norm)]
-        layers += [nn.BatchNorm1d(out, affine=False)] if last_norm else []
+            width = hidden
+        layers += [nn.Linear(width, self.out, bias=not self.last_norm)]
+        layers += [nn.BatchNorm1d(self.out, affine=False)] if self.last_norm else []
         self.layers = nn.Sequential(*layers)
 
     def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
@@ -61,67 +82,61 @@ class MLPHead(Head):
         return linear_by_linear(self.layers, outputs[self.source])
 
 
+@guarded
 class Classifier(Head):
     """Class scores, linear in the features: [B, in] -> [B, num_classes].
 
     Args:
-        dims: widths of the features known so far, filled in by the encoder.
-        source: which of them it reads.
+        source: which features it reads.
         num_classes: at least 2.
     """
 
-    def __init__(self, dims: Mapping[str, int], source: str, num_classes: int) -> None:
-        super().__init__()
-        if num_classes is None or num_classes < 2:
-            raise ValueError(
-                f"a classifier has num_classes={num_classes}: set data.num_classes to the number of classes, at least 2"
-            )
+    def __init__(self, source: str, num_classes: Classes) -> None:
+        super().__init__(source)
         self.out = num_classes
-        self.source = source
-        self.linear = nn.Linear(width_of(dims, source), num_classes)
+
+    def build(self, width: int) -> None:
+        self.linear = nn.Linear(width, self.out)
 
     def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Reads ``outputs[source]`` [B, in] -> [B, num_classes]"""
         return self.linear(outputs[self.source])
 
 
+@guarded
 class Features(Head):
     """No head: the features themselves, [B, in] -> [B, in].
 
     Args:
-        dims: widths of the features known so far, filled in by the encoder.
-        source: which of them it hands on.
+        source: which features it hands on.
     """
 
-    def __init__(self, dims: Mapping[str, int], source: str) -> None:
-        super().__init__()
-        self.out = width_of(dims, source)
-        self.source = source
+    def build(self, width: int) -> None:
+        self.out = width
 
     def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Reads ``outputs[source]`` [B, in] -> [B, in]"""
         return outputs[self.source]
 
 
+@guarded
 class LayerNormHead(Head):
     """Layer normalisation with learned scale and shift: [B, in] -> [B, in].
 
     Args:
-        dims: widths of the features known so far, filled in by the encoder.
-        source: which of them it normalises.
+        source: which features it normalises.
     """
 
-    def __init__(self, dims: Mapping[str, int], source: str) -> None:
-        super().__init__()
-        self.out = width_of(dims, source)
-        self.source = source
-        self.norm = nn.LayerNorm(self.out)
+    def build(self, width: int) -> None:
+        self.out = width
+        self.norm = nn.LayerNorm(width)
 
     def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Reads ``outputs[source]`` [B, in] -> [B, in]"""
         return self.norm(outputs[self.source])
 
 
+@guarded
 class ReweightHead(Head):
     """Divides coordinate j = 0, 1, ... by ``kappa ** j``, and has nothing to train: [B, in] -> [B, in].
 
@@ -129,21 +144,20 @@ class ReweightHead(Head):
     In float32 a coordinate counts until ``kappa ** j`` reaches 1e38, the 1800th at 1.05; those after it may vanish.
 
     Args:
-        dims: widths of the features known so far, filled in by the encoder.
-        source: which of them it reweights.
+        source: which features it reweights.
         kappa: at least 1; 1 changes nothing.
     """
 
     weight: Tensor  # [in] float32
 
-    def __init__(self, dims: Mapping[str, int], source: str, kappa: float) -> None:
-        super().__init__()
-        if not kappa >= 1:
-            raise ValueError(f"a head has kappa={kappa}: it must be at least 1")
-        self.out = width_of(dims, source)
-        self.source = source
-        exponent = torch.arange(self.out, dtype=torch.float64)  # [in]; kappa ** j would overflow in float32
-        self.register_buffer("weight", (kappa**-exponent).float(), persistent=False)
+    def __init__(self, source: str, kappa: AtLeastOne) -> None:
+        super().__init__(source)
+        self.kappa = kappa
+
+    def build(self, width: int) -> None:
+        self.out = width
+        exponent = torch.arange(width, dtype=torch.float64)  # [in]; kappa ** j would overflow in float32
+        self.register_buffer("weight", (self.kappa**-exponent).float(), persistent=False)
 
     def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Reads ``outputs[source]`` [B, in] -> [B, in], in float32 at least"""
@@ -162,20 +176,18 @@ class SymmetricReLU(nn.Module):
         return (x - self.b).relu() - (-x - self.b).relu()
 
 
+@guarded
 class SymmetricReLUHead(Head):
     """Linear, symmetric ReLU, linear, all of one width and the identity at first: [B, in] -> [B, in]
     (arXiv:2403.11391, the co-authors' code).
 
     Args:
-        dims: widths of the features known so far, filled in by the encoder.
-        source: which of them it reads.
+        source: which features it reads.
     """
 
-    def __init__(self, dims: Mapping[str, int], source: str) -> None:
-        super().__init__()
-        self.out = width_of(dims, source)
-        self.source = source
-        linears = [nn.Linear(self.out, self.out) for _ in range(2)]
+    def build(self, width: int) -> None:
+        self.out = width
+        linears = [nn.Linear(width, width) for _ in range(2)]
         for linear in linears:
             nn.init.eye_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -200,15 +212,26 @@ def linear_by_linear(layers: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
     return [*found, x]
 
 
-def width_of(dims: Mapping[str, int], source: str) -> int:
-    """Width of the features a head reads.
+def built(head: H, dims: Mapping[str, int]) -> H:
+    """A head of its own for an encoder: a copy of what the config says, with layers.
+
+    Args:
+        head: without layers.
+        dims: widths of the features known so far.
 
     Raises:
-        ValueError: there are none of that name.
+        ValueError: it is no head, or there are no features of the name that it reads.
     """
-    if source not in dims:
+    if not isinstance(head, Head):
         raise ValueError(
-            f"a head has source={source}, but the encoder offers {sorted(dims)} at this point: choose another "
+            f"student.heads has {head!r}, which is no Head: give the class a build(width) in the place of the argument "
+            "dims, and leave _partial_ out of its config"
+        )
+    if head.source not in dims:
+        raise ValueError(
+            f"a head has source={head.source}, but the encoder offers {sorted(dims)} at this point: choose another "
             "head=<name>, or set source to one of these"
         )
-    return dims[source]
+    own = copy.deepcopy(head)
+    own.build(dims[head.source])
+    return own

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Channels, Count, Width, guarded
 from ssl_framework.types import Outputs
 
 
@@ -56,6 +57,7 @@ class DilatedBlock(nn.Module):
         return self.second(F.gelu(self.first(F.gelu(x)))) + self.skip(x)
 
 
+@guarded
 class SeriesBackbone(nn.Module):
     """``DilatedNet`` as a backbone.
 
@@ -68,13 +70,10 @@ class SeriesBackbone(nn.Module):
     """
 
     def __init__(
-        self, channels: int, width: int, depth: int, dim: int, kernel: int = 3, weights: str | None = None
+        self, channels: Channels, width: Width, depth: Count, dim: Width, kernel: Count = 3, weights: str | None = None
     ) -> None:
         super().__init__()
         self.settings = {"channels": channels, "width": width, "depth": depth, "dim": dim, "kernel": kernel}
-        for key, value in self.settings.items():
-            if value < 1:
-                raise ValueError(f"backbone.{key} is {value}: it must be at least 1")
         if kernel % 2 == 0:
             raise ValueError(f"backbone.kernel is {kernel}: it must be odd, so that every point has its own place")
         self.net = DilatedNet(channels, width, depth, dim, kernel)

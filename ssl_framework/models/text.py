@@ -7,6 +7,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import BelowOne, Count, Width, guarded
 from ssl_framework.types import Outputs
 
 PADDING = 0
@@ -56,6 +57,7 @@ class TextNet(nn.Module):
         return self.norm(tokens).masked_fill(padding[..., None], 0.0)  # [B, L', D]
 
 
+@guarded
 class TextTransformer(nn.Module):
     """``TextNet`` as a backbone: its tokens, and one vector a text.
 
@@ -75,22 +77,19 @@ class TextTransformer(nn.Module):
 
     def __init__(
         self,
-        vocabulary: int,
-        length: int,
-        width: int,
-        depth: int,
-        num_heads: int,
+        vocabulary: Count,
+        length: Count,
+        width: Width,
+        depth: Count,
+        num_heads: Count,
         pool: str = "mean",
-        dropout: float = 0.0,
+        dropout: BelowOne = 0.0,
         weights: str | None = None,
     ) -> None:
         super().__init__()
         self.settings = {
             "vocabulary": vocabulary, "length": length, "width": width, "depth": depth, "num_heads": num_heads
         }  # fmt: skip
-        for key, value in self.settings.items():
-            if value < 1:
-                raise ValueError(f"text_backbone.{key} is {value}: it must be at least 1")
         if width % num_heads:
             raise ValueError(f"text_backbone.num_heads is {num_heads}, which does not divide the width {width}")
         if pool not in POOLS:

@@ -1,16 +1,18 @@
 """Several encoders, one for each modality, that stand where one encoder stands."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import guarded
 from ssl_framework.models.base import BackboneProtocol
 from ssl_framework.models.encoder import Encoder, refuse_unknown_heads
 from ssl_framework.models.heads import Head
 from ssl_framework.types import Inputs, Outputs
 
 
+@guarded
 class Towers(nn.Module):
     """Sends every view to the encoder of its modality.
 
@@ -190,12 +192,13 @@ class Towers(nn.Module):
         return [backbone for encoder, _ in self.encoders() for backbone in encoder.backbones]
 
 
+@guarded
 class AlikeTowers(Towers):
     """Towers whose heads are alike, each on a backbone of its own: how a config names them, by ``head=``.
 
     Args:
         backbone: of the main tower.
-        heads: name -> what builds the head, in every tower anew (see ``Encoder``).
+        heads: name -> head without layers; every tower has its own (see ``Encoder``).
         join_views: as in ``Encoder``.
         main: modality of the main tower.
         others: modality -> backbone of the further towers.
@@ -205,7 +208,7 @@ class AlikeTowers(Towers):
     def __init__(
         self,
         backbone: BackboneProtocol,
-        heads: Mapping[str, Callable[..., Head]],
+        heads: Mapping[str, Head],
         main: str,
         others: Mapping[str, BackboneProtocol],
         join_views: bool = True,

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from ssl_framework.models.base import BackboneProtocol
 from ssl_framework.models.exported import read_exported
+from ssl_framework.runs.added_keys import below
 from ssl_framework.runs.durable import damage
 from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.plain import read_config
 
 SHARDS = "shards"
 """In a checkpoint, the folder beside it in which its tensors lie, in one file a rank."""
@@ -201,15 +203,20 @@ def with_tensors(checkpoint: dict[str, Any], tensors: Mapping[str, Tensor]) -> d
     return checkpoint
 
 
-PREFIX = re.compile(r"student\.(towers\.\w+\.)?backbone\.net\.")
-"""Of the backbone's names in a checkpoint; of several towers the main one comes first."""
+def prefix_of(run: RunFolder) -> str:
+    """What the names of the student's backbone begin with in a run's checkpoint: of several towers the main one's.
+
+    The config says which one that is: tensors that ranks have written in shares come in the order of their names.
+    """
+    student = below(read_config(run.config_file), "student")
+    main = student.get("main") or next(iter(below(student, "towers")), None)
+    return "student.backbone.net." if main is None else f"student.towers.{main}.backbone.net."
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Names and tensors of a network: of the student's backbone in a run folder, or of a file that ``export`` wrote."""
     if path.is_dir():
-        state = load_newest(RunFolder(path))["state_dict"]
-        prefix = next((found[0] for name in state if (found := PREFIX.match(name))), "none")
+        state, prefix = load_newest(RunFolder(path))["state_dict"], prefix_of(RunFolder(path))
         return {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
     if not path.is_file():
         raise FileNotFoundError(f"backbone.weights is {path}, which does not exist")
@@ -226,8 +233,9 @@ def load_into(backbone: BackboneProtocol, state: dict[str, Tensor]) -> None:
     """Replaces all weights and buffers of a backbone.
 
     Raises:
-        ValueError: a name is missing or left over, or a shape differs.
+        ValueError: a name is missing or left over, a shape differs, or a number is not finite.
     """
+    refuse_non_finite_weights(state, f"backbone.weights={backbone.weights}")
     if found := misfits(backbone, state):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise ValueError(
@@ -235,6 +243,16 @@ def load_into(backbone: BackboneProtocol, state: dict[str, Tensor]) -> None:
             "backbone, the size and the channels of views that these weights were trained with"
         )
     backbone.net.load_state_dict(state)
+
+
+def refuse_non_finite_weights(state: Mapping[str, Tensor], where: str) -> None:
+    """Raises ValueError if a weight or statistic is not finite; ``where`` says whose they are."""
+    if bad := [name for name, x in state.items() if x.is_floating_point() and not x.isfinite().all()]:
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        raise ValueError(
+            f"{where} holds NaN or infinity in {bad[0]}{more}: nothing was done with it; choose weights of a run that "
+            "did not diverge"
+        )
 
 
 def misfits(backbone: BackboneProtocol, state: Mapping[str, Tensor]) -> list[str]:

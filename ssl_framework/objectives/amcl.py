@@ -11,14 +11,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Count, NonNegative, Positive, Width, guarded
 from ssl_framework.distributed import gather_with_grad, rank
 from ssl_framework.functional import by_tiles, hardest, unit
 from ssl_framework.memory import Queue
-from ssl_framework.objectives.barlow_twins import check_weights, cross_correlation, standardised
+from ssl_framework.objectives.barlow_twins import cross_correlation, standardised
 from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class PairTemperature(nn.Module):
     """Temperature of a pair, ``low + (up - low) sigmoid(bias - phi(a) . phi(b))``: the more alike, the lower.
 
@@ -31,7 +33,7 @@ class PairTemperature(nn.Module):
             which the paper does not have.
     """
 
-    def __init__(self, dim: int, hidden: int, low: float, up: float, init: float) -> None:
+    def __init__(self, dim: Width, hidden: Width, low: Positive, up: Positive, init: Positive) -> None:
         super().__init__()
         if not 0 < low < up:
             raise ValueError(f"objective.temperature.low is {low} and up is {up}: it takes 0 < low < up")
@@ -57,6 +59,7 @@ class PairTemperature(nn.Module):
         return ((tau < self.low + near) | (tau > self.up - near)).to(tau.dtype)
 
 
+@guarded
 class AMCL(Objective):
     """AMCL on SimCLR.
 
@@ -68,9 +71,11 @@ class AMCL(Objective):
             ``None``: all within a softmax, each over its own temperature.
     """
 
-    def __init__(self, heads: Sequence[str], temperature: PairTemperature, beta: float, num_hard: int | None) -> None:
+    def __init__(
+        self, heads: Sequence[str], temperature: PairTemperature, beta: NonNegative, num_hard: Count | None
+    ) -> None:
         super().__init__()
-        check_settings(heads, beta, num_hard)
+        check_heads(heads)
         self.heads = list(heads)
         self.reads = tuple(heads)
         self.temperature = temperature
@@ -92,6 +97,7 @@ class AMCL(Objective):
         return contrast(z, positive, keys, sample, self.temperature, self.beta, self.num_hard)
 
 
+@guarded
 class AMCLMoCo(Objective):
     """AMCL on MoCo, with a queue for every head.
 
@@ -111,12 +117,12 @@ class AMCLMoCo(Objective):
         self,
         heads: Sequence[str],
         temperature: PairTemperature,
-        beta: float,
-        num_hard: int | None,
+        beta: NonNegative,
+        num_hard: Count | None,
         queue: Callable[[], Queue],
     ) -> None:
         super().__init__()
-        check_settings(heads, beta, num_hard)
+        check_heads(heads)
         queues = {head: queue() for head in heads}
         check_count(num_hard, min(memory.size for memory in queues.values()))
         self.queues = nn.ModuleDict(queues)
@@ -139,6 +145,7 @@ class AMCLMoCo(Objective):
         return summary(rows)
 
 
+@guarded
 class AMCLBarlow(Objective):
     """AMCL on Barlow Twins: a temperature for every entry of the cross-correlation matrix.
 
@@ -154,13 +161,17 @@ class AMCLBarlow(Objective):
     """
 
     def __init__(
-        self, heads: Sequence[str], temperature: PairTemperature, beta: float, off_diagonal_weight: float, scale: float
+        self,
+        heads: Sequence[str],
+        temperature: PairTemperature,
+        beta: NonNegative,
+        off_diagonal_weight: NonNegative,
+        scale: Positive,
     ) -> None:
         super().__init__()
-        check_settings(heads, beta, None)
+        check_heads(heads)
         if temperature.dim != 1:
             raise ValueError(f"objective.temperature.dim is {temperature.dim}: for Barlow Twins it must be 1")
-        check_weights(off_diagonal_weight, scale)
         self.heads = list(heads)
         self.reads = tuple(heads)
         self.temperature = temperature
@@ -262,14 +273,10 @@ def summary(heads: list[Tensor]) -> dict[str, Tensor]:
     }
 
 
-def check_settings(heads: Sequence[str], beta: float, num_hard: int | None) -> None:
-    """ValueError, naming the config key, for what no host can do."""
+def check_heads(heads: Sequence[str]) -> None:
+    """ValueError, naming the config key, if there are none."""
     if not heads:
         raise ValueError("objective.heads is empty: name at least one of student.heads")
-    if not beta >= 0:
-        raise ValueError(f"objective.beta is {beta}: it must be at least 0")
-    if num_hard is not None and num_hard < 1:
-        raise ValueError(f"objective.num_hard is {num_hard}: it must be at least 1, or null for the softmax")
 
 
 def check_count(num_hard: int | None, available: int) -> None:

@@ -7,12 +7,14 @@ diagonal makes views agree, the rest makes dimensions independent. No negatives,
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_framework.arguments import NonNegative, Positive, guarded
 from ssl_framework.distributed import gather_with_grad
 from ssl_framework.functional import full_precision
 from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class BarlowTwins(Objective):
     """Squared distance of the cross-correlation matrix from the identity.
 
@@ -22,9 +24,8 @@ class BarlowTwins(Objective):
         head: name of the student's head whose output is correlated.
     """
 
-    def __init__(self, off_diagonal_weight: float, scale: float, head: str = "projector") -> None:
+    def __init__(self, off_diagonal_weight: NonNegative, scale: Positive, head: str = "projector") -> None:
         super().__init__()
-        check_weights(off_diagonal_weight, scale)
         self.off_diagonal_weight = off_diagonal_weight
         self.scale = scale
         self.head = head
@@ -61,11 +62,3 @@ def standardised(z: Tensor) -> Tensor:
 def cross_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Mean over rows of the products of each column of ``a`` with each of ``b``: two [N, D] -> [D, D]."""
     return a.T @ b / len(a)  # [D, D]
-
-
-def check_weights(off_diagonal_weight: float, scale: float) -> None:
-    """ValueError, naming the config key, for weights that would turn the loss around."""
-    if not off_diagonal_weight >= 0:
-        raise ValueError(f"objective.off_diagonal_weight is {off_diagonal_weight}: it must be at least 0")
-    if not scale > 0:
-        raise ValueError(f"objective.scale is {scale}: it must be above 0")

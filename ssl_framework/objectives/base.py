@@ -7,7 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures
-from ssl_framework.objectives.plain import View, as_outputs, refuse_lacking, refuse_views, tensors_of, without_gradient
+from ssl_framework.objectives.plain import (
+    View,
+    as_outputs,
+    refuse_beside,
+    refuse_lacking,
+    refuse_view,
+    refuse_views,
+    shapes_of,
+    tensors_of,
+    without_gradient,
+)
 from ssl_framework.types import Batch, Clock, Mix, Outputs
 
 
@@ -100,18 +110,26 @@ class Objective(nn.Module):
             Scalar, the mean over this rank's own anchors.
 
         Raises:
-            ValueError: the objective needs another number of views, or more than it was given.
+            ValueError: the objective needs another number of views, or more than it was given, or tensors of other
+                shapes.
         """
         name = type(self).__name__
         said = {"teacher": teacher, "label": label, "number": label, "index": index, "heads": self.through_heads}
         refuse_lacking(name, self.requires, {what for what, value in said.items() if value is not None})
         refuse_views(name, views, self.num_views)
+        for number, view in enumerate(teacher or ()):
+            refuse_view(f"{name} was given a teacher's view {number}", view)
         first = tensors_of(views)[0]
+        refuse_beside(name, len(first), label=label, index=index)
         if index is None:
             index = torch.arange(len(first), device=first.device)  # [B]
         with torch.autocast(first.device.type, enabled=False):  # as in a run
             keys = None if teacher is None else as_outputs([without_gradient(view) for view in teacher])
-            return self(as_outputs(views), keys, Batch([], index, label), clock or Clock(0, 0, 1))["loss"]
+            batch = Batch([], index, label)
+            try:
+                return self(as_outputs(views), keys, batch, clock or Clock(0, 0, 1))["loss"]
+            except (RuntimeError, IndexError, KeyError, TypeError) as error:  # whatever else does not go together
+                raise ValueError(f"{name} cannot compare {shapes_of(views, teacher)}: {error}") from error
 
     def mixed(self, features: MixedFeatures, clock: Clock) -> MixedFeatures:
         """The candidates after the feature mixer, if there is one."""
@@ -143,10 +161,3 @@ def parted(student: list[Outputs | None], batch: Batch, head: str) -> tuple[list
     seen = [(v, view[head], mix) for v, (view, mix) in enumerate(zip(student, mixes, strict=True)) if view is not None]
     clean = [z for v, z, mix in seen if mix is None or mix.of == v]
     return clean, [Mixture(z, mix) for v, z, mix in seen if mix is not None and mix.of != v]
-
-
-def positive_temperature(temperature: float, key: str = "objective.temperature") -> float:
-    """``temperature`` itself, or a ValueError naming its config key."""
-    if not temperature > 0:
-        raise ValueError(f"{key} is {temperature}: it must be above 0")
-    return temperature

@@ -6,6 +6,7 @@ The student's prediction of one view regresses the teacher's projection of the o
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import guarded
 from ssl_framework.functional import unit
 from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.objectives.infonce import mean_of_sources
@@ -13,6 +14,7 @@ from ssl_framework.objectives.siamese import Siamese, unit_rows
 from ssl_framework.types import Batch, Clock, Mix, Outputs
 
 
+@guarded
 class BYOL(Objective):
     """Symmetric squared distance of unit vectors, in [0, 8]: the sum of both directions, as in the paper.
 

@@ -10,12 +10,14 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import BelowOne, NonNegative, Positive, guarded
 from ssl_framework.distributed import gather_with_grad, rank
 from ssl_framework.functional import by_tiles, unit
 from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class CACR(Objective):
     """Attraction between the views of a sample, and repulsion between different samples for every pair of views.
 
@@ -33,20 +35,15 @@ class CACR(Objective):
 
     def __init__(
         self,
-        alpha: float,
-        beta: float,
-        t_pos: float,
-        t_neg: float,
-        tau_plus: float,
-        rbf: float | None,
+        alpha: NonNegative,
+        beta: NonNegative,
+        t_pos: NonNegative,
+        t_neg: NonNegative,
+        tau_plus: BelowOne,
+        rbf: Positive | None,
         head: str = "projector",
     ) -> None:
         super().__init__()
-        check_weights(alpha, beta, t_pos, t_neg)
-        if not 0 <= tau_plus < 1:
-            raise ValueError(f"objective.tau_plus is {tau_plus}: it is a share, at least 0 (plain) and below 1")
-        if rbf is not None and not rbf > 0:
-            raise ValueError(f"objective.rbf is {rbf}: it must be above 0, or null for the squared distance")
         if rbf is not None and tau_plus > 0:
             raise ValueError(f"objective.tau_plus is {tau_plus}, but the RBF cost has no debiased form: set it to 0")
         self.alpha = alpha
@@ -147,10 +144,3 @@ def weighted(cost: Tensor, logits: Tensor, weights_learn: bool) -> Tensor:
     weight = logits.softmax(dim=1)  # [N, M]
     entropy = torch.special.entr(weight.detach()).sum(dim=1)  # [N]
     return torch.stack([(cost * (weight if weights_learn else weight.detach())).sum(dim=1), entropy], dim=1)  # [N, 2]
-
-
-def check_weights(alpha: float, beta: float, t_pos: float, t_neg: float) -> None:
-    """ValueError, naming the config key, for a weight below 0 or a temperature that would turn the order around."""
-    for name, value in (("alpha", alpha), ("beta", beta), ("t_pos", t_pos), ("t_neg", t_neg)):
-        if not value >= 0:
-            raise ValueError(f"objective.{name} is {value}: it must be at least 0")

@@ -8,14 +8,16 @@ distance, or are the keys of the batch, in MoCo v3's cross-entropy, weighed by h
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import NonNegative, Positive, guarded
 from ssl_framework.functional import unit
 from ssl_framework.memory import Queue
-from ssl_framework.objectives.base import Objective, positive_temperature
-from ssl_framework.objectives.cacr import attract, check_weights, repel
+from ssl_framework.objectives.base import Objective
+from ssl_framework.objectives.cacr import attract, repel
 from ssl_framework.objectives.mocov3 import find_key
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class CACRMoCo(Objective):
     """CACR against a queue. No gradient flows through the weights.
 
@@ -32,10 +34,15 @@ class CACRMoCo(Objective):
     num_views = (2, None)
 
     def __init__(
-        self, alpha: float, beta: float, t_pos: float, t_neg: float, queue: Queue, head: str = "projector"
+        self,
+        alpha: NonNegative,
+        beta: NonNegative,
+        t_pos: NonNegative,
+        t_neg: NonNegative,
+        queue: Queue,
+        head: str = "projector",
     ) -> None:
         super().__init__()
-        check_weights(alpha, beta, t_pos, t_neg)
         self.alpha = alpha
         self.beta = beta
         self.t_pos = t_pos
@@ -61,6 +68,7 @@ class CACRMoCo(Objective):
         }
 
 
+@guarded
 class CACRMoCoV3(Objective):
     """MoCo v3's loss of every query of a sample against a key of another view, far queries weighing more.
 
@@ -73,9 +81,9 @@ class CACRMoCoV3(Objective):
     requires = frozenset({"teacher"})
     num_views = (2, None)
 
-    def __init__(self, temperature: float, student_head: str = "predictor", teacher_head: str = "projector") -> None:
+    def __init__(self, temperature: Positive, student_head: str = "predictor", teacher_head: str = "projector") -> None:
         super().__init__()
-        self.temperature = positive_temperature(temperature)
+        self.temperature = temperature
         self.student_head = student_head
         self.teacher_head = teacher_head
         self.reads, self.teacher_reads = (student_head,), (teacher_head,)

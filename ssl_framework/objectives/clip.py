@@ -13,12 +13,14 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import BelowOne, Positive, guarded
 from ssl_framework.distributed import gather_with_grad, rank
 from ssl_framework.functional import nce, unit
-from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class CLIP(Objective):
     """Mean of the cross-entropies of both directions: view 0 finds view 1 and the other way round.
 
@@ -32,20 +34,18 @@ class CLIP(Objective):
 
     def __init__(
         self,
-        temperature: float,
-        largest_scale: float,
-        label_smoothing: float = 0.0,
+        temperature: Positive,
+        largest_scale: Positive,
+        label_smoothing: BelowOne = 0.0,
         gather: str = "global",
         head: str = "projector",
     ) -> None:
         super().__init__()
-        if not largest_scale * positive_temperature(temperature) >= 1:
+        if not largest_scale * temperature >= 1:
             raise ValueError(
                 f"objective.largest_scale is {largest_scale}, less than the scale at the beginning, 1 / "
                 f"objective.temperature = {1 / temperature:g}: raise one of the two"
             )
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"objective.label_smoothing is {label_smoothing}: it must be at least 0 and below 1")
         if gather not in CANDIDATES:
             raise ValueError(f"objective.gather is {gather}: choose one of {', '.join(CANDIDATES)}")
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))  # no dimensions: no weight decay

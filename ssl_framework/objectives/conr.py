@@ -10,13 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_framework.arguments import NonNegative, Positive, guarded
 from ssl_framework.distributed import gather, gather_with_grad, rank
 from ssl_framework.functional import by_tiles, full_precision, unit
-from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.objectives.regression import numbers_of
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class ConR(Objective):
     """``L1 + weight * mean_i l_i`` over any number of views.
 
@@ -39,20 +41,17 @@ class ConR(Objective):
 
     def __init__(
         self,
-        window: float,
-        push: float,
-        temperature: float,
-        weight: float,
+        window: NonNegative,
+        push: NonNegative,
+        temperature: Positive,
+        weight: NonNegative,
         regressor: str = "regressor",
         head: str = "pooled",
     ) -> None:
         super().__init__()
-        for name, value in (("window", window), ("push", push), ("weight", weight)):
-            if not value >= 0:
-                raise ValueError(f"objective.{name} is {value}: it must be at least 0")
         self.window = window
         self.push = push
-        self.temperature = positive_temperature(temperature)
+        self.temperature = temperature
         self.weight = weight
         self.regressor = regressor
         self.head = head

@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_framework.arguments import Classes, Fraction, NonNegative, Positive, guarded
 from ssl_framework.distributed import gather, gather_with_grad, own_rows, rank
 from ssl_framework.functional import by_tiles, full_precision, unit
 from ssl_framework.mixers.base import beta
-from ssl_framework.objectives.base import Objective, positive_temperature
+from ssl_framework.objectives.base import Objective
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class CoreTuning(Objective):
     """``CE + eta L_focal`` over the clean features and two mixtures a sample, with mixed labels.
 
@@ -37,25 +39,16 @@ class CoreTuning(Objective):
 
     def __init__(
         self,
-        temperature: float,
-        weight: float,
-        alpha: float,
-        least_share: float,
-        num_classes: int,
+        temperature: Positive,
+        weight: NonNegative,
+        alpha: Positive,
+        least_share: Fraction,
+        num_classes: Classes,
         projector: str = "projector",
         classifier: str = "classifier",
     ) -> None:
         super().__init__()
-        if num_classes is None or num_classes < 2:
-            raise ValueError(
-                f"objective.num_classes is {num_classes}: set data.num_classes to the number of classes, at least 2"
-            )
-        if not alpha > 0 or not weight >= 0 or not 0 <= least_share <= 1:
-            raise ValueError(
-                f"objective.alpha is {alpha}, weight {weight} and least_share {least_share}: they must be above 0, at "
-                "least 0, and between 0 and 1"
-            )
-        self.temperature = positive_temperature(temperature)
+        self.temperature = temperature
         self.weight = weight
         self.alpha = alpha
         self.least_share = least_share

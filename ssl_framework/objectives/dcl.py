@@ -6,13 +6,15 @@ DCLW also weighs each positive by how far apart its two views are.
 
 from torch import Tensor
 
+from ssl_framework.arguments import Positive, guarded
 from ssl_framework.distributed import gather, own_rows
 from ssl_framework.functional import unit
-from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.objectives.infonce import contrast, pairs
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class DCL(Objective):
     """Decoupled contrastive loss over two views; it can be negative.
 
@@ -26,10 +28,10 @@ class DCL(Objective):
 
     accepts = frozenset({"mixer", "positive pairs", "negatives", "queries of both views"})
 
-    def __init__(self, temperature: float, weight_sigma: float | None, head: str = "projector") -> None:
+    def __init__(self, temperature: Positive, weight_sigma: Positive | None, head: str = "projector") -> None:
         super().__init__()
-        self.temperature = positive_temperature(temperature)
-        self.weight_sigma = positive_sigma(weight_sigma)
+        self.temperature = temperature
+        self.weight_sigma = weight_sigma
         self.head = head
         self.reads = (head,)
 
@@ -57,10 +59,3 @@ def dclw_weight(q: Tensor, k: Tensor, sigma: float | None) -> Tensor | float:
         return 1.0
     similarity = gather((q * k).sum(dim=1))  # [W * N]
     return own_rows(2 - len(similarity) * (similarity / sigma).softmax(dim=0))  # [N]
-
-
-def positive_sigma(sigma: float | None) -> float | None:
-    """``sigma`` itself, or a ValueError naming its config key."""
-    if sigma is not None and not sigma > 0:
-        raise ValueError(f"objective.weight_sigma is {sigma}: it must be above 0, or null for plain DCL")
-    return sigma

@@ -10,11 +10,13 @@ B samples of this rank, C classes, a and b the classes of a mixture.
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import Classes, NonNegative, guarded
 from ssl_framework.objectives.base import Objective
-from ssl_framework.objectives.supervised import accuracy, clean_and_mixed, cross_entropy, known_classes
+from ssl_framework.objectives.supervised import accuracy, clean_and_mixed, cross_entropy
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class DecoupledMixup(Objective):
     """Mean over the mixtures of their decoupled cross-entropy, and over clean views, where there are any, of the usual.
 
@@ -28,11 +30,9 @@ class DecoupledMixup(Objective):
     accepts = frozenset({"added mixtures"})
     num_views = (1, None)
 
-    def __init__(self, num_classes: int, eta: float, head: str = "classifier") -> None:
+    def __init__(self, num_classes: Classes, eta: NonNegative, head: str = "classifier") -> None:
         super().__init__()
-        if eta < 0:
-            raise ValueError(f"objective.eta is {eta}: it must be at least 0")
-        self.num_classes = known_classes(num_classes)
+        self.num_classes = num_classes
         self.eta = eta
         self.head = head
         self.reads = (head,)

@@ -10,12 +10,14 @@ import math
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import Count, Positive, Several, guarded
 from ssl_framework.distributed import gather, gather_with_grad, rank
 from ssl_framework.functional import unit
 from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class GroCo(Objective):
     """Group ordering constraints over any number of views.
 
@@ -33,18 +35,13 @@ class GroCo(Objective):
 
     def __init__(
         self,
-        steepness: float,
-        num_negatives: int,
-        num_positive_views: int | None,
+        steepness: Positive,
+        num_negatives: Count,
+        num_positive_views: Several | None,
         stop_gradient: bool,
         head: str = "projector",
     ) -> None:
         super().__init__()
-        if not steepness > 0:
-            raise ValueError(f"objective.steepness is {steepness}: it must be above 0")
-        for name, value, least in (("num_negatives", num_negatives, 1), ("num_positive_views", num_positive_views, 2)):
-            if value is not None and value < least:
-                raise ValueError(f"objective.{name} is {value}: it must be at least {least}")
         self.steepness = steepness
         self.num_negatives = num_negatives
         self.num_positive_views = num_positive_views

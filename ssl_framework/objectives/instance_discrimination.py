@@ -11,9 +11,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import BelowOne, Positive, PositiveFraction, Width, guarded
 from ssl_framework.functional import by_tiles, nce, tolerance, uniformity, unit
 from ssl_framework.memory import SampleBank
-from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Outputs
 
 
@@ -25,6 +26,7 @@ class BankLoss(Protocol):
         ...
 
 
+@guarded
 class InstanceDiscrimination(Objective):
     """A loss of one view against the memory, which starts with random rows, as in Wu et al.'s code.
 
@@ -43,10 +45,8 @@ class InstanceDiscrimination(Objective):
     num_views = (1, 1)
     bank: SampleBank
 
-    def __init__(self, dim: int, momentum: float, loss: BankLoss, head: str = "projector") -> None:
+    def __init__(self, dim: Width, momentum: BelowOne, loss: BankLoss, head: str = "projector") -> None:
         super().__init__()
-        if not 0 <= momentum < 1:
-            raise ValueError(f"objective.momentum is {momentum}: it must be at least 0 and below 1")
         self.dim = dim
         self.momentum = momentum
         self.loss = loss
@@ -69,6 +69,7 @@ class InstanceDiscrimination(Objective):
         return out
 
 
+@guarded
 class Contrastive:
     """Softmax over the whole memory, exactly; Wu et al.'s code has that too, and by default draws 4096 rows.
 
@@ -76,13 +77,14 @@ class Contrastive:
         temperature: tau.
     """
 
-    def __init__(self, temperature: float) -> None:
-        self.temperature = positive_temperature(temperature, "objective.loss.temperature")
+    def __init__(self, temperature: Positive) -> None:
+        self.temperature = temperature
 
     def __call__(self, q: Tensor, rows: Tensor, own: Tensor) -> Tensor:
         return nce(q, rows, own, self.temperature)
 
 
+@guarded
 class HardContrastive:
     """Softmax over the own row and the nearest others.
 
@@ -91,9 +93,9 @@ class HardContrastive:
         share: of the other rows, the nearest ones, that push (alpha in the paper); in (0, 1].
     """
 
-    def __init__(self, temperature: float, share: float) -> None:
-        self.temperature = positive_temperature(temperature, "objective.loss.temperature")
-        self.share = a_share(share)
+    def __init__(self, temperature: Positive, share: PositiveFraction) -> None:
+        self.temperature = temperature
+        self.share = share
 
     def __call__(self, q: Tensor, rows: Tensor, own: Tensor) -> Tensor:
         positive = (q * rows[own]).sum(dim=1, keepdim=True)  # [B, 1]
@@ -102,6 +104,7 @@ class HardContrastive:
         return logits.logsumexp(dim=1) - logits[:, 0]
 
 
+@guarded
 class SimpleContrastive:
     """``-s_ii + weight mean_j s_ij`` over all other rows: every negative counts alike.
 
@@ -110,8 +113,8 @@ class SimpleContrastive:
             limit of ``Contrastive`` for large temperatures, times tau.
     """
 
-    def __init__(self, weight: float) -> None:
-        self.weight = above_zero(weight)
+    def __init__(self, weight: Positive) -> None:
+        self.weight = weight
 
     def __call__(self, q: Tensor, rows: Tensor, own: Tensor) -> Tensor:
         positive = rows[own]  # [B, D]
@@ -120,6 +123,7 @@ class SimpleContrastive:
         return (q * (self.weight * others - positive)).sum(dim=1)
 
 
+@guarded
 class HardSimpleContrastive:
     """``-s_ii + weight mean_j s_ij`` over the nearest other rows.
 
@@ -128,9 +132,9 @@ class HardSimpleContrastive:
         share: of the other rows, the nearest ones, that push (alpha in the paper); in (0, 1].
     """
 
-    def __init__(self, weight: float, share: float) -> None:
-        self.weight = above_zero(weight)
-        self.share = a_share(share)
+    def __init__(self, weight: Positive, share: PositiveFraction) -> None:
+        self.weight = weight
+        self.share = share
 
     def __call__(self, q: Tensor, rows: Tensor, own: Tensor) -> Tensor:
         positive = (q * rows[own]).sum(dim=1)  # [B]
@@ -156,17 +160,3 @@ def nearest(q: Tensor, rows: Tensor, own: Tensor, share: float) -> Tensor:
         return (s.topk(count, dim=1, sorted=False).values,)  # [R, K]
 
     return by_tiles(largest, rows, q, own)[0]
-
-
-def a_share(share: float) -> float:
-    """``share`` itself, or a ValueError naming its config key."""
-    if not 0 < share <= 1:
-        raise ValueError(f"objective.loss.share is {share}: it must lie above 0 and at most at 1")
-    return share
-
-
-def above_zero(weight: float) -> float:
-    """``weight`` itself, or a ValueError naming its config key."""
-    if not weight > 0:
-        raise ValueError(f"objective.loss.weight is {weight}: it must be above 0")
-    return weight

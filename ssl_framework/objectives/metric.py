@@ -11,12 +11,14 @@ with similarities s and weights w, which are one for clean examples. A mixture s
 A anchors, M examples, D dimensions; B samples of this rank, W ranks.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Classes, Positive, Width, guarded
 from ssl_framework.distributed import gather, rank
 from ssl_framework.functional import unit
 
@@ -56,6 +58,7 @@ class MetricLoss(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
 
+@guarded
 class Contrastive(MetricLoss):
     """``relu(d - m_pos)`` of positives and ``relu(m_neg - d)`` of negatives, d the distance of unit vectors.
 
@@ -64,13 +67,12 @@ class Contrastive(MetricLoss):
         negative_margin: m_neg; negatives further apart than that do not count.
     """
 
-    def __init__(self, positive_margin: float, negative_margin: float) -> None:
+    def __init__(
+        self,
+        positive_margin: Annotated[float, Interval(ge=0, lt=2)],
+        negative_margin: Annotated[float, Interval(gt=0, le=2)],
+    ) -> None:
         super().__init__()
-        if not 0 <= positive_margin < 2 or not 0 < negative_margin <= 2:
-            raise ValueError(
-                f"objective.loss.positive_margin is {positive_margin} and negative_margin {negative_margin}: distances "
-                "of unit vectors lie between 0 and 2"
-            )
         self.positive_margin = positive_margin
         self.negative_margin = negative_margin
 
@@ -82,6 +84,7 @@ class Contrastive(MetricLoss):
         return mean_of_active(attract) + mean_of_active(repel)
 
 
+@guarded
 class MultiSimilarity(MetricLoss):
     """``log(1 + sum exp(-alpha (s - base))) / alpha + log(1 + sum exp(beta (s - base))) / beta``.
 
@@ -94,10 +97,8 @@ class MultiSimilarity(MetricLoss):
             count.
     """
 
-    def __init__(self, alpha: float, beta: float, base: float, mining_margin: float | None) -> None:
+    def __init__(self, alpha: Positive, beta: Positive, base: float, mining_margin: float | None) -> None:
         super().__init__()
-        if not alpha > 0 or not beta > 0:
-            raise ValueError(f"objective.loss.alpha is {alpha} and beta {beta}: both must be above 0")
         self.alpha = alpha
         self.beta = beta
         self.base = base
@@ -123,6 +124,7 @@ class MultiSimilarity(MetricLoss):
         return (attract + repel).mean()
 
 
+@guarded
 class ProxyAnchor(MetricLoss):
     """``log(1 + sum exp(-alpha (s - delta)))``, the mean over the proxies that have a positive, plus
     ``log(1 + sum exp(alpha (s + delta)))``, the mean over all proxies.
@@ -134,15 +136,8 @@ class ProxyAnchor(MetricLoss):
         margin: delta.
     """
 
-    def __init__(self, num_classes: int, dim: int, alpha: float, margin: float) -> None:
+    def __init__(self, num_classes: Classes, dim: Width, alpha: Positive, margin: float) -> None:
         super().__init__()
-        if num_classes is None or num_classes < 2:
-            raise ValueError(
-                f"objective.loss.num_classes is {num_classes}: set data.num_classes to the number of classes, at least "
-                "2"
-            )
-        if not alpha > 0:
-            raise ValueError(f"objective.loss.alpha is {alpha}: it must be above 0")
         self.num_classes = num_classes
         self.alpha = alpha
         self.margin = margin

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import Fraction, NonNegative, Positive, guarded
 from ssl_framework.distributed import gather, gather_with_grad, own_rows, world_size
 from ssl_framework.functional import unit
 from ssl_framework.mixers.base import beta
@@ -23,6 +24,7 @@ LEVELS = {"embedding": frozenset(), "feature": frozenset({"heads"}), "input": fr
 """What is mixed, and what that takes."""
 
 
+@guarded
 class Metrix(Objective):
     """``clean + w mixed``, of any ``MetricLoss``.
 
@@ -46,19 +48,14 @@ class Metrix(Objective):
         self,
         loss: MetricLoss,
         level: str,
-        weight: float,
-        alpha: float,
-        anchor_share: float,
+        weight: NonNegative,
+        alpha: Positive,
+        anchor_share: Fraction,
         head: str = "projector",
     ) -> None:
         super().__init__()
         if level not in LEVELS:
             raise ValueError(f"objective.level is {level}: choose one of {', '.join(LEVELS)}")
-        if not weight >= 0 or not alpha > 0 or not 0 <= anchor_share <= 1:
-            raise ValueError(
-                f"objective.weight is {weight}, alpha {alpha} and anchor_share {anchor_share}: they must be at least "
-                "0, above 0, and between 0 and 1"
-            )
         self.requires = self.requires | LEVELS[level]
         self.loss = loss
         self.num_classes = loss.num_classes

@@ -7,12 +7,14 @@ shares, among all keys of the batch and the queue, at a temperature of its own.
 
 from torch import Tensor
 
-from ssl_framework.objectives.base import Objective, positive_temperature
+from ssl_framework.arguments import Positive, guarded
+from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.infonce import contrast, mixed_queries
 from ssl_framework.objectives.siamese import Host, apart, checked
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class MixCo(Objective):
     """A host's loss of the clean views, and the soft InfoNCE of the mixtures beside them.
 
@@ -26,15 +28,13 @@ class MixCo(Objective):
 
     requires = frozenset({"added mixtures"})
 
-    def __init__(self, host: Host, temperature: float, weight: float) -> None:
+    def __init__(self, host: Host, temperature: Positive, weight: Positive) -> None:
         super().__init__()
-        if not weight > 0:
-            raise ValueError(f"objective.weight is {weight}: it must be above 0")
         self.host = checked(host)
         self.requires = self.requires | host.requires
         self.reads, self.teacher_reads = host.reads, host.teacher_reads
         self.num_views = host.num_views  # type: ignore[misc]
-        self.temperature = positive_temperature(temperature)
+        self.temperature = temperature
         self.weight = weight
 
     def forward(

@@ -9,17 +9,19 @@ positives, its own key and its partner's, and the batch's other keys as further 
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import Positive, guarded
 from ssl_framework.distributed import gather, world_size
 from ssl_framework.feature_mixers.base import MixedFeatures
 from ssl_framework.functional import SameClass, hardest, unit
 from ssl_framework.memory import Queue
-from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
-from ssl_framework.objectives.dcl import dclw_weight, positive_sigma
+from ssl_framework.objectives.base import Objective, outputs_of
+from ssl_framework.objectives.dcl import dclw_weight
 from ssl_framework.objectives.infonce import contrast, mixed_queries
 from ssl_framework.objectives.siamese import Siamese, unit_rows
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class MoCo(Objective):
     """InfoNCE against a queue.
 
@@ -47,18 +49,18 @@ class MoCo(Objective):
 
     def __init__(
         self,
-        temperature: float,
+        temperature: Positive,
         queue: Queue,
         positive_in_denominator: bool = True,
-        weight_sigma: float | None = None,
+        weight_sigma: Positive | None = None,
         class_oracle: bool = False,
         head: str = "projector",
     ) -> None:
         super().__init__()
-        self.temperature = positive_temperature(temperature)
+        self.temperature = temperature
         self.queue = queue
         self.positive_in_denominator = positive_in_denominator
-        self.weight_sigma = positive_sigma(weight_sigma)
+        self.weight_sigma = weight_sigma
         self.head = head
         self.reads = self.teacher_reads = (head,)
         self.class_oracle = class_oracle

@@ -9,13 +9,15 @@ arXiv:2010.08887).
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import Positive, guarded
 from ssl_framework.distributed import gather, rank
 from ssl_framework.functional import nce, unit
 from ssl_framework.mixers.targets import targets
-from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Mix, Outputs
 
 
+@guarded
 class MoCoV3(Objective):
     """InfoNCE against the keys of the batch, times 2 tau: the sum of both directions.
 
@@ -28,9 +30,9 @@ class MoCoV3(Objective):
     requires = frozenset({"teacher"})
     accepts = frozenset({"mixer"})
 
-    def __init__(self, temperature: float, student_head: str = "predictor", teacher_head: str = "projector") -> None:
+    def __init__(self, temperature: Positive, student_head: str = "predictor", teacher_head: str = "projector") -> None:
         super().__init__()
-        self.temperature = positive_temperature(temperature)
+        self.temperature = temperature
         self.student_head = student_head
         self.teacher_head = teacher_head
         self.reads, self.teacher_reads = (student_head,), (teacher_head,)

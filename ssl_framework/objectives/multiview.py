@@ -13,9 +13,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import Positive, guarded
 from ssl_framework.distributed import gather_with_grad, rank
 from ssl_framework.functional import SameClass, log_sum_exp, unit
-from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.objectives.infonce import nt_xent
 from ssl_framework.objectives.supcon import supcon
 from ssl_framework.types import Batch, Clock, Outputs
@@ -29,6 +30,7 @@ class ViewsLoss(Protocol):
         ...
 
 
+@guarded
 class MultiView(Objective):
     """A loss over any number of views.
 
@@ -40,9 +42,9 @@ class MultiView(Objective):
 
     num_views = (2, None)
 
-    def __init__(self, temperature: float, loss: ViewsLoss, head: str = "projector") -> None:
+    def __init__(self, temperature: Positive, loss: ViewsLoss, head: str = "projector") -> None:
         super().__init__()
-        self.temperature = positive_temperature(temperature)
+        self.temperature = temperature
         self.loss = loss
         self.head = head
         self.reads = (head,)
@@ -73,6 +75,7 @@ class MVDHEL:
         return (torch.stack(energies).sum(dim=0) - positive).mean()
 
 
+@guarded
 class DHEL(Objective):
     """Decoupled hyperspherical energy (Koromilas et al., Bridging Mini-Batch and Asymptotic Analysis in Contrastive
     Learning, ICML 2024, arXiv:2405.18045): the pair's similarity against the energy within each view.
@@ -83,9 +86,9 @@ class DHEL(Objective):
         head: name of the student's head whose output is compared.
     """
 
-    def __init__(self, temperature: float, second_view_energy: bool, head: str = "projector") -> None:
+    def __init__(self, temperature: Positive, second_view_energy: bool, head: str = "projector") -> None:
         super().__init__()
-        self.temperature = positive_temperature(temperature)
+        self.temperature = temperature
         self.second_view_energy = second_view_energy
         self.head = head
         self.reads = (head,)
@@ -118,6 +121,7 @@ class CL2:
         return torch.stack(energies).sum(dim=0).mean() - within_samples(u, temperature).logsumexp(dim=2).mean()
 
 
+@guarded
 class PVC:
     """Poly-view contrast: every ordered pair of a sample's views is told from all views of the other samples.
 

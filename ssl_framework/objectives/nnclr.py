@@ -8,13 +8,15 @@ other view among the predictions of the global batch, in both directions.
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import Positive, guarded
 from ssl_framework.distributed import gather_with_grad, rank
 from ssl_framework.functional import hardest, nce, unit
 from ssl_framework.memory import Queue
-from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class NNCLR(Objective):
     """InfoNCE with nearest neighbours as anchors; the mean of both directions.
 
@@ -28,14 +30,14 @@ class NNCLR(Objective):
 
     def __init__(
         self,
-        temperature: float,
+        temperature: Positive,
         queue: Queue,
         positive_in_denominator: bool = True,
         projector: str = "projector",
         predictor: str = "predictor",
     ) -> None:
         super().__init__()
-        self.temperature = positive_temperature(temperature)
+        self.temperature = temperature
         self.queue = queue
         self.positive_in_denominator = positive_in_denominator
         self.projector = projector

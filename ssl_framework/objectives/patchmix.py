@@ -8,12 +8,14 @@ each, and of the other view's mixtures the 2m - 1 with which it has images in co
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import Positive, guarded
 from ssl_framework.functional import nce
-from ssl_framework.objectives.base import Objective, positive_temperature
+from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.mixture_pairs import costs, mixture_pairs
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class PatchMix(Objective):
     """Cross-entropy between images (both directions), from mixtures to images and from mixtures to mixtures.
 
@@ -25,9 +27,9 @@ class PatchMix(Objective):
 
     requires = frozenset({"teacher", "added mixtures", "keys of mixtures"})
 
-    def __init__(self, temperature: float, student_head: str = "predictor", teacher_head: str = "projector") -> None:
+    def __init__(self, temperature: Positive, student_head: str = "predictor", teacher_head: str = "projector") -> None:
         super().__init__()
-        self.temperature = positive_temperature(temperature)
+        self.temperature = temperature
         self.student_head = student_head
         self.teacher_head = teacher_head
         self.reads, self.teacher_reads = (student_head,), (teacher_head,)

@@ -61,6 +61,8 @@ def refuse_views(name: str, views: Sequence[View], num_views: tuple[int, int | N
     Raises:
         ValueError: too few or too many, or not of the same samples.
     """
+    for number, view in enumerate(views):
+        refuse_view(f"{name} was given a view {number}", view)
     fewest, most = num_views
     seen = sum(view is not None for view in views)
     if seen < fewest or (most is not None and seen > most):
@@ -68,6 +70,40 @@ def refuse_views(name: str, views: Sequence[View], num_views: tuple[int, int | N
         raise ValueError(f"{name} reads {wanted} views of a sample, but was given {seen}")
     if len(counts := {len(z) for z in tensors_of(views)}) != 1:
         raise ValueError(f"{name} was given views of {sorted(counts)} samples: row b of each must be of sample b")
+
+
+def refuse_view(what: str, view: View) -> None:
+    """Refuses a view that is not what an encoder's heads give.
+
+    Raises:
+        ValueError: which says what it is instead.
+    """
+    if not (view is None or isinstance(view, Tensor | Mapping)):
+        raise ValueError(f"{what} of type {type(view).__name__}: give a tensor [B, D], a mapping of heads, or None")
+    for z in tensors_of([view]):
+        if not isinstance(z, Tensor) or z.ndim != 2 or not z.is_floating_point():
+            kind = f"{z.dtype} {list(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
+            raise ValueError(f"{what} of {kind}: give what a head makes of the view, floating point [B, D]")
+
+
+def shapes_of(views: Sequence[View], teacher: Sequence[View] | None) -> str:
+    """What was given, for an error."""
+    said = [f"views {[list(z.shape) for z in tensors_of(views)]}"]
+    return " and ".join([*said, *([f"a teacher's {[list(z.shape) for z in tensors_of(teacher)]}"] if teacher else [])])
+
+
+def refuse_beside(name: str, samples: int, **beside: Tensor | None) -> None:
+    """Refuses labels or positions that are not one for each sample.
+
+    Raises:
+        ValueError: which names them.
+    """
+    for what, value in beside.items():
+        if value is not None and (not isinstance(value, Tensor) or value.shape != (samples,)):
+            found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                f"{name} was given {what}={found} with views of {samples} samples: give a tensor [{samples}]"
+            )
 
 
 def refuse_lacking(name: str, requires: frozenset[str], given: set[str]) -> None:

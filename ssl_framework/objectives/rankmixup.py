@@ -11,9 +11,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import Classes, NonNegative, guarded
 from ssl_framework.mixers.targets import class_targets
 from ssl_framework.objectives.base import Objective, parted
-from ssl_framework.objectives.supervised import accuracy, cross_entropy, known_classes
+from ssl_framework.objectives.supervised import accuracy, cross_entropy
 from ssl_framework.types import Batch, Clock, Outputs
 
 
@@ -25,6 +26,7 @@ class Ranking(Protocol):
         ...
 
 
+@guarded
 class RankMixup(Objective):
     """Cross-entropy of the clean view plus a ranking loss of clean view and mixtures.
 
@@ -38,11 +40,9 @@ class RankMixup(Objective):
     requires = frozenset({"label", "added mixtures"})
     num_views = (1, 1)
 
-    def __init__(self, num_classes: int, ranking: Ranking, weight: float, head: str = "classifier") -> None:
+    def __init__(self, num_classes: Classes, ranking: Ranking, weight: NonNegative, head: str = "classifier") -> None:
         super().__init__()
-        if weight < 0:
-            raise ValueError(f"objective.weight is {weight}: it must be at least 0")
-        self.num_classes = known_classes(num_classes)
+        self.num_classes = num_classes
         self.ranking = ranking
         self.weight = weight
         self.head = head
@@ -63,6 +63,7 @@ class RankMixup(Objective):
         return {"loss": loss + self.weight * ranking, "ranking": ranking, **logged}
 
 
+@guarded
 class MRL:
     """Mixup-based ranking loss: ``relu(max_c mixture_c - max_c clean_c + m)`` on logits, as in the authors' code; the
     paper speaks of confidences. A mixture of one class only counts 0.
@@ -71,7 +72,7 @@ class MRL:
         margin: m.
     """
 
-    def __init__(self, margin: float) -> None:
+    def __init__(self, margin: NonNegative) -> None:
         self.margin = margin
 
     def __call__(self, clean: Tensor, mixed: Tensor, targets: Tensor) -> Tensor:

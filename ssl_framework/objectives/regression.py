@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_framework.arguments import guarded
 from ssl_framework.functional import full_precision
 from ssl_framework.mixers.targets import number_targets
 from ssl_framework.objectives.base import Objective, outputs_of
@@ -19,6 +20,7 @@ from ssl_framework.types import Batch, Clock, Outputs
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss, "huber": F.huber_loss}
 
 
+@guarded
 class Regression(Objective):
     """The mean loss over all views and samples, each view with the number it shows.
 

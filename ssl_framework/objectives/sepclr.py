@@ -8,16 +8,20 @@ entropy of the two is maximised, so that they share nothing.
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 from torch import Tensor
 
+from ssl_framework.arguments import Natural, NonNegative, Positive, guarded
 from ssl_framework.distributed import gather, gather_with_grad, rank
 from ssl_framework.functional import log_sum_exp, unit
-from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class SepCLR(Objective):
     """The sum of common, salient, information-less and joint-entropy terms over two views.
 
@@ -38,22 +42,16 @@ class SepCLR(Objective):
 
     def __init__(
         self,
-        temperature: float,
-        background_classes: Sequence[int],
-        salient_weight: float,
-        background_weight: float,
-        joint_entropy_weight: float,
+        temperature: Positive,
+        background_classes: Annotated[Sequence[Natural], Len(1)],
+        salient_weight: NonNegative,
+        background_weight: NonNegative,
+        joint_entropy_weight: NonNegative,
         common: str = "common",
         salient: str = "salient",
     ) -> None:
         super().__init__()
-        if not background_classes:
-            raise ValueError("objective.background_classes is empty: name the labels of the images without the pattern")
-        weights = {"salient": salient_weight, "background": background_weight, "joint_entropy": joint_entropy_weight}
-        for name, weight in weights.items():
-            if not weight >= 0:
-                raise ValueError(f"objective.{name}_weight is {weight}: it must be at least 0")
-        self.temperature = positive_temperature(temperature)
+        self.temperature = temperature
         self.register_buffer("background", torch.tensor(list(background_classes)), persistent=False)  # [K]
         self.salient_weight = salient_weight
         self.background_weight = background_weight

@@ -7,14 +7,16 @@ samples of the global batch, and what a feature mixer makes of them.
 
 from torch import Tensor
 
+from ssl_framework.arguments import Positive, guarded
 from ssl_framework.feature_mixers.base import in_batch
 from ssl_framework.functional import unit
-from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.objectives.infonce import contrast, pairs
 from ssl_framework.objectives.siamese import Siamese, unit_rows
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class SimCLR(Objective):
     """NT-Xent over two views. Where a mixer has mixed one of them, that view alone asks and the clean one answers (the
     N-pair form of i-Mix).
@@ -26,9 +28,9 @@ class SimCLR(Objective):
 
     accepts = frozenset({"mixer", "terms of mixtures", "positive pairs", "negatives", "queries of both views"})
 
-    def __init__(self, temperature: float, head: str = "projector") -> None:
+    def __init__(self, temperature: Positive, head: str = "projector") -> None:
         super().__init__()
-        self.temperature = positive_temperature(temperature)
+        self.temperature = temperature
         self.head = head
         self.reads = (head,)
 

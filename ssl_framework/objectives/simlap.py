@@ -4,19 +4,19 @@ Samples of any two classes are positives of each other, within a part of the emb
 network switches dimensions on or off as a function of the two labels, and so learns what the two classes share.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Classes, Positive, Width, guarded
 from ssl_framework.distributed import gather, gather_with_grad, own_rows, world_size
 from ssl_framework.functional import class_sums, unit
-from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Outputs
 
 PAIRINGS = ("permuted", "same", "distinct")
 
 
+@guarded
 class LabelGate(nn.Module):
     """A soft mask over the embedding for every pair of labels.
 
@@ -28,7 +28,7 @@ class LabelGate(nn.Module):
         fused: one pass over the mean of the two labels' embeddings, else the product of the two labels' own gates.
     """
 
-    def __init__(self, num_classes: int, dim: int, hidden: int, out: int, fused: bool) -> None:
+    def __init__(self, num_classes: Classes, dim: Width, hidden: Width, out: Width, fused: bool) -> None:
         super().__init__()
         self.fused = fused
         self.labels = nn.Embedding(num_classes, dim)
@@ -45,6 +45,7 @@ class LabelGate(nn.Module):
         return self.layers(first).sigmoid() * self.layers(second).sigmoid()
 
 
+@guarded
 class SimLAP(Objective):
     """Supervised InfoNCE between arbitrary pairs of classes; further views of a sample are further rows.
 
@@ -53,7 +54,7 @@ class SimLAP(Objective):
         num_classes: of the training set.
         pairing: which class each row's positives have: "permuted", the labels of the batch in random order; "same", its
             own; "distinct", a random other one, which the batch may lack.
-        gate: builds the gate network for so many classes; ``None`` leaves the gate open, the control in which unlike
+        gate: the gate network, for as many classes; ``None`` leaves the gate open, the control in which unlike
             classes attract in the whole embedding.
         renormalise: compare gated embeddings by their cosine; ``False``, as the authors' code: by the inner product of
             gated unit vectors.
@@ -65,24 +66,20 @@ class SimLAP(Objective):
 
     def __init__(
         self,
-        temperature: float,
-        num_classes: int,
+        temperature: Positive,
+        num_classes: Classes,
         pairing: str,
-        gate: Callable[[int], LabelGate] | None,
+        gate: LabelGate | None,
         renormalise: bool,
         head: str = "projector",
     ) -> None:
         super().__init__()
-        if num_classes is None or num_classes < 2:
-            raise ValueError(
-                f"objective.num_classes is {num_classes}: set data.num_classes to the number of classes, at least 2"
-            )
         if pairing not in PAIRINGS:
             raise ValueError(f"objective.pairing is {pairing}: choose one of {', '.join(PAIRINGS)}")
-        self.temperature = positive_temperature(temperature)
+        self.temperature = temperature
         self.num_classes = num_classes
         self.pairing = pairing
-        self.gate = None if gate is None else gate(num_classes)
+        self.gate = gate
         self.renormalise = renormalise
         self.head = head
         self.reads = (head,)

@@ -13,13 +13,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import NonNegative, Positive, PositiveFraction, guarded
 from ssl_framework.distributed import gather_with_grad, rank
 from ssl_framework.functional import by_tiles, unit
 from ssl_framework.memory import SampleBank
-from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class SogCLR(Objective):
     """Global contrastive loss at one temperature. It keeps one number a sample, log u_i.
 
@@ -32,10 +34,10 @@ class SogCLR(Objective):
     requires = frozenset({"index"})
     bank: SampleBank
 
-    def __init__(self, temperature: float, gamma: float, head: str = "projector") -> None:
+    def __init__(self, temperature: Positive, gamma: PositiveFraction, head: str = "projector") -> None:
         super().__init__()
-        self.temperature = positive_temperature(temperature)
-        self.gamma = a_share("gamma", gamma)
+        self.temperature = temperature
+        self.gamma = gamma
         self.head = head
         self.reads = (head,)
 
@@ -52,6 +54,7 @@ class SogCLR(Objective):
         return {"loss": found.loss, "gcl": found.gcl}
 
 
+@guarded
 class ISogCLR(Objective):
     """Robust global contrastive loss, with a temperature for every sample. It keeps three numbers a sample: log u_i,
     tau_i and the momentum of its gradient. Smallest, mean and largest tau_i of all samples are logged.
@@ -71,17 +74,16 @@ class ISogCLR(Objective):
 
     def __init__(
         self,
-        temperature: float,
-        min_temperature: float,
-        max_temperature: float,
-        gamma: float,
-        rho: float,
-        eta: float,
-        beta: float,
+        temperature: Positive,
+        min_temperature: Positive,
+        max_temperature: Positive,
+        gamma: PositiveFraction,
+        rho: NonNegative,
+        eta: NonNegative,
+        beta: PositiveFraction,
         head: str = "projector",
     ) -> None:
         super().__init__()
-        positive_temperature(min_temperature, "objective.min_temperature")
         if not min_temperature <= temperature <= max_temperature:
             raise ValueError(
                 f"objective.temperature is {temperature}: it must lie between objective.min_temperature="
@@ -89,10 +91,10 @@ class ISogCLR(Objective):
             )
         self.temperature = temperature
         self.bounds = min_temperature, max_temperature
-        self.gamma = a_share("gamma", gamma)
+        self.gamma = gamma
         self.rho = rho
         self.eta = eta
-        self.beta = a_share("beta", beta)
+        self.beta = beta
         self.head = head
         self.reads = (head,)
 
@@ -166,10 +168,3 @@ def global_contrast(z: Tensor, tau: Tensor, bank: SampleBank, index: Tensor, gam
     gcl = (tau * log_u).mean() - attraction.detach().mean()
     log_mean_u = log_u.logsumexp(dim=0) - math.log(2)  # [B]
     return GlobalContrast(loss, gcl, log_u, log_mean_u, repulsion.detach().view(2, batch))
-
-
-def a_share(name: str, value: float) -> float:
-    """``value`` itself, or a ValueError naming its config key."""
-    if not 0 < value <= 1:
-        raise ValueError(f"objective.{name} is {value}: it must lie above 0 and at most at 1")
-    return value

@@ -6,12 +6,14 @@ Every view of every sample of the same class is a positive; the mean over positi
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import Positive, guarded
 from ssl_framework.distributed import gather, gather_with_grad, rank
 from ssl_framework.functional import SameClass, class_sums, nce, unit
-from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class SupCon(Objective):
     """Supervised contrastive loss over any number of views.
 
@@ -24,9 +26,9 @@ class SupCon(Objective):
     requires = frozenset({"label"})
     num_views = (1, None)
 
-    def __init__(self, temperature: float, base_temperature: float, head: str = "projector") -> None:
+    def __init__(self, temperature: Positive, base_temperature: Positive, head: str = "projector") -> None:
         super().__init__()
-        self.temperature = positive_temperature(temperature)
+        self.temperature = temperature
         self.base_temperature = base_temperature
         self.head = head
         self.reads = (head,)

@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_framework.arguments import BelowOne, Classes, guarded
 from ssl_framework.mixers.targets import class_targets
 from ssl_framework.objectives.base import Objective
 from ssl_framework.types import Batch, Clock, Mix, Outputs
 
 
+@guarded
 class Supervised(Objective):
     """Mean cross-entropy over the views and mixtures that the student has encoded.
 
@@ -28,11 +30,9 @@ class Supervised(Objective):
     accepts = frozenset({"mixer", "added mixtures"})
     num_views = (1, None)
 
-    def __init__(self, num_classes: int, label_smoothing: float, head: str = "classifier") -> None:
+    def __init__(self, num_classes: Classes, label_smoothing: BelowOne, head: str = "classifier") -> None:
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"objective.label_smoothing is {label_smoothing}: it must be at least 0 and below 1")
-        self.num_classes = known_classes(num_classes)
+        self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         self.head = head
         self.reads = (head,)
@@ -47,15 +47,6 @@ class Supervised(Objective):
             targets = class_targets(mix, batch.label, self.num_classes)  # [B, C]
             losses.append(cross_entropy(logits, targets, self.label_smoothing).mean())
         return {"loss": torch.stack(losses).mean(), **accuracy(clean, batch.label)}
-
-
-def known_classes(num_classes: int | None) -> int:
-    """``num_classes`` itself, or a ValueError that says where to set it."""
-    if num_classes is None or num_classes < 2:
-        raise ValueError(
-            f"objective.num_classes is {num_classes}: set data.num_classes to the number of classes, at least 2"
-        )
-    return num_classes
 
 
 def clean_and_mixed(

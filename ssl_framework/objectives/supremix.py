@@ -7,14 +7,17 @@ that gives exactly its number (Mix-pos). Negatives have other numbers, and weigh
 w = |y_i - y_m| + 1: real embeddings, and mixtures of the anchor with one of them (Mix-neg).
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple
 
 import torch
+from annotated_types import Len
 from torch import Tensor
 
+from ssl_framework.arguments import Natural, Positive, guarded
 from ssl_framework.distributed import gather, gather_with_grad, own_rows, rank
 from ssl_framework.functional import by_tiles, full_precision, unit
-from ssl_framework.objectives.base import Objective, outputs_of, positive_temperature
+from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Outputs
 
 
@@ -27,6 +30,7 @@ class Pairs(NamedTuple):
     absent: Tensor  # [N] bool: there is no such pair for this anchor
 
 
+@guarded
 class SupReMix(Objective):
     """The loss over all views, of which every one is an anchor.
 
@@ -48,23 +52,15 @@ class SupReMix(Objective):
 
     def __init__(
         self,
-        temperature: float,
-        window: float,
-        beta: tuple[float, float],
-        num_mix_pos: int,
-        num_mix_neg: int,
+        temperature: Positive,
+        window: Positive,
+        beta: Annotated[Sequence[Positive], Len(2, 2)],
+        num_mix_pos: Natural,
+        num_mix_neg: Natural,
         head: str = "projector",
     ) -> None:
         super().__init__()
-        if not window > 0:
-            raise ValueError(f"objective.window is {window}: it must be above 0")
-        if len(beta) != 2 or not min(beta) > 0:
-            raise ValueError(f"objective.beta is {list(beta)}: give two numbers above 0")
-        if min(num_mix_pos, num_mix_neg) < 0:
-            raise ValueError(
-                f"objective.num_mix_pos is {num_mix_pos} and num_mix_neg {num_mix_neg}: they must be at least 0"
-            )
-        self.temperature = positive_temperature(temperature)
+        self.temperature = temperature
         self.window = window
         self.beta = beta
         self.num_mix_pos = num_mix_pos

@@ -8,18 +8,22 @@ arXiv:2003.05438).
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Count, Fraction, Positive, Width, guarded
 from ssl_framework.distributed import gather, own_rows
 from ssl_framework.functional import sinkhorn, unit
 from ssl_framework.memory import Queue
-from ssl_framework.objectives.base import Objective, parted, positive_temperature
+from ssl_framework.objectives.base import Objective, parted
 from ssl_framework.objectives.infonce import mean_of_sources
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class SwAV(Objective):
     """Swapped prediction of cluster assignments, with any number of views of any sizes.
 
@@ -43,30 +47,19 @@ class SwAV(Objective):
 
     def __init__(
         self,
-        temperature: float,
-        epsilon: float,
-        iterations: int,
-        num_prototypes: int,
-        dim: int,
-        num_assign: int,
-        frozen: float,
+        temperature: Positive,
+        epsilon: Annotated[float, Ge(0.025)],
+        iterations: Count,
+        num_prototypes: Annotated[int, Interval(ge=2, le=2**20)],
+        dim: Width,
+        num_assign: Count,
+        frozen: Fraction,
         queue: Callable[[], Queue] | None,
-        queue_start: float,
+        queue_start: Fraction,
         head: str = "projector",
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("epsilon", epsilon, 0.025),
-            ("iterations", iterations, 1),
-            ("num_prototypes", num_prototypes, 2),
-            ("num_assign", num_assign, 1),
-        ):
-            if value < least:
-                raise ValueError(f"objective.{name} is {value}: it must be at least {least}")
-        for name, value in (("frozen", frozen), ("queue_start", queue_start)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"objective.{name} is {value}: it is a share of the run, between 0 and 1")
-        self.temperature = positive_temperature(temperature)
+        self.temperature = temperature
         self.epsilon = epsilon
         self.iterations = iterations
         self.num_assign = num_assign

@@ -9,11 +9,13 @@ partners, it is the host's loss of the mixture with each of its sources, by thei
 
 from torch import Tensor
 
+from ssl_framework.arguments import Positive, guarded
 from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.siamese import Host, Query, Siamese, apart, checked
 from ssl_framework.types import Batch, Clock, Outputs
 
 
+@guarded
 class UnMix(Objective):
     """A host's loss of the clean views, and of each mixture with each of its sources.
 
@@ -26,10 +28,8 @@ class UnMix(Objective):
 
     requires = frozenset({"added mixtures"})
 
-    def __init__(self, host: Host, weight: float) -> None:
+    def __init__(self, host: Host, weight: Positive) -> None:
         super().__init__()
-        if not weight > 0:
-            raise ValueError(f"objective.weight is {weight}: it must be above 0")
         self.host = checked(host)
         self.requires = self.requires | host.requires
         self.reads, self.teacher_reads = host.reads, host.teacher_reads

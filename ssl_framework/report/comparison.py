@@ -41,7 +41,7 @@ PROTOCOL = {
 SPLITS = ("pretrain", "train", "test")
 
 
-REFERENCES = {"raw_pixels": "raw pixels", "untrained": "untrained backbone"}
+REFERENCES = {"raw_pixels": "raw pixels", "raw_input": "raw input", "untrained": "untrained backbone"}
 
 
 class Record(NamedTuple):
@@ -56,8 +56,16 @@ class Record(NamedTuple):
             return "not run"
         return text_of(cells(self.sheet)[row, data], metric, mean_and_spread)
 
+    def references(self) -> dict[str, str]:
+        """Those that were scored on any of the data sets, by the words for them."""
+        return {
+            name: words
+            for name, words in REFERENCES.items()
+            if any(name in own for own in self.about["references"].values())
+        }
+
     def reference(self, name: str, data: str, metric: str) -> str:
-        """Of raw pixels or of the untrained backbone; a dash where it was not scored."""
+        """Of the raw input or of the untrained backbone; a dash where it was not scored."""
         runs = self.about["references"].get(data, {}).get(name, {}).values()
         values = [scores[metric] for scores in runs if metric in scores]
         return f"{mean_and_spread(values, metric)} ({len(values)})" if values else "-"
@@ -129,7 +137,7 @@ def together(values: Iterable[Any]) -> Any:
 
 
 def score_references(runs: Sequence[Summary]) -> dict[str, Any]:
-    """Raw pixels once a data set and the untrained backbone once a data set and seed, by the jobs' own probes.
+    """The raw input once a data set and the untrained backbone once a data set and seed, by the jobs' own probes.
 
     No training is in them, so one finished run of each seed stands for all: the first by name. (Other methods may draw
     other initial weights from the same seed, as some draw their memory first.)
@@ -139,10 +147,10 @@ def score_references(runs: Sequence[Summary]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for run in sorted((run for run in runs if run.state == "done"), key=lambda run: run.folder):
         data, seed = run.data, str(run.seed)
-        if seed not in found.setdefault(data, {name: {} for name in REFERENCES})["untrained"]:
-            wanted = REFERENCES if not found[data]["raw_pixels"] else ["untrained"]
-            for name, scores in references(run.folder.path, wanted).items():
-                found[data][name][seed] = {metric: round(value, 4) for metric, value in scores.items()}
+        own = found.setdefault(data, {})
+        if seed not in own.get("untrained", {}):
+            for name, scores in references(run.folder.path, with_raw=not own).items():
+                own.setdefault(name, {})[seed] = {metric: round(value, 4) for metric, value in scores.items()}
     return found
 
 
@@ -202,7 +210,7 @@ def table_of(record: Record, metrics: Sequence[str] | None = None) -> str:
     lines += ["| --- |" + " --- |" * len(columns)]
     for row in record.sheet.rows:
         lines.append(f"| {markdown_cell(row)} | " + " | ".join(record.shown(row, *column) for column in columns) + " |")
-    for name, words in REFERENCES.items() if record.about["references"] else ():
+    for name, words in record.references().items():
         lines.append(f"| *{words}* | " + " | ".join(record.reference(name, *c) for c in columns) + " |")
     return "\n".join(lines)
 

@@ -16,7 +16,7 @@ from ssl_framework.build import build_data, build_module
 from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.device import accelerator_of
-from ssl_framework.evaluation.features import samples_at_once
+from ssl_framework.evaluation.features import refuse_non_finite, samples_at_once
 from ssl_framework.loading import load_run, load_run_config
 from ssl_framework.models.weights import load_newest
 from ssl_framework.module import SSLModule
@@ -121,12 +121,12 @@ class Inspection:
     @cached_property
     def train_x(self) -> Tensor:
         """Features of ``train``, [N, D]."""
-        return embedded(self.module, self.train)
+        return refuse_non_finite(embedded(self.module, self.train), "the backbone's features", "train")
 
     @cached_property
     def test_x(self) -> Tensor:
         """Features of ``test``, [N, D]."""
-        return embedded(self.module, self.test)
+        return refuse_non_finite(embedded(self.module, self.test), "the backbone's features", "test")
 
     @cached_property
     def untrained_x(self) -> Tensor:

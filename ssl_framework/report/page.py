@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import matplotlib
 import matplotlib.pyplot as plt
+from annotated_types import Interval
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from omegaconf import OmegaConf
 
+from ssl_framework.arguments import Seed, guarded
 from ssl_framework.evaluation.protocol import protocol_of
 from ssl_framework.report.evaluations import REFERENCES
 from ssl_framework.report.html import embedded, rendered
@@ -31,7 +33,7 @@ from ssl_framework.report.pictures.features import (
     draw_spectrum,
 )
 from ssl_framework.runs.folder import RunFolder, write
-from ssl_framework.runs.numbers import shown, unit_of
+from ssl_framework.runs.numbers import several, shown, speed_of, unit_of
 
 matplotlib.use("Agg")
 
@@ -52,6 +54,7 @@ class Drawn(NamedTuple):
     words: str  # about it, or why it could not be drawn
 
 
+@guarded
 class Page:
     """Draws the pictures of a run into ``<run folder>/pictures`` and writes ``<run folder>/report.html``.
 
@@ -61,9 +64,7 @@ class Page:
         seed: of the choice of images and of what pictures draw at random.
     """
 
-    def __init__(self, num_images: int, tsne: bool, seed: int) -> None:
-        if not 20 <= num_images <= 20_000:
-            raise ValueError(f"report.num_images is {num_images}: it must be between 20 and 20,000")
+    def __init__(self, num_images: Annotated[int, Interval(ge=20, le=20_000)], tsne: bool, seed: Seed) -> None:
         self.num_images = num_images
         self.seed = seed
         self.pictures = pictures_of(tsne)
@@ -201,7 +202,6 @@ def scores_of(seen: Inspection) -> Scores | None:
     baselines = scores.get("baselines") or {}
     columns = {"trained": metrics} | {words: baselines.get(name) for name, words in REFERENCES.items()}
     present = {name: values for name, values in columns.items() if values}
-    unit = "metric; top1 in percent" if unit_of(metrics) != "metric" else "metric"
     rows = []
     for metric in metrics:
         cells = [shown(metric, values[metric]) if metric in values else "-" for values in present.values()]
@@ -210,7 +210,7 @@ def scores_of(seen: Inspection) -> Scores | None:
         rows.append([metric, *cells])
     protocol = scores.get("protocol") or protocol_of(seen.stored.evaluation, seen.about["overrides"])
     changed = f", changed: {', '.join(protocol['changed'])}" if protocol["changed"] else ""
-    heads = [unit, *(f"{n} (95 % interval)" if n == "trained" and spread else n for n in present)]
+    heads = [unit_of(list(metrics)), *(f"{n} (95 % interval)" if n == "trained" and spread else n for n in present)]
     return Scores(heads, rows, f"{protocol['name']}{changed}: {protocol['images']}", bool(spread))
 
 
@@ -223,7 +223,7 @@ def facts(seen: Inspection) -> dict[str, Any]:
         "data": seen.about["data"] + images_line(result),
         "backbone": backbone_line(seen),
         "length": f"{cfg.trainer.max_epochs} epoch{'s' * (cfg.trainer.max_epochs != 1)}, batch {cfg.data.batch_size}",
-        "speed": f"{result['images_per_second']:,.0f} images/s" if result else "",
+        "speed": speed_of(result) if result else "",
         "device": device_line(result),
         "precision": cfg.trainer.precision,
         "commit": result.get("commit") or "",
@@ -233,9 +233,9 @@ def facts(seen: Inspection) -> dict[str, Any]:
 
 
 def images_line(result: dict[str, Any]) -> str:
-    """`` (10,000 images to train on, 2,000 to test)``, or nothing."""
-    images = result.get("images")
-    return f": {images['pretrain']:,} images for pretraining, {images['test']:,} for test" if images else ""
+    """``: 10,000 images for pretraining, 2,000 for test``, or nothing."""
+    count, samples = result.get("images"), several(result.get("sample", "image"))
+    return f": {count['pretrain']:,} {samples} for pretraining, {count['test']:,} for test" if count else ""
 
 
 def backbone_line(seen: Inspection) -> str:

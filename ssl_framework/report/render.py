@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -231,7 +232,7 @@ LATEX: dict[str, str | int | None] = {
 
 def escaped(text: str) -> str:
     """Text as LaTeX takes it."""
-    return " ".join(printable(text).split()).translate(str.maketrans(LATEX))
+    return re.sub(r"\s*\n\s*", " ", printable(text)).translate(str.maketrans(LATEX))
 
 
 def page(sheet: Sheet, lead: list[str]) -> str:

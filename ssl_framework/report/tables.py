@@ -10,7 +10,7 @@ from ssl_framework.report.escaping import terminal_text
 from ssl_framework.report.layout import by_variation
 from ssl_framework.report.sheet import cells
 from ssl_framework.runs.folder import read_runs
-from ssl_framework.runs.numbers import mean_and_spread, short, shown, unit_of
+from ssl_framework.runs.numbers import mean_and_spread, short, shown, speed_of, unit_of
 
 
 def run_table(result: dict[str, Any]) -> Table:
@@ -22,7 +22,7 @@ def run_table(result: dict[str, Any]) -> Table:
     columns = {"trained": result["metrics"], "untrained": baselines.get("untrained")}
     columns |= {raw.replace("_", " "): baselines.get(raw)}
     columns |= {"chance": baselines["chance"]} if "chance" in baselines else {}
-    table.add_column(unit_of(result["metrics"]), overflow="fold")
+    table.add_column(unit_of(list(result["metrics"])), overflow="fold")
     for name in columns:
         table.add_column(f"{name} (95 %)" if name == "trained" and spread else name, justify="right", no_wrap=True)
     for metric in result["metrics"]:
@@ -36,7 +36,7 @@ def run_table(result: dict[str, Any]) -> Table:
 def cost_of(result: dict[str, Any]) -> str:
     """Time, throughput and device of a run, in one line."""
     minutes, seconds = divmod(round(result["wall_seconds"]), 60)
-    return f"{minutes} min {seconds} s, {result['images_per_second']:,.0f} images/s, {result['device']}"
+    return f"{minutes} min {seconds} s, {speed_of(result)}, {result['device']}"
 
 
 def sweep_table(folder: Path) -> Table:

@@ -1,6 +1,7 @@
-"""Keys that configs name today and did not at first, at the value that changes nothing: hashes and comparisons of
-configs leave them out, so that records and run folders from before are still the same run."""
+"""What configs say today and did not at first, or the other way round, where it changes nothing: hashes and comparisons
+of configs are made of the first form, so that records and run folders from before are still the same run."""
 
+import copy
 from typing import Any
 
 KEYS: dict[tuple[str, Any], str] = {
@@ -41,9 +42,50 @@ ALWAYS_NAMED = "ssl_framework.models.heads.SymmetricReLUHead"
 """The objective of runs with this head has named its head from the first."""
 
 
+def once_partial(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The nodes that were marked with ``_partial_: true`` until their constructors took all that a config says: heads,
+    the teacher, and SimLAP's gate."""
+    student = below(content, "student")
+    encoders = [student, *below(student, "towers").values()]
+    heads = [head for encoder in encoders for head in below(encoder, "heads").values()]
+    return [node for node in (*heads, content.get("teacher"), gate_of(content)) if node and isinstance(node, dict)]
+
+
+def below(node: Any, key: str) -> dict[str, Any]:
+    """The mapping at a key; an empty one where there is none: what a file holds is not known yet."""
+    found = node.get(key) if isinstance(node, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def gate_of(content: dict[str, Any]) -> dict[str, Any] | None:
+    """SimLAP's gate, to which its objective gave the number of classes at first."""
+    gate = below(below(content, "objective"), "gate")
+    return gate if str(gate.get("_target_")).endswith("objectives.simlap.LabelGate") else None
+
+
+def as_built_now(content: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a stored config in which nothing is marked with ``_partial_`` that is so no more."""
+    found = copy.deepcopy(content)
+    for node in once_partial(found):
+        node.pop("_partial_", None)
+    if gate := gate_of(found):
+        gate.setdefault("num_classes", found["objective"].get("num_classes"))
+    return found
+
+
+def as_built_first(content: dict[str, Any]) -> dict[str, Any]:
+    """The other way round."""
+    found = copy.deepcopy(content)
+    for node in once_partial(found):
+        node["_partial_"] = True
+    if (gate := gate_of(found)) and gate.get("num_classes") == found["objective"].get("num_classes"):
+        gate.pop("num_classes", None)
+    return found
+
+
 def without_added(content: dict[str, Any]) -> dict[str, Any]:
     """A copy of a nested config as it would have been written at first."""
-    node = left_out(content)
+    node = left_out(as_built_first(content))
     heads = (content.get("student") or {}).get("heads") or {}
     if any(head.get("_target_") == ALWAYS_NAMED for head in heads.values()):
         node["objective"] = content["objective"]

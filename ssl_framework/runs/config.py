@@ -1,6 +1,5 @@
 """A run's config: where the shipped files lie, its hash, its command line, and what it may be compared with."""
 
-import functools
 import hashlib
 import json
 import re
@@ -8,28 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.runs import composition
 from ssl_framework.runs.added_keys import without_added
 from ssl_framework.runs.addresses import as_first_published, as_now
 from ssl_framework.runs.folder import RunFolder
-from ssl_framework.runs.groups import CONFIGS as CONFIGS
-from ssl_framework.runs.groups import HERE as HERE
-from ssl_framework.runs.groups import groups
+from ssl_framework.runs.groups import choices, files
 from ssl_framework.runs.messages import command_line
 
 
 def quoted(text: str) -> str:
     """A path as a value of Hydra's override grammar."""
     return "'" + text.replace("'", r"\'") + "'"
-
-
-@functools.cache
-def as_shipped(*groups: str) -> DictConfig:
-    """The config of these choices without any other override; the jobs of a multirun share most of them."""
-    return hosted(hydra.compose("train", overrides=list(groups)))
 
 
 PICTURES = "ssl_framework.views.image.Views"
@@ -72,24 +62,23 @@ def refuse_missing_data(cfg: DictConfig) -> None:
             above, _, name = f"data.{wanted}".rpartition(".")
             if name not in (OmegaConf.select(cfg, above) or {}):
                 group, modalities = key.split(".")[0], " and ".join(cfg.data.get("modalities", ["image"]))
+                fitting = [f"{group}={choice}" for choice in choices(group) if reads(group, choice) <= set(cfg.data)]
+                others = [f"data={choice}" for choice in choices("data") if has(choice, wanted)]
+                instead = " or ".join(filter(None, [", ".join(fitting), ", ".join(others)]))
                 raise ValueError(
                     f"{key} reads data.{wanted}, which data={cfg.data.name} has not, being of modality {modalities}: "
-                    f"choose another {group}, another method or other data"
+                    f"choose {instead}"
                 )
 
 
-def refuse_other_types(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuses a value that is no number (or no truth value) where the shipped config has one."""
-    split = [item.partition("=") for item in overrides if not item.startswith(("+", "~"))]
-    known = groups()
-    shipped = as_shipped(*(f"{key}={value}" for key, _, value in split if key in known))
-    for key, _, _ in split:
-        if key in known:
-            continue
-        default, value = OmegaConf.select(shipped, key), OmegaConf.select(cfg, key)
-        for kind, name in ((bool, "true or false"), ((int, float), "a number")):
-            if isinstance(default, kind) and not isinstance(value, kind) and value is not None:
-                raise ValueError(f"{key} is {value!r}: it must be {name} (as shipped: {default})")
+def reads(group: str, choice: str) -> set[str]:
+    """The keys of the data that a choice of a group reads."""
+    return set(re.findall(r"\$\{data\.(\w+)", files(group)[choice].read_text()))
+
+
+def has(data: str, key: str) -> bool:
+    """Whether data have a key, such as ``image_size``."""
+    return re.search(rf"^{key.partition('.')[0]}:", files("data")[data].read_text(), re.MULTILINE) is not None
 
 
 MAY_CHANGE = (

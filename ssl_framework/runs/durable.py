@@ -11,6 +11,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ssl_framework.runs.system import writing
+
 PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>[1-9][0-9]*)")
 
 
@@ -26,14 +28,16 @@ def replacing(path: Path, older: Path | None = None) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield partial
-        sync(partial)
-        if older is not None:
-            keep_as(path, older)
-        partial.replace(path)
-        sync(path.parent)
+        with writing(path):
+            yield partial
+            sync(partial)
+            if older is not None:
+                keep_as(path, older)
+            partial.replace(path)
+            sync(path.parent)
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where it could not be made, it need not be removed
+            partial.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

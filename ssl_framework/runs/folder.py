@@ -284,7 +284,8 @@ class RunFolder(NamedTuple):
                 result.get("config_hash", ""),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self} holds a run.json or result.json that cannot be read: {error!r}") from error
+            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
+            raise ValueError(f"{self} holds a run.json or result.json that cannot be read: {reason}") from error
 
 
 class Summary(NamedTuple):
@@ -365,8 +366,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's content."""
-    return plain_json(path.read_bytes(), str(path))
+    """A JSON file's content.
+
+    Raises:
+        ValueError: it is no JSON object, such as one that was cut off.
+    """
+    found = plain_json(path.read_bytes(), str(path))
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged, for it holds no JSON object: restore it, or remove it")
+    return found
 
 
 def read_metrics(path: str | Path) -> dict[str, list[tuple[int, float]]]:

@@ -1,17 +1,19 @@
 """What a user reads when something cannot be done."""
 
+import contextlib
 import difflib
 import logging
 import re
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from ssl_framework.runs.groups import CONFIGS, HERE, groups
 from ssl_framework.runs.plain import printable
@@ -20,6 +22,7 @@ from ssl_framework.runs.stopping import AGAIN as AGAIN
 from ssl_framework.runs.stopping import STOPPED as STOPPED
 from ssl_framework.runs.stopping import Interrupted as Interrupted
 from ssl_framework.runs.stopping import commanded as commanded
+from ssl_framework.runs.system import system_sentence
 
 SCRIPTS = {
     "train": "python train.py",
@@ -59,7 +62,41 @@ def command_line(overrides: Sequence[str], *options: str) -> str:
 
 def error_line(error: Exception | str) -> str:
     """The one line for what a user can cause; commands in it are as the user types them."""
-    return printable(f"error: {as_typed(str(error))}")
+    return printable(f"error: {as_typed(sentence(error) if isinstance(error, Exception) else error)}")
+
+
+def sentence(error: Exception) -> str:
+    """What an error means to a user: errors of the system, of YAML and of Hydra in our words, ours as they are."""
+    if isinstance(error, OSError):
+        return system_sentence(error)
+    if isinstance(error, MemoryError):
+        said = " ".join(str(error).split()) or "no more could be had"
+        return f"this needs more memory than there is ({said}): lower the sizes that were asked for, or the data's"
+    if isinstance(error, YAMLError):
+        return yaml_sentence(error)
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return explain(error)
+    return str(error)
+
+
+def yaml_sentence(error: YAMLError) -> str:
+    """The file, the place in it, and what is wrong there."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f"a file is no YAML: {' '.join(str(error).split())}"
+    problem = " ".join(str(getattr(error, "problem", "") or "it ends too early").split())
+    return f"{mark.name} is no YAML at line {mark.line + 1}, column {mark.column + 1}: {problem}: correct or restore it"
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """Around what a command does: what a user can cause ends it in one sentence, with exit code 1."""
+    try:
+        yield
+    except (BrokenPipeError, Interrupted):  # not a user's doing; see ``commanded``
+        raise
+    except (*REFUSALS, HydraException) as error:
+        sys.exit(error_line(error))
 
 
 def split_run(arguments: list[str], example: str) -> tuple[Path, list[str]]:
@@ -77,7 +114,7 @@ class RunFailed(Exception):
     """A process of a run ended with an error that it has printed itself."""
 
 
-REFUSALS = (ValueError, FileNotFoundError, OmegaConfBaseException, RunFailed)
+REFUSALS = (ValueError, OSError, MemoryError, OmegaConfBaseException, YAMLError, RunFailed)
 """What a user can cause, and what was said already."""
 
 
@@ -85,6 +122,8 @@ def say_error(error: Exception) -> None:
     """One line for what a user can cause, the traceback for the rest; a rank has printed its own."""
     if isinstance(error, RunFailed):
         return
+    if isinstance(error, BrokenPipeError):
+        raise error
     if isinstance(error, REFUSALS):
         print(error_line(error), file=sys.stderr, flush=True)
     else:
@@ -97,6 +136,13 @@ def explain(error: Exception) -> str:
     while cause.__cause__ is not None and not isinstance(cause, MissingConfigException):
         cause = cause.__cause__
     message = str(error).strip()
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override} cannot be read: put a value with brackets, commas or spaces into quotes twice, "
+            f"as in \"key='a, b'\""
+        )
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and not isinstance(error, HydraException):
+        return f"the config has no key {cause.full_key}, which is needed: leave out what takes it away, or add it"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, wanted = (error.missing_cfg_file or "").rpartition("/")
         return (
@@ -121,7 +167,7 @@ def explain(error: Exception) -> str:
 
 def nearest(wanted: str, known: Sequence[str]) -> str:
     """`` (did you mean X?)`` or nothing."""
-    match = difflib.get_close_matches(wanted, known, n=1)
+    match = difflib.get_close_matches(wanted, [name for name in known if name != wanted], n=1)
     return f" (did you mean {match[0]}?)" if match else ""
 
 

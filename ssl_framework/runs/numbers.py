@@ -3,7 +3,8 @@
 import math
 import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
 
 
 def natural(text: str) -> list[tuple[int, float, str]]:
@@ -52,6 +53,19 @@ def in_percent(metric: str) -> bool:
     return metric.endswith(("/top1", "/train_top1"))
 
 
-def unit_of(metrics: Iterable[str]) -> str:
+def unit_of(metrics: Sequence[str]) -> str:
     """What a table of these metrics shows."""
-    return "top-1, percent" if any(map(in_percent, metrics)) else "metric"
+    percent = [in_percent(metric) for metric in metrics]
+    return (
+        "top-1, percent" if any(percent) and all(percent) else "metric; top1 in percent" if any(percent) else "metric"
+    )
+
+
+def several(sample: str) -> str:
+    """What samples of a modality are called: ``image`` -> ``images``, ``series`` -> ``series``."""
+    return sample if sample.endswith("s") else f"{sample}s"
+
+
+def speed_of(result: dict[str, Any]) -> str:
+    """``1,344 images/s`` of a result.json; one of an earlier version does not say what a sample is."""
+    return f"{result['images_per_second']:,.0f} {several(result.get('sample', 'image'))}/s"

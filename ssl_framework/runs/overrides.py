@@ -1,4 +1,9 @@
-"""Which protocols and data sets an evaluation is made of: the stored ones by name, and ``key=value`` on top of them."""
+"""Which protocols and data sets an evaluation is made of: the stored ones by name, and ``key=value`` on top of them.
+
+What is stored in files Hydra composes, and its grammar reads every value. Setting it is ours: Hydra's begins with a
+defaults list, which the resolved config of a run has no more, and sets a key in one config, where here each of several
+protocols takes the keys that it has.
+"""
 
 import contextlib
 from collections.abc import Iterator, Sequence

@@ -96,7 +96,9 @@ FETCHING = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoin
 OTHER_OPTIONS = {"model_name", "scriptable", "exportable", "no_jit", "features_only", "num_classes", "in_chans"}
 """Arguments of it that a backbone has no use for, or sets itself."""
 
-LIKE_A_PATH = re.compile(r"(^|_)(path|paths|dir|file|files|url|hub|hf|repo|root|cfg|cache|weights|checkpoint)(_|$)")
+LIKE_A_PATH = re.compile(
+    r"(^|_)((?<!drop_)paths?|dir|file|files|url|hub|hf|repo|root|cfg|cache|weights|checkpoint)(_|$)"
+)
 """What names of options that lead elsewhere have in them."""
 
 
@@ -170,6 +172,8 @@ ONLY: dict[str, tuple[str, ...]] = {
 NO_PATHS = {
     ("ssl_framework.evaluation.probes.naive_bayes.NaiveBayes", "sizes"),  # numbers of images
     ("ssl_framework.mixers.rules.Switch", "weights"),  # of chance
+    ("ssl_framework.models.backbone.Backbone", "checkpoint_activations"),  # a switch of the backward pass
+    ("torch.optim.Rprop", "step_sizes"),  # numbers
 }
 """Arguments that are called like a path and are none."""
 

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from ssl_framework.runs.config import HERE, quoted
+from ssl_framework.runs.config import quoted
+from ssl_framework.runs.groups import HERE
 from ssl_framework.study.cells import Run
 
 PAUSE = 0.2

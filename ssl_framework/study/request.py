@@ -1,18 +1,14 @@
 """What a command line asks of a study: which one, at which scale, with which overrides."""
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from ssl_framework.report.results_csv import COLUMNS
 from ssl_framework.report.sheet import is_accuracy
 from ssl_framework.runs.config import quoted
-from ssl_framework.runs.messages import error_line, explain
+from ssl_framework.runs.messages import refusing
 from ssl_framework.study.cells import Cell, cells_of
 from ssl_framework.study.declaration import Study, names_of_studies, read_study
 
@@ -123,10 +119,8 @@ def study_of(name: str) -> Study:
         raise ValueError(f"study={name}: there is no such file")
     if path.suffix == ".yaml" and not re.fullmatch(r"\w[\w.+ -]*", path.stem):
         raise ValueError(f"study={name}: name the file as a folder can be named, with letters, digits, -, + and .")
-    if path.suffix == ".yaml":
-        study = read_study(path.stem, path.parent)._replace(foreign=True)
-    else:
-        study = read_study(name)
+    own = path.suffix == ".yaml"
+    study = read_study(path.stem, path.parent)._replace(foreign=True) if own else read_study(name)
     if clash := {*COLUMNS, "error"} & set(study.metrics):
         raise ValueError(f"study={name}: a metric cannot be called {min(clash)}, which is a column of the record")
     return study
@@ -134,10 +128,6 @@ def study_of(name: str) -> Study:
 
 def understood(arguments: Sequence[str]) -> tuple[Request, list[Cell]]:
     """What a command line asks for, and the cells it means; ends with one sentence where it cannot be understood."""
-    try:
+    with refusing():
         request = parse(arguments)
         return request, cells_of(request.study, request.scale, request.extra, request.seeds)
-    except (HydraException, OmegaConfBaseException) as error:  # the latter is a ValueError in places
-        sys.exit(error_line(explain(error)))
-    except ValueError as error:
-        sys.exit(error_line(error))

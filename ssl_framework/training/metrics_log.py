@@ -11,6 +11,8 @@ from omegaconf import DictConfig
 from ssl_framework.build import build
 from ssl_framework.runs.durable import replacing, sync
 from ssl_framework.runs.folder import RunFolder, metric_rows
+from ssl_framework.runs.messages import sentence
+from ssl_framework.runs.system import writing
 from ssl_framework.training.place import is_first
 
 COLUMNS = ("step", "name", "value")
@@ -48,13 +50,14 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Appends one row a metric. Lightning adds "epoch" to every call; it is left out."""
+        """Appends one row a metric, in the order of names. Lightning adds "epoch" to every call; it is left out."""
         new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
+        with writing(self.path), self.path.open("a", newline="") as file:
             writer = csv.writer(file)
             if new:
                 writer.writerow(COLUMNS)
-            writer.writerows((step, name, repr(float(value))) for name, value in metrics.items() if name != "epoch")
+            rows = sorted((name, repr(float(value))) for name, value in metrics.items() if name != "epoch")
+            writer.writerows((step, *row) for row in rows)  # sorted: a resumed run meets them in another order
 
     @rank_zero_only
     def drop_after(self, step: int, evaluated: bool) -> None:
@@ -104,7 +107,7 @@ def started(node: DictConfig) -> Logger:
         logger.experiment  # noqa: B018
         return logger
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(sentence(error).split())
         raise ValueError(
             f"logger: {node._target_.rsplit('.', 1)[-1]} cannot start: {reason} (logger=csv always works)"
         ) from error

@@ -8,7 +8,7 @@ import lightning as L
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from ssl_framework.build import build, build_data, build_module, check_data, check_labels
+from ssl_framework.build import build, build_data, build_module, check_data, check_labels, modalities_of
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.evaluation.after_training.base import AfterRun
@@ -17,6 +17,7 @@ from ssl_framework.evaluation.frozen import FrozenEvaluation, copied
 from ssl_framework.models.weights import load_into, read_weights
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.numbers import several
 from ssl_framework.runs.provenance import commit
 from ssl_framework.training.best import Best
 from ssl_framework.training.checkpoints import Checkpoints, Intervals
@@ -64,7 +65,7 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     if not resume:
         evaluation.initial = copied(module.student)  # the untrained backbone is one without weights from elsewhere
         begin_with_weights(module)
-    progress, signals = Progress(console), StopSignals()
+    progress, signals = Progress(console, several(modalities_of(cfg.data)[0])), StopSignals()
     checkpoints = build_checkpoints(cfg.trainer, RunFolder(folder), signals, evaluation)
     watch, watchdog = NonFiniteWatch(RunFolder(folder)), Watchdog(OmegaConf.select(cfg, "trainer.hang_after_minutes"))
     lines = EvaluationLines(console, evaluation)

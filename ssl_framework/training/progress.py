@@ -14,13 +14,14 @@ from ssl_framework.runs.numbers import shown
 
 
 class Progress(L.Callback):
-    """Loss, images per second and time left: a bar on a terminal, one line an epoch elsewhere.
+    """Loss, samples per second and time left: a bar on a terminal, one line an epoch elsewhere.
 
     ``images`` and ``seconds`` hold what this process saw of training, evaluation excluded; ``images`` counts all ranks.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, samples: str = "samples") -> None:
         self.console = console
+        self.samples = samples
         self.images = 0
         self.seconds = 0.0
         self._bar: RichProgress | None = None
@@ -41,7 +42,7 @@ class Progress(L.Callback):
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} images/s"),
+                TextColumn(f"loss {{task.fields[loss]:.3f}}  {{task.fields[speed]:,.0f}} {self.samples}/s"),
                 TimeRemainingColumn(),
                 console=self.console,
             )
@@ -75,7 +76,8 @@ class Progress(L.Callback):
             done, of = trainer.current_epoch + 1, trainer.max_epochs
             left = (of - done) * elapsed if of is not None and of > 0 else 0.0
             self.console.print(
-                f"epoch {done}/{of}  loss {self._loss:.3f}  {self._counted / elapsed:,.0f} images/s  {left:.0f} s left",
+                f"epoch {done}/{of}  loss {self._loss:.3f}  {self._counted / elapsed:,.0f} {self.samples}/s  "
+                f"{left:.0f} s left",
                 highlight=False,
             )
 

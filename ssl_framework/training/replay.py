@@ -4,7 +4,6 @@
 state of the module before the step, ``rank_<r>.json`` where the step stood, what was found, and in which precision.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from ssl_framework.build import build_module
 from ssl_framework.data.loader import each_tensor
 from ssl_framework.module import SSLModule
+from ssl_framework.runs.durable import replacing
 from ssl_framework.runs.folder import RunFolder, read_json, write_json
 from ssl_framework.types import Clock, Samples, step_seed
 
@@ -112,9 +112,8 @@ def write_step(
     tensors.parent.mkdir(exist_ok=True)
     about.unlink(missing_ok=True)
     content = {f"state.{name}": x for name, x in state.items()} | {f"samples.{name}": x for name, x in samples.items()}
-    partial = tensors.with_name(f".{tensors.name}.{os.getpid()}")
-    save_file({name: x.detach().cpu().contiguous().clone() for name, x in content.items()}, partial)
-    partial.replace(tensors)
+    with replacing(tensors) as partial:
+        save_file({name: x.detach().cpu().contiguous().clone() for name, x in content.items()}, partial)
     terms = {name: repr(value) for name, value in found.terms.items()}  # JSON knows no nan
     said = {"message": message, "terms": terms, "not_finite": found.tensors, "precision": precision}
     write_json(about, {**at._asdict(), **said})

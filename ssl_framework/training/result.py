@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from ssl_framework.build import modalities_of
 from ssl_framework.data.base import SPLITS
 from ssl_framework.device import cpu_name, device_name
 from ssl_framework.evaluation.protocol import protocol_of
@@ -48,6 +49,7 @@ def identity(parts: Parts) -> dict[str, Any]:
         "device": device_name(parts.trainer.strategy.root_device),
         "cpu": cpu_name(),
         "processes": parts.trainer.world_size,
+        "sample": modalities_of(parts.cfg.data)[0],
         "images": {name: getattr(parts.data, name).shape[0] for name in SPLITS},
     }
 

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers.logger import Logger
 from omegaconf import DictConfig
 from rich.console import Console
 
+from ssl_framework.build import modalities_of
 from ssl_framework.device import device_name, keep_freed_memory, use_threads
 from ssl_framework.distributed import alone
 from ssl_framework.evaluation.frozen import count_parameters
@@ -17,7 +18,10 @@ from ssl_framework.models.weights import Newest, newest_checkpoint
 from ssl_framework.report.tables import cost_of, run_table
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.messages import quiet
+from ssl_framework.runs.numbers import several
+from ssl_framework.runs.settings import refuse_settings
 from ssl_framework.runs.stopping import stop
+from ssl_framework.runs.system import under_way
 from ssl_framework.training.loops import Position
 from ssl_framework.training.parts import Parts, prepare
 from ssl_framework.training.restored import position_in
@@ -40,6 +44,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool, chan
     Returns:
         Name of the signal that stopped the run, ``None`` if it ran to its end.
     """
+    refuse_settings(cfg)
     settle_process(cfg)
     parts = prepare(cfg, folder, about, resume)
     if change is not None:
@@ -48,9 +53,10 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool, chan
     newest = newest_checkpoint(RunFolder(folder)) if resume else None
     step = steps_done(parts, newest) if newest is not None else 0
     path = None if newest is None else str(newest.path)
-    parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=path)
-    if parts.checkpoints.stopped_by is None:
-        conclude(parts, step)
+    with under_way():
+        parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=path)
+        if parts.checkpoints.stopped_by is None:
+            conclude(parts, step)
     return parts.checkpoints.stopped_by
 
 
@@ -119,11 +125,11 @@ def report_on(report: Any, folder: Path, loggers: Sequence[Logger], console: Con
 
 
 def size_of(sample: Sequence[int]) -> str:
-    """What the samples are called in a sentence, by the shape of one: pictures are three-dimensional."""
+    """The size of a sample in a sentence, by its shape: that of pictures is three-dimensional."""
     if len(sample) == 3:
         channels, height, width = sample
-        return f"images {height}x{width}x{channels}"
-    return f"samples of {' x '.join(map(str, sample)) or 'one number'}"
+        return f"{height}x{width}x{channels}"
+    return f"of {' x '.join(map(str, sample)) or 'one number'}"
 
 
 def say_what_runs(parts: Parts) -> None:
@@ -132,10 +138,11 @@ def say_what_runs(parts: Parts) -> None:
     if not trainer.is_global_zero:
         return
     count, *each = parts.data.pretrain.shape
+    samples = several(modalities_of(parts.cfg.data)[0])
     where = device_name(trainer.strategy.root_device)
     where += f" x {trainer.world_size}" if trainer.world_size > 1 else ""
     parts.console.print(
-        f"{parts.about['method']} on {parts.about['data']}: {count:,} {size_of(each)}, "
+        f"{parts.about['method']} on {parts.about['data']}: {count:,} {samples} {size_of(each)}, "
         f"batch {parts.cfg.data.batch_size}, "
         f"{count_parameters(parts.module) / 1e6:.2f} M trainable parameters, {where}",
         highlight=False,

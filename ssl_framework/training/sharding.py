@@ -119,13 +119,15 @@ def divide(module: SSLModule, mesh: DeviceMesh) -> None:
     for encoder in encoders_of(module):
         for p in encoder.parameters():
             p.data = p.data.contiguous()  # FSDP takes no other layout
-        for backbone in [*encoder.backbones, *encoder.earlier]:
+        earlier = [backbone for own, _ in encoder.encoders() for backbone in own.earlier]
+        for backbone in [*encoder.backbones, *earlier]:
             assert isinstance(backbone, nn.Module)
             for part in [*(backbone.stack() if isinstance(backbone, Stacked) else []), backbone]:
                 divide_part(part, mesh)
-        for head in encoder.heads.values():
-            if divide_part(head, mesh):
-                register_fsdp_forward_method(head, "each_layer")
+        for own, _ in encoder.encoders():
+            for head in own.heads.values():
+                if divide_part(head, mesh):
+                    register_fsdp_forward_method(head, "each_layer")
 
 
 def divide_part(part: nn.Module, mesh: DeviceMesh) -> bool:

@@ -21,6 +21,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from ssl_framework.arguments import Several, guarded
 from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.pseudo_labels import CHUNK, clusters, read_pseudo_labels
 from ssl_framework.functional import unit
@@ -103,6 +104,7 @@ def begin_after(previous: Path, parts: Parts) -> None:
         parts.data.pseudo_labels.previous = str(previous)
 
 
+@guarded
 class StageClusters:
     """Pseudo-labels of a stage: k-means on the features of the stage before, within what earlier stages told apart.
 
@@ -111,7 +113,7 @@ class StageClusters:
         previous: folder of the stage before, which ``begin_after`` fills in.
     """
 
-    def __init__(self, num_clusters: int, previous: str | None = None) -> None:
+    def __init__(self, num_clusters: Several, previous: str | None = None) -> None:
         if num_clusters < 1:
             raise ValueError(f"pseudo_labels.num_clusters is {num_clusters}: it must be at least 1")
         self.num_clusters = num_clusters

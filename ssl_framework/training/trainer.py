@@ -150,9 +150,6 @@ def patience(cfg: DictConfig) -> timedelta:
 
 
 def refuse_what_is_not_there(cfg: DictConfig) -> None:
-    """Refuses a GPU that this machine lacks, and numbers of steps that make no sense."""
+    """Refuses a GPU that this machine lacks."""
     if accelerator_of(cfg) == "gpu" and not torch.cuda.is_available():
         raise ValueError("trainer.accelerator is gpu, but there is no GPU here: choose trainer=cpu or trainer=ddp_cpu")
-    for key in ("max_epochs", "max_steps"):
-        if not isinstance(cfg[key], int) or (cfg[key] < 1 and (key == "max_epochs" or cfg[key] != -1)):
-            raise ValueError(f"trainer.{key} is {cfg[key]}: it must be a whole number, at least 1")

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ssl_framework.arguments import guarded
 from ssl_framework.types import Batch, Inputs, Samples
 from ssl_framework.views.reading import Group
 
@@ -66,6 +67,7 @@ class ViewMaker(Protocol):
         ...
 
 
+@guarded
 class PairedViews(nn.Module):
     """View makers of several modalities, one after another: the views of the first, then those of the next.
 
@@ -109,6 +111,13 @@ class PairedViews(nn.Module):
             own = samples if number == 0 else samples._replace(inputs=self._beside(samples, name), box=None)
             views += part(own, generator).views
         return Batch(views, samples.index, samples.label, modality=self.modality)
+
+    def of(self, raw: Inputs, generator: torch.Generator | None = None) -> list[Inputs]:
+        """Raises ValueError: samples of several modalities are more than one tensor."""
+        raise ValueError(
+            f"these views are of {' and '.join(self.names)}, which one tensor cannot hold: call them with Samples, or "
+            "compose data and a method of one modality"
+        )
 
     def clean(self, raw: Inputs, modality: str | None = None) -> Inputs:
         """As the part of this modality does it."""

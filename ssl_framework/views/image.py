@@ -7,16 +7,18 @@ All parameters of a group of views are drawn for the whole batch before any pixe
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from annotated_types import Interval, Len
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Channels, Fraction, Pixels, PositiveFraction, guarded
 from ssl_framework.types import Batch, Geometry, Samples
 from ssl_framework.views import image_ops
 from ssl_framework.views.base import ViewMaker
 from ssl_framework.views.crops import central_box, draw_crops, uniform
-from ssl_framework.views.reading import Group, read_group, read_integer, read_numbers
+from ssl_framework.views.reading import Group, read_group, read_numbers
 
 CHUNK_PIXELS = 1024 * 32 * 32  # pixels (of a source or a view) worked on at once on the CPU: 12 MiB of RGB floats
 
@@ -42,6 +44,7 @@ class Parameters(NamedTuple):
         return Parameters(*(None if tensor is None else tensor[first:last] for tensor in self))  # type: ignore[arg-type]
 
 
+@guarded
 class Views(nn.Module):
     """Makes V views of every image of a batch. Keep it on the device of the images.
 
@@ -76,19 +79,19 @@ class Views(nn.Module):
     def __init__(
         self,
         groups: Sequence[Mapping[str, Any]],
-        image_size: int,
-        channels: int,
-        mean: Sequence[float],
-        std: Sequence[float],
+        image_size: Pixels,
+        channels: Channels,
+        mean: Annotated[Sequence[Fraction], Len(1)],
+        std: Annotated[Sequence[PositiveFraction], Len(1)],
         blur: bool = True,
-        min_crop: float = 0.0,
-        hue: float | None = None,
+        min_crop: Fraction = 0.0,
+        hue: Annotated[float, Interval(ge=0, le=0.5)] | None = None,
         geometry: bool = False,
         noise: Callable[[Batch, torch.Generator | None], Batch] | None = None,
     ):
         super().__init__()
-        self.image_size = read_integer(image_size, "views.image_size", least=2)
-        self.channels = read_integer(channels, "views.channels", least=1)
+        self.image_size = image_size
+        self.channels = channels
         mean = read_numbers(mean, "views.mean", self.channels, "one number per channel in [0, 1]", 0.0, 1.0)
         std = read_numbers(std, "views.std", self.channels, "one number per channel in (0, 1]", 1e-6, 1.0)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
@@ -101,10 +104,6 @@ class Views(nn.Module):
             read_group(group, f"views.groups[{number}]", self.image_size, self.channels)
             for number, group in enumerate(groups)
         ]
-        if not 0 <= min_crop <= 1:
-            raise ValueError(f"views.min_crop is {min_crop}: it is an area share, between 0 and 1")
-        if hue is not None and not 0 <= hue <= 0.5:
-            raise ValueError(f"views.hue is {hue}: it is a share of the colour circle, between 0 and 0.5")
         for number, group in enumerate(self.groups):
             if group.scale is not None:
                 group = group._replace(scale=(max(group.scale[0], min_crop), max(group.scale[1], min_crop)))
@@ -158,7 +157,14 @@ class Views(nn.Module):
         return batch if self.noise is None else self._noisy(batch, self.noise, generator)
 
     def of(self, images: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
-        """Views of plain images, in a loop of one's own: uint8 [B, C, H, W] -> V x [B, C, size, size] float32."""
+        """Views of plain images, in a loop of one's own: uint8 [B, C, H, W] -> V x [B, C, size, size] float32.
+
+        Raises:
+            ValueError: they are no such images.
+        """
+        if not isinstance(images, Tensor):
+            raise ValueError(f"views are made of a tensor uint8 [B, C, H, W], but this is a {type(images).__name__}")
+        self._checked(images)
         index = torch.arange(len(images), device=images.device)  # [B]
         return self(Samples(images, index), generator).views
 

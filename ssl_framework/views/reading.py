@@ -80,8 +80,8 @@ def read_group(entry: Mapping[str, Any], where: str, image_size: int, channels: 
     elif channels == 1:  # nothing to do, as in torchvision; the brightness and contrast of the jitter remain
         jitter, gray = [jitter[0], jitter[1], 0.0, 0.0], 0.0
     return Group(
-        num_views=read_integer(given.get("count", 1), f"{where}.count", least=1),
-        size=read_integer(given.get("size", image_size), f"{where}.size", least=2),
+        num_views=read_integer(given.get("count", 1), f"{where}.count", least=1, most=1024),
+        size=read_integer(given.get("size", image_size), f"{where}.size", least=2, most=2**15),
         scale=limits("scale", (1.0, 1.0), 1.0, "two area shares, 0 < lo <= hi <= 1") if "scale" in given else None,
         ratio=limits("ratio", (3 / 4, 4 / 3), math.inf, "two ratios width / height, 0 < lo <= hi"),
         flip=probability("flip"),
@@ -103,10 +103,10 @@ def read_numbers(values: Any, key: str, count: int, wanted: str, low: float, hig
     return [float(value) for value in listed]
 
 
-def read_integer(value: Any, key: str, least: int) -> int:
+def read_integer(value: Any, key: str, least: int, most: int) -> int:
     """An integer, or a ValueError."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{key} is {value!r}: give an integer of at least {least}.")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{key} is {value!r}: give an integer of at least {least} and at most {most}.")
     return value
 
 

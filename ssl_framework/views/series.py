@@ -9,12 +9,15 @@ B samples, C channels, T points.
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Interval, Len
 from torch import Tensor, nn
 
+from ssl_framework.arguments import Channels, Fraction, NonNegative, Positive, PositiveFraction, Several, guarded
 from ssl_framework.types import Batch, Samples
-from ssl_framework.views.reading import is_number, read_integer, read_numbers
+from ssl_framework.views.reading import read_numbers
 
 HEIGHT, WIDTH = 48, 96
 """Pixels of the drawing of a series."""
@@ -24,6 +27,7 @@ REACH = 3.5
 """Values from minus to plus this, in standard deviations, are drawn; others at the border."""
 
 
+@guarded
 class SeriesViews(nn.Module):
     """Makes V views of every series of a batch.
 
@@ -46,20 +50,20 @@ class SeriesViews(nn.Module):
 
     def __init__(
         self,
-        count: int,
-        length: int,
-        channels: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        crop: Sequence[float] = (1.0, 1.0),
-        scaling: float = 0.0,
-        jitter: float = 0.0,
-        mask: float = 0.0,
+        count: Annotated[int, Interval(ge=1, le=1024)],
+        length: Several,
+        channels: Channels,
+        mean: Annotated[Sequence[float], Len(1)],
+        std: Annotated[Sequence[Positive], Len(1)],
+        crop: Annotated[Sequence[PositiveFraction], Len(2, 2)] = (1.0, 1.0),
+        scaling: NonNegative = 0.0,
+        jitter: NonNegative = 0.0,
+        mask: Fraction = 0.0,
     ) -> None:
         super().__init__()
-        self.num_views = read_integer(count, "views.count", least=1)
-        self.length = read_integer(length, "views.length", least=2)
-        self.in_channels = read_integer(channels, "views.channels", least=1)
+        self.num_views = count
+        self.length = length
+        self.in_channels = channels
         mean = read_numbers(mean, "views.mean", self.in_channels, "one number per channel", -torch.inf, torch.inf)
         std = read_numbers(std, "views.std", self.in_channels, "one number per channel above 0", 1e-12, torch.inf)
         self.register_buffer("mean", torch.tensor(mean)[:, None], persistent=False)
@@ -67,9 +71,6 @@ class SeriesViews(nn.Module):
         low, high = read_numbers(crop, "views.crop", 2, "two shares, 0 < lo <= hi <= 1", 0.0, 1.0)
         if not 0 < low <= high:
             raise ValueError(f"views.crop is {list(crop)}: give two shares, 0 < lo <= hi <= 1")
-        for key, value, most in (("scaling", scaling, torch.inf), ("jitter", jitter, torch.inf), ("mask", mask, 1)):
-            if not (is_number(value) and 0 <= value <= most):
-                raise ValueError(f"views.{key} is {value}: it must lie between 0 and {most}")
         self.crop = low, high
         self.scaling = scaling
         self.jitter = jitter
@@ -84,6 +85,11 @@ class SeriesViews(nn.Module):
         """[B, C, T] -> V x [B, C, T] float32, normalised. A CPU generator draws the same whatever the device."""
         x = self.clean(samples.inputs)  # type: ignore[arg-type]  # [B, C, T]
         return Batch([self.view(x, generator) for _ in range(self.num_views)], samples.index, samples.label)
+
+    def of(self, raw: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
+        """Views of plain samples, in a loop of one's own: [B, C, T] -> V x [B, C, T] float32."""
+        index = torch.arange(len(raw), device=raw.device)  # [B]
+        return self(Samples(raw, index), generator).views
 
     def view(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """One view of each normalised series, [B, C, T]."""

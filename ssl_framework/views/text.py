@@ -1,10 +1,13 @@
 """Views of texts: one of several wordings of a sample, with words taken out or hidden. Batched, on the device."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
+from ssl_framework.arguments import BelowOne, Count, guarded
 from ssl_framework.types import Batch, Samples
 
 PADDING, BEGIN, END, UNKNOWN, MASK = range(5)
@@ -41,6 +44,7 @@ class Vocabulary:
         return " ".join(self.names[token] for token in tokens.tolist() if token not in (PADDING, BEGIN, END))
 
 
+@guarded
 class TextViews(nn.Module):
     """Views of the texts of a sample: each draws one of its K wordings, then deletes and masks words at random.
 
@@ -64,11 +68,11 @@ class TextViews(nn.Module):
 
     def __init__(
         self,
-        tokens: int | None,
+        tokens: Annotated[int, Ge(3)] | None,
         words: Vocabulary | None = None,
-        num_views: int = 1,
-        deletion: float = 0.0,
-        masking: float = 0.0,
+        num_views: Count = 1,
+        deletion: BelowOne = 0.0,
+        masking: BelowOne = 0.0,
         name: str = "text",
     ) -> None:
         super().__init__()
@@ -94,6 +98,11 @@ class TextViews(nn.Module):
         texts = self.checked(raw[:, None] if raw.ndim == 2 else raw)  # [B, K, L]
         views = [self.altered(choose(texts, generator), generator) for _ in range(self.num_views)]  # V x [B, L]
         return Batch(views, samples.index, samples.label, modality=self.modality)
+
+    def of(self, raw: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
+        """Views of plain samples, in a loop of one's own: token ids [B, K, L] -> V x [B, L] int64."""
+        index = torch.arange(len(raw), device=raw.device)  # [B]
+        return self(Samples(raw, index), generator).views
 
     def altered(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """[B, L] -> [B, L] with words deleted and masked as drawn."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ssl_framework.commands import train
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.runs.messages import SCRIPTS, as_typed, command_line, typed
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,6 @@ import platform
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,24 +28,18 @@ from ssl_framework.evaluation.during_training.view_scores import read_scores
 from ssl_framework.evaluation.request import evaluate
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.report.tables import sweep_table
-from ssl_framework.runs.config import CONFIGS, config_hash, job_folder
+from ssl_framework.runs.config import config_hash, job_folder
 from ssl_framework.runs.folder import RunFolder, read_metrics
+from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.runs.numbers import mean_and_spread
 from ssl_framework.training.progress import Progress
-from tests.forked import Command
+from tests.forked import Command, train_with_new_ranks
 from tests.small_runs import SMALL, SMALL_MIXER, SMALL_QUEUE, config, multirun_in, run_in, small
 from tests.training.test_resume import assert_identical
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = (*SMALL[:-1], "evaluation.probes.linear.max_iter=5")
 KNN = "knn[k=20,T=0.1]/top1"
-
-
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """As a user types it, in a new interpreter, as its ranks; most tests take ``Command``, which starts at once."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *arguments], cwd=folder, capture_output=True, text=True, timeout=300
-    )
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +165,7 @@ def test_resuming_with_other_settings_is_refused(
 
 def test_two_ranks_stopped_by_a_signal_and_resumed_end_bit_for_bit_like_two_that_were_not(tmp_path: Path) -> None:
     arguments = ["method=mochi", "trainer=ddp_cpu", *SMALL, *SMALL_QUEUE, *SMALL_MIXER, "trainer.max_epochs=6"]
-    whole = command(tmp_path, *arguments, "hydra.run.dir=whole")
+    whole = Command(tmp_path, *arguments, "hydra.run.dir=whole", become=train_with_new_ranks).end()
     assert whole.returncode == 0, whole.stderr
     child = Command(tmp_path, *arguments, "hydra.run.dir=parts")
     deadline = time.time() + 60

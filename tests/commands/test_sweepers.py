@@ -2,11 +2,7 @@
 
 import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +19,10 @@ from ssl_framework.commands.train import job, objective_of, refuse_test_labels
 from ssl_framework.data.base import Split
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.leave_one_out import LeaveOneOut, TrainLeaveOneOut
-from ssl_framework.runs.config import CONFIGS, HERE, config_hash
+from ssl_framework.runs.config import config_hash
+from ssl_framework.runs.groups import CONFIGS, HERE
+from tests import forked
+from tests.forked import Command
 from tests.small_runs import SMALL, SMALL_MIXER, SMALL_QUEUE, config, multirun_in
 from tests.study.test_study import TABLE, declare
 
@@ -193,24 +192,18 @@ def test_a_multirun_that_searches_nothing_returns_nothing(tmp_path: Path, monkey
 @submitit
 def test_runs_through_submitit(tmp_path: Path) -> None:
     """A study and a plain multirun hand their run to another process and wait for it."""
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+    environment = {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}  # of the processes that submitit starts
     launcher = "hydra/launcher=submitit_local"
     study = declare(tmp_path, rows={"SimCLR": ["method=simclr"]}, columns={"16": ["data.batch_size=16"]})
     small = [item for item in TABLE["scales"]["small"]["overrides"] if "max_epochs" not in item]  # type: ignore[index]
-    commands = [
-        ["from ssl_framework.commands.study import main; main()", study, launcher, "trainer.max_epochs=1"],
-        ["from ssl_framework.commands.train import main; main()", "-m", "hydra.sweep.dir=sweep", launcher, *small,
-         "data.batch_size=16", "trainer.max_epochs=1,few"],
-    ]  # fmt: skip
+    jobs = ("-m", "hydra.sweep.dir=sweep", launcher, *small, "data.batch_size=16", "trainer.max_epochs=1,few")
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", *one], cwd=tmp_path, env=environment, text=True, stdout=-1, stderr=subprocess.STDOUT
-        )
-        for one in commands
+        Command(tmp_path, study, launcher, "trainer.max_epochs=1", become=forked.study, environment=environment),
+        Command(tmp_path, *jobs, environment=environment),
     ]
-    deadline = time.monotonic() + 240
-    outputs = [process.communicate(timeout=deadline - time.monotonic())[0] for process in started]
-    assert [process.returncode for process in started] == [0, 1], outputs  # one job of the multirun is refused
+    ended = [process.end(timeout=240) for process in started]
+    outputs = [done.stdout + done.stderr for done in ended]
+    assert [done.returncode for done in ended] == [0, 1], outputs  # one job of the multirun is refused
     assert "1 different runs, 0 done, 1 to run" in outputs[0] and "0 (1 failed)" in outputs[1]
     assert re.search(r"\| SimCLR \| \d+\.\d \(1\) \|", outputs[0])
     (of_study,) = (tmp_path / "outputs" / "studies" / "runs").glob("*-seed0/result.json")

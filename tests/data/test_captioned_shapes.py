@@ -135,7 +135,7 @@ def test_groups_are_equal_where_all_named_factors_are() -> None:
     [
         ({"tokens": 18}, "data.tokens is 18, but captions have up to 19"),
         ({"vocabulary": 40}, "data.vocabulary is 40, but there are"),
-        ({"num_captions": 0}, "data.source.num_captions is 0"),
+        ({"num_captions": 0}, "num_captions is 0: it must be at least 1"),
     ],
 )
 def test_bad_values(settings: dict, words: str) -> None:

@@ -22,7 +22,7 @@ from ssl_framework.data.images.arrays import Digits, TorchvisionSource
 from ssl_framework.data.images.decoding import read_image
 from ssl_framework.data.images.folder import FolderSource
 from ssl_framework.data.images.shapes import FACTORS, SHAPES, Shapes
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.groups import CONFIGS
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

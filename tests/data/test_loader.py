@@ -203,11 +203,13 @@ def test_a_set_within_the_share_of_memory_is_read_whole(monkeypatch: pytest.Monk
         warnings.simplefilter("error")
         whole = resident(mapped(tmp_path).rows, CPU, 0.5)
     assert isinstance(whole, Tensor) and torch.equal(whole, images().rows)
+    with pytest.warns(UserWarning, match="the training samples take"):  # with what else is to lie there they do not fit
+        assert resident(mapped(tmp_path).rows, CPU, 0.5, further=1) is None
 
 
 def test_a_larger_set_stays_where_it_is_and_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(loader_module, "free_memory", lambda _: 2 * images().rows.numel() - 1)
-    words = r"the training images take .*, more than data\.resident_share=0\.5 of the .* of cpu: they stay on disk"
+    words = r"the training samples take .*, more than data\.resident_share=0\.5 of the .* of cpu: they stay on disk"
     with pytest.warns(UserWarning, match=words):
         assert resident(mapped(tmp_path).rows, CPU, 0.5) is None
     with pytest.warns(UserWarning, match=r"free memory of meta: they stay in the host's memory, and batches are made"):
@@ -233,7 +235,7 @@ class OnDisk:
         return self.images
 
 
-@pytest.mark.filterwarnings("ignore:the training images take")
+@pytest.mark.filterwarnings("ignore:the training samples take")
 def test_training_from_disk_and_from_memory_are_the_same_batches(tmp_path: Path) -> None:
     loaders = []
     for share in (0.0, 1.0):

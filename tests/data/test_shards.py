@@ -25,7 +25,7 @@ from ssl_framework.data.images import shards as shards_module
 from ssl_framework.data.images.litdata_shards import write_litdata
 from ssl_framework.data.images.shards import Piece, ShardLoader, Shards, cut
 from ssl_framework.data.images.webdataset_shards import count_samples, write_webdataset
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.types import Samples
 from tests.small_runs import config
 

@@ -172,7 +172,7 @@ def test_the_students_own_classifier_is_judged_beside_the_probes_and_again_later
     assert list(result["metrics"]) == list(result["baselines"]["untrained"]) == frozen + own
     assert list(result["baselines"]["raw_pixels"]) == frozen
     assert evaluate(tmp_path, []) == result["metrics"]
-    assert references(tmp_path, ["raw_pixels", "untrained"]) == result["baselines"]
+    assert references(tmp_path) == result["baselines"]
     others = ("probes.knn", "probes.neural_collapse", "head_probes.classifier.neural_collapse")
     alone = evaluate(tmp_path, [f"evaluation.{key}=null" for key in others])
     assert alone == {name: result["metrics"][name] for name in own[:4]}
@@ -222,7 +222,8 @@ def test_a_number_of_classes_that_is_not_known() -> None:
     with pytest.raises(ValueError) as error:
         build_module(small("supervised", "data.num_classes=null"), has_labels=True)
     assert str(error.value) == (
-        "a classifier has num_classes=None: set data.num_classes to the number of classes, at least 2"
+        "student.heads.classifier.num_classes is null: it must be a whole number, at least 2: "
+        "set data.num_classes to the number of classes"
     )
 
 

@@ -10,8 +10,9 @@ import torch
 from ssl_framework.build import build, build_data, build_module
 from ssl_framework.data.loader import take
 from ssl_framework.evaluation.cross_modal import CrossModal
-from ssl_framework.evaluation.features import in_eval_mode
+from ssl_framework.evaluation.features import Splits, in_eval_mode
 from ssl_framework.evaluation.request import evaluate
+from ssl_framework.evaluation.score_all import Chosen, misfit
 from ssl_framework.models.towers import Towers
 from ssl_framework.models.weights import read_weights
 from ssl_framework.report.inspection import Inspection
@@ -59,6 +60,14 @@ def test_both_towers_embed_the_same_samples_and_the_prompts() -> None:
         "position": (9, 4, 128),
     }
     assert module.training and student.training  # as before
+
+
+def test_data_without_the_other_modality_leave_the_protocol_out() -> None:
+    cfg, data, module = clip()
+    chosen = Chosen("cross_modal", cfg.evaluation, [], False)
+    bare = Splits(*(split._replace(beside=None) for split in (data.train, data.test)))
+    assert misfit(build(cfg.evaluation), chosen, module, Splits(data.train, data.test), {}) == ""
+    assert misfit(build(cfg.evaluation), chosen, module, bare, {}).startswith("evaluation.cross reads text, which the")
 
 
 def test_a_step_pairs_each_picture_with_its_own_caption() -> None:

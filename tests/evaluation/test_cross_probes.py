@@ -147,9 +147,9 @@ def test_equal_rows() -> None:
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: CrossRetrieval([]), r"evaluation.cross.probes.retrieval.k is \[\]"),
-        (lambda: CrossRetrieval([1], num_samples=1), "evaluation.cross.probes.retrieval.num_samples is 1"),
-        (lambda: ModalityGap(0), "evaluation.cross.probes.gap.regularisation is 0"),
+        (lambda: CrossRetrieval([]), r"k is \[\]: it must be a list of one or more whole numbers"),
+        (lambda: CrossRetrieval([1], num_samples=1), "num_samples is 1: it must be at least 2, or null"),
+        (lambda: ModalityGap(0), "regularisation is 0: it must be above 0"),
     ],
 )
 def test_bad_values(build, words: str) -> None:  # type: ignore[no-untyped-def]

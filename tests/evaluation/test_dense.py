@@ -254,8 +254,8 @@ def test_what_cannot_be_done_is_refused_with_one_sentence() -> None:
     with pytest.raises(ValueError, match=r"correspondence needs a map of several positions, but ssl_mlp gives one"):
         Correspondence(10, [0.3, 1.0], 0.5, 0)(module, data)
     for make, words in (
-        (lambda: Segmentation(0, LINEAR, 0), r"segmentation\.images is 0"),
-        (lambda: Correspondence(0, [0.3, 1.0], 0.5, 0), r"correspondence\.images is 0"),
+        (lambda: Segmentation(0, LINEAR, 0), "images is 0: it must be at least 1"),
+        (lambda: Correspondence(0, [0.3, 1.0], 0.5, 0), "images is 0: it must be at least 1"),
         (lambda: Dense("dense/1", {"segmentation": None}), r"evaluation\.probes is empty"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -306,13 +306,16 @@ def test_bfloat16_trains_as_well() -> None:
 
 def test_what_fine_tuning_cannot_do_is_refused() -> None:
     for changes, words in (
-        ({"shares": [0.0]}, r"evaluation\.shares is \[0\.0\]"),
+        (
+            {"shares": [0.0]},
+            r"shares is \[0\.0\]: it must be a list of one or more numbers",
+        ),
         ({"epochs": [1, 2]}, r"evaluation\.epochs is \[1, 2\]: give as many as evaluation\.shares \(1\)"),
-        ({"epochs": [0]}, r"evaluation\.epochs is \[0\]"),
-        ({"lr_per_256": -1.0}, r"lr_per_256=-1\.0"),
-        ({"warmup": 1.0}, r"warmup=1\.0"),
-        ({"batch_size": 1}, r"evaluation\.batch_size is 1"),
-        ({"layer_decay": 0.0}, r"evaluation\.layer_decay is 0\.0"),
+        ({"epochs": [0]}, r"epochs is \[0\]: it must be a list of one or more whole numbers"),
+        ({"lr_per_256": -1.0}, r"lr_per_256 is -1\.0: it must be at least 0"),
+        ({"warmup": 1.0}, r"warmup is 1\.0: it must be at least 0 and below 1"),
+        ({"batch_size": 1}, "batch_size is 1: it must be at least 2"),
+        ({"layer_decay": 0.0}, r"layer_decay is 0\.0: it must be above 0 and at most 1"),
         ({"precision": "float16"}, r"evaluation\.precision is float16"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -350,9 +353,9 @@ def test_rates_trained_together_equal_each_trained_alone() -> None:
 
 def test_what_the_linear_classifier_cannot_do_is_refused() -> None:
     for changes, words in (
-        ({"learning_rates": []}, r"evaluation\.learning_rates is \[\]"),
-        ({"held_out": 1.0}, r"evaluation\.held_out is 1\.0"),
-        ({"epochs": 0}, r"epochs=0, batch_size=32"),
+        ({"learning_rates": []}, r"learning_rates is \[\]: it must be a list of one or more numbers"),
+        ({"held_out": 1.0}, r"held_out is 1\.0: it must be above 0 and below 1"),
+        ({"epochs": 0}, "epochs is 0: it must be at least 1"),
     ):
         with pytest.raises(ValueError, match=words):
             linear(**changes)

@@ -277,12 +277,12 @@ def test_collapsed_features_have_no_rank_left(value: float) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"num_samples": 1}, r"evaluation\.measures\.features\.num_samples is 1"),
-        ({"t": 0.0}, r"features\.t is 0"),
-        ({"epsilon": -1.0}, r"features\.epsilon is -1"),
-        ({"alpha_ranks": [0, 9]}, r"features\.alpha_ranks is \[0, 9\]"),
+        ({"num_samples": 1}, "num_samples is 1: it must be at least 2"),
+        ({"t": 0.0}, r"t is 0\.0: it must be above 0"),
+        ({"epsilon": -1.0}, r"epsilon is -1\.0: it must be at least 0"),
+        ({"alpha_ranks": [0, 9]}, r"alpha_ranks is \[0, 9\]: it must be a list of 2 whole numbers"),
         ({"alpha_ranks": [5, 6]}, r"features\.alpha_ranks is \[5, 6\]"),
-        ({"alpha_ranks": [5]}, r"features\.alpha_ranks is \[5\]"),
+        ({"alpha_ranks": [5]}, r"alpha_ranks is \[5\]: it must be a list of 2 whole numbers"),
     ],
 )
 def test_bad_settings_are_refused(change: dict, words: str) -> None:

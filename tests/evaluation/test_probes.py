@@ -23,7 +23,7 @@ from ssl_framework.evaluation.probes.linear_auto import LinearAuto
 from ssl_framework.evaluation.probes.long_tail import LongTail
 from ssl_framework.evaluation.probes.naive_bayes import NaiveBayes, naive_bayes
 from ssl_framework.evaluation.probes.out_of_distribution import OutOfDistribution
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.groups import CONFIGS
 from tests.evaluation.test_evaluation import clusters
 from tests.golden import core_view
 from tests.small_runs import config
@@ -453,21 +453,33 @@ def test_the_shipped_config_builds_the_probe(name: str) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: few_shot([]), r"few_shot\.shots is \[\]: give one or more"),
-        (lambda: few_shot(0), r"few_shot\.shots is 0"),
-        (lambda: Transport(0.0, 5), r"few_shot\.transport has epsilon=0\.0, iterations=5"),
-        (lambda: Transport(0.1, 0), r"few_shot\.transport has epsilon=0\.1, iterations=0"),
-        (lambda: few_shot(ways=1), r"few_shot has ways=1, queries=10, episodes=60"),
-        (lambda: Clustering(0), r"clustering\.seeds is 0"),
-        (lambda: FewLabels([0.1, 0.0], LINEAR, 0), r"semi_supervised\.shares is \[0\.1, 0\.0\]"),
-        (lambda: FewLabels([], LINEAR, 0), r"semi_supervised\.shares is \[\]"),
-        (lambda: bayes([]), r"naive_bayes\.sizes is \[\]"),
-        (lambda: bayes([0, 4]), r"naive_bayes\.sizes is \[0, 4\]"),
-        (lambda: bayes([4], floor=0.0), r"naive_bayes\.floor is 0\.0"),
-        (lambda: LeaveOneOut([], 0.1), r"knn_loo\.k is \[\]"),
-        (lambda: LeaveOneOut([0], 0.1), r"knn_loo\.k is \[0\]"),
-        (lambda: LeaveOneOut([1], 0.0), r"knn_loo\.temperature is 0\.0"),
-        (lambda: OutOfDistribution([]), r"ood\.classes is \[\]"),
+        (lambda: few_shot([]), r"shots is \[\]: it must be a whole number, at least 1"),
+        (
+            lambda: few_shot(0),
+            "shots is 0: it must be at least 1",
+        ),
+        (lambda: Transport(0.0, 5), r"epsilon is 0\.0: it must be above 0"),
+        (lambda: Transport(0.1, 0), "iterations is 0: it must be at least 1"),
+        (lambda: few_shot(ways=1), "ways is 1: it must be at least 2"),
+        (lambda: Clustering(0), "seeds is 0: it must be at least 1"),
+        (
+            lambda: FewLabels([0.1, 0.0], LINEAR, 0),
+            r"shares is \[0\.1, 0\.0\]: it must be a list of one or more numbers",
+        ),
+        (
+            lambda: FewLabels([], LINEAR, 0),
+            r"shares is \[\]: it must be a list of one or more numbers",
+        ),
+        (lambda: bayes([]), r"sizes is \[\]: it must be a list of one or more whole numbers"),
+        (lambda: bayes([0, 4]), r"sizes is \[0, 4\]: it must be a list of one or more whole numbers"),
+        (lambda: bayes([4], floor=0.0), r"floor is 0\.0: it must be above 0"),
+        (lambda: LeaveOneOut([], 0.1), r"k is \[\]: it must be a list of one or more whole numbers"),
+        (lambda: LeaveOneOut([0], 0.1), r"k is \[0\]: it must be a list of one or more whole numbers"),
+        (lambda: LeaveOneOut([1], 0.0), r"temperature is 0\.0: it must be above 0"),
+        (
+            lambda: OutOfDistribution([]),
+            r"classes is \[\]: it must be a list of one or more whole numbers",
+        ),
         (lambda: OutOfDistribution([1, 1]), r"ood\.classes is \[1, 1\]"),
     ],
 )

@@ -16,7 +16,7 @@ from ssl_framework.evaluation.features import Accuracy, Frozen, intervals, plain
 from ssl_framework.evaluation.frozen import FrozenEvaluation
 from ssl_framework.evaluation.protocol import protocol_of, settings
 from ssl_framework.runs.addresses import as_first_published
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.groups import CONFIGS
 from tests.small_runs import config
 
 PROTOCOLS = sorted(path.stem for path in (CONFIGS / "evaluation").glob("*.yaml"))

@@ -159,15 +159,15 @@ def test_without_classes_there_are_no_false_negatives_and_few_samples_have_fewer
     assert not [name for name in values if "false_negatives" in name]
 
 
-def test_what_cannot_be_scored_says_why_and_the_run_goes_on(module: SSLModule) -> None:
+def test_what_cannot_be_scored_says_why(module: SSLModule) -> None:
     with pytest.warns(UserWarning, match="scores of views skipped: the train split has fewer than two samples"):
         assert ViewScores(**SETTINGS).measure(module, images(1)) == ({}, {})
     module.student.dims["map"] = 1
     with pytest.warns(UserWarning, match="skipped: head map gives several vectors a sample"):
         assert ViewScores(**SETTINGS | {"head": "map"}).measure(module, images()) == ({}, {})
     torch.nn.init.constant_(next(module.student.heads.parameters()), math.nan)
-    with pytest.warns(UserWarning, match="skipped: embeddings are not finite"):
-        assert ViewScores(**SETTINGS).measure(module, images()) == ({}, {})
+    with pytest.raises(ValueError, match=r"the outputs of the head projector of \d+ of the \d+ samples"):
+        ViewScores(**SETTINGS).measure(module, images())
 
 
 def test_views_of_another_size_are_left_out() -> None:
@@ -184,14 +184,14 @@ def test_views_of_another_size_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"temperature": 0}, "evaluation.scores.temperature is 0: give a number above 0"),
-        ({"temperature": {"init": 1.0}}, "give a number above 0"),
+        ({"temperature": 0}, "temperature is 0: it must be above 0"),
+        ({"temperature": {"init": 1.0}}, "it must be a number above 0"),
         ({"num_hard": 20}, "num_hard is 20: it must be at least 1 and below num_samples, which is 20"),
-        ({"num_hard": 0}, "num_hard is 0"),
+        ({"num_hard": 0}, "num_hard is 0: it must be at least 1"),
         ({"num_views": 1}, "num_views is 1: it must be at least 2"),
-        ({"lidar_delta": 0.0}, "lidar_delta=0.0"),
-        ({"lidar_epsilon": -1.0}, "lidar_epsilon=-1.0"),
-        ({"every_n_epochs": -1}, "every_n_epochs is -1"),
+        ({"lidar_delta": 0.0}, "lidar_delta is 0.0: it must be above 0"),
+        ({"lidar_epsilon": -1.0}, "lidar_epsilon is -1.0: it must be at least 0"),
+        ({"every_n_epochs": -1}, "every_n_epochs is -1: it must be at least 0"),
     ],
 )
 def test_settings_without_meaning_are_refused(change: dict[str, Any], message: str) -> None:

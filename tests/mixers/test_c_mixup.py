@@ -57,5 +57,5 @@ def test_c_mixup_is_regression_with_its_mixer() -> None:
 
 
 def test_the_bandwidth_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"mixer\.partners\.bandwidth is 0: it must be above 0"):
+    with pytest.raises(ValueError, match="bandwidth is 0: it must be above 0"):
         LabelKernel(0)

@@ -226,15 +226,15 @@ def test_a_hidden_mixture_in_bf16_stays_near_float32() -> None:
     [
         (("mixer.rule.layers=[5]",), "mixer.rule.layers names 5, but ssl_tiny has the blocks 1 to 4"),
         (("mixer.rule.layers=[-5]",), "mixer.rule.layers names -5, but ssl_tiny has the blocks 1 to 4"),
-        (("mixer.rule.layers=[]",), "mixer.rule.layers is []: name one block or more"),
+        (("mixer.rule.layers=[]",), "mixer.rule.layers is []: it must be a list of one or more whole numbers"),
         (("mixer.rule.alpha=0",), "mixer.rule.alpha is 0: it must be above 0"),
         (
             ("data.micro_batch_size=4",),
             "data.micro_batch_size is 4, but ManifoldMixup needs the student's one pass over the whole batch",
         ),
         (("method=mv_dhel",), "MultiView does not read what ManifoldMixup produces"),
-        (("mixer=alignmix", "mixer.rule.epsilon=0"), "mixer.rule.epsilon is 0 and iterations 100"),
-        (("mixer=alignmix", "mixer.rule.iterations=0"), "mixer.rule.epsilon is 0.1 and iterations 0"),
+        (("mixer=alignmix", "mixer.rule.epsilon=0"), "mixer.rule.epsilon is 0: it must be above 0"),
+        (("mixer=alignmix", "mixer.rule.iterations=0"), "mixer.rule.iterations is 0: it must be at least 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(overrides: tuple[str, ...], words: str) -> None:

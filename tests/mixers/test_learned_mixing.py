@@ -349,7 +349,7 @@ def test_a_rule_is_a_group_with_a_rate_of_its_own(exclude: bool) -> None:
         (("mixer=automix", "mixer.rule.layer=7"), "mixer.rule.layer names 7, but ssl_tiny has the blocks 1 to 4"),
         (("mixer=automix", "mixer.rule.plain=0.5"), "mixer.rule.plain is 0.5"),
         (("mixer=automix", "mixer.rule.upsampling=cubic"), "mixer.rule.upsampling is cubic: choose nearest or"),
-        (("mixer=automix", "mixer.rule.weight=-1"), "mixer.rule.weight is -1, tolerance 0.1 and spread 0.0"),
+        (("mixer=automix", "mixer.rule.weight=-1"), "mixer.rule.weight is -1: it must be at least 0"),
         (("mixer=automix", "mixer.rule.lr_factor=0"), "mixer.rule.lr_factor is 0: it must be above 0"),
         (("mixer=samix", "mixer.rule.network.slope=-1"), "mixer.rule.network.slope is -1"),
         (("mixer=samix", "data.micro_batch_size=4"), "but LearnedMask needs the student's one pass over the whole"),

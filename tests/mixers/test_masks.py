@@ -169,16 +169,19 @@ def test_an_image_that_is_a_source_twice_counts_twice() -> None:
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
-        (lambda: SmoothMix(0.0, 0.5, True), "mixer.rule.smallest is 0.0 and largest 0.5"),
+        (lambda: SmoothMix(0.0, 0.5, True), "smallest is 0.0: it must be above 0"),
         (lambda: SmoothMix(0.5, 0.25, True), "it takes 0 < smallest <= largest"),
-        (lambda: GridMix(1.0, [0, 6], [0.5, 1], [1, 1], True), "mixer.rule.holes is [0, 6]"),
+        (
+            lambda: GridMix(1.0, [0, 6], [0.5, 1], [1, 1], True),
+            "holes is [0, 6]: it must be a list of 2 whole numbers",
+        ),
         (lambda: GridMix(1.0, [2, 6], [0.5, 1.5], [1, 1], True), "mixer.rule.area is [0.5, 1.5]: it takes"),
         (lambda: GridMix(1.0, [2, 6], [0.5, 1], [2, 1], True), "mixer.rule.aspect is [2, 1]"),
-        (lambda: FMix(1.0, -1.0, True), "mixer.rule.decay is -1.0: it must be at least 0"),
-        (lambda: FMix(0.0, 3.0, True), "mixer.rule.alpha is 0.0"),
-        (lambda: TokenMix(1.0, 0, 0, True), "mixer.rule.token is 0 and least 0"),
-        (lambda: TokenMix(1.0, 4, -1, True), "mixer.rule.token is 4 and least -1"),
-        (lambda: PatchMix(0, True), "mixer.rule.patch is 0: a patch has at least 1 pixel"),
+        (lambda: FMix(1.0, -1.0, True), "decay is -1.0: it must be at least 0"),
+        (lambda: FMix(0.0, 3.0, True), "alpha is 0.0: it must be above 0"),
+        (lambda: TokenMix(1.0, 0, 0, True), "token is 0: it must be at least 1"),
+        (lambda: TokenMix(1.0, 4, -1, True), "least is -1: it must be at least 0"),
+        (lambda: PatchMix(0, True), "patch is 0: it must be at least 1"),
         (lambda: partner_shown(TokenMix(1.0, 5, 0, True), (2, 1, 10, 12), 0), "mixer.rule.token is 5, but a view has"),
         (
             lambda: partner_shown(PatchMix(5, True), (2, 1, 12, 10), 0),

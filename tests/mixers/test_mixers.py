@@ -18,7 +18,7 @@ from ssl_framework.mixers.scores import SpectralResidual
 from ssl_framework.mixers.targets import class_targets, number_targets, overlap, targets
 from ssl_framework.module import clean_views
 from ssl_framework.objectives.base import parted
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.types import Batch, Clock, Mix, Samples
 from tests.small_runs import SMALL, config, small
 
@@ -206,7 +206,7 @@ def test_partners() -> None:
     first = Counter(chosen(Shuffle(), 4, n)[0] for n in range(4000))
     assert all(first[p] == pytest.approx(1000, abs=110) for p in range(4))
     assert Following(2)(batch_of(torch.empty(3, 1)), context()).tolist() == [[1, 2], [2, 0], [0, 1]]
-    with pytest.raises(ValueError, match=r"mixer\.partners\.num is 0"):
+    with pytest.raises(ValueError, match="num is 0: it must be at least 1"):
         Following(0)
     with pytest.raises(ValueError, match=r"mixer\.partners gives each sample 2 partners, but mixer\.rule mixes two"):
         mixed(mixing(RULES["mixup"], Following(2)), torch.rand(4, 3, 8, 8), 0)

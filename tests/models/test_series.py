@@ -61,7 +61,7 @@ def test_an_export_loads_outside_a_run(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"takes series of 2 channel\(s\), but the views have samples of 3 x 8 x 8"):
         backbone()(torch.zeros(1, 3, 8, 8))
-    with pytest.raises(ValueError, match=r"backbone\.depth is 0: it must be at least 1"):
+    with pytest.raises(ValueError, match="depth is 0: it must be at least 1"):
         backbone(depth=0)
     with pytest.raises(ValueError, match=r"backbone\.kernel is 4: it must be odd"):
         backbone(kernel=4)

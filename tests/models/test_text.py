@@ -63,7 +63,7 @@ def test_blocks_begin_with_weights_of_their_own() -> None:
     [
         ({"num_heads": 3}, "text_backbone.num_heads is 3, which does not divide the width 16"),
         ({"pool": "last"}, "text_backbone.pool is last: choose one of mean, first"),
-        ({"depth": 0}, "text_backbone.depth is 0"),
+        ({"depth": 0}, "depth is 0: it must be at least 1"),
     ],
 )
 def test_bad_values(options: dict, words: str) -> None:

@@ -10,18 +10,19 @@ from torch import Tensor
 from ssl_framework.gradient_cache import cached_losses
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import EMATeacher, Encoder
-from ssl_framework.models.heads import MLPHead
+from ssl_framework.models.heads import Features, MLPHead
 from ssl_framework.models.text import TextTransformer
-from ssl_framework.models.towers import Towers
+from ssl_framework.models.towers import AlikeTowers, Towers
 from ssl_framework.objectives.clip import CLIP
 from ssl_framework.types import Batch, Clock, Outputs
+from ssl_framework.wiring import check_heads, check_teacher
 
-HEAD = functools.partial(MLPHead, source="pooled", hidden=[], out=6)
+HEAD = MLPHead(source="pooled", hidden=[], out=6)
 
 
 def image_encoder(seed: int = 0, **options: object) -> Encoder:
     torch.manual_seed(seed)
-    heads = {"projector": HEAD, "predictor": functools.partial(MLPHead, source="projector", hidden=[5], out=6)}
+    heads = {"projector": HEAD, "predictor": MLPHead(source="projector", hidden=[5], out=6)}
     return Encoder(Backbone("ssl_tiny", None, image_size=16, channels=3), heads, **options)  # type: ignore[arg-type]
 
 
@@ -113,7 +114,7 @@ def test_frozen_towers_neither_learn_nor_leave_eval_mode() -> None:
 
 def test_a_teacher_follows_both_towers_and_has_only_their_heads() -> None:
     towers = pair()
-    teacher = EMATeacher(towers, ["projector"], momentum=0.75)  # type: ignore[arg-type]
+    teacher = EMATeacher(["projector"], momentum=0.75).follow(towers)  # type: ignore[arg-type]
     assert [list(teacher.encoder.tower(name).heads) for name in ("image", "text")] == [["projector"]] * 2
     assert list(towers.heads) == ["projector", "predictor"]
     before = {name: p.clone() for name, p in teacher.encoder.named_parameters()}
@@ -129,8 +130,8 @@ def test_a_teacher_follows_both_towers_and_has_only_their_heads() -> None:
 
 def test_a_shuffled_teacher_encodes_each_view_with_its_tower() -> None:
     towers = pair()
-    teacher = EMATeacher(towers, ["projector"], momentum=0.9, shuffle_bn=3).eval()  # type: ignore[arg-type]
-    plain = EMATeacher(towers, ["projector"], momentum=0.9).eval()  # type: ignore[arg-type]
+    teacher = EMATeacher(["projector"], momentum=0.9, shuffle_bn=3).follow(towers).eval()  # type: ignore[arg-type]
+    plain = EMATeacher(["projector"], momentum=0.9).follow(towers).eval()  # type: ignore[arg-type]
     for ours, theirs in zip(
         teacher(list(views()), None, Clock(0, 0, 1)), plain(list(views()), None, Clock(0, 0, 1)), strict=True
     ):
@@ -167,4 +168,32 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="the student is one encoder: choose method=clip or views of one of"):
         image_encoder().route(("image", "text"))
     with pytest.raises(ValueError, match=r"teacher\.heads names \['x'\], but the student has \['predictor', 'project"):
-        EMATeacher(pair(), ["x"], momentum=0.9)  # type: ignore[arg-type]
+        EMATeacher(["x"], momentum=0.9).follow(pair())  # type: ignore[arg-type]
+
+
+def test_heads_are_built_anew_in_every_tower() -> None:
+    head = MLPHead(source="pooled", hidden=[], out=6)
+    text = TextTransformer(20, 7, 16, 2, 4)
+    towers = AlikeTowers(Backbone("ssl_tiny", None, 16, 3), {"projector": head}, "image", {"text": text})  # type: ignore[arg-type]
+    first, second = (encoder.heads["projector"] for encoder, _ in towers.encoders())
+    assert [x.layers[0].in_features for x in (first, second)] == [192, 16] and not list(head.parameters())
+
+
+def test_what_an_objective_reads_and_what_nothing_reads_is_asked_of_every_tower() -> None:
+    with pytest.raises(ValueError, match="CLIP reads predictor of the student's tower for text, but the head that was"):
+        check_heads(CLIP(0.07, 100, head="predictor"), pair())
+    with pytest.raises(ValueError, match="tower for image, but the head that was chosen has predictor besides, which"):
+        check_heads(CLIP(0.07, 100), pair())
+    alike = pair()
+    alike.keep_heads(["projector"])
+    check_heads(CLIP(0.07, 100), alike)
+    objective = CLIP(0.07, 100)
+    objective.teacher_reads = ("predictor",)
+    with pytest.raises(ValueError, match="CLIP reads predictor of the teacher"):
+        check_teacher(objective, pair())  # type: ignore[arg-type]
+
+
+def test_what_builds_a_head_of_an_earlier_version_is_refused() -> None:
+    late = {"projector": functools.partial(Features, source="pooled")}
+    with pytest.raises(ValueError, match=r"no Head: give the class a build\(width\) .* and leave _partial_ out"):
+        Encoder(TextTransformer(20, 7, 16, 2, 4), late)  # type: ignore[arg-type]

@@ -11,9 +11,9 @@ from ssl_framework.build import build_module
 from ssl_framework.commands.export import export
 from ssl_framework.loading import load_run
 from ssl_framework.models.encoder import EMATeacher
-from ssl_framework.models.weights import load_checkpoint
+from ssl_framework.models.weights import load_checkpoint, prefix_of
 from ssl_framework.module import SSLModule
-from ssl_framework.runs.folder import read_json
+from ssl_framework.runs.folder import RunFolder, read_json
 from ssl_framework.training.parts import begin_with_weights
 from tests.small_runs import run_in, small
 
@@ -102,3 +102,14 @@ def test_a_new_run_is_refused_before_its_first_step(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="which does not exist"):
         run_in(tmp_path, small("simclr", f"backbone.weights={tmp_path / 'nowhere'}"))
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_of_several_towers_the_config_says_which_is_the_main_one(tmp_path: Path) -> None:
+    """Tensors that ranks have written in shares come in the order of their names."""
+    file = RunFolder(tmp_path).config_file
+    file.write_text("student: {main: wave, others: {text: {}}}")
+    assert prefix_of(RunFolder(tmp_path)) == "student.towers.wave.backbone.net."
+    file.write_text("student: {towers: {wave: {}, text: {}}}")
+    assert prefix_of(RunFolder(tmp_path)) == "student.towers.wave.backbone.net."
+    file.write_text("student: {backbone: {}}")
+    assert prefix_of(RunFolder(tmp_path)) == "student.backbone.net."

@@ -203,7 +203,7 @@ def swav() -> SwAV:
 
 
 def simlap(pairing: str = "permuted", fused: bool = True, renormalise: bool = False) -> SimLAP:
-    return seeded(lambda: SimLAP(0.1, 4, pairing, lambda num: LabelGate(num, 7, 8, DIM, fused), renormalise))
+    return seeded(lambda: SimLAP(0.1, 4, pairing, LabelGate(4, 7, 8, DIM, fused), renormalise))
 
 
 def core_tuning() -> CoreTuning:

@@ -95,9 +95,9 @@ def test_the_scale_grows_to_its_bound_can_come_back_and_has_no_weight_decay() ->
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ((0, 100), "objective.temperature is 0"),
+        ((0, 100), "temperature is 0: it must be above 0"),
         ((0.07, 10), "objective.largest_scale is 10, less than the scale at the beginning"),
-        ((0.07, 100, 1.0), "objective.label_smoothing is 1.0"),
+        ((0.07, 100, 1.0), "label_smoothing is 1.0: it must be at least 0 and below 1"),
         ((0.07, 100, 0.0, "node"), "objective.gather is node: choose one of global, none"),
     ],
 )

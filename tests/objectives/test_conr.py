@@ -88,10 +88,10 @@ def test_equal_embeddings_give_the_weight_of_the_rivals() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"window": -1.0}, r"objective\.window is -1\.0: it must be at least 0"),
-        ({"push": -1.0}, r"objective\.push is -1\.0"),
-        ({"weight": -1.0}, r"objective\.weight is -1\.0"),
-        ({"temperature": 0.0}, r"objective\.temperature is 0\.0: it must be above 0"),
+        ({"window": -1.0}, r"window is -1\.0: it must be at least 0"),
+        ({"push": -1.0}, r"push is -1\.0: it must be at least 0"),
+        ({"weight": -1.0}, r"weight is -1\.0: it must be at least 0"),
+        ({"temperature": 0.0}, r"temperature is 0\.0: it must be above 0"),
     ],
 )
 def test_refused(change: dict[str, float], words: str) -> None:

@@ -145,11 +145,11 @@ def test_micro_batches_reach_both_heads() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"num_classes": None}, r"objective\.num_classes is None: set data\.num_classes"),
-        ({"alpha": 0.0}, r"objective\.alpha is 0\.0"),
-        ({"least_share": 1.5}, r"least_share 1\.5"),
-        ({"weight": -1.0}, r"weight -1\.0"),
-        ({"temperature": 0.0}, r"objective\.temperature is 0"),
+        ({"num_classes": None}, "num_classes is null: it must be a whole number, at least 2"),
+        ({"alpha": 0.0}, r"alpha is 0\.0: it must be above 0"),
+        ({"least_share": 1.5}, r"least_share is 1\.5: it must be between 0 and 1"),
+        ({"weight": -1.0}, r"weight is -1\.0: it must be at least 0"),
+        ({"temperature": 0.0}, r"temperature is 0\.0: it must be above 0"),
     ],
 )
 def test_refused_settings(change: dict, words: str) -> None:

@@ -75,7 +75,7 @@ def test_logs_the_multiplier_of_the_coupled_gradient() -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"objective\.temperature"):
+    with pytest.raises(ValueError, match="temperature is -1: it must be above 0"):
         DCL(-1, None)
-    with pytest.raises(ValueError, match=r"objective\.weight_sigma is 0"):
+    with pytest.raises(ValueError, match=r"weight_sigma is 0\.0: it must be above 0, or null"):
         DCL(0.1, 0.0)

@@ -101,8 +101,8 @@ def test_gradient_flows_through_both_of_the_pair() -> None:
     "change, message",
     [
         ({"alpha_positive": None, "alpha_negative": None}, "no alpha_positive and no alpha_negative"),
-        ({"alpha_positive": 0}, r"feature_mixer\.alpha_positive is 0"),
-        ({"start": 2}, r"feature_mixer\.start is 2"),
+        ({"alpha_positive": 0}, "alpha_positive is 0: it must be above 0, or null"),
+        ({"start": 2}, "start is 2: it must be between 0 and 1"),
     ],
 )
 def test_refused_settings(change: dict, message: str) -> None:

@@ -280,14 +280,17 @@ def test_the_other_levels_train_every_weight(overrides: tuple[str, str]) -> None
             lambda: Metrix(similar(), "pixels", 0.4, 2.0, 0.5),
             r"objective\.level is pixels: choose one of embedding",
         ),
-        (lambda: Metrix(similar(), "input", -1.0, 2.0, 0.5), r"objective\.weight is -1\.0"),
-        (lambda: Metrix(similar(), "input", 0.4, 0.0, 0.5), r"alpha 0\.0"),
-        (lambda: Metrix(similar(), "input", 0.4, 2.0, 1.5), r"anchor_share 1\.5"),
-        (lambda: Contrastive(-0.1, 0.5), r"objective\.loss\.positive_margin is -0\.1"),
-        (lambda: Contrastive(0.0, 2.5), r"negative_margin 2\.5"),
-        (lambda: MultiSimilarity(0.0, 50.0, 0.5, None), r"objective\.loss\.alpha is 0\.0 and beta 50\.0"),
-        (lambda: ProxyAnchor(None, 5, 32.0, 0.1), r"objective\.loss\.num_classes is None"),  # type: ignore[arg-type]
-        (lambda: ProxyAnchor(5, 5, 0.0, 0.1), r"objective\.loss\.alpha is 0\.0"),
+        (lambda: Metrix(similar(), "input", -1.0, 2.0, 0.5), r"weight is -1\.0: it must be at least 0"),
+        (lambda: Metrix(similar(), "input", 0.4, 0.0, 0.5), r"alpha is 0\.0: it must be above 0"),
+        (lambda: Metrix(similar(), "input", 0.4, 2.0, 1.5), r"anchor_share is 1\.5: it must be between 0 and 1"),
+        (lambda: Contrastive(-0.1, 0.5), r"positive_margin is -0\.1: it must be at least 0 and below 2"),
+        (lambda: Contrastive(0.0, 2.5), r"negative_margin is 2\.5: it must be above 0 and at most 2"),
+        (lambda: MultiSimilarity(0.0, 50.0, 0.5, None), r"alpha is 0\.0: it must be above 0"),
+        (
+            lambda: ProxyAnchor(None, 5, 32.0, 0.1),
+            r"num_classes is null: it must be a whole number, at least 2",
+        ),  # type: ignore[arg-type]
+        (lambda: ProxyAnchor(5, 5, 0.0, 0.1), r"alpha is 0\.0: it must be above 0"),
     ],
 )
 def test_refused_settings(build: Callable[[], object], words: str) -> None:

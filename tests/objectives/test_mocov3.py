@@ -58,7 +58,7 @@ def test_invariances() -> None:
 
 
 def test_refused_settings() -> None:
-    with pytest.raises(ValueError, match=r"objective\.temperature is 0"):
+    with pytest.raises(ValueError, match="temperature is 0: it must be above 0"):
         MoCoV3(0)
 
 

@@ -147,7 +147,7 @@ def test_half_precision_inputs_odd_batches_and_twins_give_finite_gradients(name:
 
 
 def test_refused_settings() -> None:
-    with pytest.raises(ValueError, match=r"objective\.temperature is 0"):
+    with pytest.raises(ValueError, match="temperature is 0: it must be above 0"):
         MultiView(0, MVDHEL())
     with pytest.raises(ValueError, match=r"objective\.loss\.mean is harmonic: choose geometric or arithmetic"):
         PVC("harmonic")

@@ -93,7 +93,7 @@ def test_invariances() -> None:
 
 
 def test_refused_settings() -> None:
-    with pytest.raises(ValueError, match=r"objective\.temperature is -1"):
+    with pytest.raises(ValueError, match="temperature is -1: it must be above 0"):
         objective(core_queue(), tau=-1)
-    with pytest.raises(ValueError, match=r"objective\.queue\.size is 0"):
+    with pytest.raises(ValueError, match="size is 0: it must be at least 1"):
         NNCLR(0.2, Queue(0, 4))

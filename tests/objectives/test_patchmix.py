@@ -45,5 +45,5 @@ def test_equals_the_loop(m: int) -> None:
 
 
 def test_refused_settings() -> None:
-    with pytest.raises(ValueError, match=r"objective\.temperature is 0"):
+    with pytest.raises(ValueError, match="temperature is 0: it must be above 0"):
         PatchMix(0)

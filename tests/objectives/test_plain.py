@@ -99,3 +99,29 @@ def test_what_is_lacking_is_named() -> None:
     ):
         with pytest.raises(ValueError, match=said):
             objective.loss_of(*given)
+
+
+def test_what_no_head_gives_is_refused() -> None:
+    z, label = torch.randn(4, DIM), torch.arange(4)
+    for objective, given, options, said in (
+        (
+            SimCLR(0.2),
+            (z[:, None], z),
+            {},
+            r"SimCLR was given a view 0 of torch\.float32 \[4, 1, \d+\]: give what a head",
+        ),
+        (SimCLR(0.2), (z, label), {}, r"SimCLR was given a view 1 of torch\.int64 \[4\]: give what a head makes"),
+        (SimCLR(0.2), (z, z.tolist()), {}, "SimCLR was given a view 1 of type list: give a tensor"),
+        (SimCLR(0.2), (z, z[:, 1:]), {}, r"SimCLR cannot compare views \[\[4, \d+\], \[4, \d+\]\]: "),
+        (
+            SupCon(0.2, 0.1),
+            (z, z),
+            {"label": label[:3]},
+            r"SupCon was given label=\[3\] with views of 4 samples: give a tensor",
+        ),
+        (SupCon(0.2, 0.1), (z, z), {"label": [0, 1, 0, 1]}, "SupCon was given label=list with views of 4 samples"),
+        (MoCo(0.2, Queue(8, DIM)), (z,), {"teacher": [label]}, r"MoCo was given a teacher's view 0 of torch\.int64"),
+        (MoCo(0.2, Queue(8, DIM + 1)), (z,), {"teacher": [z]}, r"MoCo cannot compare views .* and a teacher's \[\[4, "),
+    ):
+        with pytest.raises(ValueError, match=said):
+            objective.loss_of(*given, **options)

@@ -156,7 +156,7 @@ def test_mixtures_of_one_view_only_are_refused() -> None:
     batch = Batch([], torch.arange(6), mix=[None, None, mix(1), mix(1)])
     with pytest.raises(ValueError, match=r"mixer\.views names view 1 only, .*: set mixer\.views=\[0,1\]"):
         mixture_pairs(views("predictor", 0), views("projector", 4), batch, *HEADS)
-    with pytest.raises(ValueError, match=r"objective\.temperature is 0"):
+    with pytest.raises(ValueError, match="temperature is 0: it must be above 0"):
         SDMP(0)
 
 

@@ -121,12 +121,12 @@ def test_invariances() -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"objective\.temperature is 0"):
+    with pytest.raises(ValueError, match=r"temperature is 0\.0: it must be above 0"):
         sepclr(0.0)
-    with pytest.raises(ValueError, match=r"objective\.background_classes is empty"):
+    with pytest.raises(ValueError, match=r"background_classes is \[\]: it must be a list of one or more whole numbers"):
         SepCLR(0.5, [], 1, 1, 1)
     for position, name in enumerate(("salient", "background", "joint_entropy")):
-        with pytest.raises(ValueError, match=rf"objective\.{name}_weight is -1"):
+        with pytest.raises(ValueError, match=rf"{name}_weight is -1\.0: it must be at least 0"):
             sepclr(weights=tuple(-1.0 if i == position else 1.0 for i in range(3)))  # type: ignore[arg-type]
 
 
@@ -142,7 +142,10 @@ def test_two_encoders_without_shared_weights_and_what_is_scored() -> None:
     torch.testing.assert_close(salient, student.heads["salient"]({"salient_features": both[:, 192:]}))
     for override, words in (
         ("student.scored=[poled]", r"student\.scored is \['poled'\]: name one or more of pooled, salient_features"),
-        ("+student.heads.salient_features=null", "names a backbone already: call the head otherwise"),
+        (
+            "+student.heads.salient_features=${student.heads.salient}",
+            "names a backbone already: call the head otherwise",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             build_module(small("sepclr", override), has_labels=True)

@@ -209,11 +209,14 @@ def test_rankmixup_outside_the_schedule_is_cross_entropy() -> None:
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: Supervised(None, 0.0), r"objective\.num_classes is None: set data\.num_classes"),  # type: ignore[arg-type]
-        (lambda: DecoupledMixup(1, 0.1), r"objective\.num_classes is 1"),
-        (lambda: Supervised(4, 1.0), r"objective\.label_smoothing is 1\.0"),
-        (lambda: DecoupledMixup(4, -0.1), r"objective\.eta is -0\.1"),
-        (lambda: RankMixup(4, MNDCG(), -1.0), r"objective\.weight is -1\.0"),
+        (lambda: Supervised(None, 0.0), "num_classes is null: it must be a whole number, at least 2"),  # type: ignore[arg-type]
+        (
+            lambda: DecoupledMixup(1, 0.1),
+            r"num_classes is 1: it must be at least 2",
+        ),
+        (lambda: Supervised(4, 1.0), r"label_smoothing is 1\.0: it must be at least 0 and below 1"),
+        (lambda: DecoupledMixup(4, -0.1), r"eta is -0\.1: it must be at least 0"),
+        (lambda: RankMixup(4, MNDCG(), -1.0), r"weight is -1\.0: it must be at least 0"),
     ],
 )
 def test_bad_settings_are_refused(build, words: str) -> None:  # type: ignore[no-untyped-def]

@@ -138,12 +138,12 @@ def test_draws_are_equally_likely_and_never_out_of_range() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"window": 0.0}, r"objective\.window is 0\.0"),
-        ({"beta": (2.0, 0.0)}, r"objective\.beta is \[2\.0, 0\.0\]: give two numbers above 0"),
-        ({"beta": (2.0,)}, r"objective\.beta is \[2\.0\]"),
-        ({"num_mix_pos": -1}, r"objective\.num_mix_pos is -1"),
-        ({"num_mix_neg": -1}, r"num_mix_neg -1: they must be at least 0"),
-        ({"temperature": 0.0}, r"objective\.temperature is 0\.0"),
+        ({"window": 0.0}, r"window is 0\.0: it must be above 0"),
+        ({"beta": (2.0, 0.0)}, r"beta is \(2\.0, 0\.0\): it must be a list of 2 numbers"),
+        ({"beta": (2.0,)}, r"beta is \(2\.0,\): it must be a list of 2 numbers, each above 0"),
+        ({"num_mix_pos": -1}, "num_mix_pos is -1: it must be at least 0"),
+        ({"num_mix_neg": -1}, "num_mix_neg is -1: it must be at least 0"),
+        ({"temperature": 0.0}, r"temperature is 0\.0: it must be above 0"),
     ],
 )
 def test_refused(change: dict, words: str) -> None:

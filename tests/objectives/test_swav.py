@@ -223,10 +223,10 @@ def test_refused_settings() -> None:
         "num_assign": 0,
         "temperature": 0,
     }.items():
-        with pytest.raises(ValueError, match=rf"objective\.{key} is {value}: it must be "):
+        with pytest.raises(ValueError, match=f"{key} is {value}: it must be "):
             objective(**{key: value})
     for key in ("frozen", "queue_start"):
-        with pytest.raises(ValueError, match=rf"objective\.{key} is 1\.5: it is a share of the run"):
+        with pytest.raises(ValueError, match=rf"{key} is 1\.5: it must be between 0 and 1"):
             objective(**{key: 1.5})
     with pytest.raises(ValueError, match=r"objective\.num_assign is 3, but the student encodes only 2 views"):
         loss(objective(num_assign=3), core_view(0), core_view(1))

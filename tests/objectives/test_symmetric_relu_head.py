@@ -1,18 +1,18 @@
 import pytest
 import torch
 
-from ssl_framework.models.heads import SymmetricReLU, SymmetricReLUHead
+from ssl_framework.models.heads import SymmetricReLU, SymmetricReLUHead, built
 from ssl_framework.objectives.simclr import SimCLR
 from tests.golden import core_view, golden
 from tests.objectives import loops
 
 
 def head(b: float = 0.0) -> SymmetricReLUHead:
-    built = SymmetricReLUHead({"pooled": 4}, "pooled").double()
-    activation = built.layers[1]
+    found = built(SymmetricReLUHead("pooled"), {"pooled": 4}).double()
+    activation = found.layers[1]
     assert isinstance(activation, SymmetricReLU)
     activation.b.data.fill_(b)
-    return built
+    return found
 
 
 def test_it_is_the_identity_at_first_so_the_loss_is_the_golden_one_of_nt_xent() -> None:

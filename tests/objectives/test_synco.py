@@ -111,10 +111,10 @@ def test_the_step_decides_and_the_warmup_delays() -> None:
 @pytest.mark.parametrize(
     ("counts", "options", "message"),
     [
-        ([1, 2, 3], {}, f"six numbers, not all 0, of {', '.join(KINDS)}"),
-        ([0] * 6, {}, "not all 0"),
-        ([1] * 6, {"num_hard": 1}, "num_hard=1"),
-        ([1] * 6, {"warmup": 2}, r"feature_mixer\.warmup is 2"),
+        ([1, 2, 3], {}, r"counts is \[1, 2, 3\]: it must be a list of 6 whole numbers, each at least 0"),
+        ([0] * 6, {}, f"the numbers, not all 0, of {', '.join(KINDS)}"),
+        ([1] * 6, {"num_hard": 1}, "num_hard is 1: it must be at least 2"),
+        ([1] * 6, {"warmup": 2}, "warmup is 2: it must be between 0 and 1"),
     ],
 )
 def test_bad_settings_are_refused(counts: list[int], options: dict, message: str) -> None:

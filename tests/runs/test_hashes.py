@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ssl_framework.loading import load_run_config
+from ssl_framework.runs.added_keys import as_built_first, gate_of
 from ssl_framework.runs.addresses import MOVED, as_first_published, as_now
 from ssl_framework.runs.config import config_hash
 from tests.small_runs import config
@@ -21,6 +22,19 @@ RECORDS = Path(__file__).resolve().parents[2] / "results"
 @pytest.mark.parametrize("choice", HASHES)
 def test_a_choice_has_the_hash_it_had(choice: str) -> None:
     assert config_hash(config(choice)) == HASHES[choice]
+
+
+@pytest.mark.parametrize("method", ["byol", "simlap", "symmetric_relu_head", "clip"])
+def test_a_stored_config_whose_parts_were_partial_is_the_config_of_today(method: str, tmp_path: Path) -> None:
+    now: Any = OmegaConf.to_container(config(f"method={method}"), resolve=True)
+    before = as_built_first(now)
+    assert all(head["_partial_"] for head in before["student"]["heads"].values())
+    assert ("_partial_" in str(before["teacher"])) == (method == "byol")
+    assert (gate_of(before) or {}).get("_partial_") == (True if method == "simlap" else None)
+    assert before["objective"].get("gate") is None or "num_classes" not in before["objective"]["gate"]
+    OmegaConf.save(before, tmp_path / "config.yaml")
+    assert load_run_config(tmp_path) == now
+    assert config_hash(OmegaConf.create(before)) == config_hash(OmegaConf.create(now))
 
 
 @pytest.mark.parametrize("name", ["default", "mochi_cifar10", "clip", "waves"])

@@ -21,7 +21,8 @@ from ssl_framework.models.encoder import Encoder
 from ssl_framework.report.render import as_csv, latex, markdown
 from ssl_framework.report.results_csv import read_csv
 from ssl_framework.report.sheet import TRUST
-from ssl_framework.runs.config import CONFIGS, config_hash
+from ssl_framework.runs.config import config_hash
+from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.study.cells import cells_of, merged
 from ssl_framework.study.declaration import Line, Study, declared, names_of_studies, read_study
 from ssl_framework.study.record import lead_of, sheet_of

@@ -40,6 +40,7 @@ from ssl_framework.report.sheet import (
 )
 from ssl_framework.runs.config import config_hash, quoted, refuse_other_config
 from ssl_framework.runs.folder import RunFolder, protocol_id
+from ssl_framework.runs.plugins import FOLDERS
 from ssl_framework.study import engine
 from ssl_framework.study.cells import POOL, Run, cells_of, merged, runs_of
 from ssl_framework.study.declaration import read_study
@@ -647,12 +648,15 @@ def test_a_dry_run_runs_nothing_and_says_how_long_the_rest_takes(
         raise FileNotFoundError("no data there")
 
     monkeypatch.setattr(estimate, "training_seconds", seconds)
-    name = declare(tmp_path / "no_data", rows={"DCL": ["method=dcl"]}, baseline="DCL")
-    main([name, "--dry-run"])
+    monkeypatch.setenv(FOLDERS, str(tmp_path))  # a file of any other place is not measured
+    declare(tmp_path / "study" / "no_data", rows={"DCL": ["method=dcl"]}, baseline="DCL")
+    main(["study=no_data/table", "--dry-run"])
     assert capsys.readouterr().out.splitlines()[-1] == "in all 1 of unknown time"
     measured.clear()
-    name = declare(tmp_path / "declared")
-    done = cells_of(read_study("table", tmp_path / "declared"), "small")[1].run
+    name, file = "study=declared/table", declare(tmp_path / "study" / "declared")
+    main([file, "--dry-run"])
+    assert not measured and capsys.readouterr().out.splitlines()[-1] == "in all 2 of unknown time"
+    done = cells_of(read_study("declared/table"), "small")[1].run
     main([name, "seeds=0,1,2", "--dry-run", "jobs=2"])
     out = capsys.readouterr().out
     assert len(measured) == 2 and out.count("missing, about 60 s") == 3 and out.count("missing, time unknown") == 3
@@ -663,12 +667,12 @@ def test_a_dry_run_runs_nothing_and_says_how_long_the_rest_takes(
     main([name, "seeds=0,1", "--dry-run"])
     out = capsys.readouterr().out
     assert out.count(": done |") == 1 and "DCL | 16 | seed 1: missing, about 30 s" in out
-    done_too = cells_of(read_study("table", tmp_path / "declared"), "small")[0].run.folder
+    done_too = cells_of(read_study("declared/table"), "small")[0].run.folder
     done_too.path.mkdir(parents=True)
     done_too.result_file.write_text('{"wall_seconds": 30.0, "metrics": {}}')
     main([name, "--dry-run"])
     assert capsys.readouterr().out.splitlines()[-1] == "nothing to run"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["declared", "no_data", "outputs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs", "study"]
 
 
 def test_the_estimate_counts_the_steps_of_a_run() -> None:

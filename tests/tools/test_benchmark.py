@@ -10,7 +10,7 @@ import torch
 
 from ssl_framework.device import keep_freed_memory
 from ssl_framework.report.pictures.mixtures import mixer_names
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.groups import CONFIGS
 from tools.benchmark import command, mixers, timing
 from tools.benchmark.loss import dense, rows, step, tiled
 from tools.benchmark.peers import need, random_images

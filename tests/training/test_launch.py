@@ -16,7 +16,7 @@ import pytest
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.folder import read_metrics
 from ssl_framework.training.place import Place, join, leave_to_launcher, place, settle
-from tests.forked import Command
+from tests.forked import Command, torchrun
 from tests.small_runs import SMALL, config
 from tests.training.test_resume import assert_identical
 
@@ -169,7 +169,7 @@ def wait_for(path: Path) -> None:
 def test_launched_processes_stop_together_share_a_folder_and_go_on(tmp_path: Path) -> None:
     """A folder named by the time of day is that of the first process, on whichever machine the others compose it."""
     named = "hydra.run.dir=run_${now:%f}"
-    arguments = (*SMALL, "trainer.max_epochs=6", named)
+    arguments = (*SMALL, "trainer.max_epochs=6", "trainer.num_threads=1", named)
     running = Launched(tmp_path, pods, *arguments)
     while not (found := list(tmp_path.glob("run_*/metrics.csv"))):
         time.sleep(0.02)
@@ -203,18 +203,13 @@ def test_a_rank_that_is_killed_ends_the_others(tmp_path: Path) -> None:
 
 
 def test_torchrun_starts_the_processes(tmp_path: Path) -> None:
-    """The launcher itself, in new interpreters: one folder named by the time of day, one line at its end."""
-    done = torchrun(tmp_path, "--standalone", "--nproc-per-node=2", arguments=[*SMALL, "trainer.max_epochs=1"])
+    """In new interpreters: one folder named by the time of day, one line at its end."""
+    arguments = ["--standalone", "--nproc-per-node=2", str(ROOT / "train.py"), *SMALL, "trainer.max_epochs=1"]
+    done = Command(tmp_path, *arguments, become=torchrun, environment={"OMP_NUM_THREADS": "1"}).end()
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "outputs" / "simclr" / "shapes").iterdir()
     assert done.stdout.splitlines()[-1] == str(folder.relative_to(tmp_path))
     assert json.loads((folder / "result.json").read_text())["processes"] == 2
-
-
-def torchrun(folder: Path, *options: str, arguments: list[str]) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", *options, str(ROOT / "train.py"), *arguments]
-    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture

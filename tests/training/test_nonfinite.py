@@ -1,6 +1,8 @@
 """Numbers that are not finite stop a run before they are saved, and the step can be made again."""
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from ssl_framework.build import build_module
 from ssl_framework.commands import show
+from ssl_framework.distributed import rank
 from ssl_framework.loading import load_run_config
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.module import SSLModule
@@ -18,7 +21,8 @@ from ssl_framework.runs.folder import RunFolder
 from ssl_framework.training import nonfinite, replay
 from ssl_framework.training.nonfinite import NonFinite, norms, refuse_non_finite_state
 from ssl_framework.types import Samples
-from tests.small_runs import run_in, small
+from tests.forked import Command, train
+from tests.small_runs import SMALL, run_in, small
 
 NAN, INF = float("nan"), float("inf")
 
@@ -189,11 +193,68 @@ def test_samples_of_every_kind_come_back() -> None:
         assert type(found.inputs) is type(samples.inputs) and (found.label is None) == (samples.label is None)
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"step": "x"}'])
-def test_a_damaged_step_is_refused_by_name(content: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_damaged_step_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(NonFinite):
         run_in(tmp_path, small("simclr", "optimizer.lr_per_256=1e30"))
-    (tmp_path / "nonfinite" / "rank_0.json").write_text(content)
-    with pytest.raises(SystemExit) as ended:
-        shown(tmp_path, capsys)
-    assert ended.value.code == 1 and "nonfinite holds no step that can be read" in capsys.readouterr().err
+    for content in ("", "[1]", "{}", '{"step": "x"}'):
+        (tmp_path / "nonfinite" / "rank_0.json").write_text(content)
+        with pytest.raises(SystemExit) as ended:
+            shown(tmp_path, capsys)
+        assert ended.value.code == 1 and "nonfinite holds no step that can be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("left_out", [True, False])
+def test_where_a_scaler_leaves_steps_out_the_weights_decide(
+    left_out: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with 16-mixed: an infinite gradient whose step is left out stops nothing, what it does to weights does."""
+    original = nonfinite.NonFiniteWatch.on_train_start
+
+    def scaled(self: Any, *args: Any) -> None:
+        original(self, *args)
+        self._scaled = True
+
+    def clear(self: Any) -> None:
+        if left_out and self.global_step == 3:
+            self.zero_grad()
+
+    monkeypatch.setattr(nonfinite.NonFiniteWatch, "on_train_start", scaled)
+    monkeypatch.setattr(SSLModule, "on_after_backward", clear)
+    poisoned(monkeypatch, 3, INF)
+    cfg = small("simclr", "trainer.max_epochs=1")
+    if left_out:
+        assert run_in(tmp_path, cfg) is None and not (tmp_path / "nonfinite").exists()
+        return
+    with pytest.raises(NonFinite, match=r"student\.backbone\S+ is not finite at step 3 on rank 0 \(loss=[\d.]+"):
+        run_in(tmp_path, cfg)
+    step = replay.read_step(RunFolder(tmp_path), 0)
+    assert all(x.isfinite().all() for x in step.state.values() if x.is_floating_point())
+
+
+def poison_one_rank(arguments: Sequence[str]) -> None:
+    """Becomes ``python train.py`` whose second rank loses its loss in the third step."""
+    original = SSLModule.losses
+
+    def losses(self: SSLModule, samples: Samples, clock: Any) -> dict[str, Tensor]:
+        found = original(self, samples, clock)
+        return {**found, "loss": found["loss"] * (NAN if clock.step == 2 and rank() == 1 else 1)}
+
+    SSLModule.losses = losses  # type: ignore[method-assign]
+    train(arguments)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_every_rank_writes_its_share_and_one_sentence_names_the_rank(strategy: str, tmp_path: Path) -> None:
+    arguments = ["method=simclr", "data=shapes", *SMALL, "trainer=ddp_cpu", f"trainer.strategy={strategy}"]
+    found = Command(tmp_path, *arguments, "hydra.run.dir=run", become=poison_one_rank).end()
+    assert found.returncode == 1, found.stderr
+    assert found.stderr.count("error:") == 1 and "error: the loss is not finite at step 2 on rank 1 (" in found.stderr
+    run = RunFolder(tmp_path / "run")
+    assert replay.ranks_of(run) == [0, 1] and not run.checkpoint_file.exists() and not run.result_file.exists()
+    zero, one = (replay.read_step(run, number) for number in (0, 1))
+    assert zero.at.ranks == 2 and one.at == zero.at._replace(rank=1) and math.isnan(one.found.terms["loss"])
+    weights = [name for name, _ in build_module(load_run_config(run.path), True).named_parameters()]
+    assert all(torch.equal(zero.state[name], one.state[name]) for name in weights)
+    assert not set(zero.samples.index.tolist()) & set(one.samples.index.tolist())
+    made = replay.make_again(load_run_config(run.path), one, torch.device("cpu"))
+    assert "it knows rank 1 alone" in replay.verdict(one, made)

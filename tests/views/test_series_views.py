@@ -97,13 +97,13 @@ def test_series_views_say_what_they_are() -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"crop": [0.0, 1.0]}, r"views\.crop is \[0\.0, 1\.0\]: give two shares"),
+        ({"crop": [0.0, 1.0]}, r"crop is \[0\.0, 1\.0\]: it must be a list of 2 numbers"),
         ({"crop": [0.8, 0.4]}, r"views\.crop is"),
-        ({"mask": 1.5}, r"views\.mask is 1\.5: it must lie between 0 and 1"),
-        ({"jitter": -1}, r"views\.jitter is -1"),
+        ({"mask": 1.5}, r"mask is 1\.5: it must be between 0 and 1"),
+        ({"jitter": -1}, "jitter is -1: it must be at least 0"),
         ({"mean": [0.0]}, r"views\.mean is .*: give one number per channel"),
-        ({"std": [1.0, 0.0]}, r"views\.std"),
-        ({"count": 0}, r"views\.count is 0"),
+        ({"std": [1.0, 0.0]}, r"std is \[1\.0, 0\.0\]: it must be a list of one or more numbers"),
+        ({"count": 0}, "count is 0: it must be at least 1"),
     ],
 )
 def test_numbers_out_of_range_are_refused(changed: dict, words: str) -> None:

@@ -110,9 +110,9 @@ def test_what_evaluators_see() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"deletion": 1.0}, "deletion=1.0"),
-        ({"masking": -0.1}, "masking=-0.1"),
-        ({"num_views": 0}, "num_views=0"),
+        ({"deletion": 1.0}, r"deletion is 1\.0: it must be at least 0 and below 1"),
+        ({"masking": -0.1}, r"masking is -0\.1: it must be at least 0 and below 1"),
+        ({"num_views": 0}, "num_views is 0: it must be at least 1"),
     ],
 )
 def test_bad_values(options: dict, words: str) -> None:

@@ -424,7 +424,7 @@ def test_autocast_does_not_round_positions() -> None:
         ({"count": 0}, r"views\.groups\[1\]\.count is 0: give an integer of at least 1"),
         ({"count": 1.0}, r"views\.groups\[1\]\.count"),
         ({"size": 1}, r"views\.groups\[1\]\.size"),
-        ("simclr", r"views\.groups\[1\] is 'simclr'"),
+        ("simclr", r"groups is \[\{\}, 'simclr'\]: it must be a list of entries"),
     ],
 )
 def test_refused_groups(group: dict, message: str) -> None:
@@ -449,13 +449,13 @@ def test_colour_is_refused_without_rgb(channels: int, group: dict, key: str) -> 
 def test_refused_module_arguments() -> None:
     with pytest.raises(ValueError, match=r"views\.groups"):
         plain([])
-    with pytest.raises(ValueError, match=r"views\.mean"):
+    with pytest.raises(ValueError, match=r"views\.mean is \[0\.5\]: give one number per channel"):
         Views([{}], 32, 3, [0.5], [0.25] * 3)
-    with pytest.raises(ValueError, match=r"views\.mean"):
+    with pytest.raises(ValueError, match=r"mean is \[125\.0, 125\.0, 125\.0\]: it must be a list of one or more"):
         Views([{}], 32, 3, [125.0] * 3, [0.25] * 3)
-    with pytest.raises(ValueError, match=r"views\.std"):
+    with pytest.raises(ValueError, match=r"std is \[0\.0, 0\.0, 0\.0\]: it must be a list"):
         Views([{}], 32, 3, [0.5] * 3, [0.0] * 3)
-    with pytest.raises(ValueError, match=r"views\.image_size"):
+    with pytest.raises(ValueError, match="image_size is 0: it must be between 2 and 32768"):
         plain([{}], image_size=0)
 
 
@@ -464,6 +464,13 @@ def test_refused_images() -> None:
         plain([{}])(samples(floats(2)))
     with pytest.raises(ValueError, match=r"views\.channels is 3, but the images have 1"):
         plain([{}])(samples(photos(2, 1)))
+
+
+def test_plain_images_that_are_none_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"made of a tensor uint8 \[B, C, H, W\], but this is a list"):
+        plain([{}]).of([0, 1])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"Views take uint8 images \[B, C, H, W\]"):
+        plain([{}]).of(photos(2)[0])
 
 
 def test_null_is_missing() -> None:

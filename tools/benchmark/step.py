@@ -25,9 +25,11 @@ from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.device import accelerator_of, keep_freed_memory
 from ssl_framework.module import SSLModule
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.runs.messages import quiet
 from ssl_framework.training.metrics_log import MetricsCSV
+from ssl_framework.training.nonfinite import NonFiniteWatch
 from ssl_framework.training.precision import settle_precision
 from ssl_framework.training.progress import Progress
 from ssl_framework.training.signals import StopSignals
@@ -128,7 +130,7 @@ class Product:
         """Seconds of ``steps`` steps of ours and of each competitor, round by round; the first round does not count."""
         turns = Turns(competitors, steps)
         console = Console(quiet=True)
-        callbacks = [StopSignals(), Progress(console), turns]
+        callbacks = [StopSignals(), NonFiniteWatch(RunFolder(self.folder)), Progress(console), turns]
         trainer = build_trainer(self.cfg.trainer, self.folder, callbacks, [MetricsCSV(self.folder)])
         module = copy.deepcopy(self.module)
         trainer.fit(module, datamodule=self.data(steps * (rounds + 1)))

@@ -17,7 +17,7 @@ from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.towers import AlikeTowers
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.groups import CONFIGS
 from tools.pages.methods import chosen_by, comment
 from tools.pages.mixing import alike, chosen_for
 

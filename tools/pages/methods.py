@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 from hydra.utils import get_class
 
-from ssl_framework.report.comparison import REFERENCES, Record, protocol_line, read_record
+from ssl_framework.report.comparison import Record, protocol_line, read_record
 from ssl_framework.runs.composition import PARTS
 from ssl_framework.runs.numbers import short
 
@@ -396,9 +396,9 @@ def section(method: Method, record: Record | None) -> list[str]:
 
 
 def reference_lines(record: Record) -> list[str]:
-    """Raw pixels and the untrained backbone, where they were scored."""
+    """The raw input and the untrained backbone, where they were scored."""
     lines = []
-    for name, words in REFERENCES.items() if record.about["references"] else ():
+    for name, words in record.references().items():
         scores = "; ".join(
             f"{data}: "
             + ", ".join(f"{short(metric)} {record.reference(name, data, metric)}" for metric in record.sheet.metrics)

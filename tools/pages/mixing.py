@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.build import build
 from ssl_framework.report.comparison import protocol_line, read_record, table_of
-from ssl_framework.runs.config import CONFIGS
+from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.wiring import check_wiring
 from tools.pages.methods import comment, composed_by
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from tools.benchmark.command import meaning, number
+from tools.chaos.record import story
 from tools.pages.compositions import compositions_page
 from tools.pages.methods import method_tables, methods_page
 from tools.pages.mixing import mixing_page
@@ -21,7 +22,7 @@ def filled(text: str, root: Path) -> str:
 
     ``<!-- file: PATH -->`` shows a file as code, ``<!-- output: PATH -->`` a record of what a command printed,
     ``<!-- table: methods -->`` and ``<!-- table: data -->`` what configs, tests and the record of the comparison say,
-    ``<!-- table: speed -->`` the record of the benchmarks.
+    ``<!-- table: speed -->`` the record of the benchmarks, ``<!-- table: chaos -->`` that of the campaign of kills.
 
     Args:
         text: the README.
@@ -31,7 +32,7 @@ def filled(text: str, root: Path) -> str:
     def fill(match: re.Match) -> str:
         kind, _, what = match["name"].partition(": ")
         if kind == "table":
-            content = {"methods": method_tables, "data": data_table, "speed": speed_table}[what](root)
+            content = {"methods": method_tables, "data": data_table, "speed": speed_table, "chaos": story}[what](root)
         else:
             language = "yaml" if what.endswith(".yaml") else ("python" if what.endswith(".py") else "text")
             content = f"```{language}\n{(root / what).read_text().rstrip()}\n```\n"

@@ -15,6 +15,7 @@ from tools.structure import GROUND, RANKS, ROOMS, Room, rooms
 matplotlib.use("Agg")
 
 WHAT = {
+    "arguments": "what constructors take, and the guard",
     "types": "records of a training step",
     "functional": "pure functions, the softmax core",
     "distributed": "ranks: gather, own rows",

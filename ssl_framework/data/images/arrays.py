@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ssl_framework.arguments import Channels, Count, Fraction, OpenFraction, Seed, guarded
 from ssl_framework.data.base import SPLITS, Split, check_split, holdout, subset
 from ssl_framework.data.residence import free_memory
 
@@ -123,6 +124,7 @@ def read_prepared(path: Path, channels: int, classes: Sequence[str], labelled: b
     return to_images(str(path), arrays["images"], arrays["labels"] if labelled else None, channels, classes)
 
 
+@guarded
 class Digits:
     """scikit-learn's handwritten digits: 1,797 grey images of 8 x 8 pixels, embedded in the package, no download.
 
@@ -131,9 +133,7 @@ class Digits:
         seed: of that split; part of the data set, not of the run.
     """
 
-    def __init__(self, test_fraction: float, seed: int) -> None:
-        if not 0 < test_fraction < 1:
-            raise ValueError(f"data.source.test_fraction={test_fraction} is not a share: set it between 0 and 1.")
+    def __init__(self, test_fraction: OpenFraction, seed: Seed) -> None:
         self.test_fraction = test_fraction
         self.seed = seed
         self.loaded: dict[str, Split] = {}
@@ -158,6 +158,7 @@ class Digits:
         return self.loaded[split]
 
 
+@guarded
 class TorchvisionSource:
     """A set that torchvision knows, from prepared arrays when there are some, else from torchvision's own files.
 
@@ -187,14 +188,14 @@ class TorchvisionSource:
         dataset: str,
         root: str,
         download: bool,
-        channels: int,
+        channels: Channels,
         splits: Mapping[str, Mapping[str, bool | str]],
         classes: Sequence[str] = (),
         unlabelled: bool = False,
-        resident_share: float = 1.0,
-        num_train: int | None = None,
-        num_test: int | None = None,
-        seed: int = 0,
+        resident_share: Fraction = 1.0,
+        num_train: Count | None = None,
+        num_test: Count | None = None,
+        seed: Seed = 0,
     ) -> None:
         if sorted(splits) != sorted(SPLITS):
             raise ValueError(f"data.source.splits has {', '.join(sorted(splits))}: give it {', '.join(SPLITS)}.")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ssl_framework.arguments import BelowOne, Channels, Natural, Pixels, Seed, guarded
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images.decoding import Opened, decode_in_order, open_image, read_crops, reason_of
 from ssl_framework.data.images.folder import check_channels
@@ -254,6 +255,7 @@ class FilesLoader(Loader):
         self.running = self.workers = None
 
 
+@guarded
 class FilesSource:
     """Image files of any size that are decoded when they are needed and never kept.
 
@@ -272,17 +274,15 @@ class FilesSource:
     def __init__(
         self,
         root: str,
-        channels: int,
-        image_size: int,
-        test_fraction: float,
-        seed: int,
+        channels: Channels,
+        image_size: Pixels,
+        test_fraction: BelowOne,
+        seed: Seed,
         test_folder: str | None = None,
-        num_workers: int | None = None,
+        num_workers: Natural | None = None,
         targets: str | None = None,
     ) -> None:
         check_channels(channels)
-        if num_workers is not None and (not isinstance(num_workers, int) or num_workers < 0):
-            raise ValueError(f"data.num_workers is {num_workers}: it must be a whole number, at least 0, or null")
         self.layout = Layout(root, test_fraction, seed, test_folder, targets)
         self.channels = channels
         self.image_size = image_size

@@ -16,6 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import BelowOne, Channels, Count, Fraction, Pixels, Seed, guarded
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images import store
 from ssl_framework.data.images.decoding import decode_in_order
@@ -171,6 +172,7 @@ def readable(results: Iterable[Tensor | str], failed: dict[int, str]) -> Iterato
             yield result
 
 
+@guarded
 class FolderSource:
     """Images from files on disk, resized to one size and decoded once.
 
@@ -197,15 +199,15 @@ class FolderSource:
     def __init__(
         self,
         root: str,
-        channels: int,
-        image_size: int,
-        stored_size: int,
+        channels: Channels,
+        image_size: Pixels,
+        stored_size: Pixels,
         on_error: str,
-        test_fraction: float,
-        seed: int,
+        test_fraction: BelowOne,
+        seed: Seed,
         test_folder: str | None = None,
-        num_threads: int = 4,
-        resident_share: float = 1.0,
+        num_threads: Count = 4,
+        resident_share: Fraction = 1.0,
         store: str | None = None,
         targets: str | None = None,
         make_store: bool = True,

@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import Channels, Fraction, guarded
 from ssl_framework.data.base import Rows, Source, Split, check_split, chosen
 from ssl_framework.data.images.arrays import SUFFIXES, check_size, read_prepared
 from ssl_framework.data.loader import Undecoded
 
 
+@guarded
 class Arrays:
     """Images of one prepared file, all of them for pretraining.
 
@@ -26,7 +28,7 @@ class Arrays:
         resident_share: of the free memory, that the file may take.
     """
 
-    def __init__(self, path: str, channels: int, resident_share: float) -> None:
+    def __init__(self, path: str, channels: Channels, resident_share: Fraction) -> None:
         self.path = Path(path).expanduser()
         self.channels = channels
         self.resident_share = resident_share

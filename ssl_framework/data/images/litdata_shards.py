@@ -15,14 +15,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 
+from ssl_framework.arguments import Channels, Count, Natural, Pixels, guarded
 from ssl_framework.data.base import Split
 from ssl_framework.data.images.decoding import reason_of
-from ssl_framework.data.images.shards import Encoded, Piece, Shards, ShardsConfig, Splits
+from ssl_framework.data.images.shards import Encoded, Piece, Shards, ShardsConfig, Splits, library
 from ssl_framework.runs.plain import plain_json
 
 INDEX = "index.json"
@@ -37,24 +37,9 @@ OTHER_FORMATS = ("int", "float", "bool", "str", "text")
 URL = re.compile(r"^(s3|gs|r2|local):")  # "local:" reads a folder as if it were far away, for tests
 
 
-def library() -> ModuleType:
-    """The module litdata.
-
-    Raises:
-        ValueError: it is not installed.
-    """
-    try:
-        import litdata  # optional
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "data=litdata needs the package litdata, which is not installed: pip install 'ssl-framework[shards]'."
-        ) from error
-    return litdata
-
-
 def fetch_index(url: str, cache: Path) -> Path:
     """The folder below ``cache`` that now has the index of the shards at ``url``; several ranks may fetch at once."""
-    library()
+    library("litdata")
     from litdata.streaming.downloader import get_downloader
 
     folder = cache / sha256(url.encode()).hexdigest()[:16]
@@ -163,7 +148,7 @@ class LitReader:
 
     def open(self) -> Any:
         """litdata's reader; encoded images stay bytes."""
-        library()
+        library("litdata")
         from litdata.streaming.dataset import StreamingDataset
         from litdata.streaming.resolver import Dir
         from litdata.streaming.serializers import BytesSerializer
@@ -206,6 +191,7 @@ class LitReader:
         return self.read(order[skip:])
 
 
+@guarded
 class LitDataSource:
     """Images in shards that litdata wrote, read with litdata.
 
@@ -228,14 +214,14 @@ class LitDataSource:
         cache: str | None,
         image_key: str,
         label_key: str,
-        channels: int,
-        image_size: int,
-        stored_size: int,
-        num_streams: int,
-        num_workers: int | None,
-        eval_samples: int,
+        channels: Channels,
+        image_size: Pixels,
+        stored_size: Pixels,
+        num_streams: Count,
+        num_workers: Natural | None,
+        eval_samples: Count,
     ) -> None:
-        library()
+        library("litdata")
         config = ShardsConfig(channels, image_size, stored_size, num_streams, num_workers, eval_samples)
         config.check()
         self.splits = Splits(self.open, config)
@@ -271,7 +257,7 @@ def write_litdata(images: Iterable[tuple[bytes, int | None]], folder: Path, samp
     Raises:
         ValueError: the folder is not empty.
     """
-    library()
+    library("litdata")
     from litdata.streaming.cache import Cache
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,11 +12,23 @@ distance, negative inside, which gives antialiased edges without supersampling.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ssl_framework.arguments import (
+    Drawn,
+    Fraction,
+    Natural,
+    NonNegative,
+    Pixels,
+    PositiveFraction,
+    Seed,
+    guarded,
+)
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.types import step_seed
 
@@ -158,6 +170,7 @@ def texture(family: Tensor, x: Tensor, y: Tensor, generator: torch.Generator) ->
     return drawn[torch.arange(num), family]
 
 
+@guarded
 class Shapes:
     """Draws the set on first use and keeps it.
 
@@ -182,18 +195,18 @@ class Shapes:
 
     def __init__(
         self,
-        num_train: int,
-        num_test: int,
-        image_size: int,
-        seed: int,
+        num_train: Drawn,
+        num_test: Drawn,
+        image_size: Pixels,
+        seed: Seed,
         label: str,
-        scale: Sequence[float],
-        position: float,
-        rotation: float,
-        contrast: float,
-        saturation: float,
-        texture_contrast: float,
-        num_distractors: int,
+        scale: Annotated[Sequence[PositiveFraction], Len(2, 2)],
+        position: Fraction,
+        rotation: NonNegative,
+        contrast: Fraction,
+        saturation: Fraction,
+        texture_contrast: Fraction,
+        num_distractors: Natural,
     ) -> None:
         smallest, largest = scale
         for key, value, low, high in (

@@ -18,8 +18,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib import import_module
 from io import BytesIO
 from itertools import accumulate, islice
+from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -68,6 +70,20 @@ class Reader(Protocol):
     def stream(self, pieces: Sequence[Piece], seed: int, skip: int) -> Iterator[Encoded]:
         """The samples of all pieces, shuffled as ``seed`` says, without the first ``skip`` of them."""
         ...
+
+
+def library(name: str) -> ModuleType:
+    """The module that ``data=<name>`` needs, which is optional.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"data={name} needs the package {name}, which is not installed: pip install 'ssl-framework[shards]'."
+        ) from error
 
 
 def cut(counts: Sequence[int], num_streams: int, seed: int, epoch: int) -> list[list[Piece]]:

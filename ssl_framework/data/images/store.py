@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import Channels, Pixels, guarded
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.runs.plain import plain_json
 
@@ -199,6 +200,7 @@ def read_split(folder: Path, name: str, description: dict[str, Any]) -> Split:
     return Split(pixels, label, tuple(description["classes"]))
 
 
+@guarded
 class StoreSource:
     """Images of a store, memory-mapped; the loader takes them into memory where they fit.
 
@@ -208,7 +210,7 @@ class StoreSource:
         image_size: side of a view, pixels; the stored images must not be smaller.
     """
 
-    def __init__(self, root: str, channels: int, image_size: int) -> None:
+    def __init__(self, root: str, channels: Channels, image_size: Pixels) -> None:
         self.root = Path(root).expanduser()
         self.channels = channels
         self.image_size = image_size

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from itertools import accumulate, groupby, islice, repeat
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import urlparse
 
+from ssl_framework.arguments import Channels, Count, Natural, Pixels, guarded
 from ssl_framework.data.base import Split
 from ssl_framework.data.images.decoding import opened, reason_of
-from ssl_framework.data.images.shards import Encoded, Piece, Shards, ShardsConfig, Splits
+from ssl_framework.data.images.shards import Encoded, Piece, Shards, ShardsConfig, Splits, library
 from ssl_framework.data.images.whole_tar import refuse_cut
 from ssl_framework.runs.plain import plain_json
 
@@ -37,21 +37,6 @@ COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 
 SIZES = "sizes.json"
-
-
-def library() -> ModuleType:
-    """The module webdataset.
-
-    Raises:
-        ValueError: it is not installed.
-    """
-    try:
-        import webdataset  # optional
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "data=webdataset needs the package webdataset, which is not installed: pip install 'ssl-framework[shards]'."
-        ) from error
-    return webdataset
 
 
 def list_shards(root: Path, patterns: str | Sequence[str] | None) -> list[str]:
@@ -141,7 +126,7 @@ def count_samples(path: str) -> int:
     Raises:
         ValueError: it cannot be read.
     """
-    split = library().tariterators.base_plus_ext
+    split = library("webdataset").tariterators.base_plus_ext
     try:
         with tarfile.open(path) as archive:
             names = [member.name for member in archive if member.isreg()]
@@ -249,7 +234,7 @@ class TarReader:
         check_shard(url)
         found = 0
         try:
-            for number, sample in enumerate(library().tarfile_samples(iter([{"url": url}]))):
+            for number, sample in enumerate(library("webdataset").tarfile_samples(iter([{"url": url}]))):
                 found = number + 1
                 if number >= piece.last and piece.last < count:
                     return
@@ -291,7 +276,7 @@ class TarReader:
         To skip costs reading, not decoding: shards whose samples were all served are not opened, those of which one
         is still to come are read from their start.
         """
-        shuffle = library().shuffle(self.shuffle_buffer, seed=seed)
+        shuffle = library("webdataset").shuffle(self.shuffle_buffer, seed=seed)
         total = sum(piece.last - piece.first for piece in pieces)
         served = set(islice(shuffle(iter(range(total))), skip)) if skip else set()  # the buffer draws by number alone
 
@@ -304,6 +289,7 @@ class TarReader:
         return islice(shuffle(read()), skip, None)
 
 
+@guarded
 class WebDatasetSource:
     """Images in tar shards, read with webdataset.
 
@@ -326,18 +312,16 @@ class WebDatasetSource:
         test_shards: str | Sequence[str] | None,
         train_sizes: str | None,
         test_sizes: str | None,
-        shuffle_buffer: int,
-        channels: int,
-        image_size: int,
-        stored_size: int,
-        num_streams: int,
-        num_workers: int | None,
-        eval_samples: int,
+        shuffle_buffer: Count,
+        channels: Channels,
+        image_size: Pixels,
+        stored_size: Pixels,
+        num_streams: Count,
+        num_workers: Natural | None,
+        eval_samples: Count,
         keep_sizes: bool = True,
     ) -> None:
-        library()
-        if not isinstance(shuffle_buffer, int) or shuffle_buffer < 1:
-            raise ValueError(f"data.shuffle_buffer is {shuffle_buffer}: it must be a whole number, at least 1.")
+        library("webdataset")
         config = ShardsConfig(channels, image_size, stored_size, num_streams, num_workers, eval_samples)
         config.check()
         self.splits = Splits(self.open, config)
@@ -385,7 +369,7 @@ def write_webdataset(images: Iterable[tuple[bytes, int | None]], folder: Path, s
         raise ValueError(f"{folder} has shards already ({found[0].name}): remove them or name another folder.")
     counts: dict[str, int] = {}
     pattern = str(folder.resolve()).replace("%", "%%") + "/%06d.tar"
-    with library().ShardWriter(pattern, maxcount=samples_per_shard, verbose=0, encoder=False) as writer:
+    with library("webdataset").ShardWriter(pattern, maxcount=samples_per_shard, verbose=0, encoder=False) as writer:
         for number, (data, label) in enumerate(images):
             suffix = format_of(data)
             if suffix not in IMAGE_SUFFIXES:

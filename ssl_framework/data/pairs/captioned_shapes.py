@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import Count, Drawn, Seed, guarded
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images.shapes import FACTORS, Shapes
 from ssl_framework.types import step_seed
@@ -92,6 +93,7 @@ class ShapeVocabulary(Vocabulary):
         super().__init__(sorted(fixed | named))
 
 
+@guarded
 class CaptionedShapes:
     """Draws pictures and captions on first use and keeps them.
 
@@ -113,17 +115,15 @@ class CaptionedShapes:
     def __init__(
         self,
         pictures: Callable[..., Shapes],
-        num_train: int,
-        num_test: int,
-        seed: int,
+        num_train: Drawn,
+        num_test: Drawn,
+        seed: Seed,
         label: str,
-        num_captions: int,
-        tokens: int,
+        num_captions: Count,
+        tokens: Count,
         words: Vocabulary,
-        vocabulary: int,
+        vocabulary: Count,
     ) -> None:
-        if num_captions < 1:
-            raise ValueError(f"data.source.num_captions is {num_captions}: it must be at least 1")
         self.pictures = pictures(num_train=num_train, num_test=num_test, seed=seed, label=label)
         self.seed = seed
         self.num_captions = num_captions

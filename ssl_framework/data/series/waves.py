@@ -10,10 +10,13 @@ N samples, T points. A form is a function of the phase in [0, 1) with mean 0 and
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Interval, Len
 from torch import Tensor
 
+from ssl_framework.arguments import Drawn, NonNegative, Seed, guarded
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.types import step_seed
 
@@ -61,6 +64,7 @@ FORMS: dict[str, Callable[[Tensor], Tensor]] = {
 """The classes, in the order of their labels."""
 
 
+@guarded
 class Waves:
     """Series of eight forms of waves.
 
@@ -80,29 +84,20 @@ class Waves:
 
     def __init__(
         self,
-        num_train: int,
-        num_test: int,
-        length: int,
-        cycles: Sequence[float],
-        bend: float,
-        amplitude: Sequence[float],
-        drift: float,
-        noise: float,
-        seed: int,
+        num_train: Drawn,
+        num_test: Drawn,
+        length: Annotated[int, Interval(ge=16, le=2**20)],
+        cycles: Annotated[Sequence[Annotated[float, Ge(0.5)]], Len(2, 2)],
+        bend: Annotated[float, Interval(ge=0, le=0.9)],
+        amplitude: Annotated[Sequence[Annotated[float, Ge(1e-3)]], Len(2, 2)],
+        drift: NonNegative,
+        noise: NonNegative,
+        seed: Seed,
     ) -> None:
-        for key, value, low, high in (
-            ("num_train", num_train, 1, math.inf),
-            ("num_test", num_test, 1, math.inf),
-            ("length", length, 16, math.inf),
-            ("cycles", cycles[0], 0.5, cycles[1]),
-            ("cycles", cycles[1], cycles[0], length / 4),
-            ("bend", bend, 0, 0.9),
-            ("amplitude", amplitude[0], 1e-3, amplitude[1]),
-            ("drift", drift, 0, math.inf),
-            ("noise", noise, 0, math.inf),
-        ):
-            if not low <= value <= high:
-                raise ValueError(f"data.source.{key} has {value}: it must lie between {low} and {high}.")
+        for key, (low, high), most in (("cycles", cycles, length / 4), ("amplitude", amplitude, math.inf)):
+            if not low <= high <= most:
+                limit = f" <= data.length / 4 = {most:g}" if most < math.inf else ""
+                raise ValueError(f"data.source.{key} is {[low, high]}: give two numbers, lo <= hi{limit}.")
         self.count = {"train": num_train, "test": num_test}
         self.length = length
         self.cycles = cycles[0], cycles[1]

@@ -4,17 +4,19 @@ N images of H x W pixels, D channels of the map, h x w its positions, C classes 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Len
 from torch import Tensor
 
+from ssl_framework.arguments import Count, Fraction, PositiveFraction, Seed, guarded
 from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.loader import ahead
 from ssl_framework.evaluation.after_training.base import AfterRun, clean, frozen_copy
-from ssl_framework.evaluation.features import Bare, Splits, extract
+from ssl_framework.evaluation.features import Bare, Splits, extract, refuse_non_finite
 from ssl_framework.evaluation.probes.base import moments
 from ssl_framework.evaluation.probes.linear import LinearProbe
 from ssl_framework.models.base import spatial
@@ -33,6 +35,7 @@ class DenseProbe(Protocol):
     def __call__(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]: ...
 
 
+@guarded
 class Dense(AfterRun):
     """All dense probes, one after another. Nothing of the backbone is trained.
 
@@ -59,6 +62,7 @@ class Dense(AfterRun):
         return found
 
 
+@guarded
 class Segmentation:
     """Linear segmentation: one 1 x 1 convolution on the frozen map, its logits upsampled to the image.
 
@@ -73,9 +77,7 @@ class Segmentation:
         seed: of which images are drawn.
     """
 
-    def __init__(self, images: int, linear: LinearProbe, seed: int) -> None:
-        if images < 1:
-            raise ValueError(f"evaluation.probes.segmentation.images is {images}: it must be at least 1")
+    def __init__(self, images: Count, linear: LinearProbe, seed: Seed) -> None:
         self.images = images
         self.linear = linear
         self.seed = seed
@@ -90,7 +92,7 @@ class Segmentation:
         backbone = frozen_copy(module).backbone
         map_of = spatial(backbone, "evaluation.probes.segmentation").spatial
         splits = []
-        for images in (data.train, data.test):
+        for split, images in (("train", data.train), ("test", data.test)):
             if images.masks is None:
                 raise ValueError(
                     "evaluation.probes.segmentation needs a mask of every image, which this data set lacks: choose "
@@ -99,6 +101,7 @@ class Segmentation:
             rows = drawn(len(images.rows), self.images, self.seed)  # [n]
             part = Split(chosen(images.rows, rows.to(images.rows.device)))
             maps = extract(lambda x: map_of(clean(module, x)), part, module.device)  # [n, D, h, w]
+            refuse_non_finite(maps, "the backbone's map", split)
             splits += [maps, images.masks()[rows]]
         miou, accuracy = self.fit_and_score(*splits)
         name = f"segmentation[images={self.images},l2={self.linear.weight_decay:g}]"
@@ -126,6 +129,7 @@ class Segmentation:
         return scores(confusion)
 
 
+@guarded
 class Correspondence:
     """Two crops of an image: for every position of the first map the most similar position of the second.
 
@@ -141,9 +145,9 @@ class Correspondence:
         seed: of the images and the crops.
     """
 
-    def __init__(self, images: int, scale: Sequence[float], flip: float, seed: int) -> None:
-        if images < 1:
-            raise ValueError(f"evaluation.probes.correspondence.images is {images}: it must be at least 1")
+    def __init__(
+        self, images: Count, scale: Annotated[Sequence[PositiveFraction], Len(2, 2)], flip: Fraction, seed: Seed
+    ) -> None:
         self.images = images
         self.scale = list(scale)
         self.flip = flip
@@ -165,7 +169,7 @@ class Correspondence:
         """The maps [n, D, h, w] of two crops of some images at a time, and where they were cut.
 
         Raises:
-            ValueError: the crops are not possible, or the map has one position.
+            ValueError: the crops are not possible, or the map has one position or is not finite.
         """
         backbone, own = frozen_copy(module).backbone, picture_views(module.views, "evaluation.probes.correspondence")
         map_of = spatial(backbone, "evaluation.probes.correspondence").spatial
@@ -184,6 +188,8 @@ class Correspondence:
                     f"evaluation.probes.correspondence needs a map of several positions, but {backbone.name} "
                     "gives one: set evaluation.probes.correspondence=null"
                 )
+            for found in (first, second):
+                refuse_non_finite(found, "the backbone's map", "test")
             yield first, second, batch.geometry
 
 

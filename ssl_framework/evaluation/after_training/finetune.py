@@ -6,19 +6,21 @@ N images of the train split, M of the test split, D features, B images of a batc
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Len
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ssl_framework.arguments import BelowOne, Count, NonNegative, PositiveFraction, Seed, Several, guarded
 from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.loader import ahead
 from ssl_framework.evaluation.after_training.base import AfterRun, clean
-from ssl_framework.evaluation.features import DTYPES, Bare, Splits, extract
+from ssl_framework.evaluation.features import DTYPES, Bare, Splits, extract, refuse_non_finite
 from ssl_framework.evaluation.probes.base import right
 from ssl_framework.evaluation.probes.few_labels import drawn_by_class
 from ssl_framework.models.base import BackboneProtocol, deep
@@ -29,6 +31,7 @@ from ssl_framework.views.image import Views, picture_views
 from ssl_framework.views.image_ops import with_channels
 
 
+@guarded
 class FineTune(AfterRun):
     """The backbone with a new linear classifier, trained for a fixed number of epochs and scored once.
 
@@ -64,34 +67,23 @@ class FineTune(AfterRun):
     def __init__(
         self,
         protocol: str,
-        shares: Sequence[float],
-        epochs: Sequence[int],
-        lr_per_256: float,
-        batch_size: int,
+        shares: Annotated[Sequence[PositiveFraction], Len(1)],
+        epochs: Annotated[Sequence[Count], Len(1)],
+        lr_per_256: NonNegative,
+        batch_size: Several,
         algorithm: Callable[..., Optimizer],
-        weight_decay: float,
-        layer_decay: float,
-        warmup: float,
+        weight_decay: NonNegative,
+        layer_decay: PositiveFraction,
+        warmup: BelowOne,
         augmentation: Mapping[str, Any],
         precision: str,
-        seed: int,
+        seed: Seed,
     ) -> None:
         super().__init__(protocol)
-        if not shares or not all(0 < share <= 1 for share in shares):
-            raise ValueError(f"evaluation.shares is {list(shares)}: give one or more, above 0 and at most 1")
         if len(epochs) != len(shares) or min(epochs) < 1:
             raise ValueError(
                 f"evaluation.epochs is {list(epochs)}: give as many as evaluation.shares ({len(shares)}), at least 1"
             )
-        if lr_per_256 < 0 or weight_decay < 0 or not 0 <= warmup < 1:
-            raise ValueError(
-                f"evaluation has lr_per_256={lr_per_256}, weight_decay={weight_decay}, warmup={warmup}: none may be "
-                "below 0, and the warm-up must be below 1"
-            )
-        if batch_size < 2:
-            raise ValueError(f"evaluation.batch_size is {batch_size}: it must be at least 2")
-        if not 0 < layer_decay <= 1:
-            raise ValueError(f"evaluation.layer_decay is {layer_decay}: it must be above 0 and at most 1")
         if precision not in DTYPES:
             raise ValueError(f"evaluation.precision is {precision}: choose one of {', '.join(DTYPES)}")
         self.shares = list(shares)
@@ -192,7 +184,8 @@ class Network(nn.Module):
     def answers(self, module: SSLModule | Bare, images: Split) -> Tensor:
         """The most likely class of clean images, in eval mode, which it stays in: [M] int64 on the CPU."""
         self.eval()
-        return extract(lambda x: self(clean(module, x)), images, module.device).argmax(dim=1)
+        logits = extract(lambda x: self(clean(module, x)), images, module.device)  # [M, classes]
+        return refuse_non_finite(logits, "the finetuned network's logits", "test").argmax(dim=1)
 
 
 def class_labels(data: DataModule | Splits, name: str) -> Tensor:

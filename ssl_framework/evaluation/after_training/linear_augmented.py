@@ -1,23 +1,26 @@
 """A linear classifier on the frozen backbone, trained on augmented images instead of stored features."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Len
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from ssl_framework.arguments import BelowOne, Count, NonNegative, OpenFraction, Positive, Seed, guarded
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.evaluation.after_training.base import AfterRun, clean, frozen_copy
 from ssl_framework.evaluation.after_training.finetune import augmented_views, batches, class_labels
-from ssl_framework.evaluation.features import Bare, Splits, extract
-from ssl_framework.evaluation.probes.base import accuracies, check_sgd, moments, right
+from ssl_framework.evaluation.features import Bare, Splits, extract, refuse_non_finite
+from ssl_framework.evaluation.probes.base import accuracies, moments, right
 from ssl_framework.module import SSLModule
 from ssl_framework.optim import warmup_cosine
 
 
+@guarded
 class LinearAugmented(AfterRun):
     """Linear classifiers trained by SGD on random crops, one for each learning rate, all of them at once.
 
@@ -47,17 +50,16 @@ class LinearAugmented(AfterRun):
     def __init__(
         self,
         protocol: str,
-        learning_rates: Sequence[float],
-        epochs: int,
-        batch_size: int,
-        momentum: float,
-        weight_decay: float,
-        held_out: float,
+        learning_rates: Annotated[Sequence[Positive], Len(1)],
+        epochs: Count,
+        batch_size: Count,
+        momentum: BelowOne,
+        weight_decay: NonNegative,
+        held_out: OpenFraction,
         augmentation: Mapping[str, Any],
-        seed: int,
+        seed: Seed,
     ) -> None:
         super().__init__(protocol)
-        check_sgd("evaluation", learning_rates, epochs, batch_size, held_out)
         self.rates = [float(rate) for rate in learning_rates]
         self.epochs = epochs
         self.batch_size = batch_size
@@ -76,10 +78,11 @@ class LinearAugmented(AfterRun):
         cut = min(len(label) - 1, max(1, round(self.held_out * len(label))))
         held, kept = order[:cut], order[cut:]
 
-        def embedded(images: Split) -> Tensor:
-            return extract(lambda x: student.embed(clean(module, x)), images, module.device)
+        def embedded(images: Split, split: str) -> Tensor:
+            x = extract(lambda x: student.embed(clean(module, x)), images, module.device)  # [N, D]
+            return refuse_non_finite(x, "the backbone's features", split)
 
-        bank = embedded(data.train)  # [N, D]
+        bank = embedded(data.train, "train")  # [N, D]
         mean, std = moments(bank[kept])
         shift, scale = mean.to(module.device), std.to(module.device)
 
@@ -91,7 +94,7 @@ class LinearAugmented(AfterRun):
         weight, bias = self.fit(module, data.train, kept, label, seen, start)  # [L, classes, D], [L, classes]
         best = int(accuracies(weight, bias, (bank[held] - mean) / std, label[held]).argmax())
         assert data.test.label is not None
-        answer = F.linear((embedded(data.test) - mean) / std, weight[best], bias[best]).argmax(dim=1)  # [M]
+        answer = F.linear((embedded(data.test, "test") - mean) / std, weight[best], bias[best]).argmax(dim=1)  # [M]
         name = f"linear_augmented[epochs={self.epochs}]"
         return {f"{name}/top1": right(answer, data.test.label.cpu()), f"{name}/learning_rate": self.rates[best]}
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from ssl_framework.arguments import BelowOne, NonNegative, Positive, guarded
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.distributed import gather
@@ -17,6 +18,7 @@ from ssl_framework.objectives.base import Objective
 from ssl_framework.types import Batch, Outputs
 
 
+@guarded
 class OnlineLinear(L.Callback):
     """Softmax regression by SGD on the pooled features of each step's first clean view, which get no gradient from it.
 
@@ -32,14 +34,7 @@ class OnlineLinear(L.Callback):
     As a probe it scores the test features of an evaluation, extracted from clean images in eval mode.
     """
 
-    def __init__(self, lr: float, momentum: float, weight_decay: float) -> None:
-        if not lr > 0:
-            raise ValueError(f"evaluation.online_linear.lr is {lr}: it must be above 0")
-        if not 0 <= momentum < 1 or weight_decay < 0:
-            raise ValueError(
-                f"evaluation.online_linear has momentum={momentum}, weight_decay={weight_decay}: the first must be in "
-                "[0, 1), the second at least 0"
-            )
+    def __init__(self, lr: Positive, momentum: BelowOne, weight_decay: NonNegative) -> None:
         self.lr = lr
         self.momentum = momentum
         self.weight_decay = weight_decay

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import Count, Natural, NonNegative, Positive, Seed, Several, guarded
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.loader import chosen
 from ssl_framework.distributed import is_divided, rank
-from ssl_framework.evaluation.features import in_eval_mode
+from ssl_framework.evaluation.features import in_eval_mode, refuse_non_finite
 from ssl_framework.evaluation.frozen import due, ended
 from ssl_framework.evaluation.measures import alignment
 from ssl_framework.evaluation.spectrum import lidar
@@ -100,6 +101,7 @@ def summary(found: Similarities, temperature: float, num_hard: int) -> dict[str,
     return {name: value.item() for name, value in scores.items()}
 
 
+@guarded
 class ViewScores(L.Callback):
     """Every n epochs and at the end: encodes augmented views of a fixed subset of the train split, and says how they
     score. Samples and augmentations are the same every time, so that only the encoder makes the difference.
@@ -143,32 +145,21 @@ class ViewScores(L.Callback):
 
     def __init__(
         self,
-        num_samples: int,
-        num_views: int,
+        num_samples: Several,
+        num_views: Several,
         head: str | None,
-        temperature: float,
-        num_hard: int,
-        lidar_delta: float,
-        lidar_epsilon: float,
-        every_n_epochs: int,
-        seed: int,
+        temperature: Positive,
+        num_hard: Count,
+        lidar_delta: Positive,
+        lidar_epsilon: NonNegative,
+        every_n_epochs: Natural,
+        seed: Seed,
     ) -> None:
         where = "evaluation.scores"
-        if not isinstance(temperature, (int, float)) or not temperature > 0:
-            raise ValueError(f"{where}.temperature is {temperature}: give a number above 0")
         if not 1 <= num_hard < num_samples:
             raise ValueError(
                 f"{where}.num_hard is {num_hard}: it must be at least 1 and below num_samples, which is {num_samples}"
             )
-        if num_views < 2:
-            raise ValueError(f"{where}.num_views is {num_views}: it must be at least 2, a query and its positive")
-        if not lidar_delta > 0 or lidar_epsilon < 0:
-            raise ValueError(
-                f"{where} has lidar_delta={lidar_delta} and lidar_epsilon={lidar_epsilon}: the first must be above 0, "
-                "the second at least 0"
-            )
-        if every_n_epochs < 0:
-            raise ValueError(f"{where}.every_n_epochs is {every_n_epochs}: it must be at least 0 (0: only at the end)")
         self.num_samples = num_samples
         self.num_views = num_views
         self.head = head
@@ -209,15 +200,20 @@ class ViewScores(L.Callback):
         return torch.cat(parts)
 
     def measure(self, module: SSLModule, images: Split) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """All scores, and the counts of the histograms; nothing of either, with a warning, where there are none."""
+        """All scores, and the counts of the histograms; nothing of either, with a warning, where there are none.
+
+        Raises:
+            ValueError: an embedding is not finite.
+        """
         order = torch.randperm(len(images.rows), generator=torch.Generator().manual_seed(self.seed))
         index = order[: self.num_samples].sort().values  # [N]
         z = self.embeddings(module, images, index)  # [N, q, D]
-        if len(z) < 2 or z.ndim != 3 or not z.isfinite().all():
-            why = "the train split has fewer than two samples" if len(z) < 2 else "embeddings are not finite"
+        if len(z) < 2 or z.ndim != 3:
+            why = "the train split has fewer than two samples"
             why = f"head {self.head_of(module.student)} gives several vectors a sample" if z.ndim != 3 else why
             warnings.warn(f"scores of views skipped: {why}")
             return {}, {}
+        refuse_non_finite(z, f"the outputs of the head {self.head_of(module.student)}", "train")
         label = images.label
         label = None if label is None or label.is_floating_point() else label[index.to(label.device)].cpu()  # [N]
         q, k, num_hard = unit(z[:, 0].double()), unit(z[:, 1].double()), min(self.num_hard, len(z) - 1)

@@ -1,7 +1,6 @@
 """What probes share: what counts as right, moments of features, checks of settings."""
 
 import warnings
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -25,16 +24,6 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [D] and standard deviation [D] of features [N, D], float32; 1 for a feature that does not vary."""
     mean, std = x.float().mean(dim=0), x.float().std(dim=0)  # [D] each
     return mean, torch.where(std > 1e-6 * std.max().clamp(min=1e-12), std, torch.ones_like(std))
-
-
-def check_sgd(where: str, learning_rates: Sequence[float], epochs: int, batch_size: int, held_out: float) -> None:
-    """Raises ValueError if a classifier cannot be trained by these settings, which the config has under ``where``."""
-    if not learning_rates or min(learning_rates) <= 0:
-        raise ValueError(f"{where}.learning_rates is {list(learning_rates)}: give one or more, above 0")
-    if not 0 < held_out < 1:
-        raise ValueError(f"{where}.held_out is {held_out}: give a share of the train split, between 0 and 1")
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(f"{where} has epochs={epochs}, batch_size={batch_size}: both must be at least 1")
 
 
 def accuracies(weight: Tensor, bias: Tensor, x: Tensor, y: Tensor) -> Tensor:

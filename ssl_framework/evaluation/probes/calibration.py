@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_framework.arguments import Count, guarded
 from ssl_framework.evaluation.features import Accuracy, Frozen, Readout
 
 
+@guarded
 class Calibration:
     """Accuracy, negative log-likelihood, and the expected calibration error with bins of equal width and of equal mass.
 
@@ -19,9 +21,7 @@ class Calibration:
         num_bins: N, of confidence.
     """
 
-    def __init__(self, num_bins: int) -> None:
-        if num_bins < 1:
-            raise ValueError(f"evaluation.head_probes has num_bins={num_bins}: it must be at least 1")
+    def __init__(self, num_bins: Count) -> None:
         self.num_bins = num_bins
 
     def __call__(self, train: Frozen, test: Frozen, readout: Readout) -> dict[str, float]:

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_framework.arguments import Count, guarded
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.base import are_classes
 
 
+@guarded
 class Clustering:
     """k-means of the test split's features, scaled to length 1, into as many clusters as it has classes.
 
@@ -24,9 +26,7 @@ class Clustering:
         seeds: k-means runs, with seeds 0, 1, ..., of which the mean is taken.
     """
 
-    def __init__(self, seeds: int) -> None:
-        if seeds < 1:
-            raise ValueError(f"evaluation.probes.clustering.seeds is {seeds}: it must be at least 1")
+    def __init__(self, seeds: Count) -> None:
         self.seeds = seeds
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:

@@ -2,14 +2,18 @@
 arXiv:2103.00020, appendix E)."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 from torch import Tensor
 
+from ssl_framework.arguments import Count, Several, guarded
 from ssl_framework.evaluation.cross_modal import Pairs
 from ssl_framework.evaluation.features import Accuracy
 
 
+@guarded
 class CrossRetrieval:
     """Each of n samples looks for its group among those of the other modality, by cosine; nothing is fitted.
 
@@ -23,13 +27,9 @@ class CrossRetrieval:
         chunk: queries whose similarities exist at once.
     """
 
-    def __init__(self, k: Sequence[int], num_samples: int | None = None, chunk: int = 512) -> None:
-        if not k or min(k) < 1:
-            raise ValueError(f"evaluation.cross.probes.retrieval.k is {list(k)}: give one or more numbers, at least 1")
-        if num_samples is not None and num_samples < 2:
-            raise ValueError(
-                f"evaluation.cross.probes.retrieval.num_samples is {num_samples}: it must be at least 2, or null"
-            )
+    def __init__(
+        self, k: Annotated[Sequence[Count], Len(1)], num_samples: Several | None = None, chunk: Count = 512
+    ) -> None:
         self.ks = list(k)
         self.num_samples = num_samples
         self.chunk = chunk

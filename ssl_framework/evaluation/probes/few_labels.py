@@ -5,15 +5,19 @@ N samples of the train split, M of the test split, D features, C classes; an epi
 
 import warnings
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 from torch import Tensor
 
+from ssl_framework.arguments import PositiveFraction, Seed, guarded
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.base import are_classes
 from ssl_framework.evaluation.probes.linear import LinearProbe
 
 
+@guarded
 class FewLabels:
     """The linear probe fitted on a share of the train labels, the same share of every class.
 
@@ -27,11 +31,7 @@ class FewLabels:
         seed: of which labels are kept.
     """
 
-    def __init__(self, shares: Sequence[float], linear: LinearProbe, seed: int) -> None:
-        if not shares or not all(0 < share <= 1 for share in shares):
-            raise ValueError(
-                f"evaluation.probes.semi_supervised.shares is {list(shares)}: give one or more, above 0 and at most 1"
-            )
+    def __init__(self, shares: Annotated[Sequence[PositiveFraction], Len(1)], linear: LinearProbe, seed: Seed) -> None:
         self.shares = list(shares)
         self.linear = linear
         self.seed = seed

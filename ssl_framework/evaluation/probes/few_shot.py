@@ -3,11 +3,14 @@
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Len
 from torch import Tensor
 
+from ssl_framework.arguments import Count, Positive, Seed, Several, guarded
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.base import are_classes
 from ssl_framework.evaluation.probes.few_labels import rows_by_class
@@ -17,6 +20,7 @@ EPISODE_VALUES = 2**22
 """Numbers (8 bytes each) of the features of episodes that are scored at once."""
 
 
+@guarded
 class Transport:
     """Moves the means of shots to where the queries lie, by optimal transport between the two.
 
@@ -33,12 +37,7 @@ class Transport:
             an episode.
     """
 
-    def __init__(self, epsilon: float, iterations: int) -> None:
-        if not epsilon > 0 or iterations < 1:
-            raise ValueError(
-                f"evaluation.probes.few_shot.transport has epsilon={epsilon}, iterations={iterations}: they must be "
-                "above 0 and at least 1"
-            )
+    def __init__(self, epsilon: Positive, iterations: Count) -> None:
         self.epsilon = epsilon
         self.iterations = iterations
 
@@ -62,6 +61,7 @@ class Transport:
         return plan.softmax(dim=-1) @ query  # [..., W, D]
 
 
+@guarded
 class FewShot:
     """Episodes within the test split: a few images of each of a few classes are known, others are asked for.
 
@@ -81,21 +81,14 @@ class FewShot:
 
     def __init__(
         self,
-        ways: int,
-        shots: int | Sequence[int],
-        queries: int,
-        episodes: int,
-        seed: int,
+        ways: Several,
+        shots: Count | Annotated[Sequence[Count], Len(1)],
+        queries: Count,
+        episodes: Several,
+        seed: Seed,
         transport: Transport | None = None,
     ) -> None:
         self.shots = [shots] if isinstance(shots, int) else list(shots)
-        if not self.shots or min(self.shots) < 1:
-            raise ValueError(f"evaluation.probes.few_shot.shots is {shots}: give one or more numbers, at least 1")
-        if ways < 2 or queries < 1 or episodes < 2:
-            raise ValueError(
-                f"evaluation.probes.few_shot has ways={ways}, queries={queries}, episodes={episodes}: they must be at "
-                "least 2, 1 and 2"
-            )
         self.ways = ways
         self.queries = queries
         self.episodes = episodes

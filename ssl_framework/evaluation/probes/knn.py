@@ -2,19 +2,25 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Len
 from torch import Tensor
 
+from ssl_framework.arguments import Count, Positive, guarded
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.base import are_classes, right
 
 
+@guarded
 class KNN:
     """Weighted k-nearest-neighbour vote on cosine similarity (Wu et al., arXiv:1805.01978, section 3.4).
 
     A neighbour votes for its class with weight ``exp(similarity / temperature)``; the bank is the train split.
+
+    scikit-learn's classifier with such weights answers alike, which a test compares; it takes one k and T at a time.
 
     Several k and T are a grid that one pass over the similarities scores. Each pair is a metric of its own; to report
     the best of them is to choose on the test split.
@@ -25,14 +31,15 @@ class KNN:
         chunk: test rows compared with the bank at once; memory is chunk x N floats, about twice.
     """
 
-    def __init__(self, k: int | Sequence[int], temperature: float | Sequence[float], chunk: int = 1024) -> None:
+    def __init__(
+        self,
+        k: Count | Annotated[Sequence[Count], Len(1)],
+        temperature: Positive | Annotated[Sequence[Positive], Len(1)],
+        chunk: Count = 1024,
+    ) -> None:
         self.ks = list(dict.fromkeys([k] if isinstance(k, int) else k))
         several = [temperature] if isinstance(temperature, int | float) else temperature
         self.temperatures = list(dict.fromkeys(several))
-        if not self.ks or min(self.ks) < 1:
-            raise ValueError(f"evaluation.probes.knn.k is {k}: it must be at least 1")
-        if not self.temperatures or not all(t > 0 for t in self.temperatures):
-            raise ValueError(f"evaluation.probes.knn.temperature is {temperature}: it must be above 0")
         self.chunk = chunk
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:

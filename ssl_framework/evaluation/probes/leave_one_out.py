@@ -5,14 +5,18 @@ N samples of the train split, M of the test split, D features.
 
 import warnings
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 
+from ssl_framework.arguments import Count, Positive, guarded
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.base import are_classes
 from ssl_framework.evaluation.probes.knn import KNN, neighbours
 
 
+@guarded
 class LeaveOneOut:
     """The weighted vote of ``KNN`` (Wu et al., arXiv:1805.01978), with the k of the best accuracy on the train split.
 
@@ -25,11 +29,7 @@ class LeaveOneOut:
         chunk: rows compared with the bank at once; memory is chunk x N floats, about twice.
     """
 
-    def __init__(self, k: Sequence[int], temperature: float, chunk: int = 1024) -> None:
-        if not k or min(k) < 1:
-            raise ValueError(f"evaluation.probes.knn_loo.k is {list(k)}: give one or more numbers, at least 1")
-        if not temperature > 0:
-            raise ValueError(f"evaluation.probes.knn_loo.temperature is {temperature}: it must be above 0")
+    def __init__(self, k: Annotated[Sequence[Count], Len(1)], temperature: Positive, chunk: Count = 1024) -> None:
         self.ks = sorted(k)
         self.temperature = temperature
         self.chunk = chunk
@@ -83,6 +83,7 @@ class LeaveOneOut:
         return hits
 
 
+@guarded
 class TrainLeaveOneOut:
     """The choice of ``LeaveOneOut`` alone: a measure of the train split, for who chooses settings and leaves the test
     split alone. Being the best of several k, it is no estimate of the accuracy on new images.
@@ -93,7 +94,7 @@ class TrainLeaveOneOut:
         chunk: rows compared with the bank at once.
     """
 
-    def __init__(self, k: Sequence[int], temperature: float, chunk: int = 1024) -> None:
+    def __init__(self, k: Annotated[Sequence[Count], Len(1)], temperature: Positive, chunk: Count = 1024) -> None:
         self.probe = LeaveOneOut(k, temperature, chunk)
 
     def __call__(self, train: Frozen) -> dict[str, float]:

@@ -2,15 +2,19 @@
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Len
 from torch import Tensor
 
+from ssl_framework.arguments import BelowOne, Count, NonNegative, OpenFraction, Positive, Seed, guarded
 from ssl_framework.evaluation.features import Frozen
-from ssl_framework.evaluation.probes.base import accuracies, are_classes, check_sgd, moments, right
+from ssl_framework.evaluation.probes.base import accuracies, are_classes, moments, right
 
 
+@guarded
 class LinearProbe:
     """Multinomial logistic regression on standardised frozen features, by full-batch L-BFGS.
 
@@ -21,12 +25,7 @@ class LinearProbe:
         max_iter: L-BFGS iterations.
     """
 
-    def __init__(self, weight_decay: float, max_iter: int) -> None:
-        if weight_decay < 0 or max_iter < 1:
-            raise ValueError(
-                f"evaluation.probes.linear has weight_decay={weight_decay}, max_iter={max_iter}: "
-                "they must be at least 0 and at least 1"
-            )
+    def __init__(self, weight_decay: NonNegative, max_iter: Count) -> None:
         self.weight_decay = weight_decay
         self.max_iter = max_iter
 
@@ -76,6 +75,7 @@ class LinearProbe:
         return weight.detach(), bias.detach()
 
 
+@guarded
 class LinearSGD:
     """Linear classifiers trained by SGD on cached features, one for each learning rate, all of them at once.
 
@@ -94,15 +94,14 @@ class LinearSGD:
 
     def __init__(
         self,
-        learning_rates: Sequence[float],
-        epochs: int,
-        batch_size: int,
-        momentum: float,
-        weight_decay: float,
-        held_out: float,
-        seed: int,
+        learning_rates: Annotated[Sequence[Positive], Len(1)],
+        epochs: Count,
+        batch_size: Count,
+        momentum: BelowOne,
+        weight_decay: NonNegative,
+        held_out: OpenFraction,
+        seed: Seed,
     ) -> None:
-        check_sgd("evaluation.probes.linear_sgd", learning_rates, epochs, batch_size, held_out)
         self.learning_rates = [float(rate) for rate in learning_rates]
         self.epochs = epochs
         self.batch_size = batch_size

@@ -5,9 +5,12 @@ N samples of the train split, of which H are held out, M of the test split, D fe
 
 import warnings
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch.nn.functional as F
+from annotated_types import Len
 
+from ssl_framework.arguments import Count, OpenFraction, Positive, Seed, guarded
 from ssl_framework.data.base import holdout
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.base import are_classes, moments, right
@@ -17,6 +20,7 @@ TOLERANCE = 1e-6
 """A tenth of that of ``LinearProbe``, so that the choice depends on the penalty and not on where the fit stops."""
 
 
+@guarded
 class LinearAuto:
     """Multinomial logistic regression on standardised frozen features, whose penalty no one has to know.
 
@@ -37,14 +41,9 @@ class LinearAuto:
         seed: of the held-out part.
     """
 
-    def __init__(self, penalties: Sequence[float], max_iter: int, held_out: float, seed: int) -> None:
-        if not penalties or min(penalties) <= 0:
-            raise ValueError(f"evaluation.probes.linear_auto.penalties is {list(penalties)}: give one or more, above 0")
-        if not 0 < held_out < 1 or max_iter < 1:
-            raise ValueError(
-                f"evaluation.probes.linear_auto has held_out={held_out}, max_iter={max_iter}: they must be a share of "
-                "the train split, between 0 and 1, and at least 1"
-            )
+    def __init__(
+        self, penalties: Annotated[Sequence[Positive], Len(1)], max_iter: Count, held_out: OpenFraction, seed: Seed
+    ) -> None:
         self.penalties = sorted((float(penalty) for penalty in penalties), reverse=True)
         self.max_iter = max_iter
         self.held_out = held_out

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import AtLeastOne, Count, Seed, guarded
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.base import are_classes, right
 from ssl_framework.evaluation.probes.few_labels import drawn_by_class
@@ -22,6 +23,7 @@ class Answering(Protocol):
     def answers(self, train: Frozen, x: Tensor) -> dict[str, Tensor]: ...
 
 
+@guarded
 class LongTail:
     """Probes fitted on a long-tailed part of the train split, scored apart for classes with many and with few samples.
 
@@ -44,10 +46,8 @@ class LongTail:
     """
 
     def __init__(
-        self, imbalance: float | None, many: int, few: int, probes: Mapping[str, Answering], seed: int
+        self, imbalance: AtLeastOne | None, many: Count, few: Count, probes: Mapping[str, Answering | None], seed: Seed
     ) -> None:
-        if imbalance is not None and imbalance < 1:
-            raise ValueError(f"evaluation.probes.long_tail.imbalance is {imbalance}: it must be at least 1, or null")
         if not 1 <= few <= many:
             raise ValueError(
                 f"evaluation.probes.long_tail has few={few}, many={many}: few must be at least 1 and at most many"

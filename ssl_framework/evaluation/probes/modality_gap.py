@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from ssl_framework.arguments import Positive, guarded
 from ssl_framework.evaluation.cross_modal import Pairs
 from ssl_framework.evaluation.spectrum import covariance_eigenvalues, participation_ratio
 
 
+@guarded
 class ModalityGap:
     """How far the two modalities lie apart on the sphere, and in how many directions each spreads.
 
@@ -14,9 +16,7 @@ class ModalityGap:
         regularisation: of the least-squares classifier that tells the modalities apart, relative to the mean variance.
     """
 
-    def __init__(self, regularisation: float = 1e-3) -> None:
-        if not regularisation > 0:
-            raise ValueError(f"evaluation.cross.probes.gap.regularisation is {regularisation}: it must be above 0")
+    def __init__(self, regularisation: Positive = 1e-3) -> None:
         self.regularisation = regularisation
 
     def __call__(self, test: Pairs) -> dict[str, float]:

@@ -10,16 +10,20 @@ n samples a class, N of them in all, M samples of the test split, D features, C 
 
 import warnings
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 from torch import Tensor
 
+from ssl_framework.arguments import Count, Positive, Seed, guarded
 from ssl_framework.evaluation.features import Accuracy, Frozen
 from ssl_framework.evaluation.probes.base import are_classes
 from ssl_framework.evaluation.probes.few_labels import drawn_by_class
 from ssl_framework.evaluation.probes.linear import LinearProbe
 
 
+@guarded
 class NaiveBayes:
     """Gaussian naive Bayes and logistic regression, fitted on the same n rows of every class of the train split.
 
@@ -34,13 +38,9 @@ class NaiveBayes:
         seed: of the draw.
     """
 
-    def __init__(self, sizes: Sequence[int], floor: float, linear: LinearProbe, seed: int) -> None:
-        if not sizes or min(sizes) < 1:
-            raise ValueError(
-                f"evaluation.probes.naive_bayes.sizes is {list(sizes)}: give one or more numbers, at least 1"
-            )
-        if not floor > 0:
-            raise ValueError(f"evaluation.probes.naive_bayes.floor is {floor}: it must be above 0")
+    def __init__(
+        self, sizes: Annotated[Sequence[Count], Len(1)], floor: Positive, linear: LinearProbe, seed: Seed
+    ) -> None:
         self.sizes = list(sizes)
         self.floor = floor
         self.linear = linear

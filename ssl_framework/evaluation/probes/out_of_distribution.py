@@ -5,14 +5,18 @@ N samples of the bank, M of the test split, D features.
 
 import warnings
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 
+from ssl_framework.arguments import Count, Natural, guarded
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.base import are_classes
 from ssl_framework.evaluation.probes.knn import neighbours
 
 
+@guarded
 class OutOfDistribution:
     """Some classes are left out of the bank, and the largest cosine similarity to it is to tell their test images.
 
@@ -25,7 +29,7 @@ class OutOfDistribution:
         chunk: test rows compared with the bank at once; memory is chunk x N floats, about twice.
     """
 
-    def __init__(self, classes: Sequence[int], chunk: int = 1024) -> None:
+    def __init__(self, classes: Annotated[Sequence[Natural], Len(1)], chunk: Count = 1024) -> None:
         if not classes or min(classes) < 0 or len(set(classes)) < len(classes):
             raise ValueError(
                 f"evaluation.probes.ood.classes is {list(classes)}: give one or more different numbers of classes"

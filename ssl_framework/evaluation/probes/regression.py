@@ -9,14 +9,18 @@ N samples of the train split, M of the test split, D features, L penalties.
 
 import warnings
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 from torch import Tensor
 
+from ssl_framework.arguments import Count, OpenFraction, Positive, Seed, guarded
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.knn import neighbours, within
 
 
+@guarded
 class Ridge:
     """Ridge regression on standardised features, in closed form and float64.
 
@@ -29,13 +33,7 @@ class Ridge:
         seed: of the held-out part.
     """
 
-    def __init__(self, penalties: Sequence[float], held_out: float, seed: int) -> None:
-        if not penalties or min(penalties) <= 0:
-            raise ValueError(f"evaluation.probes.ridge.penalties is {list(penalties)}: give one or more, above 0")
-        if not 0 < held_out < 1:
-            raise ValueError(
-                f"evaluation.probes.ridge.held_out is {held_out}: give a share of the train split, between 0 and 1"
-            )
+    def __init__(self, penalties: Annotated[Sequence[Positive], Len(1)], held_out: OpenFraction, seed: Seed) -> None:
         self.penalties = [float(penalty) for penalty in penalties]
         self.held_out = held_out
         self.seed = seed
@@ -54,6 +52,7 @@ class Ridge:
         return {**scores(name, predicted, test.y), f"{name}/penalty": chosen}
 
 
+@guarded
 class KNNRegression:
     """The mean number of the nearest neighbours by cosine similarity; the bank is the train split.
 
@@ -62,10 +61,8 @@ class KNNRegression:
         chunk: test rows compared with the bank at once; memory is chunk x N floats, about twice.
     """
 
-    def __init__(self, k: int | Sequence[int], chunk: int = 1024) -> None:
+    def __init__(self, k: Count | Annotated[Sequence[Count], Len(1)], chunk: Count = 1024) -> None:
         self.ks = [k] if isinstance(k, int) else list(k)
-        if not self.ks or min(self.ks) < 1:
-            raise ValueError(f"evaluation.probes.knn.k is {k}: it must be at least 1")
         self.chunk = chunk
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:

@@ -2,14 +2,18 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Len
 
+from ssl_framework.arguments import Count, guarded
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.base import are_classes
 
 
+@guarded
 class Retrieval:
     """Every test image asks for the other test images of its class, by the cosine of the features; nothing is fitted.
 
@@ -23,9 +27,7 @@ class Retrieval:
         chunk: queries whose similarities exist at once.
     """
 
-    def __init__(self, k: Sequence[int], chunk: int = 512) -> None:
-        if not k or min(k) < 1:
-            raise ValueError(f"evaluation.probes.retrieval.k is {list(k)}: give one or more numbers, at least 1")
+    def __init__(self, k: Annotated[Sequence[Count], Len(1)], chunk: Count = 512) -> None:
         self.ks = list(k)
         self.chunk = chunk
 

@@ -23,6 +23,7 @@ from ssl_framework.models.encoder import Encoder
 from ssl_framework.report.pictures.base import pictures, save, show_views
 from ssl_framework.runs.config import hosted
 from ssl_framework.runs.groups import choices, composing
+from ssl_framework.runs.settings import refuse_settings
 from ssl_framework.types import Batch, Clock
 from ssl_framework.views.base import ViewMaker
 
@@ -91,6 +92,7 @@ def mixture_of(
     Raises:
         ValueError: the mixer makes no images.
     """
+    refuse_other_modality(views, name)
     index, device = first_of_each_class(data, count), next(student.parameters()).device
     images = views.clean(data.rows[index].to(device))  # [B, C, h, w]
     label = None if data.label is None else data.label[index].to(device)
@@ -105,6 +107,15 @@ def mixture_of(
     sources = rgb(pictures(views, mix.clean)[mix.source.cpu()])  # [B, P, 3, h, w]
     parts = sources, rgb(pictures(views, view)), mix.owner, mix.share
     return Mixture(*(part.cpu() for part in parts))
+
+
+def refuse_other_modality(views: ViewMaker, what: str) -> None:
+    """Raises ValueError where samples are no pictures, so that nothing can be drawn."""
+    if views.channels is None:
+        raise ValueError(
+            f"{what} can be drawn of pictures only, but the samples are of modality {views.modality[0]}: choose data "
+            "with pictures, such as data=shapes"
+        )
 
 
 def first_of_each_class(data: Split, count: int) -> Tensor:
@@ -236,6 +247,7 @@ def composed(overrides: Sequence[str]) -> tuple[DictConfig, str, str]:
     with composing():
         cfg = compose("train", list(overrides), return_hydra_config=True)
     choices = cfg.hydra.runtime.choices
+    refuse_settings(cfg)
     return hosted(cfg), choices.mixer, choices.data
 
 
@@ -289,6 +301,7 @@ def mix_by_all(overrides: list[str], names: Sequence[str]) -> list[tuple[str, Mi
 def show_both_views(overrides: list[str], folder: Path) -> Path:
     """Images and two views of each."""
     cfg, _, data = composed(overrides)
+    refuse_other_modality(build(cfg.views), "views")
     images = build(cfg.data.source).load("train")
     if images.label is None:
         raise ValueError(f"data={data} has no labels, and views are drawn class by class: choose another data set")
