@@ -8,7 +8,6 @@ N samples, D features.
 
 import contextlib
 import csv
-import fcntl
 import hashlib
 import json
 import os
@@ -28,7 +27,8 @@ from ssl_framework.data.images.layout import SPLIT_FOLDERS, SUFFIXES, image_file
 from ssl_framework.data.loader import ahead
 from ssl_framework.evaluation.features import CHUNK_VALUES, CHUNK_VALUES_GPU, Bare, in_eval_mode
 from ssl_framework.module import SSLModule
-from ssl_framework.runs.folder import locked, opened, read_json, write_json
+from ssl_framework.runs.folder import read_json, write_json
+from ssl_framework.runs.held import held, holder
 
 PART = 4096
 """Samples of a part: what a stopped command may have to compute again."""
@@ -233,9 +233,11 @@ def embed_to(
     """
     write = writer_of(out)
     parts = Parts(out, {**about, "samples": samples.fingerprint()})
-    with opened(parts.folder) as handle:
-        if not locked(handle, fcntl.LOCK_EX, 1):
-            raise ValueError(f"another process writes {out}: wait for it, or choose another out=")
+    with held(parts.folder / "held") as mine:
+        if not mine:
+            raise ValueError(
+                f"another process writes {out}{holder(parts.folder / 'held')}: wait for it, or choose another out="
+            )
         computed = 0
         for number, first in enumerate(range(0, len(samples.items), PART)):
             positions = range(first, min(first + PART, len(samples.items)))
