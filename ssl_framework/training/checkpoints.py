@@ -107,6 +107,7 @@ class Checkpoints(Checkpoint):
         self._saved_at = now()
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        log_now(trainer)
         if self.best is not None:
             self.best.see(trainer)
         if not between_steps(trainer):
@@ -149,6 +150,14 @@ class Checkpoints(Checkpoint):
 def now() -> float:
     """Seconds, of a clock that is never set."""
     return time.monotonic()
+
+
+def log_now(trainer: L.Trainer) -> None:
+    """Writes the rows of the step that was just made, which Lightning does after the hooks at its end: a run that was
+    killed behind a checkpoint of the step would go on and never have them. Its own call then does nothing."""
+    connector = trainer._logger_connector
+    type(connector).update_train_step_metrics(connector)
+    connector.update_train_step_metrics = lambda: None  # type: ignore[method-assign]
 
 
 def first_says(trainer: L.Trainer, word: bool) -> bool:

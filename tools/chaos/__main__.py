@@ -108,10 +108,10 @@ def main(arguments: list[str]) -> None:
             kept = [one for one in read_table(table) if one.kind != "input"]
             write_table(table, [*kept, *told(refusals(place))])
     minutes = f"{(time.time() - began) / 60:.0f} minutes"
-    lines = [heading(seed), *summary(read_table(table)), minutes]
+    lines = [heading(seed), *summary(read_table(table))]
     (out / "output.txt").write_text("\n".join(lines) + "\n")
     (out / "command.txt").write_text("python -m tools.chaos\n")
-    print(*lines, sep="\n")
+    print(*lines, minutes, sep="\n")
 
 
 if __name__ == "__main__":

@@ -65,8 +65,11 @@ class Kind(NamedTuple):
         named = [at for at, word, rest in log if word == "file" and rest.startswith("os.rename .last.ckpt.")]
         writing = [at for at in opened[-1:] if not named or named[-1] < at or struck - named[-1] < 0.001]
         beside = 1 + sum(at > writing[0] for at in done) if writing else 1
-        between = {"epochs": EACH, "steps": STEPS, "minutes": sum(at > struck - 60 * MINUTES for at in done)}
-        return between[self.saved] + beside
+        if self.saved != "minutes":
+            return {"epochs": EACH, "steps": STEPS}[self.saved] + beside
+        saved = opened[-2:-1] if writing else opened[-1:]
+        since = saved[0] if saved else next(at for at, word, _ in log if word == "step")
+        return sum(since < at <= since + 60 * MINUTES for at in done) + 1 + beside
 
 
 def words(*arguments: str) -> list[str]:
