@@ -14,7 +14,7 @@ from ssl_framework.runs.groups import admit
 from ssl_framework.runs.messages import as_typed, commanded, quiet, refusing, split_run
 from ssl_framework.runs.system import refuse_unwritable
 
-USAGE = "python scripts/export.py run=outputs/latest [out=backbone.safetensors]"
+USAGE = "python scripts/export.py run=outputs/latest out=backbone.safetensors"
 
 
 def export(folder: Path, out: Path) -> str:

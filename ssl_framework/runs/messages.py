@@ -67,6 +67,8 @@ def error_line(error: Exception | str) -> str:
 
 def sentence(error: Exception) -> str:
     """What an error means to a user: errors of the system, of YAML and of Hydra in our words, ours as they are."""
+    if isinstance(error, (HydraException, OmegaConfBaseException)):  # one of them is an OSError, too
+        return explain(error)
     if isinstance(error, OSError):
         return system_sentence(error)
     if isinstance(error, MemoryError):
@@ -74,8 +76,6 @@ def sentence(error: Exception) -> str:
         return f"this needs more memory than there is ({said}): lower the sizes that were asked for, or the data's"
     if isinstance(error, YAMLError):
         return yaml_sentence(error)
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
-        return explain(error)
     return str(error)
 
 
