@@ -356,12 +356,13 @@ def test_a_run_folder_from_before_the_groups_loads_and_is_the_same_run(tmp_path:
     result = read_json(tmp_path / "result.json")
     before: Any = without_added(OmegaConf.to_container(cfg, resolve=True))
     assert "last_norm" not in before["student"]["heads"]["projector"] and "head" not in before["objective"]
+    assert before["student"]["heads"]["projector"]["_partial_"] and before["teacher"]["_partial_"]
     OmegaConf.save(before, tmp_path / "config.yaml")
     assert config_hash(load_run_config(tmp_path)) == result["config_hash"]
     refuse_other_config(cfg, RunFolder(tmp_path))
     _, module = load_run(tmp_path, [])
     assert module.objective.queue.rows.shape == (24, 128)
-    cfg.trainer.max_epochs = 2
     before["trainer"]["max_epochs"] = 2
-    run_in(tmp_path, OmegaConf.create(before), resume=True)
+    OmegaConf.save(before, tmp_path / "config.yaml")
+    run_in(tmp_path, load_run_config(tmp_path), resume=True)
     assert read_json(tmp_path / "result.json")["steps"] == 12

@@ -15,7 +15,7 @@ from ssl_framework.runs.config import hosted
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admit, composing
 from ssl_framework.runs.messages import STOPPED, as_typed, commanded, refusing, typed
-from ssl_framework.runs.stopping import stop
+from ssl_framework.runs.stopping import line_of, stop
 from ssl_framework.study.cells import Cell, Run, runs_of
 from ssl_framework.study.declaration import names_of_studies
 from ssl_framework.study.engine import Engine
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             report(request, cells, request.record, command)
     print((folder / "table.md").read_text())
     if stopped is not None:
-        print(f"stopped; to continue: {command}")
+        print(f"{line_of(stopped)}; to continue: {command}")
         sys.exit(STOPPED + stopped)
     for path in sorted(folder.iterdir()):
         print(path)
@@ -85,7 +85,8 @@ def run(request: Request, cells: Sequence[Cell]) -> int | None:
 
 def said_of(cell: Cell) -> str:
     """How a run ended, in a few words."""
-    if result := cell.run.folder.read_result():
+    if cell.run.folder.state == "done":
+        result = cell.run.folder.read_result()
         name = cell.metrics[0]
         value = mean_and_spread([result["metrics"][name]], name) if name in result["metrics"] else "done"
         return f"{value}, {result['wall_seconds']:.0f} s"
@@ -141,7 +142,8 @@ def by_run(cells: Sequence[Cell]) -> list[list[Cell]]:
 def seconds_of(cells: Sequence[Cell], cell: Cell, foreign: bool) -> float:
     """Of a run: the median of finished runs of other seeds, else from measured steps; NaN where none can be taken here,
     which is said, or where the study is a foreign file, of which nothing is constructed."""
-    others = [c.run.folder.read_result() for c in cells if (c.row, c.column) == (cell.row, cell.column)]
+    own = [c.run.folder for c in cells if (c.row, c.column) == (cell.row, cell.column)]
+    others = [folder.read_result() for folder in own if folder.state == "done"]
     if finished := [result["wall_seconds"] for result in others if result and not result.get("resumed_at")]:
         return statistics.median(finished)
     if foreign:

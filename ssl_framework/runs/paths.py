@@ -185,6 +185,7 @@ OPENERS = {
     DATA + "store.Mapped",
     DATA + "webdataset_shards.TarReader",
     "ssl_framework.evaluation.foreign.Foreign",
+    "ssl_framework.models.weights.Newest",
 }
 """Classes within the parts that open what they are given: sources make them, and no config names them."""
 

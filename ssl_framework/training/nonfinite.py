@@ -180,7 +180,9 @@ class NonFiniteWatch(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._refuse(trainer, pl_module)
-        refuse_non_finite(dict(tensors_below(checkpoint["callbacks"], "callbacks")), trainer.global_step)
+        # Weights that callbacks train; a single number may be the best score so far, which begins at infinity.
+        theirs = {name: x for name, x in tensors_below(checkpoint["callbacks"], "callbacks") if x.ndim}
+        refuse_non_finite(theirs, trainer.global_step)
 
     def _refuse(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Looks at everything, as what comes next scores or saves it. All ranks do.

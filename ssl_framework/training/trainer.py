@@ -118,7 +118,8 @@ def writer_of(cfg: DictConfig, run: RunFolder) -> CheckpointWriter:
         ValueError: no such place can be opened.
     """
     target = OmegaConf.select(cfg, "mirror")  # a run folder of an earlier version has no such key
-    return CheckpointWriter(run, Mirror(str(target), run) if target is not None and is_first() else None)
+    mirror = Mirror(str(target), run) if target is not None and is_first() else None
+    return CheckpointWriter(run, accelerator_of(cfg) == "gpu", mirror)
 
 
 def strategy_of(cfg: DictConfig, processes: int) -> str | Strategy:

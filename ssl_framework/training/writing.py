@@ -1,4 +1,4 @@
-"""How checkpoints come to the disk: in the background, whole or not at all, and from there to a mirror."""
+"""How checkpoints come to the disk: whole or not at all, in the background if it pays, and from there to a mirror."""
 
 import contextlib
 import copy
@@ -23,31 +23,37 @@ AS_BEST = {"as_best": True}
 class CheckpointWriter(TorchCheckpointIO):
     """Writes a checkpoint whole or not at all, keeps the one before, and loads tensors and plain values only.
 
-    Training waits for a copy in the host's memory; a thread writes that, and waits for the disk. There is one at a
-    time: whoever saves the next one, or ``settle``, waits for it and hears what went wrong.
+    In the background, training waits for a copy in the host's memory, which a GPU's state needs anyway; a thread writes
+    that, and waits for the disk. There is one at a time: whoever saves the next one, or ``settle``, waits for it and
+    hears what went wrong. On the CPU such a copy takes as long as writing.
 
     Args:
         run: the folder of the run.
+        background: whether training goes on meanwhile.
         mirror: gets a copy of what was written; ``None``: there is none.
     """
 
-    def __init__(self, run: RunFolder, mirror: Mirror | None = None) -> None:
+    def __init__(self, run: RunFolder, background: bool, mirror: Mirror | None = None) -> None:
         super().__init__()
         self.run = run
+        self.background = background
         self.mirror = mirror
         self.pool = ThreadPoolExecutor(1, "checkpoint")
         self.pending: Future[None] | None = None
         self.target = run.checkpoint_file
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Takes a copy of the checkpoint, to be written to ``path``.
+        """Writes the checkpoint to ``path``, or takes a copy that is written there.
 
         Raises:
-            Interrupted: the one before could not be written.
+            Interrupted: it, or the one before, could not be written.
         """
         self.settle()
         self.target = Path(path)
-        self.pending = self.pool.submit(self.write, on_host(checkpoint, {}), self.target, storage_options == AS_BEST)
+        own = on_host(checkpoint, {}) if self.background else checkpoint
+        self.pending = self.pool.submit(self.write, own, self.target, storage_options == AS_BEST)
+        if not self.background:
+            self.settle()
 
     def settle(self) -> None:
         """Waits until the last checkpoint is on the disk.

@@ -63,13 +63,13 @@ def test_what_differs_is_named(whole: Reference, tmp_path: Path) -> None:
 
 
 def test_steps_done_twice_are_counted(whole: Reference) -> None:
-    """Struck with 7 updates done, a run that begins again with 2 has lost 5, where 4 may be."""
+    """Struck with 8 updates done, a run that begins again with 2 has lost 6, where 5 may be."""
     loss = Loss(Kind("byol", "epochs", "epochs"))
-    first = [(0.0, "step", "0"), (1.0, "update", "7"), (2.0, "struck", "step 8")]
+    first = [(0.0, "step", "0"), (1.0, "update", "8"), (2.0, "struck", "step 9")]
     loss.see(whole.start._replace(log=first))
     loss.see(whole.start._replace(log=[(3.0, "step", "2"), (4.0, "struck", "step 1")]))
     loss.see(whole.start._replace(log=[(5.0, "step", "2")]))
-    assert loss.worst == (5, 4)
+    assert loss.worst == (6, 5)
 
 
 def test_a_moment_is_struck_before_the_operation(tmp_path: Path) -> None:

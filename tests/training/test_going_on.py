@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from ssl_framework.evaluation.frozen import FrozenEvaluation
 from ssl_framework.training.checkpoints import Checkpoints, between_steps
+from ssl_framework.training.loops import position_of
 from tests.small_runs import run_in, small
-from tests.training.test_resume import assert_identical, last
+from tests.training.test_resume import assert_identical, interrupt_at, last, sigterm
 
 SHORT = ("data.source.num_train=16", "data.source.num_test=8", "trainer.max_epochs=2", "data.image_size=8")
 EACH = ("evaluation=frozen", "~evaluation.probes.linear", "evaluation.probes.knn.k=[5]", "evaluation.every_n_epochs=1")
@@ -17,12 +19,9 @@ END = (*EACH[:3], "evaluation.every_n_epochs=0")
 THREE_IN_TWO = ("data.source.num_train=24", "trainer.accumulate_grad_batches=2")  # batches of an epoch, in two steps
 BOUNDS = {
     "epochs": (*EACH,),
-    "epochs, one evaluation": (*END,),
     "steps inside an epoch": (*EACH, "trainer.max_steps=3"),
     "steps at the end of an epoch": (*EACH, "trainer.max_steps=4", "trainer.max_epochs=3"),
-    "both": (*EACH, "trainer.max_steps=4"),
     "steps, one evaluation": (*END, "trainer.max_steps=3"),
-    "accumulated": (*EACH, *THREE_IN_TWO),
     "accumulated steps": (*END, *THREE_IN_TWO, "trainer.max_steps=3"),
 }
 
@@ -53,11 +52,13 @@ def test_from_every_checkpoint_to_the_same_end(bound: str, tmp_path: Path, monke
         save_every_step(patch, snapshots)
         run_in(whole, cfg)
     metrics = (whole / "metrics.csv").read_text()
-    places = set()
+    kinds = {}  # the last snapshot of each
     for folder in sorted(snapshots.iterdir()):
+        found = last(folder)
+        at = position_of(found["loops"]["fit_loop"])
+        kinds[at.batches > 0, at.whole, at.ended, found["global_step"] == last(whole)["global_step"]] = folder
+    for folder in kinds.values():
         shutil.copy(whole / "metrics.csv", folder)  # it was killed long after
-        loops = last(folder)["loops"]["fit_loop"]
-        places.add((loops["epoch_loop.batch_progress"]["is_last_batch"], *loops["epoch_progress"]["current"].values()))
         run_in(folder, cfg, resume=True)
         for key in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step", "DataModule"):
             assert_identical(last(whole)[key], last(folder)[key], f"{folder.name}: {key}")
@@ -65,4 +66,52 @@ def test_from_every_checkpoint_to_the_same_end(bound: str, tmp_path: Path, monke
         results = [json.loads((path / "result.json").read_text()) for path in (whole, folder)]
         for key in ("metrics", "intervals", "baselines", "steps"):
             assert results[0][key] == results[1][key] and results[0][key], f"{folder.name}: {key}"
-    assert len(places) >= 4
+    assert len(kinds) >= 4
+
+
+@pytest.mark.parametrize(("step", "bound"), [(2, "epochs"), (4, "epochs"), (3, "steps, one evaluation")])
+def test_an_evaluation_that_was_due_when_a_signal_came_is_made_once(
+    step: int, bound: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = small("simclr", *SHORT, *BOUNDS[bound])
+    run_in(tmp_path / "whole", cfg)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step, sigterm)
+        assert run_in(tmp_path / "parts", cfg) == "SIGTERM"
+    assert not (tmp_path / "parts" / "result.json").exists()
+    assert run_in(tmp_path / "parts", cfg, resume=True) is None
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert (parts / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    results = [json.loads((path / "result.json").read_text())["metrics"] for path in (whole, parts)]
+    assert results[0] == results[1] and results[0]
+
+
+def test_a_run_killed_in_its_last_evaluation_makes_it_and_then_has_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = small("simclr", *SHORT, *BOUNDS["steps inside an epoch"])
+    run_in(tmp_path / "whole", cfg)
+    scored, score = [], FrozenEvaluation.score_module
+
+    def die(self: FrozenEvaluation, *args: Any, **kwargs: Any) -> Any:
+        scored.append(1)
+        if len(scored) == 3:  # the untrained backbone, the first epoch, and this
+            raise RuntimeError("power cut")
+        return score(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FrozenEvaluation, "score_module", die)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run_in(tmp_path / "parts", cfg)
+    run_in(tmp_path / "parts", cfg, resume=True)
+    assert (tmp_path / "parts" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "parts")]
+    assert results[0]["metrics"] == results[1]["metrics"] and results[1]["resumed_at"] == results[1]["steps"] == 3
+
+
+def test_a_result_has_metrics_of_its_own_step_only(tmp_path: Path) -> None:
+    run_in(tmp_path, small("simclr", *SHORT, *EACH))
+    assert json.loads((tmp_path / "result.json").read_text())["metrics"]
+    run_in(tmp_path, small("simclr", *SHORT, "trainer.max_epochs=3"), resume=True)  # evaluation=none from here on
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["steps"], result["metrics"], result["intervals"]) == (6, {}, {})

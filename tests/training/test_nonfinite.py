@@ -193,14 +193,42 @@ def test_samples_of_every_kind_come_back() -> None:
         assert type(found.inputs) is type(samples.inputs) and (found.label is None) == (samples.label is None)
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"step": "x"}'])
-def test_a_damaged_step_is_refused_by_name(content: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_damaged_step_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(NonFinite):
         run_in(tmp_path, small("simclr", "optimizer.lr_per_256=1e30"))
-    (tmp_path / "nonfinite" / "rank_0.json").write_text(content)
-    with pytest.raises(SystemExit) as ended:
-        shown(tmp_path, capsys)
-    assert ended.value.code == 1 and "nonfinite holds no step that can be read" in capsys.readouterr().err
+    for content in ("", "[1]", "{}", '{"step": "x"}'):
+        (tmp_path / "nonfinite" / "rank_0.json").write_text(content)
+        with pytest.raises(SystemExit) as ended:
+            shown(tmp_path, capsys)
+        assert ended.value.code == 1 and "nonfinite holds no step that can be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("left_out", [True, False])
+def test_where_a_scaler_leaves_steps_out_the_weights_decide(
+    left_out: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with 16-mixed: an infinite gradient whose step is left out stops nothing, what it does to weights does."""
+    original = nonfinite.NonFiniteWatch.on_train_start
+
+    def scaled(self: Any, *args: Any) -> None:
+        original(self, *args)
+        self._scaled = True
+
+    def clear(self: Any) -> None:
+        if left_out and self.global_step == 3:
+            self.zero_grad()
+
+    monkeypatch.setattr(nonfinite.NonFiniteWatch, "on_train_start", scaled)
+    monkeypatch.setattr(SSLModule, "on_after_backward", clear)
+    poisoned(monkeypatch, 3, INF)
+    cfg = small("simclr", "trainer.max_epochs=1")
+    if left_out:
+        assert run_in(tmp_path, cfg) is None and not (tmp_path / "nonfinite").exists()
+        return
+    with pytest.raises(NonFinite, match=r"student\.backbone\S+ is not finite at step 3 on rank 0 \(loss=[\d.]+"):
+        run_in(tmp_path, cfg)
+    step = replay.read_step(RunFolder(tmp_path), 0)
+    assert all(x.isfinite().all() for x in step.state.values() if x.is_floating_point())
 
 
 def poison_one_rank(arguments: Sequence[str]) -> None:

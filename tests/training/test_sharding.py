@@ -20,8 +20,8 @@ from torch.distributed.tensor import DTensor
 from ssl_framework.build import build_module
 from ssl_framework.commands.export import export
 from ssl_framework.loading import load_run
-from ssl_framework.models.weights import SHARDS, load_checkpoint, load_without_shards
-from ssl_framework.runs.folder import read_json, read_metrics
+from ssl_framework.models.weights import SHARDS, load_checkpoint, load_without_shards, newest_checkpoint
+from ssl_framework.runs.folder import RunFolder, read_json, read_metrics
 from ssl_framework.runs.stopping import stop
 from ssl_framework.training.parts import Parts
 from ssl_framework.training.run import run
@@ -167,6 +167,19 @@ def test_a_missing_share_is_refused(folder: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "checkpoints" / "last-5")
     with pytest.raises(ValueError, match=r"tensors in .*last-5 are damaged: shard-00001.* is missing"):
         load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+
+
+def test_of_a_damaged_share_the_checkpoint_before_is_taken(folder: Path, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    shutil.copytree(folder / "fsdp_then_fsdp" / "checkpoints", run.checkpoints)
+    file = next((run.checkpoints / "last-5").glob("shard-00001*"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    found = newest_checkpoint(run)
+    assert found.note.startswith("last.ckpt is damaged (the checksum of shard-00001")
+    assert found.note.endswith("is another): going on with before.ckpt, step 3")
+    assert found.content["state_dict"].keys() == last(folder / "mocov2_fsdp")["state_dict"].keys()
 
 
 def test_a_finished_run_is_evaluated_loaded_and_exported(folder: Path, tmp_path: Path) -> None:

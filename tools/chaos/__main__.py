@@ -1,11 +1,13 @@
 """Any machine may vanish: runs are killed, stopped and lied to, and only the same command is given again.
 
-    python -m tools.chaos [METHOD ...] [out=results/chaos] [seed=0]     all of it, about an hour on one core
-    python -m tools.chaos short                                         two methods, two minutes
+    python -m tools.chaos [METHOD ...] [only=kill,signal,fault,ranks,input] [out=results/chaos] [seed=0]
+    python -m tools.chaos short
 
-Trials of the methods that are named replace those in the table. Linux: processes are found in /proc.
+The first is all of it, which takes about an hour on one core; trials of the methods and kinds that are named replace
+those in the table. The second is a part that takes two minutes. Linux: processes are found in /proc.
 """
 
+import itertools
 import platform
 import random
 import sys
@@ -15,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ssl_framework.device import cpu_name
-from ssl_framework.runs.provenance import versions
+from ssl_framework.runs.provenance import commit, versions
 from tools.chaos.inputs import refusals
-from tools.chaos.kills import campaign_of
+from tools.chaos.kills import campaign_of, kinds_of
 from tools.chaos.lies import LIES, lie
 from tools.chaos.ranks import losses, two_ranks
 from tools.chaos.record import read_table, summary, write_table
@@ -34,24 +36,34 @@ def warm_up(place: Path) -> None:
     start(place, ("--help",))
 
 
-def trials_of(method: str, place: Path, seed: int) -> Iterator[Trial]:
-    """All trials of a method; each of the rarer kinds meets a part of the methods."""
-    number = list(METHODS).index(method)
-    yield from campaign_of(method, place, seed)
+def kills(method: str, place: Path, seed: int) -> Iterator[Trial]:
+    return campaign_of(method, place, seed, kinds_of(method))
+
+
+def signals(method: str, place: Path, seed: int) -> Iterator[Trial]:
     with_page = Kind(method, "epochs", "epochs")
-    yield from stops(with_page, place, reference(place, with_page), number)
-    kind = with_page._replace(more=("report=none",))
+    return stops(with_page, place, reference(place, with_page), list(METHODS).index(method))
+
+
+def faults(method: str, place: Path, seed: int) -> Iterator[Trial]:
+    kind, number = Kind(method, "epochs", "epochs", ("report=none",)), list(METHODS).index(method)
     whole = reference(place, kind)
     yield from failures(kind, place, whole, random.Random(f"{seed} {method} failures"), number)
     yield from (lie(place, kind, whole, told) for told in LIES[number :: len(METHODS) // 2])
-    if number % 3 == 0:
-        yield from losses(place, *two_ranks(method, place))
+
+
+def ranks(method: str, place: Path, seed: int) -> Iterator[Trial]:
+    return losses(place, *two_ranks(method, place)) if list(METHODS).index(method) % 3 == 0 else iter(())
+
+
+PARTS = {"kill": kills, "signal": signals, "fault": faults, "ranks": ranks}
+"""Kind of trial -> its trials of a method; of the rarer ones each method meets a part."""
 
 
 def short(place: Path, seed: int) -> Iterator[Trial]:
     """A part of it that takes two minutes."""
     for method in SHORT:
-        yield from campaign_of(method, place, seed, fresh=0, most=12)
+        yield from campaign_of(method, place, seed, kinds_of(method)[::4], first=12)
 
 
 def told(trials: Iterator[Trial]) -> Iterator[Trial]:
@@ -68,7 +80,7 @@ def told(trials: Iterator[Trial]) -> Iterator[Trial]:
 def heading(seed: int) -> str:
     """Versions and hardware."""
     names = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return f"{names}, {platform.system()}, {cpu_name()}, 1 thread a process, seed {seed}"
+    return f"{names}, commit {commit()}, {platform.system()}, {cpu_name()}, 1 thread a process, seed {seed}"
 
 
 def main(arguments: list[str]) -> None:
@@ -84,16 +96,19 @@ def main(arguments: list[str]) -> None:
             sys.exit(int(not all(one.is_clean for one in done)))
         out = Path(options.get("out", ROOT / "results" / "chaos"))
         out.mkdir(parents=True, exist_ok=True)
-        for method in named or METHODS:
-            kept = [one for one in read_table(out / "table.csv") if one.method != method]
+        table = out / "table.csv"
+        only = options.get("only", ",".join([*PARTS, "input"])).split(",")
+        for kind, method in itertools.product([part for part in PARTS if part in only], named or METHODS):
+            kept = [one for one in read_table(table) if (one.kind, one.method) != (kind, method)]
             trials = []
-            for one in told(trials_of(method, place, seed)):
+            for one in told(PARTS[kind](method, place, seed)):
                 trials.append(one)
-                write_table(out / "table.csv", [*kept, *trials])
-        kept = [one for one in read_table(out / "table.csv") if one.kind != "input"]
-        write_table(out / "table.csv", [*kept, *told(refusals(place))])
+                write_table(table, [*kept, *trials])
+        if "input" in only:
+            kept = [one for one in read_table(table) if one.kind != "input"]
+            write_table(table, [*kept, *told(refusals(place))])
     minutes = f"{(time.time() - began) / 60:.0f} minutes"
-    lines = [heading(seed), *summary(read_table(out / "table.csv")), minutes]
+    lines = [heading(seed), *summary(read_table(table)), minutes]
     (out / "output.txt").write_text("\n".join(lines) + "\n")
     (out / "command.txt").write_text("python -m tools.chaos\n")
     print(*lines, sep="\n")

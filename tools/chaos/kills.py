@@ -1,11 +1,12 @@
 """Kills: what a run comes to that is killed again and again while nothing but the same command is given."""
 
+import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tools.chaos.moments import Moment
-from tools.chaos.runs import BOUNDS, METHODS, SAVED, Kind
+from tools.chaos.runs import BOUNDS, METHODS, RUN, SAVED, Kind
 from tools.chaos.starts import Start, start, start_fresh
 from tools.chaos.trial import KILLED, Loss, Reference, Trial, concluded, emptied, reference
 
@@ -30,14 +31,24 @@ def survive(place: Path, kind: Kind, whole: Reference, blows: Iterable[Moment | 
     return concluded(folder, kind, whole, "kill", starts, loss)
 
 
-def survive_fresh(place: Path, kind: Kind, whole: Reference, blows: Sequence[float]) -> Trial:
-    """The same in new interpreters, killed after so many seconds; what is lost is not seen from outside."""
+SEEN = ("run.json", "config.yaml", "metrics.csv", "checkpoints/last.ckpt", "checkpoints/before.ckpt")
+"""Files of a run in the order in which they come, at which a new interpreter is killed."""
+
+
+def survive_fresh(place: Path, kind: Kind, whole: Reference, seen: str) -> Trial:
+    """The same in new interpreters, the first killed as soon as a file is seen from outside; what is lost is not."""
     folder = emptied(place / "run")
-    starts = [start_fresh(folder, kind.arguments, seconds) for seconds in blows]
+    starts = [start_fresh(folder, kind.arguments, folder / RUN / seen)]
     return concluded(folder, kind, whole, "kill", starts, Loss(kind), fresh=True)
 
 
 # Which moments.
+
+KILLS = 100
+"""Of a method, at least."""
+
+PLANNED = 200
+"""Trials of a method, at most."""
 
 LADDER = (
     *(Moment("file", 2), Moment("torn", 1), Moment("file", 9), Moment("file", 14), Moment("step", 2), Moment("row", 3)),
@@ -66,35 +77,31 @@ def count_of(whole: Reference, place: str) -> int:
     )
 
 
-def every_file(rng: random.Random, whole: Reference) -> list[Moment]:
-    """Each kind of file operation that a run makes, twice: the first time and any other."""
-    numbers: dict[str, list[int]] = {}
-    for number, name in enumerate(whole.named("file"), start=1):
-        numbers.setdefault(name, []).append(number)
-    found = []
-    for where in numbers.values():
-        found += [where[0]] + ([rng.choice(where[1:])] if len(where) > 1 else [])
-    return [Moment("file", number) for number in sorted(found)]
+def every_file(rng: random.Random, wholes: Sequence[tuple[Kind, Reference]]) -> Iterator[tuple[Kind, Moment]]:
+    """Each kind of file operation that some run makes, at one of its times in one of the kinds of run."""
+    found: dict[str, list[tuple[Kind, Moment]]] = {}
+    for kind, whole in wholes:
+        for number, name in enumerate(whole.named("file"), start=1):
+            found.setdefault(name, []).append((kind, Moment("file", number)))
+    pictures = [name for name in found if name.endswith((".png", ".png w+"))]
+    for name, where in found.items():
+        if name not in pictures[4:]:  # one is written as the other
+            yield rng.choice(where)
+
+
+OTHERS = {"torn": 3, "row": 2, "step": 2, "update": 1, "score": 3, "result": 1}
+"""How many trials of a method begin at what is no file operation."""
 
 
 def first_blows(rng: random.Random, wholes: Sequence[tuple[Kind, Reference]]) -> Iterator[tuple[Kind, Moment | float]]:
-    """The first blow of each trial of a method: every file operation, each in one kind of run or another; then what is
-    no file operation, the first epoch (rows, but no checkpoint yet), and any instant."""
-    met: set[str] = set()
-    for kind, whole in wholes:
-        for moment in every_file(rng, whole):
-            name = whole.named("file")[moment.number - 1]
-            if name not in met:
-                yield kind, moment
-            met.add(name)
-    others = [("torn", 4), ("row", 2), ("step", 2), ("update", 2), ("score", 3), ("result", 1)]
-    for place, times in others:
-        for _ in range(times):
-            kind, whole = rng.choice(wholes)
+    """The first blow of each trial of a method: every file operation; then what is none, the first epoch (rows, but no
+    checkpoint yet), and any instant, of which there is no end."""
+    yield from every_file(rng, wholes)
+    for place, times in OTHERS.items():
+        for kind, whole in (rng.choice(wholes) for _ in range(times)):
             yield kind, Moment(place, rng.randint(1, max(1, count_of(whole, place))))
-    yield from ((rng.choice(wholes)[0], Moment("step", number)) for number in (1, 2, 3))
-    for kind, whole in wholes:
-        yield kind, rng.uniform(0, whole.start.seconds)
+    yield from ((rng.choice(wholes)[0], Moment("step", number)) for number in (2, 3))
+    yield from ((kind, rng.uniform(0, whole.start.seconds)) for kind, whole in itertools.cycle(wholes))
 
 
 def kinds_of(method: str) -> list[Kind]:
@@ -104,30 +111,29 @@ def kinds_of(method: str) -> list[Kind]:
 
 
 def campaign_of(
-    method: str,
-    place: Path,
-    seed: int,
-    fresh: int = 2,
-    most: int | None = None,
-    kinds: Sequence[Kind] = (),
+    method: str, place: Path, seed: int, kinds: Sequence[Kind], first: int | None = None
 ) -> Iterator[Trial]:
-    """The trials of a method: at least 100 kills, one after another in most of the runs.
+    """The trials of a method: at least ``KILLS``, several one after another in each run.
 
     Args:
         method: of runs.METHODS.
         place: a folder to work in.
         seed: of everything that is drawn.
-        fresh: trials in new interpreters.
-        most: trials at all; ``None``: as many as there are.
-        kinds: of runs; none: all.
+        kinds: of runs.
+        first: so many trials, all drawn; ``None``: as many as it takes, and one in new interpreters.
     """
     rng = random.Random(f"{seed} {method}")
-    of = {kind: reference(place, kind) for kind in (kinds or kinds_of(method))}
-    wholes = list(of.items())
-    blows = list(first_blows(rng, wholes))
-    for kind, first in blows if most is None else rng.sample(blows, most):
-        chain = [drawn(rng, of[kind]) for _ in range(rng.choice([1, 2, 2, 3]))]
-        yield survive(place, kind, of[kind], [first, *chain])
-    for _ in range(fresh):
-        kind, whole = rng.choice(wholes)
-        yield survive_fresh(place, kind, whole, [rng.uniform(5, 14), rng.uniform(5, 14)])
+    of = {kind: reference(place, kind) for kind in kinds}
+    blows = list(itertools.islice(first_blows(rng, list(of.items())), PLANNED))
+    if first is not None:
+        blows = rng.sample(blows, first)
+    struck = 0
+    for kind, blow in blows:
+        done = survive(place, kind, of[kind], [blow, *(drawn(rng, of[kind]) for _ in range(rng.choice([1, 2, 2, 3])))])
+        yield done
+        struck += done.struck
+        if struck >= KILLS and isinstance(blow, float):
+            break
+    if first is None:
+        kind = rng.choice(list(of))
+        yield survive_fresh(place, kind, of[kind], SEEN[list(METHODS).index(method) % len(SEEN)])

@@ -98,6 +98,7 @@ def story(root: Path) -> str:
         f"Of these {len(runs)} runs {total('differs')} "
         f"differ from an undisturbed one in weights, optimizer, record or result, {total('dead_ends')} came to a dead "
         f"end, {total('manual_steps')} needed another step, and {beyond} did more again than lies between two "
-        "checkpoints (`python -m tools.chaos`, [results/chaos](results/chaos/output.txt))."
+        "checkpoints and is done while one is written "
+        "(`python -m tools.chaos`, [results/chaos](results/chaos/output.txt))."
     )
     return textwrap.fill(text, 120, break_on_hyphens=False, break_long_words=False) + "\n"

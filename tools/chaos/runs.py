@@ -54,14 +54,19 @@ class Kind(NamedTuple):
         chosen = (*METHODS[self.method], *COMMON, *BOUNDS[self.bound], *SAVED[self.saved])
         return (f"method={self.method}", *words(*chosen, *self.more))
 
-    def may_lose(self, steps: list[tuple[float, int]], struck: float) -> int:
-        """Steps that may be lost by a run that began these (seconds, updates before) and was struck at a time: those
-        since the last moment at which a checkpoint was due, and the step in which it was written."""
-        if self.saved == "epochs":
-            return EACH
-        if self.saved == "steps":
-            return STEPS
-        return len([at for at, _ in steps if at > struck - 60 * MINUTES]) + 1
+    def may_lose(self, log: list[tuple[float, str, str]], struck: float) -> int:
+        """Steps that may be lost by a run that has this log (see ``moments.read_log``) and was struck at a time.
+
+        Those between two checkpoints, the step in which the last one became due, and what was done while it was written
+        in the background.
+        """
+        done = [at for at, word, _ in log if word == "update"]
+        opened = [at for at, word, rest in log if word == "file" and rest.startswith("open .last.ckpt.")]
+        named = [at for at, word, rest in log if word == "file" and rest.startswith("os.rename .last.ckpt.")]
+        writing = [at for at in opened[-1:] if not named or named[-1] < at or struck - named[-1] < 0.001]
+        beside = 1 + sum(at > writing[0] for at in done) if writing else 1
+        between = {"epochs": EACH, "steps": STEPS, "minutes": sum(at > struck - 60 * MINUTES for at in done)}
+        return between[self.saved] + beside
 
 
 def words(*arguments: str) -> list[str]:

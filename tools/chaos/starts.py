@@ -143,19 +143,18 @@ def text_of(path: Path) -> str:
     return path.read_text(errors="replace") if path.is_file() else ""
 
 
-def start_fresh(folder: Path, arguments: Sequence[str], kill_after: float | None = None) -> Start:
-    """A new interpreter with the command as it is typed, killed after so many seconds."""
+def start_fresh(folder: Path, arguments: Sequence[str], seen: Path | None = None) -> Start:
+    """A new interpreter with the command as it is typed, killed as soon as a file is there."""
     out, err, _ = files_of(folder)
     words = [sys.executable, str(ROOT / "train.py"), *arguments]
-    began = time.monotonic()
+    began, log = time.monotonic(), list[tuple[float, str, str]]()
     with out.open("w") as first, err.open("w") as second:
         process = subprocess.Popen(words, cwd=folder, stdout=first, stderr=second, start_new_session=True)
-        log = []
-        try:
-            process.wait(kill_after)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            log = [(time.monotonic(), "struck", f"time {kill_after:.2f} s of a new interpreter")]
+        while seen is not None and process.poll() is None and not log:
+            if seen.exists():
+                process.kill()
+                log = [(time.monotonic(), "struck", f"{seen.name} there, in a new interpreter")]
+            time.sleep(0.001)
         code = process.wait()
     return Start(code, text_of(out), text_of(err), log, time.monotonic() - began, 0.0, end_session(process.pid))
 

@@ -28,7 +28,7 @@ class Trial(NamedTuple):
     dead_ends: int  # 1 if nothing led on
     manual_steps: int  # times that the same command did not lead on
     lost: int  # steps done twice, the most after one blow
-    may_lose: int  # as many may be: the interval of checkpoints
+    may_lose: int  # as many may be: see Kind.may_lose
     partial_files: int
     locks: int
     orphans: int
@@ -90,7 +90,7 @@ class Loss:
         self.worst = max(self.worst, (lost, self.allowed), key=lambda found: (found[0] - found[1], found[0]))
         if one.struck:
             self.had = max([begun[0][1], *(done for _, done in one.updates("update"))])
-            self.allowed = self.kind.may_lose(begun, one.struck_at)
+            self.allowed = self.kind.may_lose(one.log, one.struck_at)
 
 
 def goes_on(code: int) -> bool:

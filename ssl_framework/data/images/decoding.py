@@ -26,6 +26,7 @@ MOST_PIXELS = int(os.environ.get("SSL_FRAMEWORK_MAX_PIXELS", Image.MAX_IMAGE_PIX
 """Of an image; Pillow's own bound of 89 million unless the environment says otherwise."""
 
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # such an image is refused
 
 
 def opened(file: Path | BinaryIO) -> Image.Image:
@@ -35,9 +36,7 @@ def opened(file: Path | BinaryIO) -> Image.Image:
         ValueError: another format, or more pixels than ``MOST_PIXELS``.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below
-            image = Image.open(file, formats=FORMATS)
+        image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
         raise ValueError(f"it is no image of a known format ({', '.join(FORMATS)})") from error
     except Image.DecompressionBombError as error:
