@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from ssl_framework.build import build, build_data, build_module, check_labels
+from ssl_framework.build import build, build_data, build_module, check_labels, refuse_wrong
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.evaluation.request import evaluate
@@ -182,6 +182,7 @@ def compose(*overrides: str) -> Composition:
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(explain(error)) from error
         refuse_settings(config)
+        refuse_wrong(OmegaConf.to_container(config), "")
     OmegaConf.set_readonly(config, True)
     return Composition(config, about)
 

@@ -50,7 +50,7 @@ def test_a_composition_is_what_the_command_composes() -> None:
     [
         ("method=simclrr", r"there is no method=simclrr \(did you mean simclr\?\); method can be: "),
         ("objective.temprature=1", r"there is no key objective.temprature \(did you mean temperature\?\)"),
-        ("objective.temperature=hot", r"objective.temperature is 'hot': it must be a number \(as shipped: 0.2\)"),
+        ("objective.temperature=hot", r"objective.temperature is 'hot': it must be a number above 0"),
         ("seeed=1", r"there is no key seeed \(did you mean seed\?\)"),
     ],
 )

@@ -104,7 +104,7 @@ def test_the_layout_follows_the_device() -> None:
     torch.testing.assert_close(both[0](images)["pooled"], both[1](images)["pooled"])
     moved = both[0].to("meta")
     assert moved.net.features[3].weight.is_contiguous()
-    with pytest.raises(ValueError, match=r"backbone\.channels_last is 'cpu': give a list"):
+    with pytest.raises(ValueError, match="channels_last is 'cpu': it must be a list of texts"):
         Backbone("ssl_tiny", None, 32, 3, channels_last="cpu")
 
 

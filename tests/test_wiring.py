@@ -134,7 +134,7 @@ def test_a_number_of_samples_that_is_not_known(method: str, name: str) -> None:
 
 def test_a_count_of_negatives_instead_of_a_share() -> None:
     message = refused("method=hard_contrastive", "objective.loss.share=4095")
-    assert message == "objective.loss.share is 4095: it must lie above 0 and at most at 1"
+    assert message == "objective.loss.share is 4095: it must be above 0 and at most 1"
 
 
 def test_memories_are_not_sent_between_ranks_in_every_step() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers.logger import Logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from ssl_framework.build import modalities_of
+from ssl_framework.build import modalities_of, refuse_wrong
 from ssl_framework.device import device_name, keep_freed_memory, use_threads
 from ssl_framework.distributed import alone
 from ssl_framework.evaluation.frozen import count_parameters
@@ -45,6 +45,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool, chan
         Name of the signal that stopped the run, ``None`` if it ran to its end.
     """
     refuse_settings(cfg)
+    refuse_wrong(OmegaConf.to_container(cfg, resolve=True), "")  # all of it, before any data are read
     settle_process(cfg)
     parts = prepare(cfg, folder, about, resume)
     if change is not None:

@@ -123,9 +123,9 @@ def test_what_is_no_matter_of_the_disk_stays_an_error() -> None:
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
-    for text, words in (("", "is no JSON"), ("null", "holds no JSON object"), ("[1]", "holds no JSON object")):
+    for text in ("", "{", "null", "[1]"):
         path.write_text(text)
-        assert refused(lambda: read_json(path)).startswith(f"error: {path} is damaged, for it {words}")
+        assert refused(lambda: read_json(path)).startswith(f"error: {path} is damaged")
     path = tmp_path / "config.yaml"
     path.write_text("a: 1\nb:\n\tc: 2\n")
     with pytest.raises(YAMLError) as error, path.open() as file:

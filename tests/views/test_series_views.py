@@ -103,7 +103,7 @@ def test_series_views_say_what_they_are() -> None:
         ({"jitter": -1}, "jitter is -1: it must be at least 0"),
         ({"mean": [0.0]}, r"views\.mean is .*: give one number per channel"),
         ({"std": [1.0, 0.0]}, r"std is \[1\.0, 0\.0\]: it must be a list of one or more numbers"),
-        ({"count": 0}, "count is 0: it must be at least 1"),
+        ({"count": 0}, "count is 0: it must be between 1 and 1024"),
     ],
 )
 def test_numbers_out_of_range_are_refused(changed: dict, words: str) -> None:
