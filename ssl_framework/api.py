@@ -30,8 +30,8 @@ from ssl_framework.runs.composition import refuse_mixed_parts
 from ssl_framework.runs.config import hosted, may_change, names_of_run
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admitted, composing
-from ssl_framework.runs.messages import explain
-from ssl_framework.runs.overrides import keys_of, override_each, pair
+from ssl_framework.runs.messages import command_line, explain
+from ssl_framework.runs.overrides import keys_of, latest_of, override_each, pair
 from ssl_framework.runs.settings import refuse_settings
 from ssl_framework.training.place import leave_to_launcher, place, settle
 from ssl_framework.training.stages import go_through
@@ -201,7 +201,7 @@ def load(folder: str | Path, *overrides: str) -> Run:
 
 
 def resume(folder: str | Path, *overrides: str) -> Run:
-    """Goes on with a run from its last checkpoint.
+    """Goes on with a run from its last checkpoint; one that came to none begins anew.
 
     Args:
         folder: of the run.
@@ -212,24 +212,35 @@ def resume(folder: str | Path, *overrides: str) -> Run:
     """
     folder = Path(folder)
     config = load_run_config(folder, keys_of(overrides))
-    if not RunFolder(folder).has_checkpoint:
-        raise FileNotFoundError(f"{folder} has no checkpoint yet: start the run again")
     if fixed := [item for item in overrides if not may_change(pair(item)[0])]:
         raise ValueError(f"a run is resumed as it was configured: leave {fixed[0]} out, or start a new run")
     override_each([config], overrides, str(RunFolder(folder).config_file))
     refuse_settings(config)
     leave_to_launcher(config.trainer)
-    return trained(config, folder, {**RunFolder(folder).read_about(), "resume": True})
+    names = RunFolder(folder).read_about()
+    if overrides:
+        made = latest_of([*names.get("overrides", []), *overrides])
+        names |= {"overrides": made, "command": command_line(made)}
+    return trained(config, folder, {**names, "resume": RunFolder(folder).has_checkpoint})
 
 
 def trained(config: DictConfig, folder: Path, about: dict[str, Any]) -> Run:
-    """Prepares the folder, runs, and loads what came of it."""
+    """Prepares the folder, runs, and loads what came of it.
+
+    Raises:
+        ValueError: another process writes there.
+    """
     config = copy.deepcopy(config)  # a run settles what is left open
     OmegaConf.set_readonly(config, False)
     settle(config.trainer)
-    folder.mkdir(parents=True, exist_ok=True)
-    RunFolder(folder).prepare(config, about)
-    with as_before():
+    run = RunFolder(folder)
+    with run.claimed() as mine, as_before():
+        if not mine:
+            raise ValueError(f"{run.held_by}: wait for it to end, or name another folder")
+        if not about["resume"]:
+            run.forget_try()
+        run.sweep_partials()
+        run.prepare(config, about)
         stopped_by = go_through(config, folder, about, first=True)
     if stopped_by is not None:
         raise KeyboardInterrupt(f"stopped by {stopped_by}; resume({str(folder)!r}) goes on")

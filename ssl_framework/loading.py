@@ -33,6 +33,7 @@ def load_run_config(folder: str | Path, said: Collection[str] = ()) -> DictConfi
     if not path.is_file():
         what = "has no config.yaml: it is not a run folder" if Path(folder).is_dir() else "does not exist"
         raise FileNotFoundError(f"the run folder {folder} {what}")
+    RunFolder(Path(folder)).refuse_cut_config()
     content = as_now(read_config(path))
     refuse_foreign(content, str(path))
     return OmegaConf.create(confined(as_built_now(content), str(path), Path(folder), said))

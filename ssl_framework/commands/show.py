@@ -31,6 +31,7 @@ from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import CONFIGS, admit
 from ssl_framework.runs.messages import as_typed, commanded, quiet, refusing, typed
 from ssl_framework.runs.overrides import override_each
+from ssl_framework.runs.typed_paths import path_of
 from ssl_framework.training.replay import make_again, ranks_of, read_step, step_table, verdict
 
 DRAWERS = {"": show_one, "mixers": show_all, "gallery": show_side_by_side, "views": show_both_views}
@@ -88,7 +89,7 @@ def show_run(what: str, overrides: list[str], out: Path | None) -> Path:
     if kind not in PLANES:
         raise ValueError(f"by={kind} is not known: choose {', '.join(PLANES)}")
     quiet()
-    folder, settings = Path(own["run"][0]), OmegaConf.load(CONFIGS / "report" / "page.yaml")
+    folder, settings = path_of(own["run"][0]), OmegaConf.load(CONFIGS / "report" / "page.yaml")
     if what == "report":
         if out is not None:
             raise ValueError("the page lies in the run folder: leave out --out")

@@ -85,7 +85,8 @@ def run(request: Request, cells: Sequence[Cell]) -> int | None:
 
 def said_of(cell: Cell) -> str:
     """How a run ended, in a few words."""
-    if result := cell.run.folder.read_result():
+    if cell.run.folder.state == "done":
+        result = cell.run.folder.read_result()
         name = cell.metrics[0]
         value = mean_and_spread([result["metrics"][name]], name) if name in result["metrics"] else "done"
         return f"{value}, {result['wall_seconds']:.0f} s"
@@ -141,7 +142,8 @@ def by_run(cells: Sequence[Cell]) -> list[list[Cell]]:
 def seconds_of(cells: Sequence[Cell], cell: Cell, foreign: bool) -> float:
     """Of a run: the median of finished runs of other seeds, else from measured steps; NaN where none can be taken here,
     which is said, or where the study is a foreign file, of which nothing is constructed."""
-    others = [c.run.folder.read_result() for c in cells if (c.row, c.column) == (cell.row, cell.column)]
+    own = [c.run.folder for c in cells if (c.row, c.column) == (cell.row, cell.column)]
+    others = [folder.read_result() for folder in own if folder.state == "done"]
     if finished := [result["wall_seconds"] for result in others if result and not result.get("resumed_at")]:
         return statistics.median(finished)
     if foreign:

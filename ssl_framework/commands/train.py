@@ -6,7 +6,6 @@ once.
 """
 
 import contextlib
-import json
 import math
 import os
 import re
@@ -24,17 +23,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl_framework.runs.composition import PARTS, choice_of, refuse_mixed_parts
 from ssl_framework.runs.config import (
     begin,
-    hosted,
-    may_change,
-    names_of_run,
-    quoted,
-    refuse_other_config,
 )
-from ssl_framework.runs.folder import LATEST, RunFolder
+from ssl_framework.runs.folder import LATEST, RunFolder, point_back
 from ssl_framework.runs.groups import CONFIGS, admit, choices, groups
+from ssl_framework.runs.left import NOTHING
+from ssl_framework.runs.made import remove_made
 from ssl_framework.runs.messages import (
     REFUSALS,
     STOPPED,
@@ -44,11 +39,16 @@ from ssl_framework.runs.messages import (
     explain,
     failures,
     say_error,
+    shell_word,
+    typed,
 )
-from ssl_framework.runs.settings import refuse_settings
+from ssl_framework.runs.search import refuse_test_labels
 from ssl_framework.runs.stopping import AGAIN, Interrupted, stop
+from ssl_framework.runs.typed_paths import with_paths_quoted
 from ssl_framework.training.meeting import agree, first_to_say, meeting
-from ssl_framework.training.place import described, is_first, leave_to_launcher, settle
+from ssl_framework.training.place import described, is_first
+from ssl_framework.training.plan import Plan, decided, describe, planned, planned_job
+from ssl_framework.training.resumed import point_to_resumed_folder
 
 
 @commanded()
@@ -57,7 +57,7 @@ def main() -> None:
     stop.then = "nothing was saved beyond the last checkpoint; the same command goes on"
     whole_errors = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they are explained here
-    sys.argv[1:] = point_to_resumed_folder(admit(sys.argv[1:]))
+    sys.argv[1:] = point_to_resumed_folder(with_paths_quoted(admit(sys.argv[1:])))
     refuse_null_choices(sys.argv[1:])
     begin_together(sys.argv[1:])
     try:
@@ -91,17 +91,6 @@ def refuse_null_choices(arguments: list[str]) -> None:
             sys.exit(f"error: {item} names no choice: {group} can be {', '.join(choices(group))}")
 
 
-def point_to_resumed_folder(arguments: list[str]) -> list[str]:
-    """``resume=FOLDER`` writes into FOLDER: the run folder Hydra makes is the one that is resumed."""
-    resumed = [a.split("=", 1)[1] for a in arguments if a.startswith("resume=") and a != "resume=null"]
-    if not resumed or any(a.startswith("hydra.run.dir=") for a in arguments):
-        return arguments
-    folder = Path(resumed[-1]).resolve()  # outputs/latest is a link that the new start would move
-    if not RunFolder(folder).config_file.is_file():
-        sys.exit(f"error: resume={resumed[-1]}: there is no run in that folder (no config.yaml)")
-    return [*arguments, f"hydra.run.dir={quoted(os.path.relpath(folder))}"]
-
-
 def begin_together(arguments: list[str]) -> None:
     """Settles when the command was called; one sentence if its processes have nowhere to meet."""
     try:
@@ -129,20 +118,48 @@ def job(cfg: DictConfig) -> float | None:
             print(f"\njob {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}", flush=True)
         job_of_multirun(cfg, folder)
         return objective_of(cfg, folder)
+    with contextlib.ExitStack() as claims:
+        single_run(cfg, folder, claims)
+    return None
+
+
+def single_run(cfg: DictConfig, folder: Path, claims: contextlib.ExitStack) -> None:
+    """Does what is left of a run that stands for itself. ``claims`` ends with it."""
     before = os.readlink(LATEST) if LATEST.is_symlink() else None
+    seen: dict[RunFolder, Any] = {}  # what the first process found in the folder
     try:
-        stopped_by = start(cfg, folder)
+        plan = decided(cfg, lambda: planned(cfg, folder, claims, seen))
+        stopped_by = None if plan.todo == NOTHING else start(plan.cfg, plan.folder, plan.about)
     except Interrupted as error:
         leave_again(error)
     except REFUSALS as error:
         say_once(error)
         failures.append(str(folder))
         if is_first():
-            RunFolder(folder).discard_unless_trained(before)
+            leave_as_before(seen, before)
         leave_unless_all_refuse()
-        return None
-    end(stopped_by, os.path.relpath(folder), command_line([f"resume={os.path.relpath(folder)}"]))
-    return None
+        return
+    shown = os.path.relpath(plan.folder)
+    if plan.todo == NOTHING and is_first():
+        print(complete(plan, shown))
+    end(stopped_by, shown, command_line([f"resume={shown}"]))
+
+
+def complete(plan: Plan, shown: str) -> str:
+    """What is said of a run that has its result, and what may still be wanted of it."""
+    more = f"{command_line([f'resume={shown}', 'trainer.max_epochs=...'])} trains it further"
+    if OmegaConf.select(plan.cfg, "report") and not RunFolder(plan.folder).page_file.is_file():
+        more += f"; {typed('show')} report {shell_word(f'run={shown}')} makes its page, which is not there"
+    return f"complete: the run has its result; {more}"
+
+
+def leave_as_before(seen: dict[RunFolder, Any], latest: str | None) -> None:
+    """Removes what a run has made that was refused before its first step: its folder, and outputs/latest to it."""
+    for run, progress in seen.items():
+        run.discard_unless_trained()
+        if run.progress() == progress:
+            point_back(latest)
+    remove_made()
 
 
 def agreed_folder() -> Path:
@@ -196,61 +213,24 @@ def objective_of(cfg: DictConfig, folder: Path) -> float | None:
     return None
 
 
-def refuse_test_labels(cfg: DictConfig) -> None:
-    """Refuses a search that would choose by the test split.
-
-    Raises:
-        ValueError: ``hparams_search.metric`` may come from a probe of it.
-    """
-    metric = OmegaConf.select(cfg, "hparams_search.metric")
-    probes = [*(cfg.evaluation.get("probes") or {}), *(cfg.evaluation.get("head_probes") or {})]
-    if metric is not None and probes and not metric.endswith("/train_top1"):
-        raise ValueError(
-            f"hparams_search.metric is {metric}, but {', '.join(map(str, probes))} of evaluation.probes read the test "
-            "split, by which nothing may be chosen: set evaluation=search"
-        )
-
-
-def left_to_do(cfg: DictConfig, run: RunFolder, mine: bool) -> str:
-    """What is left of a job: "nothing" where it has a result or another process runs it, or it "goes on" where it was
-    interrupted, or begins "anew", where a try that came to no checkpoint is removed.
-
-    Raises:
-        ValueError: what lies there belongs to another run, and stays as it is.
-    """
-    if not mine:
-        print("left to the process that is running it")
-        return "nothing"
-    refuse_test_labels(cfg)
-    if run.has_trained:
-        refuse_other_config(cfg, run)
-        if run.result_file.is_file():
-            print("has a result already")
-            return "nothing"
-    run.error_file.unlink(missing_ok=True)
-    if run.has_checkpoint:
-        return "goes on"
-    run.forget_try()
-    return "anew"
-
-
 def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
     """Does what is left of a job. A failure is noted in the folder, and tried again when the multirun is started
     again."""
     run = RunFolder(folder)
     with run.claimed() if is_first() else contextlib.nullcontext(True) as mine:
         try:
-            refuse_settings(cfg)
-            settle(hosted(cfg, HydraConfig.get().overrides.task).trainer)
-            todo = agree(lambda: left_to_do(cfg, run, mine))
+            refuse_test_labels(cfg)
+            plan = decided(cfg, lambda: planned_job(cfg, run, mine))
         except REFUSALS as error:
             say_once(error)
             failures.append(str(folder))
+            if is_first() and mine and not run.has_trained:  # else it is another run's
+                note_failure(run, error)
             return
-        if todo == "nothing":
+        if plan.todo == NOTHING:
             return
         try:
-            stopped_by = start(cfg, folder, todo == "goes on")
+            stopped_by = start(plan.cfg, folder, plan.about)
         except Interrupted as error:
             leave_again(error)
         except Exception as error:
@@ -280,104 +260,24 @@ def end(stopped_by: str | None, shown: str, again: str) -> None:
         sys.exit(STOPPED + signal.Signals[stopped_by])
 
 
-def start(cfg: DictConfig, folder: Path, goes_on: bool = False) -> str | None:
-    """Prepares the folder and runs; returns the name of the signal that stopped the run, if one did.
+def start(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> str | None:
+    """Runs; returns the name of the signal that stopped the run, if one did.
 
     Args:
-        cfg: the composed config.
-        folder: of the run.
-        goes_on: continue from the folder's checkpoint, as ``resume`` does.
+        cfg: of the run.
+        folder: of the run, prepared.
+        about: what the run is called, and whether it is resumed.
 
     Raises:
         ValueError, FileNotFoundError: what the user asked for cannot be done.
         RunFailed: a process of the run failed and said why.
+        Interrupted: something outside the run has stopped it.
     """
     from ssl_framework.training.stages import go_through  # imports torch: only now
 
-    refuse_settings(cfg)
-    settle(cfg.trainer)
-    refuse_mixed_parts(HydraConfig.get().runtime.choices)
-    hosted(cfg, HydraConfig.get().overrides.task)
-    if cfg.resume is not None:
-        if Path(str(cfg.resume)).resolve() != folder.resolve():
-            raise ValueError(f"resume={cfg.resume} goes on in that folder itself: leave out -m and hydra.run.dir")
-        cfg, goes_on = resumed_config(cfg, Path(str(cfg.resume))), True
-        refuse_settings(cfg)
-        leave_to_launcher(cfg.trainer)
-        settle(cfg.trainer)
-    about = json.loads(agree(lambda: json.dumps(opened(cfg, folder, goes_on))))
     if is_first() and (launched := described()):
         print(launched, flush=True)
     stopped_by = go_through(cfg, folder, about, is_first())
     if stopped_by == "SIGUSR1" and cfg.trainer.slurm and "SLURM_JOB_ID" in os.environ and is_first():
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
     return stopped_by
-
-
-def opened(cfg: DictConfig, folder: Path, goes_on: bool) -> dict[str, Any]:
-    """Prepares the folder of a run; what the run is called, and whether it is resumed.
-
-    Raises:
-        ValueError: the folder holds a run that this one would overwrite.
-    """
-    requeued = bool(cfg.trainer.slurm and int(os.environ.get("SLURM_RESTART_COUNT", "0")))
-    resume = goes_on or (requeued and RunFolder(folder).has_checkpoint)
-    if not resume and RunFolder(folder).has_trained:
-        raise ValueError(
-            f"{folder} already holds a run: continue it with resume={folder}, or choose another hydra.run.dir"
-        )
-    about = {**describe(), "resume": resume}
-    prepare(cfg, folder, about)
-    return about
-
-
-def describe() -> dict[str, Any]:
-    """What the run is called, its data set and chosen groups, the overrides, and a command that repeats the run."""
-    hydra_cfg = HydraConfig.get()
-    overrides = [item for item in hydra_cfg.overrides.task if not item.startswith("resume=")]
-    return names_of_run(hydra_cfg.runtime.choices, overrides)
-
-
-def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> None:
-    """Writes the resolved config and what the run is called, and points outputs/latest to the folder."""
-    if about["resume"]:  # the first start's names stay
-        about |= {**RunFolder(folder).read_about(), "resume": True}
-    RunFolder(folder).prepare(cfg, about)
-    RunFolder(folder).point_latest_here()
-
-
-def resumed_config(cfg: DictConfig, folder: Path) -> DictConfig:
-    """The stored config, with the overrides of this command that may change.
-
-    Raises:
-        ValueError: an override contradicts the stored run, or the stored config is not trusted.
-    """
-    from ssl_framework.loading import load_run_config
-    from ssl_framework.runs.overrides import keys_of, let_source_follow
-
-    stored = load_run_config(folder.resolve(), keys_of(HydraConfig.get().overrides.task))
-    if not RunFolder(folder).has_checkpoint:
-        raise FileNotFoundError(f"resume={folder}: no checkpoint was written there yet; start the run again")
-    names = RunFolder(folder).read_about()
-    for item in HydraConfig.get().overrides.task:
-        key, _, value = item.lstrip("+~").partition("=")
-        if key == "resume":
-            continue
-        if key in ("method", "data", *PARTS):
-            before = choice_of(names, key)
-            if before != value:
-                raise ValueError(f"resume={folder} is a run of {key}={before}: leave {item} out, or start a new run")
-        elif may_change(key):
-            before = OmegaConf.select(stored, key)
-            OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
-            let_source_follow(stored, key, before)
-        elif "." in key or key == "seed":
-            before, now = OmegaConf.select(stored, key), OmegaConf.select(cfg, key)
-            if before != now:
-                raise ValueError(
-                    f"resume continues {folder} as it was configured, with {key}={before}: leave {item} out, "
-                    f"or start a new run with {key}={now}"
-                )
-        elif OmegaConf.select(stored, key) != OmegaConf.select(cfg, key):
-            raise ValueError(f"resume continues {folder} as it was configured: leave {item} out, or start a new run")
-    return stored

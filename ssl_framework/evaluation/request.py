@@ -24,6 +24,7 @@ from ssl_framework.runs.plugins import as_typed
 from ssl_framework.runs.provenance import commit, versions
 from ssl_framework.runs.settings import refuse_settings
 from ssl_framework.runs.system import refuse_unwritable
+from ssl_framework.runs.typed_paths import path_of
 
 WORDS = ("run", "backbone", "model", "pretrained", "data", "evaluation", "trainer", "out")
 """What the command knows beside ``key=value``."""
@@ -193,7 +194,7 @@ def score_on(
     found, why = score_all(subject.model.to(device), splits, ready, subject.untrained, not as_trained, learnt)
     for record in found:
         if as_trained and not overrides:
-            record["references"] = references_in(Path(request.words["run"]), record["metrics"])
+            record["references"] = references_in(path_of(request.words["run"]), record["metrics"])
     images = {name: list(getattr(splits, name).shape) for name in ("train", "test")}
     head = {"data": cfg.data.name, "source": OmegaConf.to_container(cfg.data.source), "images": images}
     return [{**head, **record} for record in found], why
@@ -201,7 +202,7 @@ def score_on(
 
 def run_of(request: Request, overrides: list[str]) -> tuple[DictConfig, Callable[[DictConfig], Subject]]:
     """A run's config, and what makes its backbone, the same one for every data set."""
-    folder = Path(request.words["run"])
+    folder = path_of(request.words["run"])
     cfg, module, checkpoint = load_run_and_checkpoint(folder, overrides)
     names = RunFolder(folder).read_about()
     about = {"run": str(folder), "method": names.get("method", "run"), "data": cfg.data.name, "seed": cfg.seed}
@@ -312,6 +313,6 @@ def written(request: Request) -> Path:
     if "out" in request.words:
         return Path(request.words["out"])
     if "run" in request.words:
-        return RunFolder(Path(request.words["run"])).evaluation_file
+        return RunFolder(path_of(request.words["run"])).evaluation_file
     name = Path(request.words["backbone"].removeprefix("timm:")).stem
     return RunFolder(Path("outputs/evaluations") / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}").evaluation_file

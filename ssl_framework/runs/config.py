@@ -1,26 +1,25 @@
 """A run's config: where the shipped files lie, its hash, its command line, and what it may be compared with."""
 
+import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.runs import composition
 from ssl_framework.runs.added_keys import without_added
 from ssl_framework.runs.addresses import as_first_published, as_now
 from ssl_framework.runs.folder import RunFolder
-from ssl_framework.runs.groups import choices, files
+from ssl_framework.runs.groups import choices, files, groups
 from ssl_framework.runs.messages import command_line
-
-
-def quoted(text: str) -> str:
-    """A path as a value of Hydra's override grammar."""
-    return "'" + text.replace("'", r"\'") + "'"
-
+from ssl_framework.runs.overrides import key_of
 
 PICTURES = "ssl_framework.views.image.Views"
 """What makes views of pictures, in a config."""
@@ -81,6 +80,41 @@ def has(data: str, key: str) -> bool:
     return re.search(rf"^{key.partition('.')[0]}:", files("data")[data].read_text(), re.MULTILINE) is not None
 
 
+@functools.cache
+def as_shipped() -> DictConfig:
+    """The config without any override; the jobs of a multirun share it."""
+    return hosted(hydra.compose("train"))
+
+
+def refuse_unread(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuses a key that was added with ``+`` where nothing reads it: of the config itself or of ``trainer``.
+
+    Args:
+        cfg: the composed config.
+        overrides: of the command.
+
+    Raises:
+        ValueError: the key is not in the shipped files, and no value refers to it.
+    """
+    added = [item for item in overrides if item.startswith("+") and "@" not in item.partition("=")[0]]
+    for item in added:
+        key = key_of(item)
+        above, _, name = key.rpartition(".")
+        if above not in ("", "trainer") or "/" in key or key in groups() or refers_to(cfg, name):
+            continue
+        shipped = as_shipped()
+        known = OmegaConf.select(shipped, above) if above else shipped
+        if name not in known:
+            where = f"{above} has" if above else "the config has"
+            raise ValueError(f"nothing reads {key}: leave {item} out; {where}: {', '.join(map(str, known))}")
+
+
+def refers_to(cfg: DictConfig, name: str) -> bool:
+    """Whether an interpolation somewhere names a key."""
+    values = (value for _, value in leaves(OmegaConf.to_container(cfg, resolve=False)))
+    return any(isinstance(value, str) and re.search(rf"\$\{{[^}}]*\b{re.escape(name)}\b", value) for value in values)
+
+
 MAY_CHANGE = (
     *("trainer", "logger", "evaluation", "report", "resume"),
     *("data.root", "data.download", "data.num_workers", "data.resident_share", "data.store"),
@@ -107,43 +141,65 @@ OmegaConf.register_new_resolver("began", lambda pattern: began[0].strftime(patte
 LONGEST_NAME = 120
 """Characters of a job folder's name; file systems take 255 bytes."""
 
+SWEPT = "SSL_FRAMEWORK_SWEPT"
+"""Variable of the environment: the keys that differ between the jobs of this multirun, with commas between them."""
 
-def job_folder(overrides: Sequence[str]) -> str:
+
+def job_folder(overrides: Sequence[str], sweep: str | None = None) -> str:
     """Name of a job's folder: a function of its overrides alone, in whatever order and whichever others run beside it.
 
     ``data-shapes+method-simclr+seed-0``: only characters that need no quotes in Hydra's grammar or in a shell. A hash
-    takes the place of what is too long, and tells apart what differs in other characters only.
+    takes the place of what is too long, and tells apart what differs in other characters only; what is swept comes
+    first there, so that it can be read. The hash alone says which job it is: a folder that ends with it is the job's.
+
+    Args:
+        overrides: of the job.
+        sweep: the folder of the multirun, in which the job's may lie under a name of other order.
     """
     text = "+".join(sorted(overrides))
-    name = re.sub(r"[^\w.+-]", "_", "+".join(item.replace("=", "-", 1) for item in sorted(overrides)), flags=re.ASCII)
-    if len(name) <= LONGEST_NAME and name.count("_") == text.count("_"):
+    if len(name := spelled(sorted(overrides))) <= LONGEST_NAME and name.count("_") == text.count("_"):
         return name or "default"
-    return f"{name[: LONGEST_NAME - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    found = sorted(Path(sweep).glob(f"*-{digest}")) if sweep is not None and len(name) > LONGEST_NAME else []
+    swept = os.environ.get(SWEPT, "").split(",")
+    name = spelled(sorted(overrides, key=lambda item: (key_of(item) not in swept, item)))
+    return found[0].name if found else f"{name[: LONGEST_NAME - 9]}-{digest}"
+
+
+def spelled(overrides: Sequence[str]) -> str:
+    """Overrides in characters of folders' names."""
+    return re.sub(r"[^\w.+-]", "_", "+".join(item.replace("=", "-", 1) for item in overrides), flags=re.ASCII)
 
 
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)  # also where a launcher unpickles a job
 
 
-def refuse_other_config(cfg: DictConfig, folder: RunFolder) -> None:
-    """Refuses to take a run for this job's that was configured otherwise. Settles ``trainer.precision: auto`` as there.
+def refuse_other_config(cfg: DictConfig, folder: RunFolder, chooses: str = "hydra.sweep.dir") -> None:
+    """Refuses to take a run for this command's that was configured otherwise. Settles ``trainer.precision: auto`` as
+    there.
 
     Loggers and places, which change no number, may differ.
+
+    Args:
+        cfg: what the command composes. Changes it.
+        folder: of the run.
+        chooses: the key that chooses the folder, for the error.
 
     Raises:
         ValueError: a key of the folder's config.yaml and of ``cfg`` differ.
     """
     stored, now = folder.read_config(), OmegaConf.create(OmegaConf.to_yaml(cfg, resolve=True))
-    if now.trainer.precision == "auto":
+    if now.trainer.precision == "auto" and OmegaConf.select(stored, "trainer.precision"):
         now.trainer.precision = cfg.trainer.precision = stored.trainer.precision
     contents = (without_added(without_places(as_now(OmegaConf.to_container(c)))) for c in (stored, now))
     before, after = (dict(leaves(content)) for content in contents)
     for key in sorted(before.keys() | after.keys()):
         here, there = (values.get(key, "absent") for values in (after, before))
         if here != there:
-            raise ValueError(
-                f"{folder} holds a run with {key}={there}, but here it is {here}: choose another hydra.sweep.dir, or "
-                "remove that folder"
-            )
+            cure = f"choose another {chooses}, or remove that folder"
+            if may_change(key):
+                cure += f"; {command_line([f'resume={os.path.relpath(folder.path)}', f'{key}={here}'])} goes on there"
+            raise ValueError(f"{folder} holds a run with {key}={there}, but here it is {here}: {cure}")
 
 
 def config_hash(cfg: DictConfig) -> str:

@@ -64,6 +64,8 @@ def keep_as(path: Path, older: Path) -> None:
     except OSError:  # a file system without links
         partial = path
     partial.replace(older)
+    if partial != path:  # renaming one name of a file to another of its names does nothing
+        partial.unlink(missing_ok=True)
 
 
 def damage(path: Path) -> str:

@@ -3,13 +3,13 @@ written and read. A report of ten thousand runs reads their files in seconds, so
 
 import contextlib
 import csv
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import time
+import warnings
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +17,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.runs.addresses import as_first_published
 from ssl_framework.runs.durable import replacing, sweep
+from ssl_framework.runs.held import held, holder, is_held
 from ssl_framework.runs.plain import plain_json, printable, read_config
 
 LATEST = Path("outputs") / "latest"
 """Link to the folder of the run that began last."""
 
 
-TRIES = 5
-"""At a lock, 10 ms apart: whoever merely looks whether a run is held holds it for less."""
+NAMES, WHOLE = "# run.json: ", "# whole"
+"""What config.yaml begins with, before what run.json says as well, and ends with: one that was cut does not."""
 
 
 class RunFolder(NamedTuple):
@@ -38,6 +39,7 @@ class RunFolder(NamedTuple):
     nonfinite         the step at which a run came to a number that is not finite, to be made again
     result.json       the end: metrics, references, versions, times
     error.txt         why a job of a multirun failed
+    .held             which process writes here, while one does
     output.txt        what a run of a study has printed
     evaluation.json   later evaluations; report.html and pictures: the page; backbone.safetensors: the export
     further folders   parts of the run that are runs of their own, such as earlier stages
@@ -110,6 +112,10 @@ class RunFolder(NamedTuple):
         return self.path / "output.txt"
 
     @property
+    def held_file(self) -> Path:
+        return self.path / ".held"
+
+    @property
     def evaluation_file(self) -> Path:
         return self.path / "evaluation.json"
 
@@ -134,14 +140,27 @@ class RunFolder(NamedTuple):
 
     @property
     def state(self) -> str:
-        """ "done", "failed", "running" (a process holds it), "interrupted", or "missing": never begun."""
+        """ "done", "damaged" (its result is), "failed", "running" (a process holds it), "interrupted", or "missing":
+        never begun."""
         if self.result_file.is_file():
-            return "done"
+            return "damaged" if self.result_fault else "done"
         if self.error_file.is_file():
             return "failed"
         if not (self.about_file.is_file() or self.config_file.is_file()):
             return "missing"
         return "running" if self.is_held else "interrupted"
+
+    @property
+    def result_fault(self) -> str:
+        """What is wrong with result.json, in a few words with its path; "" where it is whole or not there."""
+        try:
+            metrics = self.read_result().get("metrics", {} if not self.result_file.is_file() else None)
+        except ValueError as error:
+            return str(error)
+        if not isinstance(metrics, dict):
+            return f"{self.result_file} is damaged: it has no metrics"
+        wrong = [name for name, value in metrics.items() if type(value) not in (int, float) or not isfinite(value)]
+        return f"{self.result_file} is damaged: its {wrong[0]} is {metrics[wrong[0]]!r}" if wrong else ""
 
     @property
     def has_checkpoint(self) -> bool:
@@ -158,12 +177,52 @@ class RunFolder(NamedTuple):
         )
 
     def read_config(self) -> DictConfig:
-        """The stored config as written, unchecked: ``loading.load_run_config`` is for what will be built of it."""
-        return OmegaConf.create(read_config(self.config_file))
+        """The stored config as written, unchecked: ``loading.load_run_config`` is for what will be built of it.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is damaged.
+        """
+        self.refuse_cut_config()
+        if not (found := read_config(self.config_file)):
+            raise ValueError(f"{self.config_file} is damaged: it holds no settings")
+        return OmegaConf.create(found)
+
+    def refuse_cut_config(self) -> None:
+        """Raises as ``read_config`` where the file ends too early; reads nothing of what it says."""
+        if not self.config_file.is_file():
+            raise FileNotFoundError(f"{self.config_file} does not exist")
+        try:
+            text = self.config_file.read_text()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.config_file} is damaged: it is no text") from error
+        if not text.strip():
+            raise ValueError(f"{self.config_file} is damaged: it is empty")
+        if text.startswith(NAMES[:5]) and text.rstrip().rpartition("\n")[2] != WHOLE:
+            raise ValueError(f"{self.config_file} is damaged: it was cut")
 
     def read_about(self) -> dict[str, Any]:
-        """What the run is called, its overrides and its command; {} where nothing says so."""
-        return read_json(self.about_file) if self.about_file.is_file() else {}
+        """What the run is called, its overrides and its command; {} where nothing says so. What run.json has lost,
+        the first line of config.yaml may still say.
+
+        Raises:
+            ValueError: run.json is damaged, and nothing else says it.
+        """
+        try:
+            if found := read_json(self.about_file) if self.about_file.is_file() else {}:
+                return found
+        except ValueError:
+            if not (kept := self.names_in_config()):
+                raise
+            return kept
+        return self.names_in_config()
+
+    def names_in_config(self) -> dict[str, Any]:
+        """What the first line of config.yaml says of the run's names; {} where it does not."""
+        with contextlib.suppress(OSError, ValueError), self.config_file.open() as file:
+            if (line := file.readline()).startswith(NAMES):
+                return as_mapping(json.loads(line.removeprefix(NAMES)), self.config_file)
+        return {}
 
     def read_result(self) -> dict[str, Any]:
         """The end of the run; {} where it has not ended."""
@@ -180,8 +239,12 @@ class RunFolder(NamedTuple):
     # What is written.
 
     def write_config(self, cfg: DictConfig) -> None:
-        """The config, resolved."""
-        write(self.config_file, OmegaConf.to_yaml(cfg, resolve=True))
+        """The config, resolved, behind what run.json says, so that neither is lost with the other."""
+        text = OmegaConf.to_yaml(cfg, resolve=True)
+        with contextlib.suppress(ValueError):  # of a damaged run.json
+            if about := self.read_about():
+                text = f"{NAMES}{json.dumps(about)}\n{text}{WHOLE}\n"
+        write(self.config_file, text)
 
     def write_about(self, about: dict[str, Any]) -> None:
         """What the run is called."""
@@ -208,13 +271,19 @@ class RunFolder(NamedTuple):
 
     def forget_try(self) -> None:
         """Removes what a try has left that was killed before its first checkpoint."""
-        self.metrics_file.unlink(missing_ok=True)
+        for file in (self.metrics_file, self.scores_file, self.result_file):
+            file.unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         self.forget_nonfinite()
 
     def forget_nonfinite(self) -> None:
         """Removes the step that a try before has left."""
         shutil.rmtree(self.nonfinite, ignore_errors=True)
+
+    def progress(self) -> list[tuple[str, int]]:
+        """What training writes, and when it last did: differs once there was a step."""
+        files = (file for where in self.parts for file in (where.metrics_file, where.checkpoint_file))
+        return [(str(file), file.stat().st_mtime_ns) for file in files if file.is_file()]
 
     def point_latest_here(self) -> None:
         """Points outputs/latest to this folder."""
@@ -224,38 +293,35 @@ class RunFolder(NamedTuple):
         link.symlink_to(os.path.relpath(self.path.resolve(), LATEST.parent.resolve()))
         link.replace(LATEST)
 
-    def discard_unless_trained(self, latest: str | None) -> None:
-        """Removes the folder of a run that was refused before its first step, so that the next try can have it.
-
-        ``latest`` is where outputs/latest pointed before, and points again.
-        """
+    def discard_unless_trained(self) -> None:
+        """Removes the folder of a run that was refused before its first step, so that the next try can have it."""
         if self.has_trained:
             return
         for where in self.parts:
-            for file in (where.config_file, where.about_file, where.pseudo_labels_file):
+            for file in (where.config_file, where.about_file, where.pseudo_labels_file, where.held_file):
                 file.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # something else lies there, or nothing at all
                 where.path.rmdir()
-        if LATEST.is_symlink() and not LATEST.exists():
-            LATEST.unlink()
-            if latest is not None:
-                LATEST.symlink_to(latest)
 
     # Who holds it.
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[bool]:
-        """Holds the folder for this process; False where another process holds it. Given up when the process ends."""
-        with opened(self.path) as handle:
-            yield locked(handle, fcntl.LOCK_EX, TRIES)
+        """Holds the folder, which is made, for this process; False where another process holds it. Given up when the
+        process ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with held(self.held_file) as mine:
+            yield mine
 
     @property
     def is_held(self) -> bool:
         """Whether a process holds the folder, such as one that a killed study left behind."""
-        if not self.path.is_dir():
-            return False
-        with opened(self.path) as handle:
-            return not locked(handle, fcntl.LOCK_SH, 1)  # shared: two that look at once do not see each other
+        return is_held(self.held_file)
+
+    @property
+    def held_by(self) -> str:
+        """A sentence that says which process holds the folder."""
+        return f"{self} is being written by another process{holder(self.held_file)}"
 
     def summary(self) -> "Summary":
         """What a table needs of the run.
@@ -265,6 +331,8 @@ class RunFolder(NamedTuple):
         """
         try:
             state = self.state
+            if state == "damaged":
+                raise ValueError(self.result_fault)
             about, result = self.read_about(), self.read_result() if state == "done" else {}
             overrides = tuple(about.get("overrides", ()))
             seed = next((item.partition("=")[2] for item in overrides if item.startswith("seed=")), "0")
@@ -284,8 +352,8 @@ class RunFolder(NamedTuple):
                 result.get("config_hash", ""),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
-            raise ValueError(f"{self} holds a run.json or result.json that cannot be read: {reason}") from error
+            said = str(error) if isinstance(error, ValueError) else repr(error)
+            raise ValueError(f"{self} holds a run.json or result.json that cannot be read: {said}") from error
 
 
 class Summary(NamedTuple):
@@ -316,12 +384,33 @@ def runs_in(folder: Path) -> list[RunFolder]:
         raise FileNotFoundError(f"the folder {folder} does not exist")
     with os.scandir(folder) as entries:
         found = [RunFolder(folder / name) for name in sorted(entry.name for entry in entries if entry.is_dir())]
-    return [run for run in found if run.about_file.is_file()]
+    return [run for run in found if run.about_file.is_file() or run.config_file.is_file()]
 
 
 def read_runs(folder: Path) -> list[Summary]:
-    """What tables need of the runs in ``folder``. Raises as ``runs_in`` and ``RunFolder.summary``."""
-    return [run.summary() for run in runs_in(folder)]
+    """What tables need of the runs in ``folder``; a damaged one is named in a note and left out.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    found = []
+    for run in runs_in(folder):
+        try:
+            found.append(run.summary())
+        except ValueError as error:
+            warnings.warn(f"left out: {error}", stacklevel=2)
+    return found
+
+
+def point_back(before: str | None) -> None:
+    """Points outputs/latest to where it led before; ``None``: to nothing."""
+    if LATEST.is_symlink() and os.readlink(LATEST) != before:
+        LATEST.unlink()
+        if before is not None:
+            LATEST.symlink_to(before)
+        else:
+            with contextlib.suppress(OSError):  # other runs lie there
+                LATEST.parent.rmdir()
 
 
 def protocol_id(result: dict[str, Any]) -> str:
@@ -330,28 +419,6 @@ def protocol_id(result: dict[str, Any]) -> str:
         return ""
     content = json.dumps(as_first_published(protocol["settings"]), sort_keys=True)
     return f"{protocol['name']}#{hashlib.sha256(content.encode()).hexdigest()[:6]}"
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[int]:
-    """A folder as the operating system locks it; closing it gives the lock up."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
-
-
-def locked(handle: int, kind: int, tries: int) -> bool:
-    """Takes a lock, unless another process keeps it."""
-    for last in (*[False] * (tries - 1), True):
-        try:
-            fcntl.flock(handle, kind | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if not last:
-                time.sleep(0.01)
-    return False
 
 
 def write(path: Path, text: str) -> None:
@@ -369,11 +436,21 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's content.
 
     Raises:
-        ValueError: it is no JSON object, such as one that was cut off.
+        ValueError: it is empty, no JSON, or no mapping.
     """
-    found = plain_json(path.read_bytes(), str(path))
+    content = path.read_bytes()
+    if not content.strip():
+        raise ValueError(f"{path} is damaged: it is empty")
+    try:
+        return as_mapping(plain_json(content, str(path)), path)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged: it is no JSON ({error})") from error
+
+
+def as_mapping(found: Any, path: Path) -> dict[str, Any]:
+    """What a file holds, which must be a mapping."""
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged, for it holds no JSON object: restore it, or remove it")
+        raise ValueError(f"{path} is damaged: it holds {type(found).__name__}, not a mapping")
     return found
 
 

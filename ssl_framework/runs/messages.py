@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import logging
 import re
+import shlex
 import sys
 import traceback
 import warnings
@@ -23,6 +24,7 @@ from ssl_framework.runs.stopping import STOPPED as STOPPED
 from ssl_framework.runs.stopping import Interrupted as Interrupted
 from ssl_framework.runs.stopping import commanded as commanded
 from ssl_framework.runs.system import system_sentence
+from ssl_framework.runs.typed_paths import path_of
 
 SCRIPTS = {
     "train": "python train.py",
@@ -56,8 +58,14 @@ OmegaConf.register_new_resolver("typed", typed, replace=True)  # for --help of t
 def command_line(overrides: Sequence[str], *options: str) -> str:
     """The command that a user types for these overrides, with the plugins that this one was told of."""
     words = [*plugins_as_typed(), *overrides]
-    quoted = (item if re.fullmatch(r"[\w=.,:/+~@%-]+", item) else f'"{item}"' for item in words)
-    return " ".join([typed("train"), *options, *quoted])
+    return " ".join([typed("train"), *options, *map(shell_word, words)])
+
+
+def shell_word(text: str) -> str:
+    """A word of a command as a shell takes it: bare, in double quotes, or, where those would not do, as ``shlex``."""
+    if re.fullmatch(r"[\w=.,:/+~@%-]+", text):
+        return text
+    return shlex.quote(text) if re.search(r'["$`\\!]', text) else f'"{text}"'
 
 
 def error_line(error: Exception | str) -> str:
@@ -67,6 +75,8 @@ def error_line(error: Exception | str) -> str:
 
 def sentence(error: Exception) -> str:
     """What an error means to a user: errors of the system, of YAML and of Hydra in our words, ours as they are."""
+    if isinstance(error, (HydraException, OmegaConfBaseException)):  # first: some of Hydra's are errors of the system
+        return explain(error)
     if isinstance(error, OSError):
         return system_sentence(error)
     if isinstance(error, MemoryError):
@@ -74,8 +84,6 @@ def sentence(error: Exception) -> str:
         return f"this needs more memory than there is ({said}): lower the sizes that were asked for, or the data's"
     if isinstance(error, YAMLError):
         return yaml_sentence(error)
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
-        return explain(error)
     return str(error)
 
 
@@ -104,7 +112,7 @@ def split_run(arguments: list[str], example: str) -> tuple[Path, list[str]]:
     folders = [a.removeprefix("run=") for a in arguments if a.startswith("run=")]
     if len(folders) != 1:
         sys.exit(error_line(f"say which run: {example}"))
-    return Path(folders[0]), [a for a in arguments if not a.startswith("run=")]
+    return path_of(folders[0]), [a for a in arguments if not a.startswith("run=")]
 
 
 failures: list[str] = []

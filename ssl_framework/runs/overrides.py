@@ -51,6 +51,20 @@ def composed(group: str, name: str) -> DictConfig:
     return found
 
 
+def key_of(item: str) -> str:
+    """``data.batch_size`` of ``+data.batch_size=8``."""
+    return item.partition("=")[0].lstrip("+~")
+
+
+def latest_of(overrides: Sequence[str]) -> list[str]:
+    """Overrides of which a later one takes an earlier one's place."""
+    last: dict[str, str] = {}
+    for item in overrides:
+        last.pop(key_of(item), None)
+        last[key_of(item)] = item
+    return list(last.values())
+
+
 def pair(item: str) -> tuple[str, str]:
     """``key=value`` in its two parts.
 

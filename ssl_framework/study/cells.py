@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from ssl_framework.runs.config import config_hash, hosted
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import composing
+from ssl_framework.runs.overrides import latest_of
 from ssl_framework.runs.trust import refuse_foreign
 from ssl_framework.study.declaration import Study
 
@@ -61,7 +62,7 @@ def cells_of(
         for seed in seeds or study.seeds:
             for row in study.rows:
                 for column in study.columns:
-                    own = merged([*study.scales[scale].overrides, *row.overrides, *column.overrides, *extra])
+                    own = tuple(latest_of([*study.scales[scale].overrides, *row.overrides, *column.overrides, *extra]))
                     if own not in known:
                         cfg = hosted(hydra.compose("train", list(own)))
                         if study.foreign:
@@ -82,16 +83,6 @@ def refuse_foreign_study(cfg: DictConfig, study: Study) -> None:
     """
     content = OmegaConf.to_container(cfg, resolve=True)
     refuse_foreign(content, f"study={study.name}")
-
-
-def merged(overrides: Sequence[str]) -> tuple[str, ...]:
-    """Overrides of which a later one takes an earlier one's place: a column may change what the scale sets."""
-    last: dict[str, str] = {}
-    for item in overrides:
-        key = item.partition("=")[0].lstrip("+~")
-        last.pop(key, None)
-        last[key] = item
-    return tuple(last.values())
 
 
 def runs_of(cells: Sequence[Cell]) -> list[Run]:

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from ssl_framework.runs.config import quoted
 from ssl_framework.runs.groups import HERE
 from ssl_framework.runs.stopping import ALWAYS, ASKING, GRACE, SAVING, stop
+from ssl_framework.runs.typed_paths import quoted
 from ssl_framework.study.cells import Run
 
 PAUSE = 0.2

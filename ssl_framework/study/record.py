@@ -5,6 +5,7 @@ about.json   study, scale, versions, hardware and commits of the runs
 """
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ssl_framework.report.render import as_csv, latex, markdown, page, plot
 from ssl_framework.report.results_csv import write_csv
 from ssl_framework.report.sheet import Entry, Sheet, entry_of
 from ssl_framework.runs.folder import RunFolder, Summary, write
-from ssl_framework.study.cells import Cell
+from ssl_framework.study.cells import Cell, Run
 from ssl_framework.study.declaration import Study
 from ssl_framework.study.request import Request
 
@@ -64,13 +65,22 @@ def entries_of(study: Study, cells: Sequence[Cell], target: float | None = None)
     for cell in cells:
         folder = cell.run.folder
         if folder not in runs:
-            runs[folder] = folder.summary()._replace(seed=cell.run.seed)
+            runs[folder] = summary_of(cell.run)
         values = values_of(study, cell, runs[folder])
         reached = None if target is None else seconds_to(runs[folder], cell.metrics[0], target)
         entries.append(entry_of(runs[folder], cell.row, cell.column, values, reached))
     results = [folder.read_result() for folder, run in runs.items() if run.state == "done"]
     names = ("versions", "commit", "device", "cpu", "processes", "precision", "images")
     return entries, {name: together(result.get(name) for result in results) for name in names}
+
+
+def summary_of(run: Run) -> Summary:
+    """What the table needs of a run; one whose files are damaged is named in a note, and missing in the table."""
+    try:
+        return run.folder.summary()._replace(seed=run.seed)
+    except ValueError as error:
+        warnings.warn(f"left out: {error}", stacklevel=2)
+        return Summary(run.folder, run.overrides, "", "", run.seed, "missing", "", {}, None, None, None, "", "")
 
 
 def values_of(study: Study, cell: Cell, run: Summary) -> dict[str, float]:

@@ -7,8 +7,8 @@ from typing import NamedTuple, TypeVar
 
 from ssl_framework.report.results_csv import COLUMNS
 from ssl_framework.report.sheet import is_accuracy
-from ssl_framework.runs.config import quoted
 from ssl_framework.runs.messages import refusing
+from ssl_framework.runs.typed_paths import quoted
 from ssl_framework.study.cells import Cell, cells_of
 from ssl_framework.study.declaration import Study, names_of_studies, read_study
 

@@ -72,7 +72,8 @@ class Progress(L.Callback):
         elapsed = time.perf_counter() - self._since
         self.images += self._counted
         self.seconds += elapsed
-        if self._bar is None and rank() == 0 and self._counted:  # not where a resumed run makes but the end of one
+        stopped = trainer.should_stop and not trainer.is_last_batch  # in the middle of the epoch
+        if self._bar is None and rank() == 0 and self._counted and not stopped:  # a resumed run may make but its end
             done, of = trainer.current_epoch + 1, trainer.max_epochs
             left = (of - done) * elapsed if of is not None and of > 0 else 0.0
             self.console.print(

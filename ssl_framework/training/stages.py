@@ -11,9 +11,11 @@ the backbones (``Encoder.take_over``), the clusters, which are here, and the bas
 N images, D features, K clusters a stage.
 """
 
+import contextlib
 import copy
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +54,33 @@ def go_through(cfg: DictConfig, folder: Path, about: dict[str, Any], first: bool
         return descend(cfg, folder, about, about["resume"])
     for stage in range(last + 1):
         where = folder_of(folder, stage, last)
-        if stage < last and about["resume"] and RunFolder(where).result_file.is_file():
+        if stage < last and about["resume"] and RunFolder(where).state == "done":
             continue
         own = stage_config(cfg, stage)
         goes_on = about["resume"] and bool(RunFolder(where).checkpoint_files)
         if goes_on and own.trainer.precision == "auto":  # settled when the stage began
             own.trainer.precision = RunFolder(where).read_config().trainer.precision
-        if first:
-            open_folder(own, where, {**about, "resume": goes_on})
-            print(f"stage {stage + 1} of {last + 1}: {os.path.relpath(where)}", flush=True)
         before = functools.partial(begin_after, folder_of(folder, stage - 1, last)) if stage else None
-        if (stopped_by := descend(own, where, about, goes_on, before)) is not None:
-            return stopped_by
+        with claimed(RunFolder(where)) if first and stage < last else contextlib.nullcontext():
+            if first:
+                open_folder(own, where, {**about, "resume": goes_on})
+                print(f"stage {stage + 1} of {last + 1}: {os.path.relpath(where)}", flush=True)
+            if (stopped_by := descend(own, where, about, goes_on, before)) is not None:
+                return stopped_by
     return None
+
+
+@contextlib.contextmanager
+def claimed(stage: RunFolder) -> Iterator[None]:
+    """Holds the folder of a stage, which may be resumed as a run of its own.
+
+    Raises:
+        ValueError: another process does.
+    """
+    with stage.claimed() as mine:
+        if not mine:
+            raise ValueError(f"{stage.held_by}: wait for it to end")
+        yield
 
 
 def folder_of(folder: Path, stage: int, last: int) -> Path:

@@ -10,7 +10,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,8 @@ import torch
 import yaml
 from PIL import Image
 
-from ssl_framework.commands import train as main_module
 from ssl_framework.commands.evaluate import main as evaluate_main
 from ssl_framework.commands.export import main as export_main
-from ssl_framework.commands.train import resumed_config
 from ssl_framework.evaluation.during_training.view_scores import read_scores
 from ssl_framework.evaluation.request import evaluate
 from ssl_framework.models.weights import load_checkpoint
@@ -33,6 +30,7 @@ from ssl_framework.runs.folder import RunFolder, read_metrics
 from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.runs.numbers import mean_and_spread
 from ssl_framework.training.progress import Progress
+from ssl_framework.training.resumed import resumed
 from tests.forked import Command, train_with_new_ranks
 from tests.small_runs import SMALL, SMALL_MIXER, SMALL_QUEUE, config, multirun_in, run_in, small
 from tests.training.test_resume import assert_identical
@@ -127,13 +125,15 @@ def test_the_exported_backbone_loads_through_timm(finished: Any, tmp_path: Path,
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 192)
 
 
-def test_a_folder_that_holds_a_run_is_not_overwritten(finished: Any) -> None:
+def test_a_folder_that_holds_another_run_is_not_overwritten(finished: Any) -> None:
     folder = finished[0]
     before = (folder / "outputs" / "latest" / "result.json").read_bytes()
     run_folder = (folder / "outputs" / "latest").resolve()
     done = Command(folder, f"hydra.run.dir={run_folder}", *FAST).end()
-    assert done.returncode == 1 and "already holds a run: continue it with resume=" in done.stderr
+    assert done.returncode == 1 and "holds a run with " in done.stderr
+    assert "choose another hydra.run.dir, or remove that folder" in done.stderr
     assert (run_folder / "result.json").read_bytes() == before
+    assert (folder / "outputs" / "latest").resolve() == run_folder
 
 
 def test_a_refused_run_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -153,14 +153,10 @@ def test_a_refused_run_leaves_nothing_behind(tmp_path: Path) -> None:
         ("feature_mixer=none", "as it was configured: leave feature_mixer=none out"),
     ],
 )
-def test_resuming_with_other_settings_is_refused(
-    override: str, message: str, finished: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = (finished[0] / "outputs" / "latest").resolve()
-    overrides = SimpleNamespace(task=[f"resume={folder}", override])
-    monkeypatch.setattr(main_module.HydraConfig, "get", lambda: SimpleNamespace(overrides=overrides))
+def test_resuming_with_other_settings_is_refused(override: str, message: str, finished: Any) -> None:
+    folder = RunFolder((finished[0] / "outputs" / "latest").resolve())
     with pytest.raises(ValueError, match=message):
-        resumed_config(config("method=mochi", override), folder)
+        resumed(config("method=mochi", override), folder, [f"resume={folder}", override])
 
 
 def test_two_ranks_stopped_by_a_signal_and_resumed_end_bit_for_bit_like_two_that_were_not(tmp_path: Path) -> None:
@@ -292,7 +288,6 @@ def test_a_multirun_started_again_does_what_is_missing(
 ) -> None:
     """Done: skipped. Interrupted: resumed, bit for bit. Failed: tried again. Of another config: refused, untouched."""
     jobs = ("method=glob(simcl*)", "data=shapes", "seed=0,1,2", *SMALL)
-    folders = [tmp_path / "sweep" / job_folder(["method=simclr", jobs[1], f"seed={s}", *SMALL]) for s in range(3)]
     with monkeypatch.context() as patch:
         started = 0
 
@@ -307,6 +302,9 @@ def test_a_multirun_started_again_does_what_is_missing(
 
         patch.setattr(Progress, "on_train_batch_end", stop)
         first = multirun(*jobs)
+    names = [job_folder(["method=simclr", jobs[1], f"seed={seed}", *SMALL]) for seed in range(3)]
+    folders = [next((tmp_path / "sweep").glob(f"*{name[-9:]}")) for name in names]
+    assert folders[1].name.startswith("method-simclr+seed-1+data.batch_size-8+")  # what is swept can be read
     assert first.code == "power cut" and "RuntimeError: no space left" in first.err
     assert (folders[1] / "error.txt").read_text() == "RuntimeError: no space left\n"
     assert [(folder / "result.json").is_file() for folder in folders] == [True, False, False]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from ssl_framework.runs.folder import LATEST, RunFolder, read_runs, runs_in
+from ssl_framework.runs.folder import LATEST, RunFolder, point_back, read_runs, runs_in
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = RunFolder(Path("."))
@@ -101,11 +101,11 @@ def test_a_folder_with_a_trace_of_training_is_kept(tmp_path: Path, trace: str, s
     for part in (run, RunFolder(run.path / stage)):
         part.prepare(OmegaConf.create(), {})
     (run.path / stage / trace).mkdir()
-    run.discard_unless_trained(None)
+    run.discard_unless_trained()
     assert run.has_trained and run.config_file.is_file()
     assert not run.has_checkpoint
     RunFolder(run.path / stage).forget_try() if trace == "checkpoints" else (run.path / stage / trace).rmdir()
-    run.discard_unless_trained(None)
+    run.discard_unless_trained()
     assert not run.path.exists()
 
 
@@ -118,7 +118,8 @@ def test_latest_points_back_when_a_run_is_refused(tmp_path: Path, monkeypatch: p
     second.prepare(OmegaConf.create(), {})
     second.point_latest_here()
     assert LATEST.resolve() == second.path.resolve()
-    second.discard_unless_trained(before)
+    second.discard_unless_trained()
+    point_back(before)
     assert LATEST.resolve() == first.path.resolve()
 
 

@@ -107,9 +107,7 @@ def test_a_run_that_meets_a_full_disk_is_interrupted_and_keeps_its_checkpoint(
 
     torch_save = torch.save
     monkeypatch.setattr(torch, "save", save)
-    with pytest.raises(
-        Interrupted, match=r"last\.ckpt cannot be written, as the disk is full: .* the same command again"
-    ):
+    with pytest.raises(Interrupted, match=r"last\.ckpt cannot be written .* the same command again"):
         run_in(tmp_path, small("simclr"))
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["last.ckpt"]
     monkeypatch.setattr(torch, "save", torch_save)

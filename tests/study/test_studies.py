@@ -23,7 +23,8 @@ from ssl_framework.report.results_csv import read_csv
 from ssl_framework.report.sheet import TRUST
 from ssl_framework.runs.config import config_hash
 from ssl_framework.runs.groups import CONFIGS
-from ssl_framework.study.cells import cells_of, merged
+from ssl_framework.runs.overrides import latest_of
+from ssl_framework.study.cells import cells_of
 from ssl_framework.study.declaration import Line, Study, declared, names_of_studies, read_study
 from ssl_framework.study.record import lead_of, sheet_of
 from tests.small_runs import GROUPS, put_together
@@ -33,7 +34,7 @@ RECORDS = Path(__file__).resolve().parents[2] / "results" / "studies"
 
 
 def overrides_of(study: Study, scale: str, row: Line, column: Line) -> tuple[str, ...]:
-    return merged([*study.scales[scale].overrides, *row.overrides, *column.overrides])
+    return tuple(latest_of([*study.scales[scale].overrides, *row.overrides, *column.overrides]))
 
 
 def metrics_of(study: Study, row: Line, column: Line) -> tuple[str, ...]:

@@ -38,11 +38,13 @@ from ssl_framework.report.sheet import (
     mean_and_spread,
     paired_p,
 )
-from ssl_framework.runs.config import config_hash, quoted, refuse_other_config
+from ssl_framework.runs.config import config_hash, refuse_other_config
 from ssl_framework.runs.folder import RunFolder, protocol_id
+from ssl_framework.runs.overrides import latest_of
 from ssl_framework.runs.plugins import FOLDERS
+from ssl_framework.runs.typed_paths import quoted
 from ssl_framework.study import engine
-from ssl_framework.study.cells import POOL, Run, cells_of, merged, runs_of
+from ssl_framework.study.cells import POOL, Run, cells_of, runs_of
 from ssl_framework.study.declaration import read_study
 from ssl_framework.study.engine import NO_PAGE, NO_TABLE, Engine, job_overrides
 from ssl_framework.study.record import entries_of, seconds_to
@@ -329,7 +331,7 @@ log = os.open(folder.parent / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 def tries():
     with open(folder / "tries", "a") as file: file.write("x")
     return len((folder / "tries").read_text())
-def done(): (folder / "result.json").write_text("{}")
+def done(): (folder / "result.json").write_text('{"metrics": {}}')
 def failed(): (folder / "error.txt").write_text("ValueError: no"); sys.exit(1)
 """
 
@@ -437,7 +439,8 @@ def test_a_run_that_another_process_holds_is_waited_for(last: str, stub: Callabl
     stub("tries(); done()")
     run = runs_in(tmp_path, 1)[0]
     run.folder.path.mkdir()
-    hold = "held = os.open(folder, os.O_RDONLY); fcntl.flock(held, fcntl.LOCK_EX); print(flush=True); time.sleep(0.6); "
+    hold = "held = os.open(folder / '.held', os.O_RDWR | os.O_CREAT); fcntl.flock(held, fcntl.LOCK_EX); "
+    hold += "print(flush=True); time.sleep(0.6); "
     other = subprocess.Popen(
         [sys.executable, "-S", "-c", PRELUDE + hold + last, str(run.folder)], stdout=subprocess.PIPE
     )
@@ -514,7 +517,7 @@ def test_runs_are_known_by_what_they_compute(tmp_path: Path) -> None:
     assert folders[0] == folders[1] != folders[2] and len(runs_of(found)) == 4
     assert folders[0] == cells_of(study, "small")[0].run.folder and folders[0].path.parent == POOL
     assert found[0].run.overrides[-2:] == ("data.root=elsewhere", "seed=0")
-    assert merged(["a=1", "b.c=2", "+d=3", "a=4", "~d"]) == ("b.c=2", "a=4", "~d")
+    assert latest_of(["a=1", "b.c=2", "+d=3", "a=4", "~d"]) == ["b.c=2", "a=4", "~d"]
 
 
 def test_metrics_are_filled_in_by_lines(tmp_path: Path) -> None:

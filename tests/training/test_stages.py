@@ -11,7 +11,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.build import build_data, build_module
-from ssl_framework.commands.train import prepare
 from ssl_framework.data.pseudo_labels import clusters
 from ssl_framework.data.samplers import Same, Uniform
 from ssl_framework.evaluation.request import evaluate
@@ -181,15 +180,14 @@ def test_a_stage_goes_on_in_the_precision_it_began_in(tmp_path: Path, monkeypatc
     assert seen == ["32-true"]
 
 
-def test_the_first_names_stay_and_a_refused_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_stage_has_the_names_of_the_run_and_a_refused_run_leaves_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     cfg = small("mcl", *SETTINGS, "optimizer.lr_per_256=-1")
-    prepare(cfg, folder, {**NAMES, "resume": False})
+    RunFolder(folder).prepare(cfg, NAMES)
     with pytest.raises(ValueError, match=r"optimizer\.lr_per_256 is -1"):
         go(folder, cfg)
     assert json.loads((folder / "stage_0" / "run.json").read_text())["method"] == "mcl"
-    RunFolder(folder).discard_unless_trained(None)
+    RunFolder(folder).discard_unless_trained()
     assert not folder.exists()
 
 
