@@ -321,4 +321,17 @@ def begin_worker(parent: int, *_: Any) -> None:
     end_with(parent)
     for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(int(GRACE)))  # by then the parent, if that sent it, means it
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=obey, args=(parent,), daemon=True).start()
+    else:
+        signal.signal(
+            signal.SIGTERM, lambda *_: signal.alarm(int(GRACE))
+        )  # by then the parent, if that sent it, means it
+
+
+def obey(parent: int) -> None:
+    """In a worker: ends it as soon as a SIGTERM is its parent's, which ends workers that do not end by themselves."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(STOPPED + signal.SIGTERM)

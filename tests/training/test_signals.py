@@ -1,7 +1,10 @@
 """What ends a run from outside while it trains: signals, dead processes, hangs."""
 
+import contextlib
+import multiprocessing
 import os
 import signal
+import subprocess
 import threading
 import time
 from functools import partial
@@ -85,8 +88,7 @@ def test_a_worker_ends_by_sigkill_only_and_then_is_named() -> None:
     begin = partial(begin_worker, os.getpid())
     batches = iter(DataLoader(Endless(), batch_size=None, num_workers=1, worker_init_fn=begin))
     pid = next(batches)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        os.kill(pid, number)
+    subprocess.run(["bash", "-c", f"kill -INT {pid}; kill -TERM {pid}; kill -HUP {pid}"], check=True)
     for _ in range(20):
         assert next(batches) == pid
     os.kill(pid, signal.SIGKILL)
@@ -94,6 +96,17 @@ def test_a_worker_ends_by_sigkill_only_and_then_is_named() -> None:
     with pytest.raises(Interrupted, match=said), from_outside():
         for _ in range(2000):
             next(batches)
+
+
+def test_a_worker_ends_at_once_when_its_parent_says_so() -> None:
+    begin = partial(begin_worker, os.getpid())
+    batches = iter(DataLoader(Endless(), batch_size=None, num_workers=1, worker_init_fn=begin))
+    pid, started = next(batches), time.monotonic()
+    (worker,) = (child for child in multiprocessing.active_children() if child.pid == pid)
+    with contextlib.suppress(RuntimeError):  # which torch raises wherever the main thread is
+        worker.terminate()
+        worker.join(10)
+    assert not worker.is_alive() and time.monotonic() - started < 5
 
 
 def test_errors_of_a_lost_process_are_told_from_our_own() -> None:
