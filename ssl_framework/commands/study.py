@@ -15,7 +15,7 @@ from ssl_framework.runs.config import hosted
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admit, composing
 from ssl_framework.runs.messages import STOPPED, as_typed, commanded, refusing, typed
-from ssl_framework.runs.stopping import stop
+from ssl_framework.runs.stopping import line_of, stop
 from ssl_framework.study.cells import Cell, Run, runs_of
 from ssl_framework.study.declaration import names_of_studies
 from ssl_framework.study.engine import Engine
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             report(request, cells, request.record, command)
     print((folder / "table.md").read_text())
     if stopped is not None:
-        print(f"stopped; to continue: {command}")
+        print(f"{line_of(stopped)}; to continue: {command}")
         sys.exit(STOPPED + stopped)
     for path in sorted(folder.iterdir()):
         print(path)

@@ -10,13 +10,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ssl_framework.runs.whole import whole
+
 SUM = "sha256"
 """Key of the checksum among the metadata."""
 
 
 def write_exported(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
     """Writes tensors and metadata with their checksum."""
-    save_file(dict(tensors), str(path), metadata={**about, SUM: digest(tensors, about)})
+    with whole(path) as partial:
+        save_file(dict(tensors), str(partial), metadata={**about, SUM: digest(tensors, about)})
 
 
 def read_exported(path: Path) -> dict[str, Tensor]:

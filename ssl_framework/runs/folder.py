@@ -443,14 +443,14 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: it is empty")
     try:
         return as_mapping(plain_json(content, str(path)), path)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged: it is no JSON ({error})") from error
 
 
 def as_mapping(found: Any, path: Path) -> dict[str, Any]:
     """What a file holds, which must be a mapping."""
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged: it holds {type(found).__name__}, not a mapping")
+        raise ValueError(f"{path} is damaged: it holds no JSON object")
     return found
 
 

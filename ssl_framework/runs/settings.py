@@ -65,6 +65,12 @@ class OfTrainer(TypedDict):
     log_every_n_steps: Count
     collapse_below: OpenFraction | None
     checkpoint_every_n_epochs: Count
+    checkpoint_every_n_steps: Count | None
+    checkpoint_every_minutes: Positive | None
+    keep_best: str | None
+    keep_best_mode: Literal["min", "max"]
+    mirror: str | None
+    hang_after_minutes: Positive | None
     slurm: bool
 
 

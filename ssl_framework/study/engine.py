@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from ssl_framework.runs.groups import HERE
+from ssl_framework.runs.stopping import ALWAYS, ASKING, GRACE, SAVING, stop
 from ssl_framework.runs.typed_paths import quoted
 from ssl_framework.study.cells import Run
 
@@ -63,7 +64,8 @@ class Engine:
         Returns:
             The number of the signal that stopped it, ``None`` if it came to the end. Runs save before they stop.
         """
-        previous = {number: signal.signal(number, self.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, self.stop) for number in heard()}
+        stop.noting, stop.tell = True, self.send
         waiting, free = list(runs), list(range(self.at_once))
         tries = dict.fromkeys((run.folder for run in runs), 2)
         try:
@@ -84,6 +86,7 @@ class Engine:
                 child.terminate()
             raise
         finally:
+            stop.noting, stop.tell = False, None
             for number, handler in previous.items():
                 signal.signal(number, handler)
         return self.asked
@@ -143,6 +146,17 @@ class Engine:
             elif child not in self.told:
                 child.send_signal(self.asked)
                 self.told.add(child)
+                stop.extend(SAVING + GRACE)
+
+    def send(self, number: int) -> None:
+        """To all runs, from the thread that ends the study at a second signal."""
+        for child in list(self.children):
+            child.send_signal(number)
+
+
+def heard() -> list[int]:
+    """The signals that end a study: all that end a command, but for those that nohup and the like have it ignore."""
+    return [number for number in ASKING if number in ALWAYS or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def left_to_another(run: Run, child: subprocess.Popen) -> bool:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.distributed import world_size
 from ssl_framework.evaluation.frozen import FrozenEvaluation
+from ssl_framework.runs.stopping import Stopped, stop
 from ssl_framework.training.best import Best
 from ssl_framework.training.metrics_log import MetricsCSV
 from ssl_framework.training.signals import StopSignals
@@ -87,8 +88,10 @@ class Checkpoints(Checkpoint):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
                 logger.sync()  # what a run goes on from has its record on the disk
-        trainer.save_checkpoint(self.path, storage_options=AS_BEST if as_best else None)
+        with stop.noted():
+            trainer.save_checkpoint(self.path, storage_options=AS_BEST if as_best else None)
         self._due, self._saved_at = False, now()
+        self.signals.saved_at = trainer.global_step
 
     def settle(self, trainer: L.Trainer) -> None:
         """Waits until what was saved is on the disk.
@@ -129,6 +132,10 @@ class Checkpoints(Checkpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.settle(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, Stopped):
+            self.settle(trainer)
 
     def _is_due(self, trainer: L.Trainer) -> bool:
         """Whether a state is due by steps or minutes; it stays due until it is saved."""

@@ -6,7 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, resource_tracker
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
@@ -85,6 +85,8 @@ class Ranks:
         store = dist.TCPStore(HERE, 0, is_master=True, wait_for_workers=False)
         threads = int(os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // processes)))
         context: Any = get_context(START_METHOD)
+        if START_METHOD != "fork":
+            resource_tracker.ensure_running()  # what comes with the first process would unblock signals
         signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
         try:
             with environment(OMP_NUM_THREADS=str(threads)):

@@ -40,7 +40,7 @@ def outside(error: BaseException) -> Interrupted | None:
     cause: BaseException | None = error
     while cause is not None:
         text = " ".join(str(cause).split())
-        if isinstance(cause, RuntimeError) and "DataLoader worker" in text:
+        if isinstance(cause, RuntimeError) and "DataLoader worker (pid" in text:
             return Interrupted(dead_worker(text))
         network = isinstance(cause, dist.DistNetworkError | dist.DistStoreError)
         if network or (isinstance(cause, RuntimeError) and is_of_group(cause, text) and LOST.search(text)):

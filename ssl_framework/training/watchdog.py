@@ -127,6 +127,7 @@ class Watch:
 
     def go(self) -> None:
         """Looks until the run is over, or hangs."""
+        self.tell()
         while not self.watched.over.wait(self.period):
             self.look()
             if self.idle >= self.limit and (sentence := self.verdict()):

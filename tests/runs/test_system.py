@@ -107,9 +107,7 @@ def test_a_run_that_meets_a_full_disk_is_interrupted_and_keeps_its_checkpoint(
 
     torch_save = torch.save
     monkeypatch.setattr(torch, "save", save)
-    with pytest.raises(
-        Interrupted, match=r"last\.ckpt cannot be written, as the disk is full: .* the same command again"
-    ):
+    with pytest.raises(Interrupted, match=r"last\.ckpt cannot be written .* the same command again"):
         run_in(tmp_path, small("simclr"))
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["last.ckpt"]
     monkeypatch.setattr(torch, "save", torch_save)
@@ -125,9 +123,9 @@ def test_what_is_no_matter_of_the_disk_stays_an_error() -> None:
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
-    for text, words in (("", "is no JSON"), ("null", "holds no JSON object"), ("[1]", "holds no JSON object")):
+    for text, words in (("", "is empty"), ("{", "is no JSON ("), ("null", "holds no JSON object"), ("[1]", "holds no")):
         path.write_text(text)
-        assert refused(lambda: read_json(path)).startswith(f"error: {path} is damaged, for it {words}")
+        assert refused(lambda: read_json(path)).startswith(f"error: {path} is damaged: it {words}")
     path = tmp_path / "config.yaml"
     path.write_text("a: 1\nb:\n\tc: 2\n")
     with pytest.raises(YAMLError) as error, path.open() as file:

@@ -707,7 +707,7 @@ def test_a_study_killed_twice_ends_with_the_table_of_one_that_was_not(tmp_path: 
     process.send_signal(signal.SIGTERM)
     done = process.end()
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
-    assert done.stdout.splitlines()[-1] == f"stopped; to continue: python scripts/study.py {name}"
+    assert done.stdout.splitlines()[-1] == f"stopped by SIGTERM; to continue: python scripts/study.py {name}"
     assert "1 unfinished" in done.stdout and "1 missing" in done.stdout and not second.exists()
 
     process = Command(parts, name, become=study)
