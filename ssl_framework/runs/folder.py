@@ -450,7 +450,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def as_mapping(found: Any, path: Path) -> dict[str, Any]:
     """What a file holds, which must be a mapping."""
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged: it holds {type(found).__name__}, not a mapping")
+        raise ValueError(f"{path} is damaged: it holds no JSON object")
     return found
 
 
