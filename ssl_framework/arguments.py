@@ -35,12 +35,8 @@ Natural = Annotated[int, Ge(0)]
 """A position, or a number of things that may be none."""
 Seed = Annotated[int, Interval(ge=0, lt=2**32)]
 """Of any generator; NumPy's take no larger ones."""
-Drawn = Annotated[int, Interval(ge=1, le=10**7)]
-"""Samples that are drawn into memory."""
 Channels = Annotated[int, Interval(ge=1, le=4096)]
-Width = Annotated[int, Interval(ge=1, le=2**20)]
-"""Of a layer: more than this is a slip of the hand, and would take the memory."""
-Pixels = Annotated[int, Interval(ge=2, le=2**15)]
+Pixels = Annotated[int, Interval(ge=2, le=2**16)]
 """Side of an image."""
 Classes = Annotated[int, Ge(2), "set data.num_classes to the number of classes"]
 """How many; a text among the annotations is what to do beside giving another value."""
@@ -150,11 +146,20 @@ def refuse_value(key: str, value: Any, hint: Any) -> None:
     Raises:
         ValueError: it is not what the annotation ``hint`` says.
     """
-    found = errors_of(value, hint)
+    found = errors_of(plain(value), hint)
     if found:
         right_type = any(error in OUT_OF_RANGE for error in found)
         advice = "".join(f": {extra}" for extra in metadata(hint) if isinstance(extra, str))
         raise ValueError(f"{key} is {shown(value)}: it must be {described(hint, noun=not right_type)}{advice}")
+
+
+def plain(value: Any) -> Any:
+    """Any sequence as a list and any mapping as a dict, such as those of a config."""
+    if isinstance(value, collections.abc.Mapping) and not isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
+    if isinstance(value, collections.abc.Sequence) and not isinstance(value, str | bytes | list | tuple):
+        return [plain(one) for one in value]
+    return value
 
 
 def refuse_values(values: Mapping[str, Any], record: type, key: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_framework.arguments import Count, Width, guarded
+from ssl_framework.arguments import Count, guarded
 from ssl_framework.distributed import gather
 from ssl_framework.functional import unit
 
@@ -25,7 +25,7 @@ class Queue(nn.Module):
     rows: Tensor  # [K, D] unit rows
     cursor: Tensor  # [] int64: the oldest row, the next to be replaced
 
-    def __init__(self, size: Count, dim: Width) -> None:
+    def __init__(self, size: Count, dim: Count) -> None:
         super().__init__()
         self.size = size
         self.register_buffer("rows", unit(torch.randn(size, dim)))  # [K, D]

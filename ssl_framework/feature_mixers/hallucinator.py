@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ssl_framework.arguments import NonNegative, Width, guarded
+from ssl_framework.arguments import Count, NonNegative, guarded
 from ssl_framework.feature_mixers.base import FeatureMixer, MixedFeatures
 from ssl_framework.functional import SameClass, unit
 from ssl_framework.types import Clock
@@ -29,7 +29,7 @@ class Hallucinator(FeatureMixer):
 
     needs = frozenset({"positive pairs"})
 
-    def __init__(self, dim: Width, hidden: Sequence[Width], max_push: NonNegative) -> None:
+    def __init__(self, dim: Count, hidden: Sequence[Count], max_push: NonNegative) -> None:
         super().__init__()
         self.max_push = max_push
         widths = [2 * dim, *hidden]

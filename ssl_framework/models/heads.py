@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ssl_framework.arguments import AtLeastOne, Classes, Width, guarded
+from ssl_framework.arguments import AtLeastOne, Classes, Count, guarded
 
 H = TypeVar("H", bound="Head")
 
@@ -51,8 +51,8 @@ class MLPHead(Head):
     def __init__(
         self,
         source: str,
-        hidden: Sequence[Width],
-        out: Width,
+        hidden: Sequence[Count],
+        out: Count,
         norm: bool = True,
         last_norm: bool = False,
     ) -> None:

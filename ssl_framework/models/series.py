@@ -6,7 +6,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_framework.arguments import Channels, Count, Width, guarded
+from ssl_framework.arguments import Channels, Count, guarded
 from ssl_framework.types import Outputs
 
 
@@ -70,7 +70,7 @@ class SeriesBackbone(nn.Module):
     """
 
     def __init__(
-        self, channels: Channels, width: Width, depth: Count, dim: Width, kernel: Count = 3, weights: str | None = None
+        self, channels: Channels, width: Count, depth: Count, dim: Count, kernel: Count = 3, weights: str | None = None
     ) -> None:
         super().__init__()
         self.settings = {"channels": channels, "width": width, "depth": depth, "dim": dim, "kernel": kernel}

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from ssl_framework.arguments import BelowOne, Count, Width, guarded
+from ssl_framework.arguments import BelowOne, Count, guarded
 from ssl_framework.types import Outputs
 
 PADDING = 0
@@ -79,7 +79,7 @@ class TextTransformer(nn.Module):
         self,
         vocabulary: Count,
         length: Count,
-        width: Width,
+        width: Count,
         depth: Count,
         num_heads: Count,
         pool: str = "mean",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ssl_framework.arguments import Count, NonNegative, Positive, Width, guarded
+from ssl_framework.arguments import Count, NonNegative, Positive, guarded
 from ssl_framework.distributed import gather_with_grad, rank
 from ssl_framework.functional import by_tiles, hardest, unit
 from ssl_framework.memory import Queue
@@ -33,7 +33,7 @@ class PairTemperature(nn.Module):
             which the paper does not have.
     """
 
-    def __init__(self, dim: Width, hidden: Width, low: Positive, up: Positive, init: Positive) -> None:
+    def __init__(self, dim: Count, hidden: Count, low: Positive, up: Positive, init: Positive) -> None:
         super().__init__()
         if not 0 < low < up:
             raise ValueError(f"objective.temperature.low is {low} and up is {up}: it takes 0 < low < up")

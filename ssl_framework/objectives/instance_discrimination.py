@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ssl_framework.arguments import BelowOne, Positive, PositiveFraction, Width, guarded
+from ssl_framework.arguments import BelowOne, Count, Positive, PositiveFraction, guarded
 from ssl_framework.functional import by_tiles, nce, tolerance, uniformity, unit
 from ssl_framework.memory import SampleBank
 from ssl_framework.objectives.base import Objective, outputs_of
@@ -45,7 +45,7 @@ class InstanceDiscrimination(Objective):
     num_views = (1, 1)
     bank: SampleBank
 
-    def __init__(self, dim: Width, momentum: BelowOne, loss: BankLoss, head: str = "projector") -> None:
+    def __init__(self, dim: Count, momentum: BelowOne, loss: BankLoss, head: str = "projector") -> None:
         super().__init__()
         self.dim = dim
         self.momentum = momentum

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from annotated_types import Interval
 from torch import Tensor, nn
 
-from ssl_framework.arguments import Classes, Positive, Width, guarded
+from ssl_framework.arguments import Classes, Count, Positive, guarded
 from ssl_framework.distributed import gather, rank
 from ssl_framework.functional import unit
 
@@ -136,7 +136,7 @@ class ProxyAnchor(MetricLoss):
         margin: delta.
     """
 
-    def __init__(self, num_classes: Classes, dim: Width, alpha: Positive, margin: float) -> None:
+    def __init__(self, num_classes: Classes, dim: Count, alpha: Positive, margin: float) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.alpha = alpha

@@ -7,7 +7,7 @@ network switches dimensions on or off as a function of the two labels, and so le
 import torch
 from torch import Tensor, nn
 
-from ssl_framework.arguments import Classes, Positive, Width, guarded
+from ssl_framework.arguments import Classes, Count, Positive, guarded
 from ssl_framework.distributed import gather, gather_with_grad, own_rows, world_size
 from ssl_framework.functional import class_sums, unit
 from ssl_framework.objectives.base import Objective, outputs_of
@@ -28,7 +28,7 @@ class LabelGate(nn.Module):
         fused: one pass over the mean of the two labels' embeddings, else the product of the two labels' own gates.
     """
 
-    def __init__(self, num_classes: Classes, dim: Width, hidden: Width, out: Width, fused: bool) -> None:
+    def __init__(self, num_classes: Classes, dim: Count, hidden: Count, out: Count, fused: bool) -> None:
         super().__init__()
         self.fused = fused
         self.labels = nn.Embedding(num_classes, dim)

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Interval
+from annotated_types import Ge
 from torch import Tensor, nn
 
-from ssl_framework.arguments import Count, Fraction, Positive, Width, guarded
+from ssl_framework.arguments import Count, Fraction, Positive, Several, guarded
 from ssl_framework.distributed import gather, own_rows
 from ssl_framework.functional import sinkhorn, unit
 from ssl_framework.memory import Queue
@@ -50,8 +50,8 @@ class SwAV(Objective):
         temperature: Positive,
         epsilon: Annotated[float, Ge(0.025)],
         iterations: Count,
-        num_prototypes: Annotated[int, Interval(ge=2, le=2**20)],
-        dim: Width,
+        num_prototypes: Several,
+        dim: Count,
         num_assign: Count,
         frozen: Fraction,
         queue: Callable[[], Queue] | None,

@@ -83,7 +83,7 @@ def read_group(entry: Mapping[str, Any], where: str, image_size: int, channels: 
         jitter, gray = [jitter[0], jitter[1], 0.0, 0.0], 0.0
     return Group(
         num_views=read_integer(given.get("count", 1), f"{where}.count", least=1, most=1024),
-        size=read_integer(given.get("size", image_size), f"{where}.size", least=2, most=2**15),
+        size=read_integer(given.get("size", image_size), f"{where}.size", least=2, most=2**16),
         scale=limits("scale", (1.0, 1.0), 1.0, "two area shares, 0 < lo <= hi <= 1") if "scale" in given else None,
         ratio=limits("ratio", (3 / 4, 4 / 3), math.inf, "two ratios width / height, 0 < lo <= hi"),
         flip=probability("flip"),

@@ -435,3 +435,18 @@ def test_a_run_of_pictures_is_not_scored_on_series(run: Path) -> None:
         "error: the backbone reads samples of modality image, but those of data=waves are of series: choose data of "
         "image"
     )
+
+
+def test_the_place_of_the_record_is_tried_before_anything_is_computed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("ssl_framework.evaluation.request.evaluate_request", lambda request: {"metrics": {"a": 1.0}})
+    evaluate(run, [f"out={tmp_path}/new/x.json"])  # makes the folder
+    assert (tmp_path / "new" / "x.json").is_file()
+    monkeypatch.setattr("ssl_framework.evaluation.request.evaluate_request", lambda request: pytest.fail("computed"))
+    for place, words in ((f"{tmp_path}/file/x.json", "File exists|Not a directory"), ("/proc/x.json", "No such file")):
+        with pytest.raises(OSError, match=words):
+            evaluate(run, [f"out={place}"])
+    with pytest.raises(ValueError, match=r"out=.*new is not the name of a \.json file"):
+        evaluate(run, [f"out={tmp_path}/new"])

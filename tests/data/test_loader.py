@@ -120,7 +120,7 @@ class OneSet:
 
 
 def test_a_set_smaller_than_the_batch_is_refused_with_the_largest_that_works() -> None:
-    with pytest.raises(ValueError, match=r"only 23 images: set data\.batch_size to at most 23"):
+    with pytest.raises(ValueError, match=r"only 23 samples: set data\.batch_size to at most 23"):
         DataModule(OneSet(True), batch_size=24, seed=0, resident_share=0.5)
     assert DataModule(OneSet(True), batch_size=23, seed=0, resident_share=0.5).has_labels
     assert not DataModule(OneSet(False), batch_size=23, seed=0, resident_share=0.5).has_labels

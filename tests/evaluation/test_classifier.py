@@ -78,7 +78,7 @@ def test_calibration_of_a_classifier() -> None:
     assert got["nll"] == pytest.approx(-sum(math.log(row[y]) for row, y in zip(p, [0, 1, 0, 2], strict=True)) / 4)
     gaps = [abs(max(row) - right) for row, right in zip(p, [1, 1, 0, 1], strict=True)]
     assert got["aece[bins=15]"] == pytest.approx(100 * sum(gaps) / 4, abs=1e-6)  # every sample a bin of its own
-    with pytest.raises(ValueError, match="num_bins=0"):
+    with pytest.raises(ValueError, match="num_bins is 0: it must be at least 1"):
         Calibration(0)
 
 

@@ -106,10 +106,13 @@ def test_it_says_why_it_is_skipped() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (([], 10, 0.1, 0), r"linear_auto\.penalties is \[\]: give one or more"),
-        (([0.1, 0.0], 10, 0.1, 0), r"linear_auto\.penalties is \[0\.1, 0\.0\]"),
-        (([0.1], 0, 0.1, 0), r"linear_auto has held_out=0\.1, max_iter=0"),
-        (([0.1], 10, 1.0, 0), r"linear_auto has held_out=1\.0, max_iter=10"),
+        (([], 10, 0.1, 0), r"penalties is \[\]: it must be a list of one or more numbers"),
+        (
+            ([0.1, 0.0], 10, 0.1, 0),
+            r"penalties is \[0\.1, 0\.0\]: it must be a list of one or more numbers, each above 0",
+        ),
+        (([0.1], 0, 0.1, 0), r"max_iter is 0: it must be at least 1"),
+        (([0.1], 10, 1.0, 0), r"held_out is 1\.0: it must be above 0 and below 1"),
     ],
 )
 def test_refused_settings(settings: tuple, words: str) -> None:

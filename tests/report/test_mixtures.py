@@ -67,9 +67,9 @@ def test_the_command_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     ],
 )
 def test_what_cannot_be_drawn_is_said(words: list[str], said: str, capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         main(words)
-    assert said in capsys.readouterr().err
+    assert said in f"{ended.value} {capsys.readouterr().err}"
 
 
 def test_mixing_inside_the_network_has_no_picture(
@@ -88,3 +88,13 @@ def test_mixing_inside_the_network_has_no_picture(
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "left out cutmix: mixer=cutmix mixes inside the network: it makes no images to draw"
     assert Path(said[1]).is_file()
+
+
+@pytest.mark.parametrize("words", [["mixer=cutmix"], ["views"]])
+def test_series_are_no_pictures_to_draw(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "data=waves", "data.source.num_train=16", "data.source.num_test=8", f"--out={tmp_path}"])
+    assert f"error: {words[0]} can be drawn of pictures only, but the samples are of modality series: " in str(
+        ended.value
+    )
+    assert list(tmp_path.iterdir()) == []

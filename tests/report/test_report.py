@@ -119,9 +119,9 @@ def test_a_record_holds_every_job_and_gives_back_the_same_table(tmp_path: Path) 
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         main([str(tmp_path)])
-    assert "holds no finished job" in capsys.readouterr().err
+    assert "holds no finished job" in str(ended.value)
 
 
 def test_settings_are_rows_of_their_own_and_what_belongs_to_the_data_is_none(tmp_path: Path) -> None:

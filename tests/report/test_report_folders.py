@@ -119,17 +119,17 @@ def test_refusals_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
     ):
         with pytest.raises(SystemExit) as ended:
             main(arguments)
-        said = capsys.readouterr().err
-        assert ended.value.code == 1 and said.startswith("error: ") and message in said and said.count("\n") == 1
+        said = str(ended.value)
+        assert said.startswith("error: ") and message in said and "\n" not in said
 
 
 def test_protocols_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for seed, k in ((0, 20), (1, 200)):
         run(tmp_path, f"method=a seed={seed}", 50.0, protocol={"name": "frozen/1", "settings": {"k": k}})
     run(tmp_path, "method=b seed=0", 50.0)  # from before there were protocols
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         main([str(tmp_path), "--out", str(tmp_path / "out")])
-    assert "error: the column shapes mixes protocols: method=a was measured with frozen/1#" in capsys.readouterr().err
+    assert "error: the column shapes mixes protocols: method=a was measured with frozen/1#" in str(ended.value)
     assert not (tmp_path / "out").exists()
 
 

@@ -455,7 +455,7 @@ def test_refused_module_arguments() -> None:
         Views([{}], 32, 3, [125.0] * 3, [0.25] * 3)
     with pytest.raises(ValueError, match=r"std is \[0\.0, 0\.0, 0\.0\]: it must be a list"):
         Views([{}], 32, 3, [0.5] * 3, [0.0] * 3)
-    with pytest.raises(ValueError, match="image_size is 0: it must be between 2 and 32768"):
+    with pytest.raises(ValueError, match="image_size is 0: it must be between 2 and 65536"):
         plain([{}], image_size=0)
 
 

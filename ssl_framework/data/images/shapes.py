@@ -15,20 +15,11 @@ from functools import partial
 from typing import Annotated
 
 import torch
-from annotated_types import Len
+from annotated_types import Interval, Len
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ssl_framework.arguments import (
-    Drawn,
-    Fraction,
-    Natural,
-    NonNegative,
-    Pixels,
-    PositiveFraction,
-    Seed,
-    guarded,
-)
+from ssl_framework.arguments import Count, Fraction, Seed, guarded
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.types import step_seed
 
@@ -195,35 +186,22 @@ class Shapes:
 
     def __init__(
         self,
-        num_train: Drawn,
-        num_test: Drawn,
-        image_size: Pixels,
+        num_train: Count,
+        num_test: Count,
+        image_size: Annotated[int, Interval(ge=8, le=2**16)],
         seed: Seed,
         label: str,
-        scale: Annotated[Sequence[PositiveFraction], Len(2, 2)],
-        position: Fraction,
-        rotation: NonNegative,
-        contrast: Fraction,
+        scale: Annotated[Sequence[Annotated[float, Interval(ge=0.1, le=1)]], Len(2, 2)],
+        position: Annotated[float, Interval(ge=0, le=0.5)],
+        rotation: Annotated[float, Interval(ge=0, le=180)],
+        contrast: Annotated[float, Interval(ge=0.01, le=0.45)],
         saturation: Fraction,
-        texture_contrast: Fraction,
-        num_distractors: Natural,
+        texture_contrast: Annotated[float, Interval(ge=0, le=0.25)],
+        num_distractors: Annotated[int, Interval(ge=0, le=64)],
     ) -> None:
         smallest, largest = scale
-        for key, value, low, high in (
-            ("num_train", num_train, 1, math.inf),
-            ("num_test", num_test, 1, math.inf),
-            ("image_size", image_size, 8, math.inf),
-            ("scale", smallest, 0.1, largest),
-            ("scale", largest, smallest, 1),
-            ("position", position, 0, 0.5),
-            ("rotation", rotation, 0, 180),
-            ("contrast", contrast, 0.01, 0.45),
-            ("saturation", saturation, 0, 1),
-            ("texture_contrast", texture_contrast, 0, 0.25),
-            ("num_distractors", num_distractors, 0, math.inf),
-        ):
-            if not low <= value <= high:
-                raise ValueError(f"data.source.{key} has {value}: it must lie between {low} and {high}.")
+        if smallest > largest:
+            raise ValueError(f"data.source.scale is {[smallest, largest]}: give two numbers, lo <= hi")
         if label not in (*FACTORS, *NUMBERS):
             raise ValueError(
                 f"data.source.label={label} is not a factor of shapes: choose one of {', '.join((*FACTORS, *NUMBERS))}."

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ssl_framework.arguments import Count, Drawn, Seed, guarded
+from ssl_framework.arguments import Count, Seed, guarded
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images.shapes import FACTORS, Shapes
 from ssl_framework.types import step_seed
@@ -115,8 +115,8 @@ class CaptionedShapes:
     def __init__(
         self,
         pictures: Callable[..., Shapes],
-        num_train: Drawn,
-        num_test: Drawn,
+        num_train: Count,
+        num_test: Count,
         seed: Seed,
         label: str,
         num_captions: Count,

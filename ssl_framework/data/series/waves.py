@@ -16,7 +16,7 @@ import torch
 from annotated_types import Ge, Interval, Len
 from torch import Tensor
 
-from ssl_framework.arguments import Drawn, NonNegative, Seed, guarded
+from ssl_framework.arguments import Count, NonNegative, Seed, guarded
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.types import step_seed
 
@@ -84,8 +84,8 @@ class Waves:
 
     def __init__(
         self,
-        num_train: Drawn,
-        num_test: Drawn,
+        num_train: Count,
+        num_test: Count,
         length: Annotated[int, Interval(ge=16, le=2**20)],
         cycles: Annotated[Sequence[Annotated[float, Ge(0.5)]], Len(2, 2)],
         bend: Annotated[float, Interval(ge=0, le=0.9)],
