@@ -18,6 +18,7 @@ import pytest
 from ssl_framework.commands import train
 from ssl_framework.commands.evaluate import main as evaluate_main
 from ssl_framework.commands.export import main as export_main
+from ssl_framework.training.metrics_log import lost_rows
 
 ROOT = Path(__file__).resolve().parent
 TINY = ("data=digits", "trainer=cpu", "trainer.max_epochs=1", "evaluation=none", "report=none", "hydra.run.dir=run")
@@ -173,3 +174,24 @@ def test_outputs_that_is_a_file_is_named(said: Callable[..., Any], tmp_path: Pat
 def test_outputs_that_is_a_link_to_itself_is_named(said: Callable[..., Any], tmp_path: Path) -> None:
     os.symlink("outputs", tmp_path / "outputs")
     assert_one_sentence(said(train.main, *TINY[:-1]), "outputs")
+
+
+@pytest.mark.parametrize(
+    ("steps", "at", "every", "said"),
+    [
+        ([], 0, 1, ""),
+        ([], 9, 10, ""),
+        ([], 10, 10, "was lost, and the run goes on at step 10"),
+        ([9, 9, 19], 25, 10, ""),
+        ([9], 25, 10, "ends with step 9, and the run goes on at step 25"),
+        ([0, 1, 2], 4, 1, "ends with step 2, and the run goes on at step 4"),
+        ([0, 1, 2, 3], 4, 1, ""),
+        ([9, 19], 25, 1, ""),
+    ],
+    ids=["new", "none yet", "lost", "whole", "cut", "one row short", "to the last", "written less often before"],
+)
+def test_rows_that_were_lost_are_named(steps: list[int], at: int, every: int, said: str) -> None:
+    """An evaluation's row, of the state after a step, tells nothing of the rows of training."""
+    rows = [*((step, "train/loss", "1.0") for step in steps), (at, "eval/knn/top1", "50.0")]
+    found = lost_rows(rows, at, every)
+    assert found.startswith("metrics.csv ") == bool(said) and said in found

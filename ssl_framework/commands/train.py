@@ -69,7 +69,7 @@ def main() -> None:
     except BrokenPipeError:  # see ``commanded``
         raise
     except OSError as error:  # of the folder, which Hydra makes
-        sys.exit(error_line(error) if first_to_say(str(error)) else 1)
+        sys.exit(error_line(error) if not failures and first_to_say(str(error)) else 1)
     except ValueError as error:
         if not first_to_say(str(error)):
             sys.exit(1)

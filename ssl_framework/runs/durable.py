@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ssl_framework.runs.system import writing
 
-PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>[1-9][0-9]*)")
+PARTIAL = re.compile(r"\.(?P<name>.+?)\.(?P<pid>[1-9][0-9]*)(\.[a-z]+)?")  # the last: of ``whole.whole``
 
 
 @contextlib.contextmanager

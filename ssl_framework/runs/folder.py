@@ -4,6 +4,7 @@ written and read. A report of ten thousand runs reads their files in seconds, so
 import contextlib
 import csv
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -266,7 +267,8 @@ class RunFolder(NamedTuple):
 
     def sweep_partials(self) -> None:
         """Removes the files that killed processes have left half-written, in it and its parts."""
-        for folder in (LATEST.parent, *(folder for where in self.parts for folder in (where.path, where.checkpoints))):
+        places = ((where.path, where.checkpoints, where.pictures) for where in self.parts)
+        for folder in (LATEST.parent, *itertools.chain.from_iterable(places)):
             sweep(folder)
 
     def forget_try(self) -> None:

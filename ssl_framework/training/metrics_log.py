@@ -1,6 +1,8 @@
 """The record of a run that is always written (metrics.csv, one row a number), and the loggers beside it."""
 
 import csv
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ class MetricsCSV(Logger):
             writer.writerows((step, *row) for row in rows)  # sorted: a resumed run meets them in another order
 
     @rank_zero_only
-    def drop_after(self, step: int, evaluated: bool) -> None:
+    def drop_after(self, step: int, evaluated: bool, every: int) -> str:
         """Removes what a run resumed after ``step`` updates will write again, and a row that was cut off.
 
         A training row counts the updates before its own, so that of ``step`` itself belongs to the next one; an
@@ -69,15 +71,20 @@ class MetricsCSV(Logger):
         Args:
             step: of the checkpoint.
             evaluated: whether what is evaluated after this step was, before the checkpoint was made.
+            every: steps between two rows.
+
+        Returns:
+            A sentence where rows are missing that were written before the checkpoint, "" where none are.
         """
         if not self.path.exists():
-            return
+            return lost_rows([], step, every)
         own = step if evaluated else None
         rows = [row for row in metric_rows(self.path) if row[0] < step or (row[0] == own and is_of_state(row[1]))]
         with replacing(self.path) as partial, partial.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
             writer.writerows(rows)
+        return lost_rows(rows, step, every)
 
     @rank_zero_only
     def sync(self) -> None:
@@ -89,6 +96,16 @@ class MetricsCSV(Logger):
 def is_of_state(name: str) -> bool:
     """Whether a metric describes the state after a step, not what went on in it."""
     return name.startswith("eval/")
+
+
+def lost_rows(rows: Sequence[tuple[int, str, Any]], step: int, every: int) -> str:
+    """A sentence if the last rows before ``step`` are not there, nor any where there should be some; "" otherwise."""
+    steps = sorted({at for at, name, _ in rows if not is_of_state(name)})
+    last = steps[-1] if steps else -1
+    if step - 1 - last < max([every, *(b - a for a, b in itertools.pairwise(steps[-2:]))]):  # it may have been another
+        return ""
+    where = f"ends with step {last}" if steps else "was lost"
+    return f"metrics.csv {where}, and the run goes on at step {step}: the rows between are missing"
 
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:

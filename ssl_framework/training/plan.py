@@ -152,10 +152,10 @@ def prepared(cfg: DictConfig, run: RunFolder, names: dict[str, Any], sweep: Path
         cfg.trainer.precision = meant(cfg.trainer) if sweep is None else meant_in(sweep, cfg.trainer)
     todo = left_to_do(cfg, run)
     about = {**names, "resume": todo == GOES_ON}
+    run.sweep_partials()  # also of a page
     if todo != NOTHING:
         if todo == ANEW:
             run.forget_try()
-        run.sweep_partials()
         run.prepare(cfg, names)
         run.point_latest_here()
     return Plan(todo, run.path, cfg, about)

@@ -77,8 +77,10 @@ def steps_done(parts: Parts, newest: Newest) -> int:
     """
     at, step = position_in(newest.content, newest.path, parts.module), int(newest.content["global_step"])
     refuse_fewer(parts, at, step)
-    parts.csv.drop_after(step, at.ended)
+    lost = parts.csv.drop_after(step, at.ended, parts.trainer.log_every_n_steps)  # type: ignore[attr-defined]
     if parts.trainer.is_global_zero:
+        if lost:
+            parts.console.print(lost, highlight=False, soft_wrap=True)
         if newest.path != parts.checkpoints.path:
             parts.console.print(newest.note, highlight=False, markup=False, soft_wrap=True)
             parts.checkpoints.path.unlink(missing_ok=True)  # or it would become the one before, which is whole

@@ -134,13 +134,15 @@ def test_partial_files_of_killed_processes_are_swept(tmp_path: Path) -> None:
     if gone == 0:
         os._exit(0)
     os.waitpid(gone, 0)
+    run.pictures.mkdir()
     stale = [tmp_path / f".config.yaml.{gone}", run.checkpoints / f".last.ckpt.{gone}"]
+    stale += [tmp_path / f".report.{gone}.html", run.pictures / f".views.{gone}.png"]
     stale.append(run.checkpoints / f".last.ckpt.{os.getpid()}")  # in a container every start may have the same number
     kept = [tmp_path / f".config.yaml.{os.getppid()}", tmp_path / ".hydra", run.checkpoints / "last.ckpt"]
     for path in (*stale, *kept):
         path.touch()
     run.sweep_partials()
-    assert [path.exists() for path in (*stale, *kept)] == [False] * 3 + [True] * 3
+    assert [path.exists() for path in (*stale, *kept)] == [False] * 5 + [True] * 3
 
 
 def without(name: str) -> Any:

@@ -6,6 +6,7 @@ File operations are those that Python's audit events tell of, whoever makes them
 code changes; only those in the working folder count.
 """
 
+import contextlib
 import errno
 import functools
 import os
@@ -57,12 +58,13 @@ class Log:
         self.handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def note(self, word: str, rest: object = "") -> None:
-        os.write(self.handle, f"{time.monotonic():.4f} {word} {rest}\n".encode())
+        with contextlib.suppress(OSError):  # where no file may grow, the log may not either
+            os.write(self.handle, f"{time.monotonic():.4f} {word} {rest}\n".encode())
 
 
 def read_log(path: Path) -> list[tuple[float, str, str]]:
     """(seconds, word, rest) of every line; a process that never came so far has none."""
-    lines = path.read_text().splitlines() if path.is_file() else []
+    *lines, _ = path.read_text().split("\n") if path.is_file() else [""]
     return [(float(at), word, rest) for at, word, rest in (line.split(" ", 2) for line in lines)]
 
 
