@@ -79,13 +79,13 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
 
     def call(main: Callable[..., Any], *arguments: str) -> SimpleNamespace:
-        monkeypatch.setattr(train, "failures", [])
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         code: Any = 0
         try:
             main() if main is train.main else main(list(arguments))
         except SystemExit as ended:
             code = ended.code
+        train.failures.clear()
         found = capfd.readouterr()
         text = found.err + (f"{code}\n" if isinstance(code, str) else "")
         return SimpleNamespace(code=1 if isinstance(code, str) else code or 0, err=text, out=found.out)
@@ -96,7 +96,8 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
 def assert_one_sentence(done: SimpleNamespace, names: str) -> None:
     """It is refused in one sentence with ``names`` in it."""
     sentences = [line for line in done.err.splitlines() if line.startswith("error: ")]
-    assert done.code == 1 and len(sentences) == 1 and "Traceback" not in done.err, done
+    assert done.code == 1 and "Traceback" not in done.err, done
+    assert len(sentences) == 1, [sentence[:120] for sentence in sentences]
     assert names in sentences[0] and "Error in call to" not in sentences[0], sentences
 
 
