@@ -66,7 +66,7 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     if not resume:
         evaluation.initial = copied(module.student)  # the untrained backbone is one without weights from elsewhere
         said = begin_with_weights(module)
-        if is_first():
+        if said and is_first():
             console.print(*said, sep="\n", highlight=False, markup=False, soft_wrap=True)
     progress, signals = Progress(console, several(modalities_of(cfg.data)[0])), StopSignals()
     checkpoints = build_checkpoints(cfg.trainer, RunFolder(folder), signals, evaluation)
