@@ -36,6 +36,8 @@ Natural = Annotated[int, Ge(0)]
 Seed = Annotated[int, Interval(ge=0, lt=2**32)]
 """Of any generator; NumPy's take no larger ones."""
 Channels = Annotated[int, Interval(ge=1, le=4096)]
+Bits = Annotated[int, Interval(ge=9, le=16)]
+"""That values of 16 bits use."""
 Pixels = Annotated[int, Interval(ge=2, le=2**16)]
 """Side of an image."""
 Classes = Annotated[int, Ge(2), "set data.num_classes to the number of classes"]

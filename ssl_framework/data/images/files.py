@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ssl_framework.arguments import BelowOne, Channels, Natural, Pixels, Seed, guarded
+from ssl_framework.arguments import BelowOne, Bits, Channels, Natural, Pixels, Seed, guarded
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images.decoding import Opened, decode_in_order, open_image, read_crops, reason_of
-from ssl_framework.data.images.folder import ON_ERROR, check_bits, check_channels
+from ssl_framework.data.images.folder import ON_ERROR, check_channels
 from ssl_framework.data.images.layout import Layout
 from ssl_framework.data.loader import Loader, Undecoded, delivered, each_tensor
 from ssl_framework.data.residence import note, processes
@@ -356,11 +356,10 @@ class FilesSource:
         test_folder: str | None = None,
         num_workers: Natural | None = None,
         targets: str | None = None,
-        bits: int | None = None,
+        bits: Bits | None = None,
         on_error: str = "refuse",
     ) -> None:
         check_channels(channels)
-        check_bits(bits)
         if on_error not in ON_ERROR:
             raise ValueError(f"data.on_error={on_error} is not known: choose one of {', '.join(ON_ERROR)}.")
         self.bits = bits

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ssl_framework.arguments import BelowOne, Channels, Count, Fraction, Pixels, Seed, guarded
+from ssl_framework.arguments import BelowOne, Bits, Channels, Count, Fraction, Pixels, Seed, guarded
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images import store
 from ssl_framework.data.images.decoding import decode_in_order
@@ -229,10 +229,9 @@ class FolderSource:
         store: str | None = None,
         targets: str | None = None,
         make_store: bool = True,
-        bits: int | None = None,
+        bits: Bits | None = None,
     ) -> None:
         check_channels(channels)
-        check_bits(bits)
         self.bits = bits
         if stored_size < image_size:
             raise ValueError(
