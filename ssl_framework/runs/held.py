@@ -46,7 +46,8 @@ def held(path: Path) -> Iterator[bool]:
     finally:
         if handle in own:  # not in a fork
             own.discard(handle)
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that cannot be written any more: what ended the run is said
+                path.unlink(missing_ok=True)
             os.close(handle)
 
 

@@ -13,7 +13,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ssl_framework.device import cpu_name
@@ -67,8 +67,9 @@ def short(place: Path, seed: int) -> Iterator[Trial]:
 
 
 def told(trials: Iterator[Trial]) -> Iterator[Trial]:
-    """Says each trial as it ends."""
-    for one in trials:
+    """Says each trial as it ends, and notes the code it was of."""
+    code = commit() or ""
+    for one in (trial._replace(commit=code) for trial in trials):
         word = "ok" if one.is_clean else f"WRONG {one}"
         print(
             f"{time.strftime('%H:%M:%S')} {one.method} {one.bound}/{one.saved} {one.kind} {one.where}: {word}",
@@ -77,10 +78,11 @@ def told(trials: Iterator[Trial]) -> Iterator[Trial]:
         yield one
 
 
-def heading(seed: int) -> str:
-    """Versions and hardware."""
+def heading(seed: int, trials: Sequence[Trial]) -> str:
+    """Versions, commits and hardware."""
     names = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return f"{names}, commit {commit()}, {platform.system()}, {cpu_name()}, 1 thread a process, seed {seed}"
+    of = " and ".join(dict.fromkeys(one.commit for one in trials))
+    return f"{names}, commit {of}, {platform.system()}, {cpu_name()}, 1 thread a process, seed {seed}"
 
 
 def main(arguments: list[str]) -> None:
@@ -108,7 +110,7 @@ def main(arguments: list[str]) -> None:
             kept = [one for one in read_table(table) if one.kind != "input"]
             write_table(table, [*kept, *told(refusals(place))])
     minutes = f"{(time.time() - began) / 60:.0f} minutes"
-    lines = [heading(seed), *summary(read_table(table))]
+    lines = [heading(seed, read_table(table)), *summary(read_table(table))]
     (out / "output.txt").write_text("\n".join(lines) + "\n")
     (out / "command.txt").write_text("python -m tools.chaos\n")
     print(*lines, minutes, sep="\n")

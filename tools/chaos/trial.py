@@ -34,6 +34,7 @@ class Trial(NamedTuple):
     orphans: int
     badly: str  # how a start ended that should have ended otherwise: a traceback, another code, too late
     said: str  # by a command that did not lead on
+    commit: str = ""  # of the code
 
     @property
     def is_clean(self) -> bool:
