@@ -169,7 +169,7 @@ def test_the_command_line_wins_over_data_of_another_modality() -> None:
         (
             ("data=waves", "backbone=resnet18"),
             r"backbone\.image_size reads data\.image_size, which data=waves has not, being of modality series: choose "
-            r"backbone=series_tiny or data=captioned_shapes, data=cifar10, ",
+            "backbone=series_tiny or data=captioned_shapes, data=cifar10, ",
         ),
         (
             ("data=cifar10", "views=series"),

@@ -143,12 +143,12 @@ def test_dacl_plus_takes_each_kind_of_noise() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Linear(1.0), r"views\.noise\.rule\.least is 1\.0: it must be at least 0 and below 1"),
-        (lambda: Geometric(-0.1), r"views\.noise\.rule\.least is -0\.1"),
-        (lambda: Binary(2.0), r"views\.noise\.rule\.least is 2\.0"),
-        (lambda: InputMix(1.0, 1.0), r"views\.noise\.rule\.least is 1\.0"),
-        (lambda: InputMix(0.0, 0.5), r"views\.noise\.rule\.alpha is 0\.0: it must be above 0"),
-        (lambda: Shuffles(0), r"partners\.num is 0: a sample takes at least 1 partner"),
+        (lambda: Linear(1.0), r"least is 1\.0: it must be at least 0 and below 1"),
+        (lambda: Geometric(-0.1), r"least is -0\.1"),
+        (lambda: Binary(2.0), r"least is 2\.0"),
+        (lambda: InputMix(1.0, 1.0), r"least is 1\.0"),
+        (lambda: InputMix(0.0, 0.5), r"alpha is 0\.0: it must be above 0"),
+        (lambda: Shuffles(0), "num is 0: it must be at least 1"),
         (
             lambda: applied(Linear(0.9), torch.rand(4, 1, 2, 2), torch.zeros(4, 3, dtype=torch.long)),
             "gives each sample 2 partners",
