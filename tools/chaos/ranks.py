@@ -113,7 +113,7 @@ def losses(place: Path, kind: Kind, whole: Reference) -> Iterator[Trial]:
     for blow, codes in (
         (rank_killed, (75,)),
         (parent_killed, (-signal.SIGKILL,)),
-        (parent_hung_up, (128 + signal.SIGHUP,)),
+        (parent_hung_up, (128 + signal.SIGHUP, 0)),  # it may have come to its end meanwhile
         (rank_stopped, (75,)),
     ):
         folder, loss = emptied(place / "run"), Loss(kind)
