@@ -295,7 +295,7 @@ def card(trained: Trained) -> str:
     lines = [
         "---",
         "library_name: timm",
-        "tags: [image-feature-extraction, self-supervised, timm]",
+        "tags: [image-feature-extraction, timm]",
         "---",
         f"# {name}, pretrained by {about.get('method', 'self-supervision')} on {about.get('data', 'images')}",
         "",
