@@ -200,7 +200,7 @@ def test_a_damaged_step_is_refused_by_name(tmp_path: Path, capsys: pytest.Captur
         (tmp_path / "nonfinite" / "rank_0.json").write_text(content)
         with pytest.raises(SystemExit) as ended:
             shown(tmp_path, capsys)
-        assert ended.value.code == 1 and "nonfinite holds no step that can be read" in capsys.readouterr().err
+        assert "nonfinite holds no step that can be read" in str(ended.value)  # a sentence ends with exit code 1
 
 
 @pytest.mark.parametrize("left_out", [True, False])

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
@@ -234,4 +235,4 @@ def test_a_strategy_that_is_none_and_a_process_alone_are_refused() -> None:
         strategy_of(small("simclr", "trainer.strategy=fsdp").trainer, 1)
     stored = small("simclr").trainer
     del stored.strategy  # a run folder of an earlier version
-    assert [strategy_of(stored, processes) for processes in (1, 2)] == ["auto", "ddp"]
+    assert strategy_of(stored, 1) == "auto" and isinstance(strategy_of(stored, 2), DDPStrategy)
