@@ -27,7 +27,7 @@ from ssl_framework.arguments import (
 from ssl_framework.build import build, located
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.runs.groups import CONFIGS
-from ssl_framework.runs.settings import refuse_settings
+from ssl_framework.runs.settings import OfData, OfTrainer, refuse_settings
 from tests.small_runs import config
 
 FITTING = [
@@ -245,3 +245,12 @@ def test_every_number_of_every_class_of_the_configs_has_a_range(target: type) ->
     assert open_ended == set()
     if any(bare(hint) in (int, float) for hint in own.values()):
         assert hasattr(target.__init__, "__wrapped__"), "give it @guarded"
+
+
+def test_every_key_of_trainers_and_data_sets_has_a_record() -> None:
+    for group, record in (("trainer", OfTrainer), ("data", OfData)):
+        for file in (CONFIGS / group).glob("*.yaml"):
+            node = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+            own = node.get(group, {}) if "@package _global_" in file.read_text() else node
+            unknown = own.keys() - record.__annotations__.keys() - {"defaults", "views", "hydra"}
+            assert unknown == set(), file.name

@@ -59,6 +59,7 @@ class OfTrainer(TypedDict):
     compile: bool
     max_epochs: Count
     max_steps: Literal[-1] | Count
+    max_minutes: Positive | None
     accumulate_grad_batches: Count
     gradient_clip_val: NonNegative | None
     sync_batchnorm: bool
@@ -101,9 +102,17 @@ class OfData(TypedDict):
     num_streams: Count
     shuffle_buffer: Count
     eval_samples: Count
+    train_shards: str | Sequence[str]
+    test_shards: str | Sequence[str] | None
+    train_sizes: str | None
+    test_sizes: str | None
+    cache: str | None
+    image_key: str
+    label_key: str
     length: Several
     tokens: Count
     vocabulary: Count
+    words: Mapping[str, Any]
     source: Mapping[str, Any]
 
 
