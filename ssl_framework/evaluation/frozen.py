@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ssl_framework.arguments import Natural, guarded
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
-from ssl_framework.distributed import rank, shares_of, whole, world_size
+from ssl_framework.distributed import rank, same_on_all_ranks, shares_of, whole, world_size
 from ssl_framework.evaluation.cross_modal import CrossModal
 from ssl_framework.evaluation.features import (
     DTYPES,
@@ -260,6 +260,7 @@ class FrozenEvaluation(L.Callback):
         assert isinstance(pl_module, SSLModule)
         started = time.perf_counter()
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        same_on_all_ranks(pl_module.student.buffers())  # batch statistics: a checkpoint has those of rank 0
         if self.initial is not None:
             trained, views = copied(pl_module.student), pl_module.views
             pl_module.student.load_state_dict(shares_of(self.initial, pl_module.student))

@@ -70,6 +70,10 @@ def test_steps_done_twice_are_counted(whole: Reference) -> None:
     loss.see(whole.start._replace(log=[(3.0, "step", "2"), (4.0, "struck", "step 1")]))
     loss.see(whole.start._replace(log=[(5.0, "step", "2")]))
     assert loss.worst == (6, 5)
+    loss = Loss(Kind("byol", "epochs", "epochs"))
+    loss.see(whole.start._replace(log=first))
+    loss.see(whole.start._replace(log=[(3.0, "step", "5")]))
+    assert loss.worst == (3, 5)
 
 
 def test_a_moment_is_struck_before_the_operation(tmp_path: Path) -> None:

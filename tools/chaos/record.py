@@ -53,7 +53,7 @@ def summary(trials: Sequence[Trial]) -> Iterator[str]:
 def counted(trials: Sequence[Trial]) -> str:
     """What some trials come to."""
 
-    worst = max(trials, key=lambda one: (one.lost - one.may_lose, one.lost))
+    worst = max(trials, key=lambda one: (max(0, one.lost - one.may_lose), one.lost))
     total = functools.partial(total_of, trials)
     return (
         f"{total('struck')} in {len(trials)} runs and {total('starts')} starts: {total('differs')} differ, "

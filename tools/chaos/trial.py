@@ -88,7 +88,7 @@ class Loss:
         if not begun:
             return
         lost = self.had - begun[0][1]
-        self.worst = max(self.worst, (lost, self.allowed), key=lambda found: (found[0] - found[1], found[0]))
+        self.worst = max(self.worst, (lost, self.allowed), key=lambda found: (max(0, found[0] - found[1]), found[0]))
         if one.struck:
             self.had = max([begun[0][1], *(done for _, done in one.updates("update"))])
             self.allowed = self.kind.may_lose(one.log, one.struck_at)
