@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.arguments import (
     BelowOne,
+    Bits,
     Channels,
     Classes,
     Count,
@@ -97,6 +98,7 @@ class OfData(TypedDict):
     test_fraction: BelowOne
     test_folder: Literal["val", "test"] | None
     stored_size: Pixels
+    bits: Bits | None
     on_error: Literal["refuse", "skip"]
     store: str | None
     num_streams: Count
