@@ -184,6 +184,9 @@ OPENERS = {
     *(DATA + f"litdata_shards.{name}" for name in ("Index", "LitReader")),
     DATA + "store.Mapped",
     DATA + "webdataset_shards.TarReader",
+    "ssl_framework.evaluation.embedding.FolderSamples",
+    "ssl_framework.evaluation.embedding.Item",
+    "ssl_framework.evaluation.embedding.Parts",
     "ssl_framework.evaluation.foreign.Foreign",
     "ssl_framework.models.weights.Newest",
 }
