@@ -92,5 +92,5 @@ def test_network_and_query_learn_and_the_key_of_moco_does_not() -> None:
 def test_without_a_push_the_network_sees_the_query_twice() -> None:
     q, k, m = core_view(0), core_view(1), mixer(max_push=0.0)
     torch.testing.assert_close(m(MixedFeatures(q, k, core_queue()), CLOCK).q[6:], by_hand(m, q, k, 0.0))
-    with pytest.raises(ValueError, match=r"feature_mixer\.max_push is -1"):
+    with pytest.raises(ValueError, match=r"Hallucinator's max_push is -1"):
         mixer(max_push=-1)
