@@ -94,8 +94,8 @@ def story(root: Path) -> str:
     beyond = sum(one.lost > one.may_lose for one in runs)
     text = (
         f"Runs of {len(names)} methods were killed {total_of(kills, 'struck'):,} times, at least {least} times a "
-        f"method, at operations on files and at any instant, and met {len(others)} signals, full disks, damaged "
-        "files and lost ranks, with nothing but the same command between. "
+        f"method, at operations on files and at any instant, and met {len(others)} signals, full disks and damaged "
+        "files, with nothing but the same command between. "
         f"Of these {len(runs)} runs {total('differs')} "
         f"differ from an undisturbed one in weights, optimizer, record or result, {total('dead_ends')} came to a dead "
         f"end, {total('manual_steps')} needed another step, and {beyond} did more again than lies between two "
