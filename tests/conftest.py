@@ -1,7 +1,9 @@
 """One thread a test process: the tests' tensors are small, and two processes share the work (``make test``). And a file
 of configs that has not changed is parsed once, not for every config that Hydra composes of it."""
 
+import contextlib
 import copy
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,11 @@ import torch
 from hydra._internal.config_repository import ConfigRepository
 
 torch.set_num_threads(1)
+
+for number in (signal.SIGHUP, signal.SIGQUIT):  # as in a terminal, whatever has started the tests: nohup ignores them
+    if signal.getsignal(number) == signal.SIG_IGN:
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(number, signal.SIG_DFL)
 
 parse = ConfigRepository.load_config
 parsed: dict[tuple[Any, ...], Any] = {}
