@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ssl_framework.runs.folder import RunFolder
+from tools.chaos.__main__ import below
 from tools.chaos.compare import differences, left_over
 from tools.chaos.kills import LADDER, survive
 from tools.chaos.moments import Moment
@@ -117,3 +118,12 @@ def test_the_record_has_kills_of_every_method_and_none_that_was_not_survived() -
         assert sum(one.struck for one in trials if (one.kind, one.method) == ("kill", method)) >= 10, method
     assert not [one for one in trials if not one.is_clean]
     assert f"<!-- table: chaos -->\n{story(ROOT)}" in (ROOT / "README.md").read_text()
+
+
+def test_a_record_names_no_folder_of_the_machine() -> None:
+    words = Trial(
+        "mochi", "both", "steps", "kill", "file /x/y/run/a", 1, 2, "", 0, 0, 0, 0, 0, 0, 0, "", "error: /x/y/run"
+    )
+    found = below(Path("/x/y"), words)
+    assert (found.where, found.said, found.struck) == ("file run/a", "error: run", 1)
+    assert "/tmp/" not in (RECORD / "table.csv").read_text() + (RECORD / "output.txt").read_text()

@@ -66,10 +66,16 @@ def short(place: Path, seed: int) -> Iterator[Trial]:
         yield from campaign_of(method, place, seed, kinds_of(method)[::4], first=12)
 
 
-def told(trials: Iterator[Trial]) -> Iterator[Trial]:
+def below(place: Path, trial: Trial) -> Trial:
+    """A trial whose words name files as seen from the place where all runs lie: a record names no machine's folders."""
+    words = {name: value.replace(f"{place}/", "") for name, value in trial._asdict().items() if isinstance(value, str)}
+    return trial._replace(**words)
+
+
+def told(trials: Iterator[Trial], place: Path) -> Iterator[Trial]:
     """Says each trial as it ends, and notes the code it was of."""
     code = commit() or ""
-    for one in (trial._replace(commit=code) for trial in trials):
+    for one in (below(place, trial._replace(commit=code)) for trial in trials):
         word = "ok" if one.is_clean else f"WRONG {one}"
         print(
             f"{time.strftime('%H:%M:%S')} {one.method} {one.bound}/{one.saved} {one.kind} {one.where}: {word}",
@@ -93,7 +99,7 @@ def main(arguments: list[str]) -> None:
         place = Path(folder)
         warm_up(place)
         if named == ["short"]:
-            done = list(told(short(place, seed)))
+            done = list(told(short(place, seed), place))
             print(*summary(done), sep="\n")
             sys.exit(int(not all(one.is_clean for one in done)))
         out = Path(options.get("out", ROOT / "results" / "chaos"))
@@ -103,12 +109,12 @@ def main(arguments: list[str]) -> None:
         for kind, method in itertools.product([part for part in PARTS if part in only], named or METHODS):
             kept = [one for one in read_table(table) if (one.kind, one.method) != (kind, method)]
             trials = []
-            for one in told(PARTS[kind](method, place, seed)):
+            for one in told(PARTS[kind](method, place, seed), place):
                 trials.append(one)
                 write_table(table, [*kept, *trials])
         if "input" in only:
             kept = [one for one in read_table(table) if one.kind != "input"]
-            write_table(table, [*kept, *told(refusals(place))])
+            write_table(table, [*kept, *told(refusals(place), place)])
     minutes = f"{(time.time() - began) / 60:.0f} minutes"
     lines = [heading(seed, read_table(table)), *summary(read_table(table))]
     (out / "output.txt").write_text("\n".join(lines) + "\n")
