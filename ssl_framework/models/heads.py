@@ -1,6 +1,7 @@
 """Heads: what sits on the backbone during pretraining and is thrown away afterwards."""
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from ssl_framework.arguments import AtLeastOne, Classes, Count, guarded
 H = TypeVar("H", bound="Head")
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """Base of all heads: reads the features of a view under the name ``source``, returns [B, ``out``].
 
     A config says what a head is; how wide the features are that it reads, the encoder knows, which calls ``build``.
@@ -27,9 +28,9 @@ class Head(nn.Module):
         super().__init__()
         self.source = source
 
+    @abstractmethod
     def build(self, width: int) -> None:
         """Makes the layers for features [B, width]. Changes the head, which has its ``out`` from here on."""
-        raise NotImplementedError(f"{type(self).__name__} must define build")
 
     def each_layer(self, outputs: Mapping[str, Tensor]) -> list[Tensor]:
         """What every layer gives, first to last; the last is the head's output. One layer unless a head says more."""
