@@ -20,8 +20,9 @@ import lightning as L
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_framework.runs.config import CONFIGS, hosted
+from ssl_framework.runs.config import hosted
 from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.training.parts import Parts
 from ssl_framework.training.run import run
 

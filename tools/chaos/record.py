@@ -88,14 +88,13 @@ def story(root: Path) -> str:
     trials = read_table(root / "results" / "chaos" / "table.csv")
     kills = [one for one in trials if one.kind == "kill"]
     others = [one for one in trials if one.kind not in ("kill", "input")]
-    names = [name for name in METHODS if any(one.method == name for one in kills)]
-    least = min(total_of([one for one in kills if one.method == name], "struck") for name in names)
+    least = min(total_of([one for one in kills if one.method == name], "struck") for name in METHODS)
     total = functools.partial(total_of, runs := [*kills, *others])
     beyond = sum(one.lost > one.may_lose for one in runs)
     text = (
-        f"Runs of {len(names)} methods were killed {total_of(kills, 'struck'):,} times, at least {least} times a "
-        f"method, at operations on files and at any instant, and met {len(others)} signals, full disks and damaged "
-        "files, with nothing but the same command between. "
+        f"Runs of {len(METHODS)} methods were killed {total_of(kills, 'struck'):,} times, at least {least} times a "
+        f"method, at every operation on a file and at any instant, and met {len(others)} signals, full disks, damaged "
+        "files and lost ranks, with nothing but the same command between. "
         f"Of these {len(runs)} runs {total('differs')} "
         f"differ from an undisturbed one in weights, optimizer, record or result, {total('dead_ends')} came to a dead "
         f"end, {total('manual_steps')} needed another step, and {beyond} did more again than lies between two "
