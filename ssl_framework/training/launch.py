@@ -81,7 +81,7 @@ class Ranks:
         return self.verdict()
 
     def start(self, processes: int, run_of: tuple[Any, ...]) -> None:
-        """Signals wait until all ranks are there, and in a rank until it listens."""
+        """Signals wait in a rank until it listens; one that comes meanwhile is passed on once all ranks are there."""
         store = dist.TCPStore(HERE, 0, is_master=True, wait_for_workers=False)
         threads = int(os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // processes)))
         context: Any = get_context(START_METHOD)
@@ -100,6 +100,8 @@ class Ranks:
                     self.channels[ours] = number
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
+        if stop.asked is not None:  # another thread of this process has taken it, when not all were there
+            self.send(stop.asked)
         self.store = store  # serves as long as the ranks live
 
     def wait(self) -> None:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssl_framework.runs.config import config_hash
 from ssl_framework.runs.stopping import Interrupted, Stopped, begin_worker, stop
-from ssl_framework.training import watchdog
+from ssl_framework.training import launch, watchdog
 from ssl_framework.training.launch import Ranks, Said
 from ssl_framework.training.meeting import patience_of_meeting, wait_for_first
 from ssl_framework.training.outside import Lost, from_outside, outside
@@ -142,6 +142,31 @@ def ranks(*ends: Said | int) -> Ranks:
     found.processes = [Process(10 + n, end if isinstance(end, int) else 0) for n, end in enumerate(ends)]
     found.said = {n: end for n, end in enumerate(ends) if isinstance(end, Said)}
     return found
+
+
+def test_a_signal_that_comes_while_ranks_start_is_passed_on_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+
+    class Starting(Process):
+        def __init__(self, number: int) -> None:
+            super().__init__(10 + number, 0)
+            self.exitcode: Any = None
+
+        def start(self) -> None:
+            if self.pid == 10:  # there is no rank yet that the signal can be passed on to
+                stop.hear(signal.SIGINT)
+
+    numbers = iter(range(2))
+    context = SimpleNamespace(Process=lambda **_: Starting(next(numbers)), Pipe=multiprocessing.Pipe)
+    monkeypatch.setattr(launch, "get_context", lambda method: context)
+    monkeypatch.setattr(os, "kill", lambda pid, number: told.append((pid, number)))
+    found = Ranks()
+    try:
+        with stop.noted(found.send):
+            found.start(2, ())
+    finally:
+        stop.forget()
+    assert told == [(10, signal.SIGINT), (11, signal.SIGINT)]
 
 
 def test_the_first_cause_is_told_and_not_what_came_of_it(capsys: pytest.CaptureFixture) -> None:
