@@ -28,6 +28,7 @@ from ssl_framework.training.precision import settle_precision
 from ssl_framework.training.progress import EvaluationLines, Progress
 from ssl_framework.training.sharding import check_sharding
 from ssl_framework.training.signals import StopSignals, Terminal
+from ssl_framework.training.step_log import StepLog
 from ssl_framework.training.time_limit import TimeLimit
 from ssl_framework.training.trainer import build_trainer
 from ssl_framework.training.watchdog import Watchdog
@@ -72,7 +73,8 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     checkpoints = build_checkpoints(cfg.trainer, RunFolder(folder), signals, evaluation)
     watch, watchdog = NonFiniteWatch(RunFolder(folder)), Watchdog(OmegaConf.select(cfg, "trainer.hang_after_minutes"))
     lines = EvaluationLines(console, evaluation)
-    watching = [watchdog, watch, *time_limits(cfg.trainer), progress, *alarms(cfg), *evaluation.beside]
+    beside = [*alarms(cfg), StepLog(console), *evaluation.beside]
+    watching = [watchdog, watch, *time_limits(cfg.trainer), progress, *beside]
     callbacks = [signals, *watching, evaluation, lines, checkpoints]
     loggers = [csv, *build_loggers(cfg.logger)]
     return Parts(

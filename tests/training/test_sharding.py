@@ -117,7 +117,11 @@ def last(folder: Path) -> dict[str, Any]:
 
 
 def losses(folder: Path) -> list[float]:
-    return [value for _, value in read_metrics(folder / "metrics.csv")["train/loss"]]
+    return logged(folder, "train/loss")
+
+
+def logged(folder: Path, name: str) -> list[float]:
+    return [value for _, value in read_metrics(folder / "metrics.csv")[name]]
 
 
 @pytest.mark.parametrize("method", CASES)
@@ -125,6 +129,7 @@ def test_losses_and_weights_are_those_of_ddp(method: str, folder: Path) -> None:
     ddp, fsdp = folder / f"{method}_ddp", folder / f"{method}_fsdp"
     assert len(losses(ddp)) == 5
     assert losses(fsdp) == pytest.approx(losses(ddp), rel=1e-5)
+    assert logged(fsdp, "train/grad_norm") == pytest.approx(logged(ddp, "train/grad_norm"), rel=1e-3)
     before, after = last(ddp)["state_dict"], last(fsdp)["state_dict"]
     assert list(before) == list(after) or before.keys() == after.keys()
     torch.testing.assert_close(dict(after), dict(before), rtol=1e-4, atol=1e-5)

@@ -33,6 +33,7 @@ from ssl_framework.training.nonfinite import NonFiniteWatch
 from ssl_framework.training.precision import settle_precision
 from ssl_framework.training.progress import Progress
 from ssl_framework.training.signals import StopSignals
+from ssl_framework.training.step_log import StepLog
 from ssl_framework.training.trainer import build_trainer
 from ssl_framework.types import Samples
 from tools.benchmark.peers import LightlyBatches, need, random_images
@@ -130,7 +131,8 @@ class Product:
         """Seconds of ``steps`` steps of ours and of each competitor, round by round; the first round does not count."""
         turns = Turns(competitors, steps)
         console = Console(quiet=True)
-        callbacks = [StopSignals(), NonFiniteWatch(RunFolder(self.folder)), Progress(console), turns]
+        watch = NonFiniteWatch(RunFolder(self.folder))
+        callbacks = [StopSignals(), watch, Progress(console), StepLog(console), turns]
         trainer = build_trainer(self.cfg.trainer, self.folder, callbacks, [MetricsCSV(self.folder)])
         module = copy.deepcopy(self.module)
         trainer.fit(module, datamodule=self.data(steps * (rounds + 1)))

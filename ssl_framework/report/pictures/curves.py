@@ -1,5 +1,6 @@
 """Curves of a run over its steps, from metrics.csv: the loss and what is logged beside it, and every evaluation."""
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -38,6 +39,14 @@ SCORES = {"positive": "positive", "mean_negative": "mean of the negatives", "har
 """Array of scores.npz -> its words."""
 
 
+RATE = re.compile(r"train/lr_\d+$")
+"""The learning rate of a further group of parameters, drawn with the first one's."""
+
+
+TITLES = {"train/lr": "learning rate", "train/grad_norm": "norm of the gradient"}
+"""Logged number -> its words, where its name says too little."""
+
+
 TIMES = 4
 
 
@@ -47,16 +56,19 @@ Curve = Sequence[tuple[int, float]]
 def draw_training(seen: Inspection, out: Path) -> str | None:
     """The loss and everything else that is logged in training steps; returns words about it, ``None`` without any."""
     found = {name: curve for name, curve in seen.curves.items() if not name.startswith("eval/") and len(curve) > 1}
-    names = sorted(found, key=lambda name: (name != "train/loss", name))
-    if not names:
+    if not found:
         return None
-    every = max(math.ceil(len(found[name]) / POINTS) for name in names)
-    figure, grid = panels(len(names))
-    for axes, name in zip(grid, names, strict=True):
-        axes.plot(*zip(*thinned(found[name], every), strict=True), color=COLOURS[0], linewidth=1.2)
-        axes.set_title(spaced(name.removeprefix("train/")), fontsize=10)
+    together: dict[str, list[str]] = {}
+    for name in sorted(found, key=lambda name: (name != "train/loss", name)):
+        together.setdefault(RATE.sub("train/lr", name), []).append(name)
+    every = max(math.ceil(len(curve) / POINTS) for curve in found.values())
+    figure, grid = panels(len(together))
+    for axes, (title, names) in zip(grid, together.items(), strict=True):
+        for name, colour in zip(names, itertools.cycle(COLOURS)):
+            axes.plot(*zip(*thinned(found[name], every), strict=True), color=colour, linewidth=1.2)
+        axes.set_title(TITLES.get(title, spaced(title.removeprefix("train/"))), fontsize=10)
         axes.margins(x=0.02)
-        values = [value for _, value in found[name]]
+        values = [value for name in names for _, value in found[name]]
         if max(values) == min(values):  # a constant fills no axis
             axes.set_ylim(values[0] - 0.5, values[0] + 0.5)
     save(figure, out)
