@@ -93,8 +93,9 @@ def without_added(content: dict[str, Any]) -> dict[str, Any]:
         node["objective"] = content["objective"]
     if (node.get("trainer") or {}).get("strategy") == "ddp":  # so it was before there was another
         del node["trainer"]["strategy"]
-    if (node.get("trainer") or {}).get("max_minutes", 0) is None:
-        del node["trainer"]["max_minutes"]
+    for key in ("max_minutes", "stop_early"):
+        if (node.get("trainer") or {}).get(key, 0) is None:
+            del node["trainer"][key]
     data = node.get("data") or {}
     for (key, value), classes in KEYS.items():  # what a source reads stands once more beside it
         source = str((data.get("source") or {}).get("_target_")).removeprefix("ssl_framework.")

@@ -218,7 +218,11 @@ SWITCHES = ("make_store", "keep_sizes")
 """Of data, that a loaded run turns off: see ``runs.paths``."""
 
 
-SAVING = ("checkpoint_every_n_steps", "checkpoint_every_minutes", "keep_best", "keep_best_mode", "mirror")
+BETTER = ("keep_best", "keep_best_mode")
+"""Keys of ``trainer`` that say what is better, which also decides the end of a run with ``stop_early``."""
+
+
+SAVING = ("checkpoint_every_n_steps", "checkpoint_every_minutes", "keep_best_k", "mirror")
 """Keys of ``trainer`` that say when and where the state is saved."""
 
 
@@ -234,8 +238,10 @@ def without_places(content: Any) -> dict[str, Any]:
     for node in (data, data.get("source", {})):
         for key in ("root", "download", "resident_share", "store", "num_workers", "num_threads", "cache", *SWITCHES):
             node.pop(key, None)
-    for key in ("num_threads", "collapse_below", "hang_after_minutes", *SAVING):
-        content.get("trainer", {}).pop(key, None)
+    trainer = content.get("trainer", {})
+    better = () if trainer.get("stop_early") else BETTER
+    for key in ("num_threads", "collapse_below", "hang_after_minutes", *SAVING, *better):
+        trainer.pop(key, None)
     generated = content.get("generated") or {}
     for node in (generated, generated.get("source", {})):
         for key in ("root", "path", "make_store"):

@@ -34,7 +34,7 @@ class RunFolder(NamedTuple):
 
     config.yaml       the resolved config
     run.json          what the run is called, its overrides and its command
-    checkpoints       the last two states, to go on from, and the best one if that was asked for
+    checkpoints       the last two states, to go on from, and the best ones if that was asked for
     metrics.csv       every logged number, appended as it comes
     scores.npz        distributions of similarities, where they are measured
     nonfinite         the step at which a run came to a number that is not finite, to be made again
@@ -74,6 +74,15 @@ class RunFolder(NamedTuple):
     @property
     def best_checkpoint_file(self) -> Path:
         return self.checkpoints / "best.ckpt"
+
+    def best_checkpoint_at(self, step: int) -> Path:
+        """One of several that are kept, by its step."""
+        return self.checkpoints / f"best_{step}.ckpt"
+
+    @property
+    def best_checkpoint_files(self) -> list[Path]:
+        """Of several that are kept."""
+        return sorted(self.checkpoints.glob("best_*.ckpt"))
 
     @property
     def checkpoint_files(self) -> list[Path]:

@@ -71,6 +71,8 @@ class OfTrainer(TypedDict):
     checkpoint_every_minutes: Positive | None
     keep_best: str | None
     keep_best_mode: Literal["min", "max"]
+    keep_best_k: Count
+    stop_early: Count | None
     mirror: str | None
     hang_after_minutes: Positive | None
     slurm: bool

@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from ssl_framework.distributed import world_size
 from ssl_framework.evaluation.frozen import FrozenEvaluation
 from ssl_framework.runs.stopping import Stopped, stop
-from ssl_framework.training.best import Best
+from ssl_framework.training.best import Best, Kept
 from ssl_framework.training.metrics_log import MetricsCSV
 from ssl_framework.training.signals import StopSignals
-from ssl_framework.training.writing import AS_BEST, CheckpointWriter
+from ssl_framework.training.writing import CheckpointWriter
 
 
 class Intervals(NamedTuple):
@@ -56,7 +56,7 @@ class Checkpoints(Checkpoint):
         every: the intervals.
         signals: what the run was asked.
         evaluation: that comes after the last step, which is saved before it as well.
-        best: says which state is the best so far; ``None``: nobody does.
+        best: says which states are the best so far; ``None``: nobody does.
     """
 
     def __init__(
@@ -77,19 +77,16 @@ class Checkpoints(Checkpoint):
         self._saved_at = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.best is None else self.best.state_dict()
+        return {} if self.best is None else self.best.state()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.best is not None:
-            self.best.load_state_dict(state)
-
-    def save(self, trainer: L.Trainer, as_best: bool = False) -> None:
-        """Saves the state as it is now; all checkpoints of a run come by here, on every rank."""
+    def save(self, trainer: L.Trainer, kept: Kept | None = None) -> None:
+        """Saves the state as it is now, also as one of the best; all checkpoints of a run come by here, on every
+        rank."""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
                 logger.sync()  # what a run goes on from has its record on the disk
         with stop.noted():
-            trainer.save_checkpoint(self.path, storage_options=AS_BEST if as_best else None)
+            trainer.save_checkpoint(self.path, storage_options=kept)
         self._due, self._saved_at = False, now()
         self.signals.saved_at = trainer.global_step
 
@@ -126,10 +123,10 @@ class Checkpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.stopped_by is not None:
             return
-        better = self.best is not None and self.best.improves(trainer)
+        kept = None if self.best is None else self.best.look(trainer)
         whole = trainer.is_last_batch and (trainer.current_epoch + 1) % self.every.epochs == 0
-        if is_last(trainer) or whole or self._due or better:
-            self.save(trainer, better)
+        if is_last(trainer) or whole or self._due or kept is not None:
+            self.save(trainer, kept)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.settle(trainer)

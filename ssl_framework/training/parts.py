@@ -13,6 +13,7 @@ from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.evaluation.after_training.base import AfterRun
 from ssl_framework.evaluation.during_training.alarm import CollapseAlarm
+from ssl_framework.evaluation.during_training.causes import likely_cause
 from ssl_framework.evaluation.frozen import FrozenEvaluation, copied
 from ssl_framework.models.weights import load_into, read_weights
 from ssl_framework.module import SSLModule
@@ -74,7 +75,8 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     watch, watchdog = NonFiniteWatch(RunFolder(folder)), Watchdog(OmegaConf.select(cfg, "trainer.hang_after_minutes"))
     lines = EvaluationLines(console, evaluation)
     beside = [*alarms(cfg), StepLog(console), *evaluation.beside]
-    watching = [watchdog, watch, *time_limits(cfg.trainer), progress, *beside]
+    ends = [*time_limits(cfg.trainer), *([] if checkpoints.best is None else [checkpoints.best])]
+    watching = [watchdog, watch, *ends, progress, *beside]
     callbacks = [signals, *watching, evaluation, lines, checkpoints]
     loggers = [csv, *build_loggers(cfg.logger)]
     return Parts(
@@ -124,9 +126,7 @@ def build_checkpoints(
     cfg: DictConfig, run: RunFolder, signals: StopSignals, evaluation: FrozenEvaluation
 ) -> Checkpoints:
     """What saves the run, as ``trainer`` says."""
-    name, mode = (OmegaConf.select(cfg, key) for key in ("keep_best", "keep_best_mode"))
-    best = None if name is None else Best(name, mode, evaluation)
-    return Checkpoints(run.checkpoint_file, Intervals.read(cfg), signals, evaluation, best)
+    return Checkpoints(run.checkpoint_file, Intervals.read(cfg), signals, evaluation, Best.of(cfg, evaluation))
 
 
 def time_limits(cfg: DictConfig) -> list[L.Callback]:
@@ -138,7 +138,7 @@ def time_limits(cfg: DictConfig) -> list[L.Callback]:
 def alarms(cfg: DictConfig) -> list[L.Callback]:
     """What warns while the run goes."""
     below = OmegaConf.select(cfg, "trainer.collapse_below")  # a run folder of an earlier version has no such key
-    return [] if below is None else [CollapseAlarm(below)]
+    return [] if below is None else [CollapseAlarm(below, likely_cause(cfg))]
 
 
 def begin_with_weights(module: SSLModule) -> list[str]:

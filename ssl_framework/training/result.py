@@ -11,6 +11,7 @@ from ssl_framework.evaluation.protocol import protocol_of
 from ssl_framework.runs.config import config_hash
 from ssl_framework.runs.provenance import versions
 from ssl_framework.training.parts import Parts
+from ssl_framework.training.time_limit import TimeLimit
 
 
 def result_of(parts: Parts, resumed_at: int) -> dict[str, Any]:
@@ -56,6 +57,22 @@ def identity(parts: Parts) -> dict[str, Any]:
     }
 
 
+def ended_by(parts: Parts) -> str:
+    """What has decided that the run is at its end: a key of ``trainer``."""
+    step, best, keys = parts.trainer.global_step, parts.checkpoints.best, parts.cfg.trainer
+    if best is not None and best.ended_at == step:
+        return best.reason
+    if any(limit.ended_at == step for limit in parts.trainer.callbacks if isinstance(limit, TimeLimit)):  # type: ignore[attr-defined]
+        return f"trainer.max_minutes={keys.max_minutes:g}"
+    return f"trainer.max_steps={step}" if step == keys.max_steps else f"trainer.max_epochs={keys.max_epochs}"
+
+
+def best_of(parts: Parts) -> dict[str, Any]:
+    """The states that were kept as the best ones, the best first, if any were."""
+    best = parts.checkpoints.best
+    return {} if best is None else {"best": [{"step": step, best.name: value} for value, step in best.found]}
+
+
 def left_out(parts: Parts) -> dict[str, Any]:
     """The training files that this process found unreadable, if there are such."""
     rows = parts.data.pretrain.rows if isinstance(parts.data.pretrain, Split) else None
@@ -67,6 +84,8 @@ def cost(parts: Parts, resumed_at: int) -> dict[str, Any]:
     """Steps and time, and the command that repeats it."""
     return {
         "steps": parts.trainer.global_step,
+        "ended_by": ended_by(parts),
+        **best_of(parts),
         "resumed_at": resumed_at,
         "wall_seconds": round(time.perf_counter() - parts.started, 2),
         "training_seconds": round(parts.progress.seconds, 2),

@@ -38,7 +38,8 @@ class StepLog(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         (schedule,) = (each.scheduler for each in trainer.lr_scheduler_configs)
         assert isinstance(schedule, LambdaLR)
-        said = follow(schedule, int(trainer.estimated_stepping_batches))
+        steps = int(trainer.estimated_stepping_batches)
+        said = follow(schedule, steps) if trainer.global_step < steps else ""
         if said and trainer.is_global_zero:
             self.console.print(said, highlight=False, markup=False, soft_wrap=True)
 

@@ -14,10 +14,8 @@ from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.durable import keep_as, replacing
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.stopping import Interrupted
+from ssl_framework.training.best import Kept
 from ssl_framework.training.mirror import Mirror
-
-AS_BEST = {"as_best": True}
-"""Option of ``save_checkpoint``: the file is the best one, too."""
 
 
 class CheckpointWriter(TorchCheckpointIO):
@@ -45,13 +43,15 @@ class CheckpointWriter(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Writes the checkpoint to ``path``, or takes a copy that is written there.
 
+        ``storage_options`` is a ``Kept`` where it is one of the best, too.
+
         Raises:
             Interrupted: it, or the one before, could not be written.
         """
         self.settle()
         self.target = Path(path)
         own = on_host(checkpoint, {}) if self.background else checkpoint
-        self.pending = self.pool.submit(self.write, own, self.target, storage_options == AS_BEST)
+        self.pending = self.pool.submit(self.write, own, self.target, storage_options)
         if not self.background:
             self.settle()
 
@@ -72,17 +72,28 @@ class CheckpointWriter(TorchCheckpointIO):
                 "it writable, and give the same command again, which goes on from the checkpoint before"
             ) from error
 
-    def write(self, checkpoint: dict[str, Any], target: Path, as_best: bool) -> None:
+    def write(self, checkpoint: dict[str, Any], target: Path, kept: Kept | None) -> None:
         """Writes beside the target and waits for the disk; then the last one becomes the one before, and this one the
         last."""
         target.parent.mkdir(parents=True, exist_ok=True)
         older = self.run.previous_checkpoint_file if target == self.run.checkpoint_file else None
         with replacing(target, older) as partial, partial.open("wb") as file, own_errors(file) as noted:
             torch.save(checkpoint, noted)  # type: ignore[arg-type]
-        if as_best:
-            keep_as(target, self.run.best_checkpoint_file)
+        if kept is not None:
+            self.keep(target, kept)
         if self.mirror is not None:
             self.mirror.send()
+
+    def keep(self, target: Path, kept: Kept) -> None:
+        """Has the names of the best ones name what ``target`` names, as far as it is one, and removes those that are
+        no more."""
+        if kept.is_best:
+            keep_as(target, self.run.best_checkpoint_file)
+        if kept.wanted > 1:
+            keep_as(target, self.run.best_checkpoint_at(kept.step))
+        names = {self.run.best_checkpoint_at(step) for step in kept.steps} if kept.wanted > 1 else set()
+        for file in set(self.run.best_checkpoint_files) - names:
+            file.unlink()
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None

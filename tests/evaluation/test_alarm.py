@@ -13,6 +13,7 @@ from ssl_framework.build import build_module
 from ssl_framework.evaluation.during_training.alarm import CollapseAlarm
 from ssl_framework.evaluation.measures import feature_std
 from ssl_framework.runs.folder import read_metrics
+from ssl_framework.training.parts import alarms
 from ssl_framework.types import Clock, Samples
 from tests.small_runs import config, run_in, small
 from tests.training.test_resume import assert_identical, interrupt_at, last, sigterm
@@ -57,6 +58,37 @@ def test_it_warns_once_after_two_low_looks_in_a_row() -> None:
     assert f"embeddings of a batch point almost all the same way (embedding_std {std(0.04):.2g} at step 5, " in message
     assert f"{std(1.0):.2g} at the first; isotropic ones have 1): the encoder has collapsed" in message
     assert watch.steps(0.01, 0.01, 0.01) == []
+
+
+CAUSES = {
+    "without a predictor": (
+        ("method=byol", "objective.student_head=projector"),
+        "the student's projector is drawn to the teacher's without a predictor between: set objective.student_head=pre",
+    ),
+    "temperature": (
+        ("method=simclr", "objective.temperature=4"),
+        "objective.temperature=4 leaves hardly any difference between negatives: set objective.temperature=0.2",
+    ),
+    "rate": (
+        ("method=byol", "optimizer.lr_per_256=6"),
+        "the learning rate is too high: set optimizer.lr_per_256=2 optimizer.warmup=0.1",
+    ),
+    "rate and long warm-up": (
+        ("method=simclr", "optimizer=lars"),
+        "the learning rate is too high: set optimizer.lr_per_256=0.1",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CAUSES)
+def test_it_names_the_likely_cause_and_its_cure_in_one_line(kind: str) -> None:
+    overrides, words = CAUSES[kind]
+    (alarm,) = alarms(config(*overrides))
+    assert isinstance(alarm, CollapseAlarm)
+    (message,) = Watch(alarm).steps(1.0, 0.05, 0.05)
+    _, found, cause = message.partition(": the encoder has collapsed, most likely because ")
+    assert found and cause.startswith(words) and "\n" not in message
+    assert kind != "rate and long warm-up" or cause == words
 
 
 def test_features_are_watched_as_embeddings_are() -> None:

@@ -5,7 +5,9 @@ import resource
 import shutil
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from ssl_framework.runs.config import config_hash
 from ssl_framework.runs.folder import RunFolder, read_metrics
 from ssl_framework.runs.stopping import Interrupted
 from ssl_framework.training import checkpoints, mirror
+from ssl_framework.training.best import Best
 from ssl_framework.training.checkpoints import Checkpoints, Intervals
 from ssl_framework.training.mirror import Mirror
 from ssl_framework.training.writing import CheckpointWriter, on_host
@@ -135,14 +138,17 @@ def test_intervals_that_cannot_be(override: str, words: str) -> None:
 
 def test_when_and_where_a_state_is_saved_is_no_part_of_what_a_run_is() -> None:
     plain = config_hash(config())
-    own = ("checkpoint_every_n_steps=5", "checkpoint_every_minutes=1", "keep_best=train/loss", "mirror=memory://a")
+    own = ("checkpoint_every_n_steps=5", "checkpoint_every_minutes=1", "keep_best=train/loss", "keep_best_k=3")
+    own += ("mirror=memory://a",)
     assert config_hash(config(*(f"trainer.{item}" for item in own))) == plain
     older = config()
     OmegaConf.set_struct(older, False)
-    for key in ("max_minutes", "keep_best_mode", *(item.partition("=")[0] for item in own)):
+    for key in ("max_minutes", "stop_early", "keep_best_mode", *(item.partition("=")[0] for item in own)):
         del older.trainer[key]
     assert config_hash(older) == plain != config_hash(config("trainer.max_minutes=5"))
     assert Intervals.read(older.trainer) == Intervals(1)
+    early = [config("trainer.stop_early=2", *more) for more in ((), ("trainer.keep_best=train/loss",))]
+    assert len({plain, *map(config_hash, early)}) == 3  # what is better decides the end
 
 
 # --- the best one
@@ -192,6 +198,105 @@ def test_nothing_is_chosen_by_test_labels(name: str, tmp_path: Path) -> None:
     cfg.trainer.keep_best = name
     with pytest.raises(ValueError, match=r"trainer.keep_best is .*: choose train/<loss>.* comes from test labels"):
         run_in(tmp_path, cfg)
+
+
+def epochs(folder: Path) -> list[float]:
+    """The mean loss of each epoch of five steps."""
+    losses = [value for _, value in read_metrics(folder / "metrics.csv")["train/loss"]]
+    return [sum(losses[i : i + 5]) / 5 for i in range(0, len(losses), 5)]
+
+
+RISING = ("trainer.max_epochs=8", "trainer.keep_best=train/loss", "optimizer.lr_per_256=30")
+"""A rate with which the loss falls and rises."""
+
+
+def test_several_of_the_best_states_and_an_early_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_in(tmp_path / "long", small("simclr", *LONG, *RISING, "trainer.keep_best_k=3"))
+    means = epochs(tmp_path / "long")
+    order = sorted(range(8), key=means.__getitem__)[:3]
+    run = RunFolder(tmp_path / "long")
+    assert {path.name for path in run.best_checkpoint_files} == {f"best_{5 * (e + 1)}.ckpt" for e in order}
+    for path in run.best_checkpoint_files:
+        assert load_checkpoint(path)["global_step"] == int(path.stem.removeprefix("best_"))
+    assert load_checkpoint(run.best_checkpoint_file)["global_step"] == 5 * (order[0] + 1)
+    result = run.read_result()
+    assert result["ended_by"] == "trainer.max_epochs=8" and [each["step"] for each in result["best"]] == [
+        5 * (e + 1) for e in order
+    ]
+    assert [each["train/loss"] for each in result["best"]] == pytest.approx([means[e] for e in order], rel=1e-6)
+
+    stale = [sum(1 for _ in range(e - means[: e + 1].index(min(means[: e + 1])))) for e in range(8)]
+    assert 2 in stale[:-1], means  # or the test would show little
+    end = stale.index(2)
+    cfg = small("simclr", *LONG, *RISING, "trainer.keep_best_k=3", "trainer.stop_early=2", *END)
+    run_in(tmp_path / "whole", cfg)
+    whole = RunFolder(tmp_path / "whole")
+    assert epochs(whole.path) == means[: end + 1] and whole.read_result()["steps"] == 5 * (end + 1)
+    best = end - 2
+    assert whole.read_result()["ended_by"] == (
+        f"trainer.stop_early=2: train/loss was {means[best]:.4g} at step {5 * (best + 1)} and never below since"
+    )
+    assert whole.read_result()["metrics"]  # the evaluation of the end was made
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5 * end + 2, crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run_in(tmp_path / "parts", cfg)
+    run_in(tmp_path / "parts", cfg, resume=True)
+    RunFolder(tmp_path / "parts").result_file.unlink()  # as if it had been killed before it was written
+    run_in(tmp_path / "parts", cfg, resume=True)
+    for key in ("state_dict", "optimizer_states", "callbacks", "global_step"):
+        assert_identical(last(whole.path)[key], last(tmp_path / "parts")[key], key)
+    results = [folder.read_result() for folder in (whole, RunFolder(tmp_path / "parts"))]
+    for key in ("steps", "ended_by", "best", "metrics"):
+        assert results[0][key] == results[1][key], key
+
+
+def look_at(values: Sequence[float | None], patience: int, mode: str = "max", count: int = 1) -> tuple[Any, Best]:
+    """What a best by a measure finds, epoch after epoch of ten steps; ``None``: nothing was measured there."""
+    evaluation: Any = SimpleNamespace(measures={"all": None}, evaluated_at=-1, metrics={})
+    best = Best("eval/rankme", mode, evaluation, count, patience)
+    loop = SimpleNamespace(max_steps=-1)
+    trainer: Any = SimpleNamespace(
+        global_step=0, should_stop=False, fit_loop=SimpleNamespace(epoch_loop=loop),
+        strategy=SimpleNamespace(broadcast=lambda value: value),
+    )  # fmt: skip
+    found = []
+    for value in values:
+        trainer.global_step += 10
+        best.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
+        if value is not None:
+            evaluation.evaluated_at, evaluation.metrics = trainer.global_step, {"measures[n=9]/rankme": value}
+        found.append((best.look(trainer), loop.max_steps))
+    return found, best
+
+
+def test_epochs_without_a_measure_take_no_patience_and_equal_ones_do() -> None:
+    found, best = look_at([1.0, None, 3.0, None, 3.0, None, None, 2.0], patience=2)
+    assert [end for _, end in found] == [-1] * 7 + [80]
+    assert best.reason == "trainer.stop_early=2: eval/rankme was 3 at step 30 and never above since"
+    assert [kept and kept.steps for kept, _ in found] == [(10,), None, (30,), None, None, None, None, None]
+    found, _ = look_at([4.0, 3.0, 5.0, 3.5], patience=9, mode="min", count=2)
+    assert [kept and (kept.is_best, kept.steps) for kept, _ in found] == [
+        (True, (10,)), (True, (20, 10)), None, (False, (20, 40))
+    ]  # fmt: skip
+
+
+def test_what_was_found_goes_on_and_an_older_checkpoint_has_one_best() -> None:
+    _, best = look_at([1.0, 3.0, 2.0], patience=5, count=2)
+    again = Best("eval/rankme", "max", best.evaluation, 2, 5)
+    again.go_on(best.state())
+    assert again.state() == best.state() and again.found == [(3.0, 20), (2.0, 30)] and again.stale == 1
+    older = Best("eval/rankme", "max", best.evaluation)
+    older.go_on({"best": -3.0, "sum": 0.0, "count": 0})
+    older.take(-2.0, 40)
+    assert older.kept == [(-3.0, -1)]
+
+
+@pytest.mark.parametrize("override", ["keep_best_k=2", "stop_early=3"])
+def test_nothing_is_better_where_nobody_says_what_is(override: str, tmp_path: Path) -> None:
+    key, value = override.split("=")
+    with pytest.raises(ValueError, match=f"trainer.{key} is {value}, but nothing says what is better: set trainer.kee"):
+        run_in(tmp_path, small("simclr", f"trainer.{override}"))
 
 
 # --- the writer

@@ -33,12 +33,14 @@ class CollapseAlarm(L.Callback):
 
     Args:
         below: of ``feature_std``, in (0, 1).
+        why: the likely cause and its cure, as ``causes.likely_cause`` tells them.
     """
 
-    def __init__(self, below: float) -> None:
+    def __init__(self, below: float, why: str = "most likely because the learning rate is too high: lower it") -> None:
         if not 0 < below < 1:
             raise ValueError(f"trainer.collapse_below is {below}: it must be between 0 and 1, or null for no alarm")
         self.below = below
+        self.why = why
         self.warned = False
         self.first: dict[str, float] = {}
         self.low: dict[str, int] = {}  # looks in a row that were too low
@@ -89,9 +91,8 @@ class CollapseAlarm(L.Callback):
                 self.warned = True
                 warnings.warn(
                     f"the {what}s of a batch point almost all the same way ({what}_std {value:.2g} at step {step}, "
-                    f"{self.first[what]:.2g} at the first; isotropic ones have 1): the encoder has collapsed; likely "
-                    "causes are a learning rate that is too high (optimizer.lr_per_256), a temperature that is too "
-                    "high, or an objective without negatives that lost its predictor or teacher"
+                    f"{self.first[what]:.2g} at the first; isotropic ones have 1): the encoder has collapsed, "
+                    f"{self.why}"
                 )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
