@@ -26,6 +26,6 @@ def rendered(template: str, **values: Any) -> str:
     return environment().get_template(template).render(values)
 
 
-def embedded(png: bytes) -> str:
-    """A picture as the address of itself: the page needs no other file."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def embedded(picture: bytes, kind: str = "png") -> str:
+    """A picture as the address of itself: the page needs no other file. ``kind``: png or svg+xml."""
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

@@ -6,17 +6,17 @@ A picture that cannot be drawn is one line of text in its place.
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import matplotlib
 import matplotlib.pyplot as plt
 from annotated_types import Interval
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.arguments import Seed, guarded
 from ssl_framework.evaluation.protocol import protocol_of
@@ -44,6 +44,14 @@ class Picture(NamedTuple):
     name: str  # of its file and of its image in loggers
     title: str
     draw: Callable[[Inspection, Path], str | None]  # writes a PNG; returns words about it, None where it does not apply
+
+
+@runtime_checkable
+class Shows(Protocol):
+    """A logger that shows pictures."""
+
+    def show(self, picture: Path, name: str, title: str, step: int) -> None:
+        """Takes a PNG file."""
 
 
 class Drawn(NamedTuple):
@@ -132,6 +140,8 @@ def send(path: Path, picture: Picture, loggers: Iterable[Logger], step: int) -> 
             elif isinstance(logger, TensorBoardLogger):
                 pixels = (plt.imread(path)[..., :3] * 255).round().astype("uint8")  # [h, w, 3]
                 logger.experiment.add_image(f"report/{picture.name}", pixels, step, dataformats="HWC")
+            elif isinstance(logger, Shows):
+                logger.show(path, f"report/{picture.name}", picture.title, step)
         except Exception as error:
             print(f"note: {type(logger).__name__} did not take {path.name}: {' '.join(str(error).split())}")
 
@@ -142,6 +152,7 @@ def page(seen: Inspection, drawn: Sequence[Drawn]) -> str:
         "run.html",
         title=f"{seen.about['method']} on {seen.about['data']}, seed {seen.stored.seed}",
         state=state(seen),
+        reload=0,
         scores=scores_of(seen),
         facts=facts(seen),
         command=seen.about["command"],
@@ -195,7 +206,11 @@ class Scores(NamedTuple):
 
 def scores_of(seen: Inspection) -> Scores | None:
     """Of the run's last evaluation; ``None`` where there is none."""
-    scores = seen.scores
+    return scores_in(seen.scores, seen.stored, seen.about["overrides"])
+
+
+def scores_in(scores: Mapping[str, Any], cfg: DictConfig, overrides: Sequence[str]) -> Scores | None:
+    """Of an evaluation with its metrics, their intervals, baselines and protocol, of a run that is configured so."""
     metrics, spread = scores.get("metrics") or {}, scores.get("intervals") or {}
     if not metrics:
         return None
@@ -208,7 +223,7 @@ def scores_of(seen: Inspection) -> Scores | None:
         if metric in spread:
             cells[0] += " ({} to {})".format(*(shown(metric, end) for end in spread[metric]))
         rows.append([metric, *cells])
-    protocol = scores.get("protocol") or protocol_of(seen.stored.evaluation, seen.about["overrides"])
+    protocol = scores.get("protocol") or protocol_of(cfg.evaluation, overrides)
     changed = f", changed: {', '.join(protocol['changed'])}" if protocol["changed"] else ""
     heads = [unit_of(list(metrics)), *(f"{n} (95 % interval)" if n == "trained" and spread else n for n in present)]
     return Scores(heads, rows, f"{protocol['name']}{changed}: {protocol['images']}", bool(spread))

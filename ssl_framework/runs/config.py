@@ -138,6 +138,14 @@ def begin(at: str) -> None:
 
 OmegaConf.register_new_resolver("began", lambda pattern: began[0].strftime(pattern), replace=True)
 
+
+def common_folder(folder: str, mode: str) -> str:
+    """The folder of a run, or that of the multirun (``hydra.mode``) of which it is a job."""
+    return os.path.dirname(folder) if "MULTIRUN" in str(mode) else folder
+
+
+OmegaConf.register_new_resolver("common_folder", common_folder, replace=True)
+
 LONGEST_NAME = 120
 """Characters of a job folder's name; file systems take 255 bytes."""
 

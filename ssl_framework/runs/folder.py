@@ -29,6 +29,10 @@ NAMES, WHOLE = "# run.json: ", "# whole"
 """What config.yaml begins with, before what run.json says as well, and ends with: one that was cut does not."""
 
 
+RUNNING = b'http-equiv="refresh"'
+"""What the page of a run that trains has near its beginning."""
+
+
 class RunFolder(NamedTuple):
     """The folder of a run.
 
@@ -36,6 +40,7 @@ class RunFolder(NamedTuple):
     run.json          what the run is called, its overrides and its command
     checkpoints       the last two states, to go on from, and the best ones if that was asked for
     metrics.csv       every logged number, appended as it comes
+    loggers.json      under which names loggers have it
     scores.npz        distributions of similarities, where they are measured
     nonfinite         the step at which a run came to a number that is not finite, to be made again
     result.json       the end: metrics, references, versions, times
@@ -92,6 +97,10 @@ class RunFolder(NamedTuple):
     @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.csv"
+
+    @property
+    def names_elsewhere_file(self) -> Path:
+        return self.path / "loggers.json"
 
     @property
     def scores_file(self) -> Path:
@@ -242,6 +251,20 @@ class RunFolder(NamedTuple):
         """Name -> [(step, value), ...] in the order written; {} where nothing was logged."""
         return read_metrics(self.metrics_file) if self.metrics_file.is_file() else {}
 
+    def read_names_elsewhere(self) -> dict[str, str]:
+        """Logger -> the name or number that it has for the run; {} where none has one.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        found = read_json(self.names_elsewhere_file) if self.names_elsewhere_file.is_file() else {}
+        return {str(key): str(name) for key, name in found.items()}
+
+    @property
+    def has_page(self) -> bool:
+        """Whether the page of its end is there, and not that of a run that trains."""
+        return self.page_file.is_file() and RUNNING not in self.page_file.read_bytes()[:2000]
+
     def read_error(self) -> str:
         """Why the last try failed, "" if it did not."""
         return printable(self.error_file.read_text().strip()) if self.error_file.is_file() else ""
@@ -264,6 +287,10 @@ class RunFolder(NamedTuple):
         """The end of the run."""
         write_json(self.result_file, result)
 
+    def write_names_elsewhere(self, names: dict[str, str]) -> None:
+        """Under which names it goes on."""
+        write_json(self.names_elsewhere_file, names)
+
     def write_error(self, error: Exception) -> None:
         """Why the run failed, in one line."""
         write(self.error_file, f"{type(error).__name__}: {' '.join(str(error).split())}\n")
@@ -282,7 +309,7 @@ class RunFolder(NamedTuple):
 
     def forget_try(self) -> None:
         """Removes what a try has left that was killed before its first checkpoint."""
-        for file in (self.metrics_file, self.scores_file, self.result_file):
+        for file in (self.metrics_file, self.scores_file, self.result_file, self.names_elsewhere_file):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         self.forget_nonfinite()
@@ -309,7 +336,8 @@ class RunFolder(NamedTuple):
         if self.has_trained:
             return
         for where in self.parts:
-            for file in (where.config_file, where.about_file, where.pseudo_labels_file, where.held_file):
+            own = (where.config_file, where.about_file, where.names_elsewhere_file, where.pseudo_labels_file)
+            for file in (*own, where.page_file, where.held_file):
                 file.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # something else lies there, or nothing at all
                 where.path.rmdir()

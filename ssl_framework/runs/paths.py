@@ -125,6 +125,7 @@ def options(value: Any, place: Place) -> Any:
 
 DATA = "ssl_framework.data.images."
 LOGGERS = "lightning.pytorch.loggers."
+TRACKERS = "ssl_framework.training.loggers."
 
 RULES: dict[str, dict[str, Rule]] = {
     DATA + "arrays.TorchvisionSource": {"root": local, "name": word, "download": off, "splits": plain},
@@ -147,6 +148,11 @@ RULES: dict[str, dict[str, Rule]] = {
     "ssl_framework.models.series.SeriesBackbone": {"weights": local},
     "ssl_framework.models.text.TextTransformer": {"weights": local},
     "ssl_framework.training.stages.StageClusters": {"previous": nothing},
+    TRACKERS + "WandbRun": {"save_dir": run_folder, "name": word, "id": nothing},
+    TRACKERS + "TrackioRun": {"save_dir": run_folder, "name": word, "space_id": nothing, "id": nothing},
+    TRACKERS + "MLflowRun": {
+        **{"save_dir": run_folder, "tracking_uri": nothing, "experiment": word, "name": word, "id": nothing},
+    },
     LOGGERS + "CSVLogger": {"save_dir": run_folder, "name": word, "version": word},
     LOGGERS + "TensorBoardLogger": {"save_dir": run_folder, "name": word, "version": word, "sub_dir": word},
     LOGGERS + "WandbLogger": {"save_dir": run_folder, "name": word, "version": word, "id": word},

@@ -12,6 +12,7 @@ PARTS = (
     *("ssl_framework.feature_mixers", "ssl_framework.objectives", "ssl_framework.evaluation"),
     *("ssl_framework.memory", "ssl_framework.optim", "ssl_framework.report.page.Page"),
     "ssl_framework.training.stages.StageClusters",
+    *(f"ssl_framework.training.loggers.{name}" for name in ("WandbRun", "TrackioRun", "MLflowRun")),
 )
 """Where this package's own parts of a run are defined; what trains, launches, writes and reads runs is not among
 them."""

@@ -81,7 +81,7 @@ def parse(arguments: Sequence[str]) -> Request:
         raise ValueError(f"say which study: study= one of {', '.join(names_of_studies())}")
     study = study_of(own["study"])
     if {"logger=wandb", "logger=wandb_offline"} & set(launch):
-        launch.append(f"+logger.wandb.group={quoted(study.name)}")
+        launch.append(f"logger.wandb.group={quoted(study.name)}")
     seeds = tuple(dict.fromkeys(number_of("seeds", seed, int) for seed in own["seeds"].split(",") if seed))
     jobs = number_of("jobs", own["jobs"], int)
     if jobs < 1:

@@ -1,20 +1,22 @@
 """The record of a run that is always written (metrics.csv, one row a number), and the loggers beside it."""
 
+import contextlib
 import csv
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.build import build
 from ssl_framework.runs.durable import replacing, sync
 from ssl_framework.runs.folder import RunFolder, metric_rows
 from ssl_framework.runs.messages import sentence
 from ssl_framework.runs.system import writing
+from ssl_framework.training.loggers import Tracker
 from ssl_framework.training.place import is_first
 
 COLUMNS = ("step", "name", "value")
@@ -108,21 +110,54 @@ def lost_rows(rows: Sequence[tuple[int, str, Any]], step: int, every: int) -> st
     return f"metrics.csv {where}, and the run goes on at step {step}: the rows between are missing"
 
 
-def build_loggers(cfg: DictConfig) -> list[Logger]:
+def build_loggers(cfg: DictConfig, folder: RunFolder, resume: bool) -> list[Logger]:
     """The chosen loggers beside metrics.csv; only rank 0 has any.
+
+    Args:
+        cfg: of the run, resolved.
+        folder: of the run, which keeps under which name it goes on at a logger's.
+        resume: whether it is resumed.
 
     Raises:
         ValueError: a logger cannot start (not installed, not logged in).
     """
-    return [started(node) for node in cfg.values()] if is_first() else []
+    if not is_first():
+        return []
+    names = folder.read_names_elsewhere() if resume else {}
+    loggers = []
+    with contextlib.ExitStack() as begun:
+        for key, node in cfg.logger.items():
+            logger = started(OmegaConf.create({**node, "id": names[key]}) if key in names else node)
+            if isinstance(logger, Tracker):
+                names[key] = begin(logger, node, cfg)
+                begun.callback(logger.end, False)
+            loggers.append(logger)
+        begun.pop_all()
+    if names:
+        folder.write_names_elsewhere(names)
+    return loggers
+
+
+def begin(logger: Tracker, node: DictConfig, cfg: DictConfig) -> str:
+    """Begins its run, or goes on with it; the name of it. Errors as ``started``."""
+    with starting(node):
+        return logger.begin(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
 
 
 def started(node: DictConfig) -> Logger:
     """A logger that runs: a missing login must not surface after an hour."""
-    try:
+    with starting(node):
         logger: Any = build(node)
-        logger.experiment  # noqa: B018
+        if not isinstance(logger, Tracker):
+            logger.experiment  # noqa: B018
         return logger
+
+
+@contextlib.contextmanager
+def starting(node: DictConfig) -> Iterator[None]:
+    """Whatever a logger raises, in one sentence."""
+    try:
+        yield
     except Exception as error:
         reason = " ".join(sentence(error).split())
         raise ValueError(

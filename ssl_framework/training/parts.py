@@ -78,7 +78,7 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     ends = [*time_limits(cfg.trainer), *([] if checkpoints.best is None else [checkpoints.best])]
     watching = [watchdog, watch, *ends, progress, *beside]
     callbacks = [signals, *watching, evaluation, lines, checkpoints]
-    loggers = [csv, *build_loggers(cfg.logger)]
+    loggers = [csv, *build_loggers(cfg, RunFolder(folder), resume)]
     return Parts(
         cfg=cfg,
         folder=folder,

@@ -1,7 +1,8 @@
 """One run: everything is prepared, then it descends once. All here happens in each process of the run."""
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ssl_framework.runs.numbers import several
 from ssl_framework.runs.settings import refuse_settings
 from ssl_framework.runs.stopping import stop
 from ssl_framework.runs.system import under_way
+from ssl_framework.training.loggers import Tracker
 from ssl_framework.training.loops import Position
 from ssl_framework.training.parts import Parts, prepare
 from ssl_framework.training.restored import position_in
@@ -48,17 +50,31 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool, chan
     refuse_wrong(OmegaConf.to_container(cfg, resolve=True), "")  # all of it, before any data are read
     settle_process(cfg)
     parts = prepare(cfg, folder, about, resume)
-    if change is not None:
-        change(parts)
-    say_what_runs(parts)
-    newest = newest_checkpoint(RunFolder(folder)) if resume else None
-    step = steps_done(parts, newest) if newest is not None else 0
-    path = None if newest is None else str(newest.path)
-    with under_way():
-        parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=path)
-        if parts.checkpoints.stopped_by is None:
-            conclude(parts, step)
+    with ending(parts.trainer.loggers):
+        if change is not None:
+            change(parts)
+        say_what_runs(parts)
+        newest = newest_checkpoint(RunFolder(folder)) if resume else None
+        step = steps_done(parts, newest) if newest is not None else 0
+        path = None if newest is None else str(newest.path)
+        with under_way():
+            parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=path)
+            if parts.checkpoints.stopped_by is None:
+                conclude(parts, step)
     return parts.checkpoints.stopped_by
+
+
+@contextlib.contextmanager
+def ending(loggers: Sequence[Logger]) -> Iterator[None]:
+    """Ends what the run has at loggers: the next one of this process, a job or a stage, has its own there."""
+    whole = False
+    try:
+        yield
+        whole = True
+    finally:
+        for logger in loggers:
+            if isinstance(logger, Tracker):
+                logger.end(whole)
 
 
 def settle_process(cfg: DictConfig) -> None:
