@@ -148,7 +148,7 @@ def single_run(cfg: DictConfig, folder: Path, claims: contextlib.ExitStack) -> N
 def complete(plan: Plan, shown: str) -> str:
     """What is said of a run that has its result, and what may still be wanted of it."""
     more = f"{command_line([f'resume={shown}', 'trainer.max_epochs=...'])} trains it further"
-    if OmegaConf.select(plan.cfg, "report") and not RunFolder(plan.folder).page_file.is_file():
+    if OmegaConf.select(plan.cfg, "report") and not RunFolder(plan.folder).has_page:
         more += f"; {typed('show')} report {shell_word(f'run={shown}')} makes its page, which is not there"
     return f"complete: the run has its result; {more}"
 

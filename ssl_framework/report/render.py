@@ -235,11 +235,14 @@ def escaped(text: str) -> str:
     return re.sub(r"\s*\n\s*", " ", printable(text)).translate(str.maketrans(LATEX))
 
 
-def page(sheet: Sheet, lead: list[str]) -> str:
-    """One file with the tables and static plots; needs no network and no script."""
+def page(sheet: Sheet, lead: list[str], curves: bytes | None = None) -> str:
+    """One file with the tables and static plots, and with ``curves`` over steps if there is an SVG of them; needs no
+    network and no script."""
     drawn = {metric: picture for metric in sheet.metrics if (picture := plot(sheet, metric)) is not None}
     pictures = {metric: embedded(picture) for metric, picture in drawn.items()}
-    return rendered("sheet.html", sheet=sheet, lead=lead, pictures=pictures, tables=tables(sheet), notes=notes(sheet))
+    lines = "" if curves is None else embedded(curves, "svg+xml")
+    own = {"pictures": pictures, "curves": lines, "tables": tables(sheet), "notes": notes(sheet)}
+    return rendered("sheet.html", sheet=sheet, lead=lead, **own)
 
 
 def plot(sheet: Sheet, metric: str) -> bytes | None:

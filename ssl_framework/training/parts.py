@@ -22,6 +22,7 @@ from ssl_framework.runs.numbers import several
 from ssl_framework.runs.provenance import commit
 from ssl_framework.training.best import Best
 from ssl_framework.training.checkpoints import Checkpoints, Intervals
+from ssl_framework.training.live_page import LivePage
 from ssl_framework.training.metrics_log import MetricsCSV, build_loggers
 from ssl_framework.training.nonfinite import NonFiniteWatch
 from ssl_framework.training.place import is_first
@@ -77,7 +78,9 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     beside = [*alarms(cfg), StepLog(console), *evaluation.beside]
     ends = [*time_limits(cfg.trainer), *([] if checkpoints.best is None else [checkpoints.best])]
     watching = [watchdog, watch, *ends, progress, *beside]
-    callbacks = [signals, *watching, evaluation, lines, checkpoints]
+    report = build(OmegaConf.select(cfg, "report"))  # a run folder of an earlier version has no such key
+    live = [] if report is None else [LivePage(RunFolder(folder), cfg, about, evaluation, console)]
+    callbacks = [signals, *watching, evaluation, lines, *live, checkpoints]
     loggers = [csv, *build_loggers(cfg, RunFolder(folder), resume)]
     return Parts(
         cfg=cfg,
@@ -87,7 +90,7 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
         data=data,
         module=module,
         evaluation=evaluation,
-        report=build(OmegaConf.select(cfg, "report")),  # a run folder of an earlier version has no such key
+        report=report,
         console=console,
         csv=csv,
         progress=progress,

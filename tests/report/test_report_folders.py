@@ -1,5 +1,6 @@
 """One table of any multiruns: what is a row and what a column, what is refused, and that each is read as it stands."""
 
+import base64
 import csv
 import io
 import json
@@ -36,6 +37,26 @@ def run(folder: Path, overrides: str, value: float | None, **more: Any) -> Path:
         result = {"metrics": {KNN: value, "nc1": 0.5}, "seed": int(names.get("seed", 0)), "config_hash": config}
         (own / "result.json").write_text(json.dumps({**result, "wall_seconds": 5.0, "resumed_at": 0, **more}))
     return own
+
+
+def test_a_page_of_several_runs_has_their_curves(tmp_path: Path) -> None:
+    """Also that of one that trains; a record that is damaged has none."""
+    for seed, value in enumerate((50.0, 51.0, None)):
+        own = run(tmp_path / "a", f"method=simclr seed={seed}", value)
+        rows = [f'{step},"{name}",{step + seed}' for name in ("train/loss", f"eval/{KNN}") for step in (0, 5)]
+        (own / "metrics.csv").write_text("\n".join(["step,name,value", *rows, ""]))
+    (own / "metrics.csv").write_text("step,name,value\nno row\n0,train/loss,1.0\n")
+    out = tmp_path / "out"
+    main([str(tmp_path / "a"), "--out", str(out)])
+    page = (out / "table.html").read_text()
+    svg = base64.b64decode(page.partition("data:image/svg+xml;base64,")[2].partition('"')[0]).decode()
+    assert svg.count("<polyline") == 4 and all(f">seed={seed}</text>" in svg for seed in range(3))
+    assert ">loss</text>" in svg and f">{KNN}</text>" in svg
+    main([str(tmp_path / "a"), "--metric", KNN, "--out", str(out)])
+    for number in range(11):
+        run(tmp_path / "many", f"method=simclr seed={number}", 1.0)
+    main([str(tmp_path / "many"), "--out", str(out)])
+    assert "svg" not in (out / "table.html").read_text()
 
 
 def lines(out: Path) -> list[str]:
