@@ -81,7 +81,8 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     report = build(OmegaConf.select(cfg, "report"))  # a run folder of an earlier version has no such key
     live = [] if report is None else [LivePage(RunFolder(folder), cfg, about, evaluation, console)]
     callbacks = [signals, *watching, evaluation, lines, *live, checkpoints]
-    loggers = [csv, *build_loggers(cfg, RunFolder(folder), resume)]
+    trainer = build_trainer(cfg.trainer, folder, callbacks, [csv])
+    trainer.loggers = [csv, *build_loggers(cfg, RunFolder(folder), resume)]  # last: what is refused has begun none
     return Parts(
         cfg=cfg,
         folder=folder,
@@ -95,7 +96,7 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
         csv=csv,
         progress=progress,
         checkpoints=checkpoints,
-        trainer=build_trainer(cfg.trainer, folder, callbacks, loggers),
+        trainer=trainer,
         source=source,
         started=started,
     )
