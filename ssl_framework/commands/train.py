@@ -33,6 +33,7 @@ from ssl_framework.runs.made import remove_made
 from ssl_framework.runs.messages import (
     REFUSALS,
     STOPPED,
+    RunFailed,
     command_line,
     commanded,
     error_line,
@@ -73,9 +74,9 @@ def main() -> None:
     except ValueError as error:
         if not first_to_say(str(error)):
             sys.exit(1)
-        if not failures:  # of the command line, which Hydra reads before there is a run
-            sys.exit(error_line(error))
-        sys.exit("error: no trial of the search has ended with a value")  # of which Optuna takes the best
+        sys.exit(error_line(error))  # of the command line, before there is a run, or of a search
+    except RunFailed:  # the first process has said why there is no search
+        sys.exit(1)
     if failures:
         sys.exit(1)
 
@@ -117,7 +118,7 @@ def job(cfg: DictConfig) -> float | None:
         if is_first():
             print(f"\njob {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}", flush=True)
         job_of_multirun(cfg, folder)
-        return objective_of(cfg, folder)
+        return objective_of(cfg, folder) if is_first() else None
     with contextlib.ExitStack() as claims:
         single_run(cfg, folder, claims)
     return None
