@@ -21,7 +21,6 @@ from ssl_framework.training.place import Place, is_first, local_processes, place
 from ssl_framework.training.sharding import Sharded
 from ssl_framework.training.writing import CheckpointWriter
 
-
 ALONE = Place(0, 1, 0, 1)
 """Where a process stands that nothing has launched, whatever variables a batch job around it has set."""
 

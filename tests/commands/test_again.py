@@ -22,7 +22,7 @@ from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import composing
 from ssl_framework.runs.left import ANEW, GOES_ON, NOTHING, left_to_do, refuse_other_run
 from ssl_framework.runs.messages import command_line
-from ssl_framework.runs.overrides import latest_of
+from ssl_framework.runs.overrides import latest_of, parsed
 from ssl_framework.runs.typed_paths import folder_override, path_of, quoted, unquoted, with_paths_quoted
 from ssl_framework.training import precision
 from tests.forked import Command, train
@@ -217,6 +217,28 @@ def test_a_run_in_a_folder_of_any_name_goes_on(tmp_path: Path) -> None:
     again = Command(tmp_path, f"resume={folder}").end()
     assert again.returncode == 0 and again.stdout.splitlines()[-1] == folder, again.stderr
     assert RunFolder(tmp_path / folder).state == "done"
+
+
+@pytest.mark.parametrize("name", [*NASTY, "C:\\data\\x", "[1]", "#1"])
+@pytest.mark.parametrize("key", ["data.root", "+backbone.weights"])
+def test_data_and_weights_may_have_any_name(key: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.mkdir()
+    (item,) = with_paths_quoted([f"{key}={path}"])
+    override = OverridesParser.create().parse_override(item)
+    assert not override.is_sweep_override()
+    assert OmegaConf.create({"value": override.value()}).value == str(path) == parsed(f"{key}={path}")
+
+
+def test_paths_that_are_not_there_stay_lists_and_sweeps() -> None:
+    as_typed = [
+        "data.root=a,b",
+        "data.source.train_shards=[a,b]",
+        "data.root=${oc.env:HOME}/x",
+        "backbone.weights=null",
+    ]
+    assert with_paths_quoted(as_typed) == as_typed
+    assert with_paths_quoted(["data.root=no=where"]) == ["data.root='no=where'"]
 
 
 def test_folders_of_users_own_making_stay_as_hydra_reads_them() -> None:
