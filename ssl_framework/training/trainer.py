@@ -82,7 +82,8 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback], lo
     refuse_what_is_not_there(cfg)
     here, devices = place(), local_processes(cfg)
     plugins: list[Any] = [writer_of(cfg, RunFolder(folder)), Launched(here or ALONE)]
-    rank_zero_only.rank = (here or ALONE).rank  # Lightning takes it from whatever variables are there
+    # Lightning takes it from whatever variables are there.
+    rank_zero_only.rank = (here or ALONE).rank  # type: ignore[attr-defined]
     trainer = L.Trainer(
         accelerator=accelerator_of(cfg),
         devices=devices,
