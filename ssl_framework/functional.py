@@ -108,7 +108,8 @@ def class_sums(rows: Tensor, classes: Tensor, wanted: Tensor) -> tuple[Tensor, T
     low, high = torch.searchsorted(ordered, wanted), torch.searchsorted(ordered, wanted, right=True)  # [N] each
     # Differences of running sums; scattered additions would come in another order each time on a GPU. In float64 the
     # cancellation costs nothing that a float32 result could show.
-    running = F.pad(rows[order].double().cumsum(dim=0), (0, 0, 1, 0))  # [M + 1, D]
+    sums = rows[order].double().cumsum(dim=0)  # [M, D]
+    running = torch.cat((sums.new_zeros(1, sums.shape[1]), sums))  # [M + 1, D]; torch 2.9 pads no D of 0
     return (running[high] - running[low]).to(rows.dtype), high - low
 
 

@@ -230,7 +230,9 @@ class SSLModule(L.LightningModule):
         assert loader is not None
         global_batch = loader.global_batch_size * self.trainer.accumulate_grad_batches
         self.refuse_views_too_large(loader.global_batch_size // world_size())
-        optimizer, schedule = self.recipe.build(self, global_batch, self.total_steps, self.own_rates())
+        # A fused step unscales the gradients of mixed precision itself, after they would have been clipped.
+        fused = not (self.trainer.gradient_clip_val and "mixed" in str(self.trainer.precision))
+        optimizer, schedule = self.recipe.build(self, global_batch, self.total_steps, self.own_rates(), fused)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

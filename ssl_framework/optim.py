@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -98,6 +99,7 @@ class OptimizerRecipe:
         global_batch: int,
         total_steps: int,
         own_rates: Mapping[nn.Module, float] = MappingProxyType({}),
+        fused: bool = True,
     ) -> tuple[Optimizer, LambdaLR]:
         """The optimizer over the module's trainable parameters, and its schedule in steps.
 
@@ -107,6 +109,7 @@ class OptimizerRecipe:
             total_steps: of the run.
             own_rates: parts of the module, and their learning rate relative to all others; they become groups of their
                 own behind the rest.
+            fused: whether the step may be fused where ``algorithm`` asks for it.
         """
         lr = self.lr_per_256 * global_batch / 256
         groups = parameter_groups(module, self.weight_decay, self.exclude_bias_and_norm)
@@ -116,7 +119,8 @@ class OptimizerRecipe:
             own = parameter_groups(part, self.weight_decay, self.exclude_bias_and_norm)
             groups += [{**group, "lr": lr * factor} for group in own]
         groups = [part for group in groups for part in of_one_kind(group)]
-        optimizer = self.algorithm(groups, lr=lr, weight_decay=self.weight_decay)
+        algorithm = self.algorithm if fused else unfused(self.algorithm)
+        optimizer = algorithm(groups, lr=lr, weight_decay=self.weight_decay)
         return optimizer, LambdaLR(optimizer, lambda step: warmup_cosine(step, total_steps, self.warmup))
 
 
@@ -129,6 +133,14 @@ def parameter_groups(module: nn.Module, weight_decay: float, exclude_bias_and_no
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay, "adapt": True},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0, "adapt": False},
     ]
+
+
+def unfused(algorithm: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+    """The same without ``fused=True``."""
+    if not isinstance(algorithm, partial):
+        return algorithm
+    keywords = {name: value for name, value in algorithm.keywords.items() if name != "fused"}
+    return partial(algorithm.func, *algorithm.args, **keywords)
 
 
 def of_one_kind(group: dict) -> list[dict]:

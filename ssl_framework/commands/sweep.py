@@ -24,7 +24,7 @@ from ssl_framework.runs.messages import command_line, error_line, failures, quie
 from ssl_framework.runs.overrides import key_of
 from ssl_framework.runs.search import refuse_test_labels
 from ssl_framework.runs.typed_paths import folder_override
-from ssl_framework.training.place import is_first, place
+from ssl_framework.training.place import is_first
 
 
 def best_trial(jobs: Sequence[Summary], metric: str, direction: str) -> str:
@@ -33,8 +33,7 @@ def best_trial(jobs: Sequence[Summary], metric: str, direction: str) -> str:
     failed = sum(job.state == "failed" for job in jobs)
     if not scored:
         return f"no trial of {len(jobs)} has {metric} ({failed} failed)"
-    # A Direction of the sweeper, or its name.
-    value, best = (max if "maximize" in direction else min)(scored, key=lambda pair: pair[0])
+    value, best = (max if direction == "maximize" else min)(scored, key=lambda pair: pair[0])
     rest = [item for item in best.overrides if item.partition("=")[0] not in ("hparams_search", "evaluation", "method")]
     command = command_line([f"method={choice_of(best.folder.read_about(), 'method')}", *rest])
     return f"best of {len(jobs)} trials ({failed} failed) by {metric}: {value:.4g}\nwith it: {command}"
@@ -104,13 +103,6 @@ def refuse_search(config: DictConfig) -> None:
     """Ends the command where it searches hyper-parameters as none of its trials may."""
     try:
         refuse_test_labels(config)
-        here = place()
-        if OmegaConf.select(config, "hparams_search.metric") is not None and here is not None and here.world_size > 1:
-            raise ValueError(
-                f"hparams_search is one search, but {here.world_size} processes were launched, each of which would "
-                "choose trials of its own: start the command once; trainer=ddp or ddp_cpu starts the processes of a "
-                "trial, hydra/launcher=submitit_slurm its jobs"
-            )
     except ValueError as error:
         sys.exit(error_line(error) if is_first() else 1)
 

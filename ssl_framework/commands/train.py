@@ -33,6 +33,7 @@ from ssl_framework.runs.made import remove_made
 from ssl_framework.runs.messages import (
     REFUSALS,
     STOPPED,
+    RunFailed,
     command_line,
     commanded,
     error_line,
@@ -59,6 +60,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors, and they are explained here
     sys.argv[1:] = point_to_resumed_folder(with_paths_quoted(admit(sys.argv[1:])))
     refuse_null_choices(sys.argv[1:])
+    refuse_other_place(sys.argv[1:])
     begin_together(sys.argv[1:])
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(job)()
@@ -73,9 +75,9 @@ def main() -> None:
     except ValueError as error:
         if not first_to_say(str(error)):
             sys.exit(1)
-        if not failures:  # of the command line, which Hydra reads before there is a run
-            sys.exit(error_line(error))
-        sys.exit("error: no trial of the search has ended with a value")  # of which Optuna takes the best
+        sys.exit(error_line(error))  # of the command line, before there is a run, or of a search
+    except RunFailed:  # the first process has said why there is no search
+        sys.exit(1)
     if failures:
         sys.exit(1)
 
@@ -89,6 +91,14 @@ def refuse_null_choices(arguments: list[str]) -> None:
             sys.exit(f"error: {item} chooses nothing: choose {instead}")
         if group in groups() and re.fullmatch(r"[-+.\d]+(e[-+]?\d+)?|true|false|nan|inf|\{.*\}", choice, re.IGNORECASE):
             sys.exit(f"error: {item} names no choice: {group} can be {', '.join(choices(group))}")
+
+
+def refuse_other_place(arguments: list[str]) -> None:
+    """Ends the command if its jobs are to run in their folders: paths in it are those of where it was typed."""
+    for item in arguments:
+        key, _, value = item.lstrip("+").partition("=")
+        if key == "hydra.job.chdir" and value.lower() not in ("false", "null"):
+            sys.exit(f"error: {item}: paths are read from the folder in which the command is typed: leave it out")
 
 
 def begin_together(arguments: list[str]) -> None:
@@ -117,7 +127,7 @@ def job(cfg: DictConfig) -> float | None:
         if is_first():
             print(f"\njob {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}", flush=True)
         job_of_multirun(cfg, folder)
-        return objective_of(cfg, folder)
+        return objective_of(cfg, folder) if is_first() else None
     with contextlib.ExitStack() as claims:
         single_run(cfg, folder, claims)
     return None
@@ -154,10 +164,12 @@ def complete(plan: Plan, shown: str) -> str:
 
 
 def leave_as_before(seen: dict[RunFolder, Any], latest: str | None) -> None:
-    """Removes what a run has made that was refused before its first step: its folder, and outputs/latest to it."""
-    for run, progress in seen.items():
+    """Removes what a run has made that was refused before its first step: its folder, and outputs/latest to it. One
+    that had trained says of itself what it said."""
+    for run, (progress, said) in seen.items():
         run.discard_unless_trained()
         if run.progress() == progress:
+            run.say_again(said)
             point_back(latest)
     remove_made()
 
@@ -218,6 +230,7 @@ def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
     again."""
     run = RunFolder(folder)
     with run.claimed() if is_first() else contextlib.nullcontext(True) as mine:
+        before = run.progress(), run.said()
         try:
             refuse_test_labels(cfg)
             plan = decided(cfg, lambda: planned_job(cfg, run, mine))
@@ -237,6 +250,8 @@ def job_of_multirun(cfg: DictConfig, folder: Path) -> None:
             say_once(error)
             failures.append(str(folder))
             if is_first():
+                if run.progress() == before[0]:
+                    run.say_again(before[1])
                 note_failure(run, error)
             leave_unless_all_refuse()
             return

@@ -301,6 +301,17 @@ class RunFolder(NamedTuple):
         self.write_about(about)
         self.write_config(cfg)
 
+    def said(self) -> dict[Path, bytes]:
+        """What its config and its names are written in, as they are."""
+        return {file: file.read_bytes() for file in (self.config_file, self.about_file) if file.is_file()}
+
+    def say_again(self, said: dict[Path, bytes]) -> None:
+        """Writes them as they were, if a run that has trained says something else now."""
+        for file, content in said.items() if self.has_trained else ():
+            if not file.is_file() or file.read_bytes() != content:
+                with replacing(file) as partial:
+                    partial.write_bytes(content)
+
     def sweep_partials(self) -> None:
         """Removes the files that killed processes have left half-written, in it and its parts."""
         places = ((where.path, where.checkpoints, where.pictures) for where in self.parts)

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssl_framework.runs.groups import choices, composing
 from ssl_framework.runs.messages import nearest
+from ssl_framework.runs.typed_paths import with_paths_quoted
 
 
 def stored(group: str) -> list[str]:
@@ -89,7 +90,7 @@ def parsed(item: str) -> Any:
         ValueError: it does not end, holds what has to be quoted, or is several values.
     """
     try:
-        override = OverridesParser.create().parse_override(item)
+        override = OverridesParser.create().parse_override(with_paths_quoted([item])[0])
     except HydraException as error:
         raise ValueError(f"{item} cannot be read: {str(error).splitlines()[0]}") from error
     if override.is_sweep_override():

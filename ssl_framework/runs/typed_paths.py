@@ -1,5 +1,7 @@
 """Paths as they are typed. Hydra's grammar takes few of them bare, and a path may have any character."""
 
+import contextlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +9,13 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from ssl_framework.runs.paths import RULES, local
+
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 """Keys whose values are paths that may be made of interpolations."""
+
+NAMES = {name for rules in RULES.values() for name, rule in rules.items() if rule is local} | {"mirror"}
+"""What keys are called whose values are paths."""
 
 
 def quoted(text: str) -> str:
@@ -42,10 +49,32 @@ def with_paths_quoted(arguments: Sequence[str]) -> list[str]:
         key, _, value = item.partition("=")
         if key == "resume" and value not in ("null", ""):
             item = f"resume={quoted(str(path_of(value)))}"
-        elif key in FOLDERS and value and not is_text(item):
+        elif value and is_bare_path(key, value):
             item = f"{key}={quoted(value)}"
         found.append(item)
     return found
+
+
+def is_bare_path(key: str, value: str) -> bool:
+    """Whether what was typed for a key is a path that Hydra would take for something else, or could not read.
+
+    A key of the data or the weights may also have several values, a list or an interpolation: where no file or folder
+    is called so, what Hydra can read is left to it.
+    """
+    item = f"{key}={value}"
+    if key in FOLDERS:
+        return not is_text(item)
+    if key.rpartition(".")[2] not in NAMES:
+        return False
+    there = os.path.exists(os.path.expanduser(value))
+    return (there and ("${" in value or not is_text(item))) or not is_read(item)
+
+
+def is_read(item: str) -> bool:
+    """Whether Hydra can read an override at all."""
+    with contextlib.suppress(HydraException):
+        return OverridesParser.create().parse_override(item) is not None
+    return False
 
 
 def is_text(item: str) -> bool:

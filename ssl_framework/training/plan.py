@@ -81,7 +81,7 @@ def planned(cfg: DictConfig, folder: Path, claims: contextlib.ExitStack, seen: d
         run = found
     elif not claims.enter_context(run.claimed()):
         raise ValueError(f"{run.held_by}: wait for it to end, or choose another hydra.run.dir")
-    seen[run] = run.progress()
+    seen[run] = run.progress(), run.said()
     if cfg.resume is not None:
         cfg, names = resumed(cfg, run, HydraConfig.get().overrides.task)
         refuse_settings(cfg)

@@ -108,4 +108,5 @@ class EvaluationLines(L.Callback):
         if rank() == 0 and self.evaluation.evaluated_at > self._seen:
             self._seen = self.evaluation.evaluated_at
             values = "  ".join(f"{name} {shown(name, value)}" for name, value in self.evaluation.metrics.items())
-            self.console.print(f"  evaluation: {values}", highlight=False, markup=False, soft_wrap=True)
+            if values:  # what was left out has been said
+                self.console.print(f"  evaluation: {values}", highlight=False, markup=False, soft_wrap=True)

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.device import accelerator_of
@@ -20,9 +21,12 @@ from ssl_framework.training.place import Place, is_first, local_processes, place
 from ssl_framework.training.sharding import Sharded
 from ssl_framework.training.writing import CheckpointWriter
 
+ALONE = Place(0, 1, 0, 1)
+"""Where a process stands that nothing has launched, whatever variables a batch job around it has set."""
+
 
 class Launched(ClusterEnvironment):
-    """Tells Lightning where this process stands among those that were launched (see ``place``).
+    """Tells Lightning where this process stands among those that were launched (see ``place``), or that it is alone.
 
     Lightning's own environments know one launcher each, and some want as many processes on every machine.
 
@@ -77,9 +81,9 @@ def build_trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback], lo
     """
     refuse_what_is_not_there(cfg)
     here, devices = place(), local_processes(cfg)
-    plugins: list[Any] = [writer_of(cfg, RunFolder(folder))]
-    if here is not None:
-        plugins.append(Launched(here))
+    plugins: list[Any] = [writer_of(cfg, RunFolder(folder)), Launched(here or ALONE)]
+    # Lightning takes it from whatever variables are there.
+    rank_zero_only.rank = (here or ALONE).rank  # type: ignore[attr-defined]
     trainer = L.Trainer(
         accelerator=accelerator_of(cfg),
         devices=devices,

@@ -594,7 +594,7 @@ def to_plain(cfg: Any) -> Any:
         (["study=dcl/batch_size", "target=high"], "target has 'high', which is not a number"),
         (["study=dcl/batch_size", "seed=1"], "seed=1: each cell is run with several seeds; give them as seeds=0,1,2"),
         (["study=dcl/batch_size", "hydra.sweep.dir=x"], "hydra.sweep.dir=x: a study has its own folders and sweeper"),
-        (["study=dcl/batch_size", "hydra/sweeper=optuna"], "a study has its own folders and sweeper"),
+        (["study=dcl/batch_size", "hydra/sweeper=search"], "a study has its own folders and sweeper"),
         (["study=dcl/batch_size", "trainer.max_epoch=2"], "no key trainer.max_epoch (did you mean max_epochs?)"),
         (["study=dcl/batch_size", "data=cifr10"], "there is no data=cifr10"),
         (["study=dcl/batch_size", "data.batch_size=8,16"], "data.batch_size"),
