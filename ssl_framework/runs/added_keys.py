@@ -11,6 +11,7 @@ KEYS: dict[tuple[str, Any], str] = {
     ("checkpoint_activations", False): "models.backbone.Backbone",
     ("bits", None): "data.images.folder.FolderSource data.images.files.FilesSource",
     ("on_error", "refuse"): "data.images.files.FilesSource",
+    ("table", None): "data.images.folder.FolderSource data.images.files.FilesSource",
     ("head", "projector"): (
         "objectives.barlow_twins.BarlowTwins objectives.cacr.CACR objectives.cacr_moco.CACRMoCo objectives.dcl.DCL "
         "objectives.groco.GroCo objectives.instance_discrimination.InstanceDiscrimination objectives.metrix.Metrix "

@@ -128,9 +128,9 @@ LOGGERS = "lightning.pytorch.loggers."
 
 RULES: dict[str, dict[str, Rule]] = {
     DATA + "arrays.TorchvisionSource": {"root": local, "name": word, "download": off, "splits": plain},
-    DATA + "files.FilesSource": {"root": local, "test_folder": word, "targets": local},
+    DATA + "files.FilesSource": {"root": local, "test_folder": word, "targets": local, "table": local},
     DATA + "folder.FolderSource": {
-        **{"root": local, "test_folder": word, "targets": local, "store": local},
+        **{"root": local, "test_folder": word, "targets": local, "store": local, "table": local},
         "make_store": off,
     },
     DATA + "generated.Arrays": {"path": local},
@@ -181,6 +181,7 @@ OPENERS = {
     "ssl_framework.data.datamodule.DataModule",
     *(DATA + f"files.{name}" for name in ("Cutter", "Files", "FilesLoader", "Paths")),
     *(DATA + f"layout.{name}" for name in ("Layout", "Listing")),
+    *(DATA + f"table.{name}" for name in ("Line", "Table")),
     *(DATA + f"litdata_shards.{name}" for name in ("Index", "LitReader")),
     DATA + "store.Mapped",
     DATA + "webdataset_shards.TarReader",

@@ -97,6 +97,7 @@ class OfData(TypedDict):
     num_workers: Natural | None
     test_fraction: BelowOne
     test_folder: Literal["val", "test"] | None
+    table: str | None
     stored_size: Pixels
     bits: Bits | None
     on_error: Literal["refuse", "skip"]

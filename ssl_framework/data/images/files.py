@@ -7,7 +7,7 @@ N images, B samples a rank, V views, C channels, S pixels a side.
 """
 
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -22,6 +22,7 @@ from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images.decoding import Opened, decode_in_order, open_image, read_crops, reason_of
 from ssl_framework.data.images.folder import ON_ERROR, check_channels
 from ssl_framework.data.images.layout import Layout
+from ssl_framework.data.images.table import tabled
 from ssl_framework.data.loader import Loader, Undecoded, delivered, each_tensor
 from ssl_framework.data.residence import note, processes
 from ssl_framework.data.samplers import Draw
@@ -341,6 +342,7 @@ class FilesSource:
         bits: that values of 16 bits use, the highest of which becomes white; ``None``: all 16.
         on_error: what an unreadable file does when its turn has come: "refuse" ends the run, "skip" takes the next one
             in its place (an evaluation a black image) and counts it.
+        table, columns: as in ``folder.FolderSource``.
 
     Raises:
         ValueError: an argument outside its range.
@@ -358,13 +360,15 @@ class FilesSource:
         targets: str | None = None,
         bits: Bits | None = None,
         on_error: str = "refuse",
+        table: str | None = None,
+        columns: Mapping[str, str] | None = None,
     ) -> None:
         check_channels(channels)
         if on_error not in ON_ERROR:
             raise ValueError(f"data.on_error={on_error} is not known: choose one of {', '.join(ON_ERROR)}.")
         self.bits = bits
         self.on_error = on_error
-        self.layout = Layout(root, test_fraction, seed, test_folder, targets)
+        self.layout = Layout(root, test_fraction, seed, test_folder, targets, tabled(table, columns, on_error))
         self.channels = channels
         self.image_size = image_size
         self.num_workers = num_workers
