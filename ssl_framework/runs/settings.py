@@ -110,6 +110,7 @@ class OfData(TypedDict):
     train_sizes: str | None
     test_sizes: str | None
     cache: str | None
+    dataset: str | None
     image_key: str
     label_key: str
     length: Several

@@ -25,9 +25,9 @@ from ssl_framework.data.residence import note
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".avif", ".tif", ".tiff", ".gif"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".npy"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".npy", ".dcm", ".dicom"),
 )
-"""Of the files that are read, in capitals or not: what ``decoding`` and ``bands`` know."""
+"""Of the files that are read, in capitals or not: what ``decoding``, ``bands`` and ``dicom`` know."""
 
 SPLIT_FOLDERS = {"train", "val", "test"}
 

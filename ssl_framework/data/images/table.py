@@ -147,7 +147,7 @@ class Table(NamedTuple):
                 "of them one, or none."
             )
         names = {line.label for line in lines}
-        order = sorted(names, key=int if all(name.isdecimal() for name in names) else str)  # type: ignore[type-var]
+        order = sorted(names, key=int if all(name.isdecimal() for name in names) else str)
         place = {name: position for position, name in enumerate(order)}
         return torch.tensor([place[line.label] for line in lines]), tuple(order)  # [N]
 
