@@ -17,10 +17,13 @@ from ssl_framework.data.allocations import within_memory
 from ssl_framework.data.base import Source
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.images.generated import WithGenerated
+from ssl_framework.models.base import Resizable
 from ssl_framework.models.encoder import Encoder
+from ssl_framework.models.towers import Towers
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
 from ssl_framework.runs.config import leaves
+from ssl_framework.views.base import ViewMaker
 from ssl_framework.wiring import check_modalities, methods, refuse_missing
 
 last_source: dict[str, Source] = {}
@@ -171,6 +174,7 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
     views = build(cfg.views)  # draws nothing
     check_modalities(views.modality, modalities_of(cfg.data), cfg.data.name)
     student = build(cfg.student)  # first: at a seed, every method begins with the same backbone
+    take_sizes(student, views)
     objective = build(with_widths(cfg.objective, student))
     if objective.requires & {"label", "number"} and not has_labels:
         raise ValueError(
@@ -197,6 +201,20 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
         micro_batch_size=cfg.data.micro_batch_size,
         seed=cfg.seed,
     )
+
+
+def take_sizes(student: Encoder | Towers, views: ViewMaker) -> None:
+    """Tells the backbones of pictures of the sides that come to them, where there are several. Changes the student.
+
+    Raises:
+        ValueError: a backbone cannot take them.
+    """
+    made = [(views.modality[v], views.example(v)) for v in range(views.num_views)]
+    for encoder, modalities in student.encoders():
+        sizes = {shape[-1] for kind, shape in made if len(shape) == 3 and (not modalities or kind in modalities)}
+        for backbone in encoder.backbones if len(sizes) > 1 else ():
+            if isinstance(backbone, Resizable):
+                backbone.take_sizes(sorted(sizes))
 
 
 def check_data(cfg: DictConfig) -> None:

@@ -57,6 +57,15 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat(parts)  # [W * B, ...]
 
 
+def united(own: Mapping[str, str]) -> dict[str, str]:
+    """The entries of all ranks' mappings, in rank order; every rank has to call this."""
+    if world_size() == 1:
+        return dict(own)
+    parts: list[dict[str, str]] = [{}] * world_size()
+    dist.all_gather_object(parts, dict(own))
+    return {key: value for part in parts for key, value in part.items()}
+
+
 class _GatherWithGrad(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]

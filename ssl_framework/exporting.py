@@ -18,6 +18,7 @@ import json
 import logging
 import pickle
 import re
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -58,8 +59,13 @@ class Trained(NamedTuple):
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """Its weights and buffers under its own names."""
-        return {name: x.detach().contiguous() for name, x in self.net.state_dict().items()}
+        """Its weights and buffers under its own names; one that several names share, as in CoaT, once for each."""
+        state, first = self.net.state_dict(), dict[int, str]()
+        for name, x in state.items():
+            first.setdefault(x.untyped_storage().data_ptr(), name)
+        shared = {name for name, x in state.items() if first[x.untyped_storage().data_ptr()] != name}
+        own = {name: x.detach().contiguous() for name, x in state.items()}
+        return {name: x.clone() if name in shared else x for name, x in own.items()}
 
     def pixels(self) -> Tensor:
         """[2, C, S, S] float32 in [0, 1] of a seed, to compare by."""
@@ -275,7 +281,13 @@ def to_hub(trained: Trained, out: Path) -> str:
     data = {"mean": tuple(views.mean), "std": tuple(views.std)}
     data["input_size"] = (views.channels, views.image_size, views.image_size)
     plain = copy.deepcopy(trained.net).to(memory_format=torch.contiguous_format)  # as safetensors wants it
-    save_for_hf(plain, str(out), data_config=data, safe_serialization=True)
+    try:
+        save_for_hf(plain, str(out), data_config=data, safe_serialization=True)
+    except RuntimeError as error:  # of safetensors
+        shutil.rmtree(out)
+        raise ValueError(
+            f"format=hub has no place for weights that several layers share, as those of {name}: choose format=timm"
+        ) from error
     (out / "README.md").write_text(card(trained), encoding="utf-8")
     again = timm.create_model(f"local-dir:{out}", pretrained=True, num_classes=0).eval()
     normalised = (trained.pixels() - net.mean) / net.std  # [2, C, S, S]

@@ -18,7 +18,7 @@ from ssl_framework import functional
 from ssl_framework.build import build, build_data, build_module
 from ssl_framework.data.base import Split
 from ssl_framework.data.loader import take
-from ssl_framework.distributed import gather, gather_with_grad, own_rows, rank, same_on_all_ranks, world_size
+from ssl_framework.distributed import gather, gather_with_grad, own_rows, rank, same_on_all_ranks, united, world_size
 from ssl_framework.evaluation.during_training.online_linear import OnlineLinear
 from ssl_framework.evaluation.features import extract
 from ssl_framework.gradient_cache import cached_losses
@@ -270,6 +270,7 @@ def work(process: int, port: int, folder: str) -> None:
     seen["micro_batches"] = micro_batches(divided=True)
     seen["others"], seen["gather_gradient"] = others(), gather_gradient()
     seen["series"], seen["towers"] = series_steps(), towers_steps()
+    seen["united"] = united({"met by both": f"last by {process}", f"met by {process}": "broken"})
     torch.save(seen, Path(folder) / f"{process}.pt")
     dist.destroy_process_group()
 
@@ -374,3 +375,9 @@ def test_the_online_classifier_makes_the_step_of_the_global_batch(two_ranks: lis
 
 def test_gather_sums_gradients_over_ranks(two_ranks: list[dict[str, Any]]) -> None:
     assert [each["gather_gradient"].item() for each in two_ranks] == [1.0 * (1 + 2), 10.0 * (1 + 2)]
+
+
+def test_what_each_rank_has_met_is_known_to_all(two_ranks: list[dict[str, Any]]) -> None:
+    everything = {"met by both": "last by 1", "met by 0": "broken", "met by 1": "broken"}
+    assert [each["united"] for each in two_ranks] == [everything, everything]
+    assert united({"alone": "broken"}) == {"alone": "broken"}

@@ -13,7 +13,7 @@ interrupted.
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -287,6 +287,11 @@ class Streamed(Protocol):
     @property
     def labelled(self) -> bool:
         """Whether every sample has a label."""
+        ...
+
+    @property
+    def unread(self) -> Mapping[str, str]:
+        """Which samples were left out because they could not be read, and why."""
         ...
 
     def loader(self, global_batch_size: int, seed: int, served: int, device: torch.device) -> Any:

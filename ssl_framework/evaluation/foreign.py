@@ -103,14 +103,11 @@ class Foreign(NamedTuple):
         try:
             backbone: Backbone = build(cfg.backbone)
         except ValueError as error:
-            raise ValueError(
-                f"{str(error).rstrip('.')}; views.image_size=<px> resizes the images, and "
-                "backbone.options={img_size: <px>} is for a model that has to be told"
-            ) from error
+            raise ValueError(f"{str(error).rstrip('.')}; views.image_size=<px> resizes the images") from error
         if with_weights and self.path is not None:
             self.load(backbone, read_content(self.path))
         elif with_weights and self.pretrained:
-            backbone.net.load_state_dict(self.fetched(cfg))
+            backbone.net.load_state_dict(self.fetched(backbone))
         return Bare(build(cfg.views), Encoder(backbone, heads={}))
 
     def load(self, backbone: Backbone, content: Mapping[str, Any]) -> None:
@@ -130,16 +127,16 @@ class Foreign(NamedTuple):
         note(f"{self.said}: {found.said}")
         backbone.net.load_state_dict(found.state)
 
-    def fetched(self, cfg: DictConfig) -> dict[str, Tensor]:
-        """timm's pretrained weights, from its cache or the network.
+    def fetched(self, backbone: Backbone) -> dict[str, Tensor]:
+        """timm's pretrained weights, from its cache or the network, at the size of the backbone.
 
         Raises:
             ValueError: timm cannot get them.
         """
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what fails is said below, once
-        own = {"num_classes": 0, "in_chans": cfg.backbone.channels}
+        own: dict[str, Any] = {"num_classes": 0, "in_chans": backbone.channels}
         try:
-            net = timm.create_model(self.timm_name, pretrained=True, **own, **cfg.backbone.options)
+            net = timm.create_model(self.timm_name, pretrained=True, **own, **backbone.options)
         except Exception as error:  # of the network, the hub's client, the file, the shapes
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(

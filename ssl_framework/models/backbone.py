@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ssl_framework.arguments import Channels, Pixels, guarded
 from ssl_framework.models import small_nets  # noqa: F401  registers its networks with timm
 from ssl_framework.models.base import Block
+from ssl_framework.models.sizes import for_further_sizes, sized
 
 SMALL_IMAGE = 64
 """Up to this side in pixels the first convolution is 3x3 with stride 1 and there is no max-pooling."""
@@ -35,7 +36,8 @@ class Backbone(nn.Module):
             early; ``None`` if there is none.
         image_size: side of the views in pixels.
         channels: of the views.
-        options: passed to ``timm.create_model`` (``{img_size: 64}`` for a ViT, ``{drop_path_rate: 0.1}`` ...).
+        options: passed to ``timm.create_model`` (``{drop_path_rate: 0.1}`` ...). A model that has to be told the size
+            of its images (``img_size``) is told it, unless the options do; they then have it, too (see ``sizes``).
         channels_last: device types ("cpu", "cuda") on which images and weights lie with the channels innermost: the
             same numbers, faster for some nets on some devices.
         weights: run folder or .safetensors file that a new run begins with (see ``weights``); ``None``: random ones.
@@ -67,28 +69,33 @@ class Backbone(nn.Module):
         if not timm.is_model(self.name):
             near = ", ".join(timm.list_models(f"*{self.name[:8]}*")[:6]) or "see timm.list_models()"
             raise ValueError(f"backbone.name is {self.name}, which timm does not know; it has, for example: {near}")
-        options = self.options = dict(options or {})
-        try:
-            self.net: Any = timm.create_model(self.name, num_classes=0, in_chans=channels, **options)
-            self.dim = self._probe(image_size, channels)
-        except (RuntimeError, TypeError, AssertionError, ValueError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(
-                f"backbone.name={self.name} cannot take {channels} x {image_size} x {image_size} images with "
-                f"backbone.options={options}: {reason}"
-            ) from error
+        made = sized(self.name, channels, image_size, options or {})
+        self.net: Any = made.net
+        self.dim = made.dim
+        self.options = {**(options or {}), **made.told}
         self.checkpoint_activations = checkpoint_activations
         if checkpoint_activations:
             self._checkpoint_activations()
         self._apply(lambda weight: weight)  # lays the weights out for the CPU
 
-    @torch.no_grad()
-    def _probe(self, image_size: int, channels: int) -> int:
-        self.net.eval()
-        features = self.net.forward_features(torch.zeros(1, channels, image_size, image_size))
-        dim = self.net.forward_head(features, pre_logits=True).shape[1]
-        self.net.train()
-        return dim
+    def take_sizes(self, sizes: Sequence[int]) -> None:
+        """Makes sure that images of some sides in pixels can come; the weights stay. Changes ``net`` where it must be
+        told of several sizes.
+
+        Raises:
+            ValueError: it takes one size only.
+        """
+        told = for_further_sizes(self.net, self.name, self.channels, sizes, self.options)
+        if not told:
+            return
+        self.options |= told
+        weights = self.net.state_dict()
+        with torch.random.fork_rng(devices=[]):
+            self.net = timm.create_model(self.name, num_classes=0, in_chans=self.channels, **self.options)
+        self.net.load_state_dict(weights)
+        if self.checkpoint_activations:
+            self._checkpoint_activations()
+        self._apply(lambda weight: weight)
 
     def _checkpoint_activations(self) -> None:
         try:
@@ -113,10 +120,15 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """[B, C, H, W] -> "pooled" [B, D] and "map" [B, D', h, w] or "tokens" [B, N, D']."""
+        """[B, C, H, W] -> "pooled" [B, D] and "map" [B, D', h, w] or "tokens" [B, N, D'].
+
+        Of the few models that have features of several scales, such as CoaT, "pooled" alone.
+        """
         features = self.net.forward_features(x.contiguous(memory_format=self._layout(x.device)))
-        name = "map" if features.ndim == 4 else "tokens"
-        return {name: features, "pooled": self.net.forward_head(features, pre_logits=True)}
+        pooled = self.net.forward_head(features, pre_logits=True)  # [B, D]
+        if not isinstance(features, Tensor):
+            return {"pooled": pooled}
+        return {"pooled": pooled, **({"map": self._upright(features)} if features.ndim == 4 else {"tokens": features})}
 
     def about(self) -> dict[str, str]:
         """timm's name and the channels."""
@@ -136,14 +148,15 @@ class Backbone(nn.Module):
         """[B, C, H, W] -> [B, D', h, w]: the last map before pooling, or a transformer's patch tokens on their grid.
 
         Raises:
-            ValueError: the patches make no square.
+            ValueError: the patches make no square, or timm does not say where they lie.
         """
         outputs = self(x)
         if "map" in outputs:
-            found, dim = outputs["map"], self.net.num_features
-            channels_last = found.shape[1] != dim and found.shape[3] == dim  # as Swin has them
-            return found.permute(0, 3, 1, 2) if channels_last else found  # [B, D', h, w]
-        tokens = outputs["tokens"][:, self.net.num_prefix_tokens :]  # [B, h * w, D']
+            return outputs["map"]
+        try:
+            tokens = outputs["tokens"][:, self.net.num_prefix_tokens :]  # [B, h * w, D']
+        except (KeyError, AttributeError):  # timm counts prefix tokens of plain transformers only
+            return self._last_map(x)
         side = math.isqrt(tokens.shape[1])
         if side**2 != tokens.shape[1]:
             raise ValueError(
@@ -151,6 +164,23 @@ class Backbone(nn.Module):
                 "choose another backbone, or an evaluation other than dense"
             )
         return tokens.transpose(1, 2).unflatten(2, (side, side))  # [B, D', h, w]
+
+    def _last_map(self, x: Tensor) -> Tensor:
+        """The map behind the last block as timm's ``forward_intermediates`` makes it: [B, C, H, W] -> [B, D', h, w]."""
+        x = x.contiguous(memory_format=self._layout(x.device))
+        try:
+            how: dict[str, Any] = {"indices": 1, "output_fmt": "NCHW", "intermediates_only": True}
+            return self.net.forward_intermediates(x, **how)[-1]
+        except (AttributeError, AssertionError, TypeError) as error:
+            raise ValueError(
+                f"backbone.name is {self.name}, and timm does not say where in the picture its features lie: choose "
+                "another backbone, or an evaluation other than dense"
+            ) from error
+
+    def _upright(self, found: Tensor) -> Tensor:
+        """A map as [B, D', h, w], also of a model, such as Swin, that has its channels last."""
+        dim = self.net.num_features
+        return found.permute(0, 3, 1, 2) if found.shape[1] != dim and found.shape[3] == dim else found
 
     def depths(self) -> tuple[dict[str, int], int]:
         """How deep every parameter lies: its name -> 0 for the first layer, and so on; and the number of layers.

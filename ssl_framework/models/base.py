@@ -1,7 +1,7 @@
 """What a backbone of any modality offers an encoder, and what some offer beside it."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -81,6 +81,15 @@ class Deep(Protocol):
 
     def depths(self) -> tuple[dict[str, int], int]:
         """Name of every parameter -> its depth, and the number of layers; see ``Backbone.depths``."""
+        ...
+
+
+@runtime_checkable
+class Resizable(Protocol):
+    """A backbone of pictures that can be told of several sizes."""
+
+    def take_sizes(self, sizes: Sequence[int]) -> None:
+        """Makes sure that pictures of some sides in pixels can come; see ``Backbone.take_sizes``."""
         ...
 
 

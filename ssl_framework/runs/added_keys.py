@@ -10,7 +10,11 @@ KEYS: dict[tuple[str, Any], str] = {
     ("last_norm", False): "models.heads.MLPHead",
     ("checkpoint_activations", False): "models.backbone.Backbone",
     ("bits", None): "data.images.folder.FolderSource data.images.files.FilesSource",
-    ("on_error", "refuse"): "data.images.files.FilesSource",
+    ("on_error", "refuse"): (
+        "data.images.files.FilesSource data.images.litdata_shards.LitDataSource "
+        "data.images.webdataset_shards.WebDatasetSource"
+    ),
+    ("table", None): "data.images.folder.FolderSource data.images.files.FilesSource",
     ("head", "projector"): (
         "objectives.barlow_twins.BarlowTwins objectives.cacr.CACR objectives.cacr_moco.CACRMoCo objectives.dcl.DCL "
         "objectives.groco.GroCo objectives.instance_discrimination.InstanceDiscrimination objectives.metrix.Metrix "

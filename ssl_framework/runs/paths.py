@@ -123,22 +123,43 @@ def options(value: Any, place: Place) -> Any:
     return kept
 
 
+UNPICKLING = {"ImageNet", "LSUN", "PhotoTour"}
+"""Data sets of torchvision that unpickle what lies in their folder, or keep a pickle there."""
+
+
+def harmless_set(value: Any, place: Place) -> Any:
+    """The name of a data set of torchvision that runs nothing of what it reads."""
+    if value in UNPICKLING:
+        place.refuse(f"{value!r}, which can run code that lies in its folder")
+    return word(value, place)
+
+
+def no_name(value: Any, place: Place) -> None:
+    """Nothing: what a name on a hub stands for is not in the folder that the user gave."""
+    if value is not None:
+        place.refuse(f"{value!r}, which names data elsewhere")
+
+
 DATA = "ssl_framework.data.images."
 LOGGERS = "lightning.pytorch.loggers."
 TRACKERS = "ssl_framework.training.loggers."
 
 RULES: dict[str, dict[str, Rule]] = {
     DATA + "arrays.TorchvisionSource": {"root": local, "name": word, "download": off, "splits": plain},
-    DATA + "files.FilesSource": {"root": local, "test_folder": word, "targets": local},
+    DATA + "files.FilesSource": {"root": local, "test_folder": word, "targets": local, "table": local},
     DATA + "folder.FolderSource": {
-        **{"root": local, "test_folder": word, "targets": local, "store": local},
+        **{"root": local, "test_folder": word, "targets": local, "store": local, "table": local},
         "make_store": off,
     },
     DATA + "generated.Arrays": {"path": local},
+    DATA + "hub_sets.HubSet": {"root": local, "dataset": no_name, "download": off, "make_cache": off},
     DATA + "litdata_shards.LitDataSource": {
         **{"root": local, "train_shards": local, "test_shards": local, "cache": nothing},
     },
     DATA + "store.StoreSource": {"root": local},
+    DATA + "torchvision_sets.TorchvisionSet": {
+        **{"root": local, "download": off, "dataset": harmless_set, "splits": plain},
+    },
     DATA + "webdataset_shards.WebDatasetSource": {
         **{"root": local, "train_shards": local, "test_shards": local, "train_sizes": local, "test_sizes": local},
         "keep_sizes": off,
@@ -161,6 +182,7 @@ RULES: dict[str, dict[str, Rule]] = {
 
 ALWAYS = {
     DATA + "folder.FolderSource": {"make_store": "store"},
+    DATA + "hub_sets.HubSet": {"make_cache": "root"},
     DATA + "webdataset_shards.WebDatasetSource": {"keep_sizes": "root"},
 }
 """Switches that are set even where the config does not name them -> the argument by which the command line takes them
@@ -187,6 +209,7 @@ OPENERS = {
     "ssl_framework.data.datamodule.DataModule",
     *(DATA + f"files.{name}" for name in ("Cutter", "Files", "FilesLoader", "Paths")),
     *(DATA + f"layout.{name}" for name in ("Layout", "Listing")),
+    *(DATA + f"table.{name}" for name in ("Line", "Table")),
     *(DATA + f"litdata_shards.{name}" for name in ("Index", "LitReader")),
     DATA + "store.Mapped",
     DATA + "webdataset_shards.TarReader",

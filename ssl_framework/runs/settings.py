@@ -99,6 +99,7 @@ class OfData(TypedDict):
     num_workers: Natural | None
     test_fraction: BelowOne
     test_folder: Literal["val", "test"] | None
+    table: str | None
     stored_size: Pixels
     bits: Bits | None
     on_error: Literal["refuse", "skip"]
@@ -111,6 +112,7 @@ class OfData(TypedDict):
     train_sizes: str | None
     test_sizes: str | None
     cache: str | None
+    dataset: str | None
     image_key: str
     label_key: str
     length: Several

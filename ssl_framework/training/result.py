@@ -1,6 +1,7 @@
 """What a run that came to its end has found, and at what cost: ``result.json``."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from ssl_framework.build import modalities_of
@@ -14,14 +15,16 @@ from ssl_framework.training.parts import Parts
 from ssl_framework.training.time_limit import TimeLimit
 
 
-def result_of(parts: Parts, resumed_at: int) -> dict[str, Any]:
+def result_of(parts: Parts, resumed_at: int, skipped: Mapping[str, str]) -> dict[str, Any]:
     """The content of ``result.json``.
 
     Args:
         parts: of a run that has descended.
         resumed_at: the step it went on from, 0 for a new run.
+        skipped: files that could not be read, and why, as ``unread`` has them of all ranks.
     """
-    return {**scores(parts), **identity(parts), **cost(parts, resumed_at)}
+    left_out = {"num_skipped_files": len(skipped), "skipped_files": dict(skipped)} if skipped else {}
+    return {**scores(parts), **identity(parts), **left_out, **cost(parts, resumed_at)}
 
 
 def scores(parts: Parts) -> dict[str, Any]:
@@ -52,7 +55,6 @@ def identity(parts: Parts) -> dict[str, Any]:
         "cpu": cpu_name(),
         "processes": parts.trainer.world_size,
         "sample": modalities_of(parts.cfg.data)[0],
-        **left_out(parts),
         "images": {name: getattr(parts.data, name).shape[0] for name in SPLITS},
     }
 
@@ -73,11 +75,12 @@ def best_of(parts: Parts) -> dict[str, Any]:
     return {} if best is None else {"best": [{"step": step, best.name: value} for value, step in best.found]}
 
 
-def left_out(parts: Parts) -> dict[str, Any]:
-    """The training files that this process found unreadable, if there are such."""
-    rows = parts.data.pretrain.rows if isinstance(parts.data.pretrain, Split) else None
-    unread = rows.unread if isinstance(rows, Undecoded) else {}
-    return {"skipped_files": unread} if unread else {}
+def unread(parts: Parts) -> Mapping[str, str]:
+    """The training files that this process found unreadable, and why."""
+    pretrain = parts.data.pretrain
+    if not isinstance(pretrain, Split):
+        return pretrain.unread
+    return pretrain.rows.unread if isinstance(pretrain.rows, Undecoded) else {}
 
 
 def cost(parts: Parts, resumed_at: int) -> dict[str, Any]:

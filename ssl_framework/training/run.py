@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ssl_framework.build import modalities_of, refuse_wrong
 from ssl_framework.device import device_name, keep_freed_memory, use_threads
-from ssl_framework.distributed import alone
+from ssl_framework.distributed import alone, united
 from ssl_framework.evaluation.frozen import count_parameters
 from ssl_framework.models.weights import Newest, newest_checkpoint
 from ssl_framework.report.tables import cost_of, run_table
@@ -28,7 +28,7 @@ from ssl_framework.training.loops import Position
 from ssl_framework.training.parts import Parts, prepare
 from ssl_framework.training.place import environment
 from ssl_framework.training.restored import position_in
-from ssl_framework.training.result import result_of
+from ssl_framework.training.result import result_of, unread
 
 Change = Callable[[Parts], None]
 """What is done to the parts of a run before it descends."""
@@ -129,8 +129,9 @@ def refuse_fewer(parts: Parts, at: Position, step: int) -> None:
 def conclude(parts: Parts, step: int) -> None:
     """Writes and prints the result of a run that came to its end, and then its page."""
     first = parts.trainer.is_global_zero
+    skipped = united(unread(parts))  # each rank has met its own
     if first:
-        result = result_of(parts, step)
+        result = result_of(parts, step, skipped)
         RunFolder(parts.folder).write_result(result)
         parts.console.print(run_table(result) if result["metrics"] else cost_of(result), highlight=False)
     parts.trainer.strategy.barrier()  # what comes next, a stage or a job, may read the result on any rank

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ssl_framework.data.images.bands import read_bands, to_eight_bits
 from ssl_framework.data.images.decoding import FORMATS, open_image, read_crops, read_image
+from ssl_framework.data.images.dicom import ENDINGS as DICOM
 from ssl_framework.data.images.files import Cutter, Files, FilesSource
 from ssl_framework.data.images.layout import SUFFIXES, Layout
 from ssl_framework.runs.folder import RunFolder
@@ -169,7 +170,7 @@ def test_files_that_are_left_out_are_counted(tmp_path: Path) -> None:
 
 def test_every_ending_that_is_listed_can_be_read(tmp_path: Path) -> None:
     known = {ending for ending, name in Image.registered_extensions().items() if name in FORMATS}
-    assert set(SUFFIXES) - {".npy"} - ({".avif"} if "AVIF" not in FORMATS else set()) <= known
+    assert set(SUFFIXES) - {".npy", *DICOM} - ({".avif"} if "AVIF" not in FORMATS else set()) <= known
 
 
 def broken(folder: Path, count: int = 12) -> Path:

@@ -9,6 +9,7 @@ import yaml
 from tools.benchmark.command import meaning, number
 from tools.chaos.record import story
 from tools.pages.compositions import compositions_page
+from tools.pages.families import families_page
 from tools.pages.methods import method_tables, methods_page
 from tools.pages.mixing import mixing_page
 from tools.pages.protocols import protocols_page
@@ -72,6 +73,7 @@ def main() -> None:
     """Writes README.md and the pages of docs of this source tree anew."""
     root = Path(__file__).resolve().parents[2]
     (root / "docs" / "compositions.md").write_text(compositions_page(root))
+    (root / "docs" / "families.md").write_text(families_page(root))
     (root / "docs" / "mixing.md").write_text(mixing_page(root))
     (root / "docs" / "methods.md").write_text(methods_page(root))
     (root / "docs" / "evaluation.md").write_text(protocols_page(root))

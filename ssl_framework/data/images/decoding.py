@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ssl_framework.data.images.bands import holds_bands, read_bands, square, to_eight_bits
+from ssl_framework.data.images.dicom import is_dicom, read_dicom
 from ssl_framework.data.residence import note
 
 Image.init()
@@ -96,7 +97,7 @@ def read_image(path: Path | BinaryIO, size: int, channels: int, bits: int | None
     """
     if isinstance(path, Path) and holds_bands(path, channels):
         return square(read_bands(path, channels, bits, MOST_PIXELS), size)
-    with opened(path) as image:
+    with read_dicom(path, bits, MOST_PIXELS) if is_dicom(path) else opened(path) as image:
         image.draft(None, (2 * size, 2 * size))  # lets a large JPEG decode at a fraction of its size, never below this
         picture = ImageOps.fit(upright(image, channels, bits), (size, size), Image.Resampling.BICUBIC)
         return to_tensor(picture)
@@ -172,7 +173,11 @@ def open_image(path: Path, channels: int = 3, bits: int | None = None) -> Opened
     if holds_bands(path, channels):
         bands = read_bands(path, channels, bits, MOST_PIXELS)
         return Opened(bands, *bands.shape[1:])
-    image = opened(BytesIO(path.read_bytes()))
+    return upright_size(read_dicom(path, bits, MOST_PIXELS) if is_dicom(path) else opened(BytesIO(path.read_bytes())))
+
+
+def upright_size(image: Image.Image) -> Opened:
+    """An image with its height and width once it stands upright."""
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)  # by a quarter, either way
     height, width = (image.width, image.height) if turned else (image.height, image.width)
     return Opened(image, height, width)

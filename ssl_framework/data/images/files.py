@@ -7,10 +7,10 @@ N images, B samples a rank, V views, C channels, S pixels a side.
 """
 
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images.decoding import Opened, decode_in_order, open_image, read_crops, reason_of
 from ssl_framework.data.images.folder import ON_ERROR, check_channels
 from ssl_framework.data.images.layout import Layout
+from ssl_framework.data.images.table import tabled
 from ssl_framework.data.loader import Loader, Undecoded, delivered, each_tensor
 from ssl_framework.data.residence import note, processes
 from ssl_framework.data.samplers import Draw
@@ -55,8 +56,31 @@ class Unreadable(Exception):
         self.row = row
 
 
+@runtime_checkable
+class Pictures(Protocol):
+    """N encoded pictures. They must pickle, to travel to worker processes."""
+
+    def __len__(self) -> int:
+        """N."""
+        ...
+
+    def __getitem__(self, index: int) -> Path | str:
+        """What messages call one."""
+        ...
+
+    def open(self, index: int, channels: int, bits: int | None) -> Opened:
+        """One of them, as ``decoding.open_image`` opens a file."""
+        ...
+
+    def squares(
+        self, index: Sequence[int], size: int, channels: int, bits: int | None, num_threads: int
+    ) -> Iterator[Tensor | str]:
+        """The middle squares of some, or why one cannot be read, as ``decoding.decode_in_order`` makes them."""
+        ...
+
+
 class Paths:
-    """N paths in one block of memory, which worker processes share instead of copying it."""
+    """N paths in one block of memory, which worker processes share instead of copying it; as ``Pictures``."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         encoded = [os.fsencode(path) for path in paths]
@@ -69,12 +93,20 @@ class Paths:
     def __getitem__(self, index: int) -> Path:
         return Path(os.fsdecode(self.text[self.end[index - 1] if index else 0 : self.end[index]]))
 
+    def open(self, index: int, channels: int, bits: int | None) -> Opened:
+        return open_image(self[index], channels, bits)
+
+    def squares(
+        self, index: Sequence[int], size: int, channels: int, bits: int | None, num_threads: int
+    ) -> Iterator[Tensor | str]:
+        return decode_in_order([self[position] for position in index], size, channels, num_threads, bits)
+
 
 class Files(Undecoded):
     """The files of one split, as ``base.Rows``.
 
     Args:
-        paths: N files.
+        paths: N files, or pictures of another kind.
         size: S, side that evaluators see the images with, pixels.
         channels: C, as in ``FilesSource``.
         num_workers: processes that decode for training, and threads that decode for evaluators (there at least one).
@@ -85,14 +117,14 @@ class Files(Undecoded):
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[Path] | Pictures,
         size: int,
         channels: int,
         num_workers: int,
         bits: int | None = None,
         on_error: str = "refuse",
     ) -> None:
-        self.paths = Paths(paths)
+        self.paths: Pictures = Paths(paths) if isinstance(paths, Sequence) else paths
         self.size = size
         self.channels = channels
         self.num_workers = num_workers
@@ -112,11 +144,11 @@ class Files(Undecoded):
             ValueError: a file cannot be read.
         """
         pixels = np.empty((len(index), *self.shape[1:]), np.uint8)  # [B, C, S, S]
-        paths = [self.paths[position] for position in index.tolist()]
         threads = max(1, self.num_workers)
-        for row, result in enumerate(decode_in_order(paths, self.size, self.channels, threads, self.bits)):
+        squares = self.paths.squares(index.tolist(), self.size, self.channels, self.bits, threads)
+        for row, result in enumerate(squares):
             if isinstance(result, str):
-                self.skip(paths[row], result)
+                self.skip(self.paths[int(index[row])], result)
                 pixels[row] = 0  # black: a row has to be there, of a file that is counted
             else:
                 pixels[row] = result.numpy()
@@ -126,7 +158,7 @@ class Files(Undecoded):
     def unread(self) -> dict[str, str]:
         return self.skipped
 
-    def skip(self, path: Path, reason: str) -> None:
+    def skip(self, path: Path | str, reason: str) -> None:
         """Notes a file that cannot be read, and says so the first time.
 
         Raises:
@@ -152,7 +184,7 @@ class Files(Undecoded):
         return FilesLoader(self, label, groups, device, global_batch_size, seed, served, draw)
 
 
-def unreadable(path: Path, reason: str) -> str:
+def unreadable(path: Path | str, reason: str) -> str:
     """What is said of a file that cannot be decoded when its turn has come."""
     return f"{path} cannot be read ({reason}): repair or remove it, or set data.on_error=skip to train without it"
 
@@ -209,7 +241,7 @@ class Cutter(Dataset[Cut | str]):
         row = rows.start
         try:
             for row in rows:
-                opened.append(open_image(self.paths[positions[row]], self.channels, self.bits))
+                opened.append(self.paths.open(positions[row], self.channels, self.bits))
             boxes = self.boxes(epoch, [positions[row] for row in rows], opened)  # [V, n, 4]
             for row, image, box in zip(rows, opened, boxes.unbind(1), strict=True):
                 for view, crop in enumerate(read_crops(image, box.tolist(), sizes, self.channels, self.bits)):
@@ -341,6 +373,7 @@ class FilesSource:
         bits: that values of 16 bits use, the highest of which becomes white; ``None``: all 16.
         on_error: what an unreadable file does when its turn has come: "refuse" ends the run, "skip" takes the next one
             in its place (an evaluation a black image) and counts it.
+        table, columns: as in ``folder.FolderSource``.
 
     Raises:
         ValueError: an argument outside its range.
@@ -358,13 +391,15 @@ class FilesSource:
         targets: str | None = None,
         bits: Bits | None = None,
         on_error: str = "refuse",
+        table: str | None = None,
+        columns: Mapping[str, str] | None = None,
     ) -> None:
         check_channels(channels)
         if on_error not in ON_ERROR:
             raise ValueError(f"data.on_error={on_error} is not known: choose one of {', '.join(ON_ERROR)}.")
         self.bits = bits
         self.on_error = on_error
-        self.layout = Layout(root, test_fraction, seed, test_folder, targets)
+        self.layout = Layout(root, test_fraction, seed, test_folder, targets, tabled(table, columns, on_error))
         self.channels = channels
         self.image_size = image_size
         self.num_workers = num_workers

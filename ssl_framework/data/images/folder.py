@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
@@ -20,7 +20,8 @@ from ssl_framework.arguments import BelowOne, Bits, Channels, Count, Fraction, P
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images import store
 from ssl_framework.data.images.decoding import decode_in_order
-from ssl_framework.data.images.layout import Layout, Listing
+from ssl_framework.data.images.layout import Layout, Listing, seen_from
+from ssl_framework.data.images.table import tabled
 from ssl_framework.data.residence import free_memory, note
 
 ON_ERROR = ("refuse", "skip")
@@ -66,7 +67,7 @@ def check_failed(root: Path, name: str, paths: Sequence[Path], failed: dict[int,
     """
     if not failed:
         return
-    first = ", ".join(f"{paths[index].relative_to(root)} ({failed[index]})" for index in list(failed)[:3])
+    first = ", ".join(f"{seen_from(root, paths[index])} ({failed[index]})" for index in list(failed)[:3])
     more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
     found = f"{len(failed)} of {len(paths)} images of the {name} split in {root} cannot be read: {first}{more}"
     if len(failed) == len(paths):
@@ -209,6 +210,8 @@ class FolderSource:
         targets: as in ``Layout``.
         make_store: whether a store that is needed and not there is made.
         bits: that values of 16 bits use, the highest of which becomes white; ``None``: all 16.
+        table: CSV file that lists the images instead of the root, ``columns`` other names of its columns (see
+            ``table.Table``).
 
     Raises:
         ValueError: an argument outside its range.
@@ -230,6 +233,8 @@ class FolderSource:
         targets: str | None = None,
         make_store: bool = True,
         bits: Bits | None = None,
+        table: str | None = None,
+        columns: Mapping[str, str] | None = None,
     ) -> None:
         check_channels(channels)
         self.bits = bits
@@ -240,7 +245,7 @@ class FolderSource:
             )
         if on_error not in ON_ERROR:
             raise ValueError(f"data.on_error={on_error} is not known: choose one of {', '.join(ON_ERROR)}.")
-        self.layout = Layout(root, test_fraction, seed, test_folder, targets)
+        self.layout = Layout(root, test_fraction, seed, test_folder, targets, tabled(table, columns, on_error))
         self.channels = channels
         self.stored_size = stored_size
         self.on_error = on_error
@@ -338,9 +343,12 @@ class FolderSource:
         if layout.targets is not None:
             settings.append(str(layout.targets.resolve()))
             files.update(layout.targets.read_bytes())
+        if layout.table is not None:
+            settings.append(repr(layout.table))
+            files.update(layout.table.path.read_bytes())
         for name, listing in layout.splits().items():
             for path in listing.paths:
                 status = path.stat()
-                described = (name, str(path.relative_to(layout.root)), status.st_size, status.st_mtime_ns)
+                described = (name, str(seen_from(layout.root, path)), status.st_size, status.st_mtime_ns)
                 files.update(repr(described).encode())
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8], files.hexdigest()[:16]

@@ -15,7 +15,7 @@ import math
 import os
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -25,9 +25,9 @@ from ssl_framework.data.residence import note
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".avif", ".tif", ".tiff", ".gif"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".npy"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".npy", ".dcm", ".dicom"),
 )
-"""Of the files that are read, in capitals or not: what ``decoding`` and ``bands`` know."""
+"""Of the files that are read, in capitals or not: what ``decoding``, ``bands`` and ``dicom`` know."""
 
 SPLIT_FOLDERS = {"train", "val", "test"}
 
@@ -46,6 +46,24 @@ class Listing(NamedTuple):
     paths: list[Path]
     label: Tensor | None  # [N] int64 classes or float32 numbers
     classes: tuple[str, ...]  # empty for numbers
+
+
+class Tabled(Protocol):
+    """A table of files; see ``table.Table``."""
+
+    @property
+    def path(self) -> Path:
+        """Of the table."""
+        ...
+
+    def splits(self, test_fraction: float, seed: int, test_folder: str | None) -> dict[str, Listing]:
+        """The files of "train" and "test"."""
+        ...
+
+
+def seen_from(root: Path, path: Path) -> Path:
+    """A path as it is below ``root``, if it lies there."""
+    return path.relative_to(root) if path.is_relative_to(root) else path
 
 
 def visible(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -122,9 +140,10 @@ class Layout:
         test_folder: "val" or "test", which of them is scored on when the folder has both; None when it has one.
         targets: CSV file with the columns path (below the root) and target: the number that is the label of that
             image; None: the sub-folders are the classes.
+        table: lists the files instead; the root is then its folder.
 
     Raises:
-        ValueError: an argument outside its range.
+        ValueError: an argument outside its range, or both a table and targets.
     """
 
     def __init__(
@@ -134,12 +153,16 @@ class Layout:
         seed: int,
         test_folder: str | None = None,
         targets: str | Path | None = None,
+        table: Tabled | None = None,
     ) -> None:
+        if table is not None and targets is not None:
+            raise ValueError("data.table and data.source.targets both say labels: keep one, a table may have targets.")
         if not 0 <= test_fraction < 1:
             raise ValueError(f"data.test_fraction={test_fraction} is not a share: set it to at least 0 and below 1.")
         if test_folder not in (None, "val", "test"):
             raise ValueError(f"data.test_folder={test_folder} is not known: choose val, test or null.")
-        self.root = Path(root).expanduser()
+        self.root = Path(root).expanduser() if table is None else table.path.parent
+        self.table = table
         self.test_fraction = test_fraction
         self.seed = seed
         self.test_folder = test_folder
@@ -149,6 +172,8 @@ class Layout:
     def splits(self) -> dict[str, Listing]:
         """The files of "train" and "test", looked up once; the latter may be empty. Raises as ``list_splits`` and
         ``with_numbers``."""
+        if not self.listed and self.table is not None:
+            self.listed = self.table.splits(self.test_fraction, self.seed, self.test_folder)
         if not self.listed:
             splits = self.list_splits()
             if left := left_out(self.root):

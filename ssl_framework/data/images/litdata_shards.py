@@ -200,7 +200,7 @@ class LitDataSource:
         train_shards, test_shards: folders below it, or URLs; no test shards, no scores.
         cache: folder for the index of a URL; None where there is none.
         image_key, label_key: of a sample.
-        channels, image_size, stored_size, num_streams, num_workers, eval_samples: as in ``ShardsConfig``.
+        channels, image_size, stored_size, num_streams, num_workers, eval_samples, on_error: as in ``ShardsConfig``.
 
     Raises:
         ValueError: an argument outside its range, or litdata is not installed.
@@ -220,9 +220,10 @@ class LitDataSource:
         num_streams: Count,
         num_workers: Natural | None,
         eval_samples: Count,
+        on_error: str = "refuse",
     ) -> None:
         library("litdata")
-        config = ShardsConfig(channels, image_size, stored_size, num_streams, num_workers, eval_samples)
+        config = ShardsConfig(channels, image_size, stored_size, num_streams, num_workers, eval_samples, on_error)
         config.check()
         self.splits = Splits(self.open, config)
         self.root = root

@@ -15,7 +15,7 @@ N images, B samples a rank, W ranks, G streams, C channels, S pixels a side.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
@@ -31,7 +31,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images.decoding import read_image, reason_of
 from ssl_framework.data.images.files import share_of_cores
+from ssl_framework.data.images.folder import ON_ERROR
+from ssl_framework.data.images.stand_ins import StandIns, Undecodable
 from ssl_framework.data.loader import delivered
+from ssl_framework.data.residence import note
 from ssl_framework.distributed import rank, world_size
 from ssl_framework.runs.stopping import begin_worker
 from ssl_framework.types import Samples, step_seed
@@ -119,27 +122,26 @@ def decode(sample: Encoded, size: int, channels: int) -> Tensor:
     """The middle square of an image, as ``decoding.read_image`` makes it: [C, S, S] uint8.
 
     Raises:
-        ValueError: it cannot be decoded.
+        Undecodable: it cannot be decoded.
     """
     try:
         return read_image(BytesIO(sample.image), size, channels)
     except Exception as error:  # a broken image makes decoders raise almost anything
-        raise ValueError(
-            f"{sample.name} cannot be decoded ({reason_of(error)}): write its shard again without it"
-        ) from error
+        raise Undecodable(sample.name, reason_of(error)) from error
 
 
-def collate(samples: Sequence[Encoded], size: int, channels: int) -> Samples:
-    """Decodes a batch: images [B, C, S, S] uint8, index [B] int64, label [B] int64 or None."""
-    images = torch.empty(len(samples), channels, size, size, dtype=torch.uint8)  # [B, C, S, S]
-    for row, sample in enumerate(samples):
-        images[row] = decode(sample, size, channels)
+def collate(decoded: Sequence[tuple[Encoded, Tensor]]) -> Samples:
+    """A batch of samples and their images: images [B, C, S, S] uint8, index [B] int64, label [B] int64 or None."""
+    samples = [sample for sample, _ in decoded]
+    images = torch.stack([image for _, image in decoded])  # [B, C, S, S]
     labels = [sample.label for sample in samples if sample.label is not None]
     index = torch.tensor([sample.index for sample in samples])  # [B]
     return Samples(images, index, torch.tensor(labels) if labels else None)
 
 
-def read_images(reader: Reader, limit: int, size: int, channels: int, num_threads: int) -> Split:
+def read_images(
+    reader: Reader, limit: int, size: int, channels: int, num_threads: int, on_error: str = "refuse"
+) -> Split:
     """At most ``limit`` images in memory, for evaluators.
 
     They are taken from all shards, from each its first ones in proportion to its length: shards of one class each would
@@ -151,6 +153,7 @@ def read_images(reader: Reader, limit: int, size: int, channels: int, num_thread
         size: S, pixels.
         channels: C.
         num_threads: images decoded at once.
+        on_error: "refuse", or "skip" to leave out images that cannot be decoded.
 
     Returns:
         [N, C, S, S] uint8 and [N] int64, or None for shards without labels.
@@ -166,12 +169,23 @@ def read_images(reader: Reader, limit: int, size: int, channels: int, num_thread
     encoded = (sample for piece in pieces for sample in reader.samples(piece))
     pixels = torch.empty(taken, channels, size, size, dtype=torch.uint8)  # [N, C, S, S]
     labels: list[int | None] = []
+
+    def read(sample: Encoded) -> Tensor | None:
+        try:
+            return decode(sample, size, channels)
+        except Undecodable as error:
+            if on_error == "refuse":
+                raise
+            note(f"{error.name} cannot be decoded ({error.reason}): left out, as data.on_error=skip says")
+            return None
+
     with ThreadPoolExecutor(num_threads) as pool:
         while some := list(islice(encoded, DECODED_AT_ONCE)):
-            for row, image in enumerate(pool.map(lambda sample: decode(sample, size, channels), some), len(labels)):
-                pixels[row] = image
-            labels += [sample.label for sample in some]
-    return Split(pixels, torch.tensor(labels) if reader.labelled else None)
+            for sample, image in zip(some, pool.map(read, some), strict=True):
+                if image is not None:
+                    pixels[len(labels)] = image
+                    labels.append(sample.label)
+    return Split(pixels[: len(labels)], torch.tensor(labels) if reader.labelled else None)
 
 
 class ShardsConfig(NamedTuple):
@@ -183,9 +197,12 @@ class ShardsConfig(NamedTuple):
     num_streams: int  # G
     num_workers: int | None  # reading and decoding processes of each rank; None for its share of the cores
     eval_samples: int  # most images of the train and of the test shards that evaluators use
+    on_error: str = "refuse"  # or "skip": what an image that cannot be decoded does
 
     def check(self) -> None:
-        """Raises ValueError for a number out of its range."""
+        """Raises ValueError for a number out of its range, or another ``on_error`` than there are."""
+        if self.on_error not in ON_ERROR:
+            raise ValueError(f"data.on_error={self.on_error} is not known: choose one of {', '.join(ON_ERROR)}.")
         if self.channels not in (1, 3):
             raise ValueError(f"data.channels={self.channels} is not supported for shards: set it to 1 or 3.")
         if self.stored_size < self.image_size:
@@ -226,6 +243,7 @@ class Shards:
             )
         self.reader = reader
         self.config = config
+        self.unread: dict[str, str] = {}  # grows with the samples that could not be decoded, and why
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -241,7 +259,7 @@ class Shards:
         self, global_batch_size: int, seed: int, served: int = 0, device: torch.device | None = None
     ) -> "ShardLoader":
         """The training loader; see there. Ranks must know of each other when it is made."""
-        return ShardLoader(self.reader, self.config, global_batch_size, seed, served, device)
+        return ShardLoader(self.reader, self.config, global_batch_size, seed, served, device, self.unread)
 
 
 class Splits:
@@ -274,12 +292,21 @@ class Splits:
             self.loaded[split] = (
                 Shards(reader, config)
                 if split == "pretrain"
-                else read_images(reader, config.eval_samples, config.stored_size, config.channels, config.threads())
+                else read_images(
+                    reader, config.eval_samples, config.stored_size, config.channels, config.threads(), config.on_error
+                )
             )
         return self.loaded[split]
 
 
-class Streams(IterableDataset[Samples | str]):
+class Part(NamedTuple):
+    """What a worker has made of one batch."""
+
+    samples: Samples
+    skipped: dict[str, str]  # what could not be decoded since the part before, and why
+
+
+class Streams(IterableDataset[Part | str]):
     """What one rank reads of an epoch. An item is a worker's part of one batch, or what is wrong with a shard.
 
     Args:
@@ -290,6 +317,7 @@ class Streams(IterableDataset[Samples | str]):
         batches: numbers of the batches to make.
         size: S, pixels.
         channels: C.
+        on_error: as in ``ShardsConfig``.
     """
 
     def __init__(
@@ -301,6 +329,7 @@ class Streams(IterableDataset[Samples | str]):
         batches: range,
         size: int,
         channels: int,
+        on_error: str = "refuse",
     ) -> None:
         self.reader = reader
         self.streams = streams
@@ -309,20 +338,33 @@ class Streams(IterableDataset[Samples | str]):
         self.batches = batches
         self.size = size
         self.channels = channels
+        self.on_error = on_error
 
-    def __iter__(self) -> Iterator[Samples | str]:
+    def __iter__(self) -> Iterator[Part | str]:
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         own = range(worker * len(self.streams) // workers, (worker + 1) * len(self.streams) // workers)
         skip = self.batches.start * self.share
         try:
-            read = [self.reader.stream(self.streams[stream], self.seeds[stream], skip) for stream in own]
+            read = [self.readable(stream, skip) for stream in own]
             for _ in self.batches:
-                part = [sample for stream in read for sample in islice(stream, self.share)]
-                assert len(part) == len(own) * self.share
-                yield collate(part, self.size, self.channels)
+                part = [stream.take() for stream in read for _ in range(self.share)]
+                skipped = {name: why for stream in read for name, why in stream.skipped.items()}
+                for stream in read:
+                    stream.skipped.clear()
+                yield Part(collate(part), skipped)
         except (ValueError, OSError) as error:  # as an item: raised here it would arrive as a page of traceback
             yield str(error)
+
+    def readable(self, stream: int, skip: int) -> StandIns[Encoded]:
+        """A stream without its first ``skip`` samples, and what stands in for those that cannot be decoded."""
+        pieces = self.streams[stream]
+        return StandIns(
+            self.reader.stream(pieces, self.seeds[stream], skip),
+            lambda sample: decode(sample, self.size, self.channels),
+            lambda: (sample for piece in pieces for sample in self.reader.samples(piece)),
+            self.on_error == "skip",
+        )
 
 
 class ShardLoader:
@@ -336,6 +378,7 @@ class ShardLoader:
         served: batches of the first epoch that an earlier part of the run has already seen. The following ones are the
             same bit for bit; what it costs to come there is said in each library's ``stream``.
         device: where the batches go; None for the CPU.
+        unread: grows with the samples that could not be decoded, and why.
 
     ``served`` counts the batches of the running epoch that were handed out, not those made ahead.
 
@@ -351,6 +394,7 @@ class ShardLoader:
         seed: int,
         served: int = 0,
         device: torch.device | None = None,
+        unread: dict[str, str] | None = None,
     ) -> None:
         streams, ranks = config.num_streams, world_size()
         if global_batch_size % streams:
@@ -377,6 +421,7 @@ class ShardLoader:
         self.epoch = 0
         self.served = served
         self.device = torch.device("cpu") if device is None else device
+        self.unread = {} if unread is None else unread
         self.num_workers = min(share_of_cores(), own) if config.num_workers is None else config.num_workers
         self.sampler = self  # Lightning announces each epoch to ``loader.sampler.set_epoch``
 
@@ -422,22 +467,31 @@ class ShardLoader:
             range(start, len(self)),
             self.config.stored_size,
             self.config.channels,
+            self.config.on_error,
         )
 
-    def joined(self, made: Iterator[Samples | str], refused: list[str]) -> Iterator[Samples]:
+    def joined(self, made: Iterator[Part | str], refused: list[str]) -> Iterator[Samples]:
         """Puts the workers' parts together: one of each worker in turn makes a batch, in the order of the streams.
 
         What a worker says of a shard ends it and goes into ``refused``. Not raised here: the traceback would keep the
         workers alive.
         """
         while parts := list(islice(made, max(1, self.num_workers))):
-            whole = [part for part in parts if isinstance(part, Samples)]
             refused += [part for part in parts if isinstance(part, str)]
             if refused:
                 return
+            whole = [part.samples for part in parts if isinstance(part, Part)]
+            self.note_skipped(part.skipped for part in parts if isinstance(part, Part))
             labels = [part.label for part in whole if part.label is not None]
             yield Samples(
                 torch.cat([part.inputs for part in whole if isinstance(part.inputs, Tensor)]),  # [B, C, S, S]
                 torch.cat([part.index for part in whole]),  # [B]
                 torch.cat(labels) if labels else None,  # [B]
             )
+
+    def note_skipped(self, parts: Iterable[dict[str, str]]) -> None:
+        """Remembers what could not be decoded, and says so the first time. Changes ``unread``."""
+        for name, why in (item for part in parts for item in part.items()):
+            if name not in self.unread:
+                self.unread[name] = why
+                note(f"{name} cannot be decoded ({why}): left out, as data.on_error=skip says")

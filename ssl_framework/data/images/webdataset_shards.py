@@ -299,7 +299,7 @@ class WebDatasetSource:
         train_sizes, test_sizes: files with their numbers of samples, as in ``shard_sizes``.
         shuffle_buffer: encoded images that a stream holds to draw the next one from.
         keep_sizes: whether counted samples are written down beside the shards.
-        channels, image_size, stored_size, num_streams, num_workers, eval_samples: as in ``ShardsConfig``.
+        channels, image_size, stored_size, num_streams, num_workers, eval_samples, on_error: as in ``ShardsConfig``.
 
     Raises:
         ValueError: an argument outside its range, or webdataset is not installed.
@@ -320,9 +320,10 @@ class WebDatasetSource:
         num_workers: Natural | None,
         eval_samples: Count,
         keep_sizes: bool = True,
+        on_error: str = "refuse",
     ) -> None:
         library("webdataset")
-        config = ShardsConfig(channels, image_size, stored_size, num_streams, num_workers, eval_samples)
+        config = ShardsConfig(channels, image_size, stored_size, num_streams, num_workers, eval_samples, on_error)
         config.check()
         self.splits = Splits(self.open, config)
         self.root = Path(root).expanduser()
