@@ -20,8 +20,8 @@ COMMON = (
 )
 PUBLIC = ("data=cifar10_10k", "trainer.max_epochs=6")
 DATA = {
-    "shapes": ("data=shapes", "data.source.num_train=7500"),
-    "cifar10": ("data=cifar10", "data.source.num_train=7500", "data.source.num_test=2000"),
+    "shapes": ("data=shapes", "data.source.num_train=6000"),
+    "cifar10": ("data=cifar10", "data.source.num_train=6000", "data.source.num_test=2000"),
 }
 """Of the second stage, which has two epochs."""
 

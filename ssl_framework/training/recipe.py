@@ -29,14 +29,15 @@ PLACES = ("backbone", "teacher.backbone")
 """Where a config says which weights a run begins with; the first that names some is the data's measure."""
 
 
-def settle_recipe(cfg: DictConfig, data: str, overrides: Sequence[str], run: RunFolder) -> str:
+def settle_recipe(cfg: DictConfig, data: str, overrides: Sequence[str], run: RunFolder | None) -> str:
     """Gives the data what the weights expect that the run begins with; the line that says so. Changes ``cfg``.
 
     Args:
         cfg: as composed, its interpolations unresolved.
         data: the choice of the group.
         overrides: of the command.
-        run: the folder in which this command may have begun the run, whose weights may be gone meanwhile.
+        run: the folder in which this command may have begun the run, whose weights may be gone meanwhile; ``None``:
+            there is none.
 
     Raises:
         FileNotFoundError: there is no such folder or file of weights.
@@ -48,7 +49,7 @@ def settle_recipe(cfg: DictConfig, data: str, overrides: Sequence[str], run: Run
     try:
         wanted, whose = recipe_of(node, cfg.data)
     except FileNotFoundError:
-        if not (wanted := recipe_in(run, node)):
+        if run is None or not (wanted := recipe_in(run, node)):
             raise
         whose = f"the weights that {run} began with"
     taken = {key: value for key, value in wanted.items() if key in cfg.data and is_free(key, cfg, data, overrides)}

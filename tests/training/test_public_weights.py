@@ -14,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
+from ssl_framework.api import compose
 from ssl_framework.build import build, build_data, build_module
 from ssl_framework.commands import train as main
 from ssl_framework.evaluation.request import evaluate
@@ -202,6 +203,11 @@ def test_a_run_or_its_export_says_what_it_was_trained_with(tmp_path: Path) -> No
     (tmp_path / "e.safetensors").unlink()
     data, said = settled(weights, run=tmp_path / "next")  # the same command goes on
     assert data.image_size == 24 and f"as the weights that {tmp_path / 'next'} began with" in said
+
+
+def test_the_api_composes_what_the_command_does() -> None:
+    views = compose("data=shapes", *WEIGHTS).config.views
+    assert (views.image_size, list(views.mean)) == (160, THEIRS["mean"])
 
 
 def test_a_file_of_others_is_measured_as_timm_measures_its_network(tmp_path: Path) -> None:
