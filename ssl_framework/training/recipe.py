@@ -52,8 +52,10 @@ def settle_recipe(cfg: DictConfig, data: str, overrides: Sequence[str], run: Run
         if run is None or not (wanted := recipe_in(run, node)):
             raise
         whose = f"the weights that {run} began with"
-    taken = {key: value for key, value in wanted.items() if key in cfg.data and is_free(key, cfg, data, overrides)}
-    return take(cfg, taken, whose)
+    free = [key for key in (*KEYS, "stored_size") if key in cfg.data and is_free(key, cfg, data, overrides)]
+    if "image_size" in free:
+        wanted = {**stored_for(wanted, cfg.data), **wanted}
+    return take(cfg, {key: wanted[key] for key in free if key in wanted}, whose)
 
 
 def has_weights(node: Any) -> bool:
@@ -68,16 +70,13 @@ def take(cfg: DictConfig, taken: Mapping[str, Any], whose: str) -> str:
         if OmegaConf.to_container(cfg.data)[key] != value:  # type: ignore[index, call-overload]
             cfg.data[key] = value
             said.append(f"data.{key}={shown(value)}")
-    if stored_too_small(cfg.data):
-        cfg.data.stored_size = round(cfg.data.image_size / CROPPED)
-        said.append(f"data.stored_size={cfg.data.stored_size}")
     return f"{', '.join(said)}: as {whose}; write these keys into the command to choose others" if said else ""
 
 
-def stored_too_small(data: DictConfig) -> bool:
-    """Whether images are stored smaller than the views are."""
-    stored = data.get("stored_size")
-    return isinstance(stored, int) and stored < data.image_size
+def stored_for(wanted: Mapping[str, Any], data: DictConfig) -> dict[str, int]:
+    """The ``stored_size`` that views of the weights' size are cut out of, where images are stored smaller."""
+    size, stored = wanted.get("image_size", 0), data.get("stored_size")
+    return {"stored_size": round(size / CROPPED)} if isinstance(stored, int) and stored < size else {}
 
 
 def shown(value: Any) -> str:

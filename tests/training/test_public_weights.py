@@ -183,6 +183,10 @@ def test_the_weights_are_the_datas_measure_where_nobody_says_otherwise(tmp_path:
     bands, _ = settled(*WEIGHTS, "data.channels=5", "data.mean=[0,0,0,0,0]", data="folder")
     assert (bands.image_size, list(bands.mean)) == (160, [0] * 5) and list(bands.std) == [0.229, 0.224, 0.225]
     assert bands.stored_size == 183  # 160 px are 7/8 of it
+    kept, _ = settled(*WEIGHTS, "data.stored_size=99", data="folder")
+    assert (kept.image_size, kept.stored_size) == (160, 99)  # which the source refuses
+    sized, _ = settled(*WEIGHTS, "data.image_size=64", data="folder")
+    assert (sized.image_size, sized.stored_size, list(sized.mean)) == (64, 96, THEIRS["mean"])
     assert settled("data=waves", data="waves")[1] == settled()[1] == ""
     experiment, _ = settled("method=mochi", "experiment=mochi/imagenet100", *WEIGHTS, data="folder")
     assert (experiment.image_size, experiment.stored_size) == (224, 256)  # the experiment's
