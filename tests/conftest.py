@@ -2,7 +2,10 @@
 of configs that has not changed is parsed once, not for every config that Hydra composes of it."""
 
 import contextlib
+import os
 import signal
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start as well
 
 import torch
 

@@ -1,12 +1,16 @@
 """Results as a terminal shows them. Needs no torch, so a sweep's end costs nothing."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
-from ssl_framework.report.escaping import terminal_text
+from ssl_framework.report.escaping import printable, terminal_text
 from ssl_framework.report.layout import by_variation
 from ssl_framework.report.sheet import cells
 from ssl_framework.runs.folder import read_runs
@@ -32,8 +36,26 @@ def run_table(result: dict[str, Any]) -> Table:
         cells = [shown(metric, values[metric]) if values and metric in values else "-" for values in columns.values()]
         if metric in spread:
             cells[0] += " ({}, {})".format(*(shown(metric, end) for end in spread[metric]))
-        table.add_row(terminal_text(metric), *cells)
+        table.add_row(Name(printable(metric)), *cells)
     return table
+
+
+class Name:
+    """The name of a metric, which goes on in the next line at a bracket, comma or slash if there is no room for it."""
+
+    def __init__(self, text: str) -> None:
+        self.pieces = re.findall(r"/?[^,/[]+[,[]?", text) or [text]
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1 + max(map(len, self.pieces)), len("".join(self.pieces))).with_maximum(options.max_width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = [""]
+        for piece in self.pieces:
+            if lines[-1].strip() and len(lines[-1] + piece) > options.max_width:
+                lines.append(" ")
+            lines[-1] += piece
+        yield Text("\n".join(lines), overflow="fold")
 
 
 def cost_of(result: dict[str, Any]) -> str:

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
 from multiprocessing import connection, get_context, resource_tracker
 from pathlib import Path
 from time import monotonic
@@ -19,7 +18,7 @@ from ssl_framework import device
 from ssl_framework.runs.messages import AGAIN, REFUSALS, Interrupted, RunFailed
 from ssl_framework.runs.stopping import ASKING, SAVING, STOPPED, Stopped, end_with, stop
 from ssl_framework.training.outside import CRASHES, Lost, from_outside, killed
-from ssl_framework.training.place import local_processes, place
+from ssl_framework.training.place import environment, local_processes, place
 from ssl_framework.training.run import Change, run
 from ssl_framework.training.watchdog import AFTERWARDS, ways
 
@@ -193,18 +192,6 @@ class Ranks:
 
 
 KINDS = ("stopped", "refused", "interrupted", "lost", "failed")
-
-
-@contextlib.contextmanager
-def environment(**variables: str) -> Iterator[None]:
-    """Meanwhile these variables are set."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def rank(channel: Any, where: tuple[int, ...], *run_of: Any) -> None:

@@ -1,7 +1,8 @@
 """Which of a run's processes this one is, as whatever launched it says. Imports no torch."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from omegaconf import DictConfig
@@ -168,3 +169,15 @@ def unknown(here: Place) -> tuple[str, str]:
             "MASTER_PORT) for all of them, such as mpirun -x MASTER_ADDR=<host> -x MASTER_PORT=29500"
         )
     return "127.0.0.1", DEFAULT_PORT
+
+
+@contextlib.contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Meanwhile these variables are set."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

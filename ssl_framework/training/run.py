@@ -1,5 +1,6 @@
 """One run: everything is prepared, then it descends once. All here happens in each process of the run."""
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from ssl_framework.runs.stopping import stop
 from ssl_framework.runs.system import under_way
 from ssl_framework.training.loops import Position
 from ssl_framework.training.parts import Parts, prepare
+from ssl_framework.training.place import environment
 from ssl_framework.training.restored import position_in
 from ssl_framework.training.result import result_of
 
@@ -54,7 +56,7 @@ def run(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool, chan
     newest = newest_checkpoint(RunFolder(folder)) if resume else None
     step = steps_done(parts, newest) if newest is not None else 0
     path = None if newest is None else str(newest.path)
-    with under_way():
+    with under_way(), threads_as_settled(cfg):
         parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=path)
         if parts.checkpoints.stopped_by is None:
             conclude(parts, step)
@@ -67,6 +69,12 @@ def settle_process(cfg: DictConfig) -> None:
     keep_freed_memory()
     use_threads(cfg.trainer.num_threads)
     L.seed_everything(cfg.seed, verbose=False)
+
+
+def threads_as_settled(cfg: DictConfig) -> contextlib.AbstractContextManager[None]:
+    """Keeps Lightning, where another launcher started this process, from computing with as many as it finds right."""
+    count = cfg.trainer.num_threads
+    return contextlib.nullcontext() if count is None else environment(OMP_NUM_THREADS=str(count))
 
 
 def steps_done(parts: Parts, newest: Newest) -> int:

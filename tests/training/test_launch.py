@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.folder import read_metrics
 from ssl_framework.training.place import Place, join, leave_to_launcher, place, settle
+from ssl_framework.training.run import threads_as_settled
 from tests.forked import Command, torchrun
 from tests.small_runs import SMALL, config
 from tests.training.test_resume import assert_identical
@@ -102,6 +105,21 @@ def test_tasks_of_slurm_meet_at_the_first_machine_of_the_job(monkeypatch: pytest
     join(Place(2, 4, 0, 2))
     assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("gpu07", "15042")
     assert (os.environ["RANK"], os.environ["WORLD_SIZE"]) == ("2", "4")
+
+
+def test_a_launched_process_computes_with_the_threads_that_it_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning sets those of a process that something has launched, as many as the machine has for each."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8))
+    with threads_as_settled(config("trainer.num_threads=1")):
+        _set_num_threads_if_needed(num_processes=2)
+        assert torch.get_num_threads() == 1
+    try:
+        with threads_as_settled(config("trainer.num_threads=null")):
+            _set_num_threads_if_needed(num_processes=2)
+            assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(1)
 
 
 class Launched:
