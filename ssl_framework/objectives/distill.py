@@ -22,7 +22,7 @@ from ssl_framework.types import Batch, Clock, Outputs
 
 @guarded
 class Distill(Objective):
-    """Mean squared distance of unit vectors over all views, ``2 - 2 cos`` in [0, 4].
+    """Mean squared distance of unit vectors over all views, ``2 - 2 cos`` in [0, 4], as the authors' code has it.
 
     Args:
         dim: D.
