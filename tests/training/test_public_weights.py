@@ -89,15 +89,14 @@ def settled(*overrides: str, run: Path = Path("nowhere"), data: str = "shapes") 
 def test_the_command_begins_with_them_and_never_needs_them_again(
     public: SimpleNamespace, command: Callable[..., SimpleNamespace], tmp_path: Path
 ) -> None:
-    arguments = (*SMALL, *WEIGHTS, "hydra.run.dir=run")
+    arguments = (*SMALL, *WEIGHTS, "data.image_size=48", "hydra.run.dir=run")
     first = command(*arguments)
     assert not first.code, first.err
-    line = "data.image_size=160, data.mean=[0.5,0.5,0.5], data.std=[0.5,0.5,0.5]: as timm's test_resnet"
-    assert line in first.out
+    assert "data.mean=[0.5,0.5,0.5], data.std=[0.5,0.5,0.5]: as timm's test_resnet (r160_in1k) expects" in first.out
     taken = "backbone.pretrained=true: timm's test_resnet, r160_in1k: 66 of 66 tensors taken"
     assert taken.replace("66", str(len(public.state) - 2)) in first.out
     stored = read_config(tmp_path / "run" / "config.yaml")
-    assert stored["views"]["image_size"] == stored["backbone"]["image_size"] == 160
+    assert stored["views"]["image_size"] == stored["backbone"]["image_size"] == 48  # as typed
     assert {key: stored["views"][key] for key in THEIRS} == THEIRS
     result = read_json(tmp_path / "run" / "result.json")
     assert set(result["baselines"]) == {"before", "raw_pixels", "untrained"}
