@@ -34,6 +34,7 @@ from ssl_framework.runs.messages import command_line, explain
 from ssl_framework.runs.overrides import keys_of, latest_of, override_each, pair
 from ssl_framework.runs.settings import refuse_settings
 from ssl_framework.training.place import leave_to_launcher, place, settle
+from ssl_framework.training.recipe import settle_recipe
 from ssl_framework.training.stages import go_through
 from ssl_framework.views.image import Views
 
@@ -170,6 +171,7 @@ def compose(*overrides: str) -> Composition:
         overrides: ``"method=simclr"``, ``"data=shapes"``, ``"objective.temperature=0.1"`` ...
 
     Raises:
+        FileNotFoundError: there are no such weights to begin with.
         ValueError: there is no such group, choice or key.
     """
     with composing():
@@ -178,11 +180,14 @@ def compose(*overrides: str) -> Composition:
             about = names_of_run(whole.hydra.runtime.choices, overrides)
             refuse_mixed_parts(whole.hydra.runtime.choices)
             config = hosted(OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"]), overrides)
+            said = settle_recipe(config, whole.hydra.runtime.choices.data, overrides, None)
             OmegaConf.resolve(config)
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(explain(error)) from error
         refuse_settings(config)
         refuse_wrong(OmegaConf.to_container(config), "")
+        if said:
+            print(said)
     OmegaConf.set_readonly(config, True)
     return Composition(config, about)
 

@@ -15,7 +15,9 @@ from ssl_framework.feature_mixers.base import FeatureMixer
 from ssl_framework.gradient_cache import cached_losses, together
 from ssl_framework.mixers.base import LearnedRule
 from ssl_framework.mixers.mixing import Mixing
+from ssl_framework.models.base import deep
 from ssl_framework.models.encoder import EMATeacher, Encoder
+from ssl_framework.models.frozen_teacher import FrozenTeacher
 from ssl_framework.objectives.base import Objective
 from ssl_framework.optim import OptimizerRecipe
 from ssl_framework.types import Batch, Clock, Outputs, Samples, step_seed
@@ -31,7 +33,7 @@ class SSLModule(L.LightningModule):
         student: the trained encoder.
         objective: the loss and its state.
         optimizer: recipe of the update.
-        teacher: which is to follow the student, or ``None``.
+        teacher: which is to follow the student, or stays as it is; or ``None``.
         mixer: input-level mixing of views; the student sees mixtures in their place or beside them, the teacher sees
             them clean, and mixtures beside them only if the objective requires keys of mixtures. ``None``: no mixing.
         feature_mixer: embedding-level mixing, handed to the objective, or ``None``.
@@ -50,7 +52,7 @@ class SSLModule(L.LightningModule):
         student: Encoder,
         objective: Objective,
         optimizer: OptimizerRecipe,
-        teacher: EMATeacher | None = None,
+        teacher: EMATeacher | FrozenTeacher | None = None,
         mixer: Mixing | None = None,
         feature_mixer: FeatureMixer | None = None,
         student_views: Sequence[int] | None = None,
@@ -83,6 +85,7 @@ class SSLModule(L.LightningModule):
         self.teacher = None if teacher is None else teacher.follow(student)
         if self.teacher is not None:
             check_teacher(objective, self.teacher.encoder)
+            objective.meet(self.teacher.encoder.encoders()[0][0].dims)
         self.mixer = mixer
         self.objective = objective
         self.objective.feature_mixer = feature_mixer
@@ -224,6 +227,20 @@ class SSLModule(L.LightningModule):
         """The learned mixing rules, and their learning rate relative to that of all others."""
         return {part: part.lr_factor for part in self.modules() if isinstance(part, LearnedRule)}
 
+    def layers_above(self) -> dict[Tensor, int]:
+        """How many layers lie above each parameter of the student's backbones; read where rates go by layer.
+
+        Raises:
+            ValueError: a backbone does not say.
+        """
+        if self.recipe.layer_decay == 1:
+            return {}
+        found: dict[Tensor, int] = {}
+        for backbone in self.student.backbones:
+            depth, number = deep(backbone, "optimizer.layer_decay").depths()
+            found |= {p: number - depth[name] for name, p in backbone.net.named_parameters()}
+        return found
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         self.total_steps = int(self.trainer.estimated_stepping_batches)  # sets the loader up
         loader = self.trainer.train_dataloader
@@ -232,7 +249,9 @@ class SSLModule(L.LightningModule):
         self.refuse_views_too_large(loader.global_batch_size // world_size())
         # A fused step unscales the gradients of mixed precision itself, after they would have been clipped.
         fused = not (self.trainer.gradient_clip_val and "mixed" in str(self.trainer.precision))
-        optimizer, schedule = self.recipe.build(self, global_batch, self.total_steps, self.own_rates(), fused)
+        optimizer, schedule = self.recipe.build(
+            self, global_batch, self.total_steps, self.own_rates(), self.layers_above(), fused
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

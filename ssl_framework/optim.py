@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ssl_framework.arguments import BelowOne, NonNegative, Positive, guarded
+from ssl_framework.arguments import BelowOne, NonNegative, Positive, PositiveFraction, guarded
 
 
 @guarded
@@ -77,6 +77,9 @@ class OptimizerRecipe:
         weight_decay: for weights.
         exclude_bias_and_norm: biases and normalisation parameters get no weight decay (and no LARS adaptation).
         warmup: share of the run's steps over which the rate rises linearly from 0, in [0, 1].
+        layer_decay: factor of the rate from a layer of the backbone to the one before it; heads have the whole rate,
+            the last layer ``layer_decay`` times it, and so on (Bao et al., BEiT, ICLR 2022, arXiv:2106.08254). 1: one
+            rate for all.
     """
 
     def __init__(
@@ -86,12 +89,14 @@ class OptimizerRecipe:
         weight_decay: NonNegative,
         exclude_bias_and_norm: bool,
         warmup: BelowOne,
+        layer_decay: PositiveFraction = 1.0,
     ) -> None:
         self.algorithm = algorithm
         self.lr_per_256 = lr_per_256
         self.weight_decay = weight_decay
         self.exclude_bias_and_norm = exclude_bias_and_norm
         self.warmup = warmup
+        self.layer_decay = layer_decay
 
     def build(
         self,
@@ -99,6 +104,7 @@ class OptimizerRecipe:
         global_batch: int,
         total_steps: int,
         own_rates: Mapping[nn.Module, float] = MappingProxyType({}),
+        above: Mapping[Tensor, int] = MappingProxyType({}),
         fused: bool = True,
     ) -> tuple[Optimizer, LambdaLR]:
         """The optimizer over the module's trainable parameters, and its schedule in steps.
@@ -109,6 +115,8 @@ class OptimizerRecipe:
             total_steps: of the run.
             own_rates: parts of the module, and their learning rate relative to all others; they become groups of their
                 own behind the rest.
+            above: parameters of the backbone, and how many layers lie above each, the heads as one; read where
+                ``layer_decay`` is below 1.
             fused: whether the step may be fused where ``algorithm`` asks for it.
         """
         lr = self.lr_per_256 * global_batch / 256
@@ -118,6 +126,9 @@ class OptimizerRecipe:
         for part, factor in own_rates.items():
             own = parameter_groups(part, self.weight_decay, self.exclude_bias_and_norm)
             groups += [{**group, "lr": lr * factor} for group in own]
+        if self.layer_decay < 1:
+            factors = {id(p): self.layer_decay**number for p, number in above.items()}
+            groups = [part for group in groups for part in of_one_rate(group, lr, factors)]
         groups = [part for group in groups for part in of_one_kind(group)]
         algorithm = self.algorithm if fused else unfused(self.algorithm)
         optimizer = algorithm(groups, lr=lr, weight_decay=self.weight_decay)
@@ -141,6 +152,20 @@ def unfused(algorithm: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
         return algorithm
     keywords = {name: value for name, value in algorithm.keywords.items() if name != "fused"}
     return partial(algorithm.func, *algorithm.args, **keywords)
+
+
+def of_one_rate(group: dict, lr: float, factors: Mapping[int, float]) -> list[dict]:
+    """A group of parameters, divided by their learning rates.
+
+    Args:
+        group: of an optimizer.
+        lr: of groups that have none of their own.
+        factors: ``id`` of a parameter -> its rate relative to the group's; 1 for all others.
+    """
+    found: dict[float, list[Tensor]] = {}
+    for p in group["params"]:
+        found.setdefault(factors.get(id(p), 1.0), []).append(p)
+    return [{**group, "params": params, "lr": group.get("lr", lr) * factor} for factor, params in found.items()]
 
 
 def of_one_kind(group: dict) -> list[dict]:

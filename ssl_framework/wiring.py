@@ -93,9 +93,13 @@ def check_teacher(objective: Objective, teacher: Encoder) -> None:
         raise ValueError(
             f"{type(objective).__name__} reads {listed(missing)} of the teacher, but teacher.heads is "
             f"[{', '.join(teacher.heads)}]: set teacher.heads=[{','.join(objective.teacher_reads)}], or choose "
-            f"{choices('teacher', lambda node: set(objective.teacher_reads) <= set(node.get('heads') or ()))}another "
-            "objective"
+            f"{teachers_with(objective.teacher_reads)}another objective"
         )
+
+
+def teachers_with(reads: Sequence[str]) -> str:
+    """``teacher=ema, moco or ``: the teachers that have what an objective reads."""
+    return choices("teacher", lambda node: "_target_" in node and set(reads) <= {*(node.get("heads") or ()), *FEATURES})
 
 
 def check_wiring(
@@ -112,8 +116,7 @@ def check_wiring(
     if "teacher" in objective.requires and not has_teacher:
         raise ValueError(
             f"{name} needs a teacher, but the config has teacher=none: choose "
-            f"{choices('teacher', lambda node: set(objective.teacher_reads) <= set(node.get('heads') or ()))}another "
-            "objective"
+            f"{teachers_with(objective.teacher_reads)}another objective"
         )
     if has_teacher and "teacher" not in objective.requires and not (mixer and isinstance(mixer.rule, LearnedRule)):
         raise ValueError(

@@ -30,6 +30,7 @@ REFUSED = {
     "adainf": r"^generated\.source\.image_size reads data\.image_size, which data=waves has not",
     "dacl": r"^the method has noise or geometry of pictures \(views\), but data=waves has no pictures: choose another",
     "clip": "data=waves",
+    "distill": r"^teacher\.backbone\.image_size reads data\.image_size, which data=waves has not",
 }
 """Methods that do not fit series, and why."""
 

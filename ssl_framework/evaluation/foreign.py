@@ -1,7 +1,6 @@
 """Backbones from elsewhere: timm's models, and files of weights. Nothing in a file is unpickled but tensors."""
 
 import hashlib
-import logging
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from ssl_framework.evaluation.features import Bare
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.layouts import fitted, read_content, tensors_of
+from ssl_framework.models.pretrained import fetched, preprocessing_of, tag_of
 from ssl_framework.models.weights import refuse_non_finite_weights
 from ssl_framework.runs.messages import nearest
 from ssl_framework.runs.overrides import composed, merged
@@ -133,18 +133,11 @@ class Foreign(NamedTuple):
         Raises:
             ValueError: timm cannot get them.
         """
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what fails is said below, once
-        own: dict[str, Any] = {"num_classes": 0, "in_chans": backbone.channels}
-        try:
-            net = timm.create_model(self.timm_name, pretrained=True, **own, **backbone.options)
-        except Exception as error:  # of the network, the hub's client, the file, the shapes
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(
-                f"timm cannot load the pretrained weights of {self.timm_name} ({type(error).__name__}: {reason}): "
-                "leave pretrained=true out, or give a file of weights with backbone=<file> "
-                f"model={self.timm_name} pretrained=true"
-            ) from error
-        return net.state_dict()
+        instead = (
+            "leave pretrained=true out, or give a file of weights with backbone=<file> "
+            f"model={self.timm_name} pretrained=true"
+        )
+        return fetched(self.timm_name, instead, in_chans=backbone.channels, **backbone.options)
 
     def about(self, model: Bare) -> dict[str, Any]:
         """What a record says of it."""
@@ -152,7 +145,7 @@ class Foreign(NamedTuple):
         if self.path is not None:
             weights = f"{self.path}, sha256 {hashlib.sha256(self.path.read_bytes()).hexdigest()}"
         elif self.pretrained:
-            weights = f"timm's {getattr(timm.get_pretrained_cfg(self.timm_name), 'tag', '') or 'default'}"
+            weights = f"timm's {tag_of(self.timm_name)}"
         backbone = model.student.backbone
         count = sum(p.numel() for p in backbone.net.parameters())
         about = {"backbone": self.said, "timm_name": self.timm_name, "weights": weights, "trained": self.has_weights}
@@ -192,19 +185,6 @@ def known(name: str, where: str) -> str:
             f"timm has no model {name!r}{nearest(name, timm.list_models())}: give {where}<one of timm.list_models()>"
         )
     return name
-
-
-def preprocessing_of(name: str) -> dict[str, Any]:
-    """Image size, channels, mean and standard deviation that timm's pretrained weights expect.
-
-    Raises:
-        ValueError: timm has no pretrained weights of this model.
-    """
-    about = timm.get_pretrained_cfg(name)
-    if about is None or not about.has_weights:
-        raise ValueError(f"timm has no pretrained weights of {name}: leave pretrained=true out")
-    channels, size, _ = about.input_size
-    return {"image_size": size, "channels": channels, "mean": list(about.mean), "std": list(about.std)}
 
 
 def channels_of(path: Path, name: str) -> dict[str, Any]:

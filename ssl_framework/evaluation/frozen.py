@@ -36,6 +36,9 @@ from ssl_framework.models.heads import Classifier
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.suggestions import choices, chosen, nodes_of
 
+BEFORE = "before"
+"""Name of the reference that the weights are which a run begins with."""
+
 
 def due(trainer: L.Trainer, every_n_epochs: int) -> bool:
     """Whether something that is measured every n epochs (0: only at the end) is measured at the end of this epoch."""
@@ -52,12 +55,13 @@ def ended(trainer: L.Trainer) -> bool:
 @guarded
 class FrozenEvaluation(L.Callback):
     """Runs every probe on the frozen features every n epochs and at the end; scores the raw input (of pictures: pixels)
-    and the untrained backbone with the same probes once, with the first evaluation, so that training need not wait.
+    and the untrained backbone with the same probes once, with the first evaluation, so that training need not wait. A
+    run that begins with weights from elsewhere scores them before its first step, for it may not find them again.
 
     Args:
         probes: name -> probe.
         every_n_epochs: 0 for only at the end.
-        baselines: whether to score the raw input and the untrained backbone.
+        baselines: whether to score the raw input, the untrained backbone, and weights that the run begins with.
         features: "float32" or "bfloat16", in which the backbone's features are computed and kept; probes compute in
             float32.
         head_layers: names of heads of the student each of whose layers is scored as well, with the same probes, in
@@ -72,7 +76,7 @@ class FrozenEvaluation(L.Callback):
             score, which becomes a reference; ``None``: nothing.
 
     Logs ``eval/<metric>``. ``metrics`` holds the latest values, ``intervals`` their 95 % intervals over test samples,
-    ``baselines`` the two references, ``seconds`` what this process has spent on all of it.
+    ``baselines`` the references, ``seconds`` what this process has spent on all of it.
     """
 
     def __init__(
@@ -112,6 +116,7 @@ class FrozenEvaluation(L.Callback):
         self.evaluated_at = -1
         self.seconds = 0.0
         self.initial: dict[str, Tensor] | None = None
+        self.from_weights = False  # said by whoever gives the student weights from elsewhere
 
     @property
     def wanted(self) -> bool:
@@ -244,8 +249,15 @@ class FrozenEvaluation(L.Callback):
                     f"which this data set lacks{rest}"
                 )
             self.probes, self.head_probes = {}, {}
-        if not self.wanted or not self.with_baselines or self.baselines:
+        if not self.wanted or not self.with_baselines or "untrained" in self.baselines:
             self.initial = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.from_weights and self.wanted and self.with_baselines and BEFORE not in self.baselines:
+            assert isinstance(pl_module, SSLModule)
+            started = time.perf_counter()
+            self.baselines[BEFORE] = plain(self.score_module(pl_module, trainer.datamodule))  # type: ignore[attr-defined]
+            self.seconds += time.perf_counter() - started
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.wanted and due(trainer, self.every_n_epochs):
@@ -265,6 +277,7 @@ class FrozenEvaluation(L.Callback):
             trained, views = copied(pl_module.student), pl_module.views
             pl_module.student.load_state_dict(shares_of(self.initial, pl_module.student))
             self.baselines = {
+                **self.baselines,
                 views.raw_name: plain(self.score(lambda split: {"": raw_input(views, split)}, data)),
                 "untrained": plain(self.score_module(pl_module, data)),
             }

@@ -13,14 +13,16 @@ from typing import Any
 
 import timm
 import torch
-from timm.models._manipulate import group_with_matcher
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
-from ssl_framework.arguments import Channels, Pixels, guarded
+from ssl_framework.arguments import Channels, Natural, Pixels, guarded
 from ssl_framework.models import small_nets  # noqa: F401  registers its networks with timm
 from ssl_framework.models.base import Block
+from ssl_framework.models.layers import depths_of, freeze
+from ssl_framework.models.pretrained import fetched, tag_of
 from ssl_framework.models.sizes import for_further_sizes, sized
+from ssl_framework.runs.paths import leads_elsewhere
 
 SMALL_IMAGE = 64
 """Up to this side in pixels the first convolution is 3x3 with stride 1 and there is no max-pooling."""
@@ -40,12 +42,16 @@ class Backbone(nn.Module):
             of its images (``img_size``) is told it, unless the options do; they then have it, too (see ``sizes``).
         channels_last: device types ("cpu", "cuda") on which images and weights lie with the channels innermost: the
             same numbers, faster for some nets on some devices.
-        weights: run folder or .safetensors file that a new run begins with (see ``weights``); ``None``: random ones.
+        pretrained: whether a new run begins with the weights that timm has for the name (see ``weights``).
+        weights: run folder or file of weights that a new run begins with; ``None``: random ones, or timm's.
+        frozen_stages: first stages that stay as they begin, batch statistics included: 1 the stem, 2 it and the first
+            stage of a convolutional net or block of a transformer, and so on; 0: all of it trains.
         checkpoint_activations: keeps only what goes from block to block for the backward pass, which computes the rest
             once more: the same gradients in less memory, for a third more time a step.
 
     Raises:
-        ValueError: timm has no such model, it cannot take these images, or it cannot checkpoint activations.
+        ValueError: timm has no such model, it cannot take these images, an option says where weights are, it has fewer
+            stages, or it cannot checkpoint activations.
     """
 
     def __init__(
@@ -56,7 +62,9 @@ class Backbone(nn.Module):
         channels: Channels,
         options: dict[str, Any] | None = None,
         channels_last: Sequence[str] = (),
+        pretrained: bool = False,
         weights: str | None = None,
+        frozen_stages: Natural = 0,
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
@@ -64,15 +72,20 @@ class Backbone(nn.Module):
             raise ValueError(f"backbone.channels_last is {channels_last!r}: give a list of cpu and cuda, or []")
         self.channels = channels
         self.channels_last = tuple(channels_last)
+        self.pretrained = pretrained
         self.weights = weights
+        self.full_name = name
         self.name = small_name if small_name is not None and image_size <= SMALL_IMAGE else name
         if not timm.is_model(self.name):
             near = ", ".join(timm.list_models(f"*{self.name[:8]}*")[:6]) or "see timm.list_models()"
             raise ValueError(f"backbone.name is {self.name}, which timm does not know; it has, for example: {near}")
+        refuse_places(options or {})
         made = sized(self.name, channels, image_size, options or {})
         self.net: Any = made.net
         self.dim = made.dim
         self.options = {**(options or {}), **made.told}
+        self.frozen_stages = frozen_stages
+        self._freeze()
         self.checkpoint_activations = checkpoint_activations
         if checkpoint_activations:
             self._checkpoint_activations()
@@ -93,9 +106,14 @@ class Backbone(nn.Module):
         with torch.random.fork_rng(devices=[]):
             self.net = timm.create_model(self.name, num_classes=0, in_chans=self.channels, **self.options)
         self.net.load_state_dict(weights)
+        self._freeze()
         if self.checkpoint_activations:
             self._checkpoint_activations()
         self._apply(lambda weight: weight)
+
+    def _freeze(self) -> None:
+        self.still = freeze(self.net, self.frozen_stages, self.name) if self.frozen_stages else []
+        self.train()
 
     def _checkpoint_activations(self) -> None:
         try:
@@ -109,6 +127,13 @@ class Backbone(nn.Module):
             if isinstance(part, nn.modules.batchnorm._BatchNorm):
                 part.register_forward_pre_hook(keep_statistics)
                 part.register_forward_hook(partial(move_statistics, momentum=part.momentum), always_call=True)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """As of every module; the batch norms of frozen stages stay in eval mode."""
+        super().train(mode)
+        for norm in self.still:
+            norm.eval()
+        return self
 
     def _layout(self, device: torch.device) -> torch.memory_format:
         return torch.channels_last if device.type in self.channels_last else torch.contiguous_format
@@ -133,6 +158,23 @@ class Backbone(nn.Module):
     def about(self) -> dict[str, str]:
         """timm's name and the channels."""
         return {"timm_name": self.name, "in_chans": str(self.channels)}
+
+    def public(self) -> tuple[dict[str, Tensor], str]:
+        """timm's weights of this name, from its cache or the network, and what messages call them.
+
+        Raises:
+            ValueError: ``weights`` names others, or timm has none or cannot get them.
+        """
+        if self.weights is not None:
+            raise ValueError(f"backbone.pretrained is true, and backbone.weights={self.weights}: choose one of them")
+        if self.name != self.full_name and not timm.is_model_pretrained(self.name):
+            raise ValueError(
+                f"timm has no pretrained weights of {self.name}, which takes the place of {self.full_name} up to "
+                f"{SMALL_IMAGE} px: leave data.image_size out, which is then that of the weights, or set "
+                "backbone.small_name=null"
+            )
+        instead = f"set backbone.pretrained=false, or backbone.weights=<a file of weights of {self.name}>"
+        return fetched(self.name, instead), f"backbone.pretrained=true: timm's {self.name}, {tag_of(self.name)}"
 
     def load_line(self, path: Path) -> str:
         """The call of timm, and before it, for one of our own networks, the import that makes timm know it."""
@@ -183,27 +225,20 @@ class Backbone(nn.Module):
         return found.permute(0, 3, 1, 2) if found.shape[1] != dim and found.shape[3] == dim else found
 
     def depths(self) -> tuple[dict[str, int], int]:
-        """How deep every parameter lies: its name -> 0 for the first layer, and so on; and the number of layers.
-
-        Layers are timm's ``group_matcher``'s: of a ViT the embeddings, then block after block, a norm behind the last
-        block counted with it. What timm puts behind all of them, such as a norm after pooling, lies as deep as the
-        number of layers, where a classifier would.
+        """How deep every parameter lies: its name -> 0 for the first layer, and so on; and the number of layers (see
+        ``layers.depths_of``).
 
         Raises:
             ValueError: timm does not say for this model.
         """
-        behind = "a classifier"  # what no pattern matches
-        names = [(name, None) for name, _ in self.net.named_parameters()]
         try:
-            found = group_with_matcher(
-                iter([*names, (behind, None)]), self.net.group_matcher(coarse=False), reverse=True
-            )
+            found, number = depths_of(self.net, coarse=False)
         except AttributeError as error:
             raise ValueError(
                 f"backbone.name is {self.name}, and timm does not say how deep its parameters lie: set "
-                "evaluation.layer_decay=1 or choose another backbone"
+                "layer_decay (of evaluation or optimizer) to 1, or choose another backbone"
             ) from error
-        return {name: found[name] for name, _ in names}, found[behind]
+        return {name: found[name] for name, _ in self.net.named_parameters()}, number
 
     @property
     def blocks(self) -> list[Block]:
@@ -268,6 +303,15 @@ class Backbone(nn.Module):
             yield
         finally:
             handle.remove()
+
+
+def refuse_places(options: dict[str, Any]) -> None:
+    """Raises ValueError for an option that says which weights there are: no run that is loaded would take it."""
+    if found := [name for name in options if leads_elsewhere(name)]:
+        raise ValueError(
+            f"backbone.options has {found[0]}, which is said elsewhere: weights by backbone.pretrained=true or "
+            "backbone.weights=<file>, channels by data.channels"
+        )
 
 
 def keep_statistics(norm: nn.Module, inputs: Any) -> None:

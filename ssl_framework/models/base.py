@@ -94,6 +94,21 @@ class Resizable(Protocol):
 
 
 @runtime_checkable
+class Public(Protocol):
+    """A backbone for whose name there may be public weights.
+
+    Attributes:
+        pretrained: whether a new run begins with them.
+    """
+
+    pretrained: bool
+
+    def public(self) -> tuple[dict[str, Tensor], str]:
+        """These weights, and what messages call them; see ``Backbone.public``."""
+        ...
+
+
+@runtime_checkable
 class Stacked(Protocol):
     """A backbone that says what it is stacked of: what dividing its weights part by part needs."""
 

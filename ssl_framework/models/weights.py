@@ -1,4 +1,5 @@
-"""Weights that a new run begins with (``backbone.weights``): those of another run, or of a file of any layout.
+"""Weights that a new run begins with: those of another run, of a file of any layout (``backbone.weights``), or those
+that timm has for the name (``backbone.pretrained``).
 
 A resumed run has its own in its checkpoint and reads no others.
 """
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ssl_framework.models.base import BackboneProtocol
+from ssl_framework.models.base import BackboneProtocol, Public
 from ssl_framework.models.layouts import fitted, read_content
 from ssl_framework.runs.added_keys import below
 from ssl_framework.runs.durable import damage
@@ -230,8 +231,33 @@ def read_weights(path: Path) -> dict[str, Any]:
         raise ValueError(f"backbone.weights: {error}") from error
 
 
-def load_into(backbone: BackboneProtocol, content: dict[str, Any]) -> str:
+def has_weights(backbone: BackboneProtocol) -> bool:
+    """Whether a new run's backbone begins with weights from elsewhere."""
+    return backbone.weights is not None or (isinstance(backbone, Public) and backbone.pretrained)
+
+
+def begin(backbone: BackboneProtocol) -> str:
+    """Gives a backbone the weights that its config names; the line that says what that is, "" where it names none.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file.
+        ValueError: they cannot be got, read safely, or do not fit.
+    """
+    if isinstance(backbone, Public) and backbone.pretrained:
+        return load_into(backbone, *backbone.public())
+    if backbone.weights is None:
+        return ""
+    content = read_weights(Path(backbone.weights).expanduser())
+    return load_into(backbone, content, f"backbone.weights={backbone.weights}")
+
+
+def load_into(backbone: BackboneProtocol, content: dict[str, Any], source: str) -> str:
     """Gives a backbone what there is of it, all of its weights but norms and biases; the line that says what that is.
+
+    Args:
+        backbone: whose weights they become.
+        content: as ``read_weights`` gives it.
+        source: what messages call it.
 
     Raises:
         ValueError: a name is missing or left over, a shape differs, or a number is not finite.
@@ -240,12 +266,12 @@ def load_into(backbone: BackboneProtocol, content: dict[str, Any]) -> str:
         found = fitted(content, backbone.net, backbone.name)
     except ValueError as error:
         raise ValueError(
-            f"backbone.weights={backbone.weights}: {error}: choose the backbone, the size and the channels of views "
+            f"{source}: {error}: choose the backbone, the size and the channels of views "
             "that these weights were trained with"
         ) from error
-    refuse_non_finite_weights(found.state, f"backbone.weights={backbone.weights}")
+    refuse_non_finite_weights(found.state, source)
     backbone.net.load_state_dict(found.state)
-    return f"backbone.weights={backbone.weights}: {found.said}"
+    return f"{source}: {found.said}"
 
 
 def refuse_non_finite_weights(state: Mapping[str, Tensor], where: str) -> None:

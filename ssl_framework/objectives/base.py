@@ -1,6 +1,6 @@
 """What every objective is: a module that turns the encoders' outputs into a loss and owns the state it needs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -64,6 +64,15 @@ class Objective(nn.Module):
 
         Raises:
             ValueError: the objective needs more samples than there are.
+        """
+
+    def meet(self, teacher: Mapping[str, int]) -> None:
+        """Makes what has to be as wide as a teacher's outputs; by default there is nothing.
+
+        Called once, before the first step.
+
+        Args:
+            teacher: names of its outputs, and how many numbers each has.
         """
 
     def forward(

@@ -10,7 +10,10 @@ from rich.table import Table
 from ssl_framework.report.escaping import csv_cells, terminal_text
 from ssl_framework.runs.numbers import short, shown
 
-REFERENCES = {"untrained": "untrained", "raw_pixels": "raw pixels", "raw_input": "raw input", "chance": "chance"}
+REFERENCES = {
+    **{"before": "before", "untrained": "untrained", "raw_pixels": "raw pixels", "raw_input": "raw input"},
+    "chance": "chance",
+}
 """Keys of a record's references, and what tables call them."""
 
 

@@ -18,12 +18,15 @@ from ssl_framework.runs.numbers import mean_and_spread, short, shown, speed_of, 
 
 
 def run_table(result: dict[str, Any]) -> Table:
-    """One run beside its two references; accuracies with their 95 % interval over test samples."""
+    """One run beside its references, such as the weights it began with; accuracies with their 95 % interval over test
+    samples."""
     baselines, spread = result["baselines"], result.get("intervals", {})
     title = terminal_text(f"{result['method']} on {result['data']}, seed {result['seed']}")
     table = Table(title=title, caption=terminal_text(cost_of(result)))
     raw = "raw_input" if "raw_input" in baselines else "raw_pixels"  # of data that are no pictures
-    columns = {"trained": result["metrics"], "untrained": baselines.get("untrained")}
+    columns = {"trained": result["metrics"]}
+    columns |= {"before": baselines["before"]} if "before" in baselines else {}
+    columns |= {"untrained": baselines.get("untrained")}
     columns |= {raw.replace("_", " "): baselines.get(raw)}
     columns |= {"chance": baselines["chance"]} if "chance" in baselines else {}
     table.add_column(unit_of(list(result["metrics"])), overflow="fold")

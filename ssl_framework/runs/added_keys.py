@@ -9,6 +9,9 @@ KEYS: dict[tuple[str, Any], str] = {
     ("shuffle_bn", None): "models.encoder.EMATeacher",
     ("last_norm", False): "models.heads.MLPHead",
     ("checkpoint_activations", False): "models.backbone.Backbone",
+    ("pretrained", False): "models.backbone.Backbone",
+    ("frozen_stages", 0): "models.backbone.Backbone",
+    ("layer_decay", 1.0): "optim.OptimizerRecipe",
     ("bits", None): "data.images.folder.FolderSource data.images.files.FilesSource",
     ("on_error", "refuse"): (
         "data.images.files.FilesSource data.images.litdata_shards.LitDataSource "
@@ -43,6 +46,9 @@ KEYS: dict[tuple[str, Any], str] = {
     ("salient", "salient"): "objectives.sepclr.SepCLR",
 }
 """Key and the value at which it is left out -> the classes whose argument it is."""
+
+SHORT_VIT = "vit_tiny_patch16_224"
+"""timm's name of ``backbone=vit_tiny``, which has six of its blocks."""
 
 ALWAYS_NAMED = "ssl_framework.models.heads.SymmetricReLUHead"
 """The objective of runs with this head has named its head from the first."""
@@ -116,6 +122,8 @@ def left_out(node: Any) -> Any:
         return node
     target = str(node.get("_target_")).removeprefix("ssl_framework.")
     added = {key: value for (key, value), classes in KEYS.items() if target in classes.split()}
+    if node.get("name") == SHORT_VIT and below(node, "options").get("depth") == 6:  # one file did not name them
+        added["weights"] = None
     if node.get("hidden") == []:  # what normalisation between the layers does not change; one file did not name it
         added["norm"] = True
     return {key: left_out(value) for key, value in node.items() if key not in added or value != added[key]}

@@ -70,6 +70,13 @@ def off(value: Any, place: Place) -> bool:
     return False
 
 
+def switch(value: Any, place: Place) -> bool:
+    """True or false as it stands: who goes on with the run looks at it (see ``training.resumed``)."""
+    if not isinstance(value, bool):
+        place.refuse(f"{value!r}, which is neither true nor false")
+    return value
+
+
 def nothing(value: Any, place: Place) -> None:
     """Left open: what uses it fills it in."""
 
@@ -165,7 +172,9 @@ RULES: dict[str, dict[str, Rule]] = {
         "keep_sizes": off,
     },
     "ssl_framework.data.pseudo_labels.LabelFile": {"path": local},
-    "ssl_framework.models.backbone.Backbone": {"options": options, "weights": local, "name": word, "small_name": word},
+    "ssl_framework.models.backbone.Backbone": {
+        **{"options": options, "pretrained": switch, "weights": local, "name": word, "small_name": word},
+    },
     "ssl_framework.models.series.SeriesBackbone": {"weights": local},
     "ssl_framework.models.text.TextTransformer": {"weights": local},
     "ssl_framework.training.stages.StageClusters": {"previous": nothing},

@@ -15,7 +15,8 @@ from ssl_framework.evaluation.after_training.base import AfterRun
 from ssl_framework.evaluation.during_training.alarm import CollapseAlarm
 from ssl_framework.evaluation.during_training.causes import likely_cause
 from ssl_framework.evaluation.frozen import FrozenEvaluation, copied
-from ssl_framework.models.weights import load_into, read_weights
+from ssl_framework.models.frozen_teacher import FrozenTeacher
+from ssl_framework.models.weights import begin, has_weights
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.numbers import several
@@ -69,6 +70,7 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     if not resume:
         evaluation.initial = copied(module.student)  # the untrained backbone is one without weights from elsewhere
         said = begin_with_weights(module)
+        evaluation.from_weights = any(map(has_weights, module.student.backbones))
         if said and is_first():
             console.print(*said, sep="\n", highlight=False, markup=False, soft_wrap=True)
     progress, signals = Progress(console, several(modalities_of(cfg.data)[0])), StopSignals()
@@ -150,13 +152,13 @@ def begin_with_weights(module: SSLModule) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no such folder or file.
-        ValueError: it cannot be read safely, or does not fit.
+        ValueError: it cannot be read safely, or does not fit, or a teacher that never learns has none.
     """
+    if isinstance(module.teacher, FrozenTeacher) and not has_weights(module.teacher.encoder.backbone):
+        raise ValueError(
+            "teacher=frozen stays as it begins, but no weights are named for it: set "
+            "teacher.backbone.weights=<run folder or file>, or teacher.backbone.pretrained=true"
+        )
     encoders = [module.student] if module.teacher is None else [module.student, module.teacher.encoder]
-    said = [
-        load_into(backbone, read_weights(Path(backbone.weights).expanduser()))
-        for encoder in encoders
-        for backbone in encoder.backbones
-        if backbone.weights is not None
-    ]
-    return list(dict.fromkeys(said))
+    said = [begin(backbone) for encoder in encoders for backbone in encoder.backbones]
+    return [line for line in dict.fromkeys(said) if line]

@@ -19,6 +19,7 @@ from ssl_framework.runs.messages import command_line
 from ssl_framework.runs.settings import refuse_settings
 from ssl_framework.training.meeting import agree, meeting
 from ssl_framework.training.place import leave_to_launcher, settle
+from ssl_framework.training.recipe import settle_recipe
 from ssl_framework.training.resumed import resumed
 
 
@@ -75,6 +76,8 @@ def planned(cfg: DictConfig, folder: Path, claims: contextlib.ExitStack, seen: d
         ValueError: another process writes there, or it is another run's.
     """
     names, run = describe(), RunFolder(folder)
+    if cfg.resume is None:
+        begin_as_weights(cfg, begun_here(run))
     if cfg.resume is not None and Path(str(cfg.resume)).resolve() != folder.resolve():
         raise ValueError(f"resume={cfg.resume} goes on in that folder itself: leave out -m and hydra.run.dir")
     if cfg.resume is None and (found := begun_before(cfg, run, names, claims)) is not None:
@@ -91,6 +94,18 @@ def planned(cfg: DictConfig, folder: Path, claims: contextlib.ExitStack, seen: d
         refuse_other_run(cfg, run, names, "hydra.run.dir")
         names = names_of(run) or names
     return prepared(cfg, run, names, None)
+
+
+def begin_as_weights(cfg: DictConfig, run: RunFolder) -> None:
+    """Has the data be as the weights expect that the run begins with, and says so; see ``settle_recipe``."""
+    composed: Any = HydraConfig.get()
+    if said := settle_recipe(cfg, composed.runtime.choices.data, composed.overrides.task, run):
+        print(said, flush=True)
+
+
+def begun_here(own: RunFolder) -> RunFolder:
+    """The folder in which this command may have begun its run: its own, or that of the newest run."""
+    return own if own.has_trained or not LATEST.is_symlink() else RunFolder(LATEST.resolve())
 
 
 def begun_before(
@@ -173,6 +188,7 @@ def planned_job(cfg: DictConfig, run: RunFolder, mine: bool) -> Plan:
         return Plan(NOTHING, run.path, cfg, {})
     if cfg.resume is not None:
         raise ValueError(f"resume={cfg.resume} goes on in that folder itself: leave out -m and hydra.run.dir")
+    begin_as_weights(cfg, run)
     if run.has_trained:
         refuse_other_run(cfg, run, names, "hydra.sweep.dir")
         names = names_of(run) or names

@@ -1,6 +1,7 @@
 """What accompanies training without changing it: progress, checkpoints, and stopping in good order."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -9,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 
 from ssl_framework.distributed import rank
-from ssl_framework.evaluation.frozen import FrozenEvaluation
+from ssl_framework.evaluation.frozen import BEFORE, FrozenEvaluation
 from ssl_framework.runs.numbers import shown
 
 
@@ -103,10 +104,16 @@ class EvaluationLines(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._seen = self.evaluation.evaluated_at
+        if rank() == 0 and self.evaluation.from_weights and (scores := self.evaluation.baselines.get(BEFORE)):
+            self.say(BEFORE, scores)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if rank() == 0 and self.evaluation.evaluated_at > self._seen:
             self._seen = self.evaluation.evaluated_at
-            values = "  ".join(f"{name} {shown(name, value)}" for name, value in self.evaluation.metrics.items())
-            if values:  # what was left out has been said
-                self.console.print(f"  evaluation: {values}", highlight=False, markup=False, soft_wrap=True)
+            self.say("evaluation", self.evaluation.metrics)
+
+    def say(self, what: str, scores: Mapping[str, float]) -> None:
+        """One line of scores."""
+        values = "  ".join(f"{name} {shown(name, value)}" for name, value in scores.items())
+        if values:  # what was left out has been said
+            self.console.print(f"  {what}: {values}", highlight=False, markup=False, soft_wrap=True)

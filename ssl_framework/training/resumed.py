@@ -51,6 +51,7 @@ def resumed(cfg: DictConfig, run: RunFolder, overrides: Sequence[str]) -> tuple[
     from ssl_framework.loading import load_run_config  # imports torch
 
     names, stored = names_of(run), config_or_cure(run, lambda path: load_run_config(path, keys_of(overrides)))
+    refuse_fetching(OmegaConf.to_container(stored), run, keys_of(overrides))
     if not names:
         raise ValueError(
             f"resume={run}: {run.about_file} does not say any more which method and data the run is of: give the "
@@ -64,6 +65,28 @@ def resumed(cfg: DictConfig, run: RunFolder, overrides: Sequence[str]) -> tuple[
         stored = with_changes(stored, names["overrides"], after, free)
         names = {**names, "overrides": after, "command": command_line(after)}
     return stored, names
+
+
+def refuse_fetching(node: Any, run: RunFolder, said: set[str], key: str = "") -> None:
+    """Refuses to fetch what a stored config names: a run that has made no step would begin with public weights anew.
+
+    Args:
+        node: the stored config, or a part of it.
+        run: its folder.
+        said: keys that the command line sets itself.
+        key: of the part.
+
+    Raises:
+        ValueError: a backbone begins with fetched weights, and there is no checkpoint.
+    """
+    for name, value in node.items() if isinstance(node, dict) and not run.has_checkpoint else ():
+        where = f"{key}.{name}".lstrip(".")
+        if name == "pretrained" and value is True and not said & {where, where.replace("student.", "")}:
+            raise ValueError(
+                f"resume={run} has no checkpoint yet, so it would begin anew with weights that are fetched ({where}): "
+                f"if you want this, say so yourself in the command with {where.replace('student.', '')}=true"
+            )
+        refuse_fetching(value, run, said, where)
 
 
 def config_or_cure(run: RunFolder, load: Any) -> DictConfig:

@@ -86,6 +86,7 @@ class Watchdog(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         roll.clear()
+        self.between_epochs = True  # the weights that the run begins with may be scored first
         if self.limit is not None:
             watch = Watch(self, trainer, self.limit)
             self.thread = threading.Thread(target=watch.go, name="watchdog", daemon=True)

@@ -23,6 +23,7 @@ from ssl_framework.objectives.conr import ConR
 from ssl_framework.objectives.core_tuning import CoreTuning
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
+from ssl_framework.objectives.distill import Distill
 from ssl_framework.objectives.groco import GroCo
 from ssl_framework.objectives.instance_discrimination import (
     Contrastive,
@@ -189,6 +190,12 @@ def classifier(build: Callable[[], Objective], **seen: Any) -> Case:
     return Case(build, **{"student": (0,), "heads": ("classifier",), **seen})
 
 
+def distill() -> Distill:
+    objective = seeded(lambda: Distill(DIM))
+    objective.meet({"pooled": DIM})
+    return objective
+
+
 def temperature(dim: int) -> PairTemperature:
     return PairTemperature(dim, hidden=5, low=0.1, up=2.0, init=0.5)
 
@@ -255,6 +262,7 @@ OBJECTIVES: dict[str, Case] = {
     "mochi_mixed": Case(mochi, student=(0,), teacher=(1,), mixed=(0,)),
     "imix_byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor"), mixed=(0, 1)),
     "byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor")),
+    "distill": Case(distill, teacher=(0, 1), heads=("projector", "pooled")),
     "feature_transform": Case(feature_transform, student=(0,), teacher=(1,)),
     "sepclr": Case(lambda: SepCLR(0.5, [0], 0.3, 0.2, 0.4), heads=("common", "salient")),
     "mv_infonce": Case(lambda: MultiView(0.2, MVInfoNCE())),

@@ -18,7 +18,7 @@ from ssl_framework.models.towers import AlikeTowers
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
 from ssl_framework.runs.groups import CONFIGS
-from tools.pages.methods import chosen_by, comment
+from tools.pages.methods import chosen_by, comment, with_defaults
 from tools.pages.mixing import alike, chosen_for
 
 HOST = {"_target_": "ssl_framework.objectives.unmix.UnMix", "weight": 1.0}
@@ -91,9 +91,9 @@ def verdicts(root: Path) -> Verdicts:
 
 
 def part(root: Path, group: str, name: str) -> Any:
-    """A group's file; ``None`` for a part that is none."""
+    """A group's file, with what it consists of; ``None`` for a part that is none."""
     text = (root / "configs" / group / f"{name}.yaml").read_text()
-    return None if "@package _global_" in text else yaml.safe_load(text)
+    return None if "@package _global_" in text else with_defaults(yaml.safe_load(text), root)
 
 
 class Around:
@@ -145,7 +145,7 @@ class Around:
             student=student,
             objective=objective,
             optimizer=self.optimizer,
-            teacher=build(None if teacher is None else OmegaConf.create(teacher)),
+            teacher=build(OmegaConf.create({"data": self.data, "teacher": teacher}).teacher),
             mixer=self.mixer,
             feature_mixer=self.feature_mixer,
             **self.which,

@@ -124,6 +124,15 @@ def chosen_by(config: dict[str, Any]) -> dict[str, str]:
     return {key.split("/")[-1]: value for item in config.get("defaults", []) for key, value in item.items()}
 
 
+def with_defaults(content: dict[str, Any], root: Path) -> dict[str, Any]:
+    """A part's file with the files it consists of: ``/backbone@backbone: tiny`` puts one at the key ``backbone``."""
+    for item in content.pop("defaults", []):
+        for choice, name in item.items():
+            group, _, key = choice.lstrip("/").partition("@")
+            content[key] = yaml.safe_load((root / "configs" / group / f"{name}.yaml").read_text())
+    return content
+
+
 def composed_by(path: Path, root: Path) -> dict[str, Any]:
     """A method's file with the head, teacher and objective that it chooses, as Hydra puts them together."""
     config = yaml.safe_load(path.read_text())
@@ -131,7 +140,7 @@ def composed_by(path: Path, root: Path) -> dict[str, Any]:
     for group, node in PARTS.items():
         if group in chosen:
             file = root / "configs" / group / f"{chosen[group]}.yaml"
-            content = yaml.safe_load(file.read_text())
+            content = with_defaults(yaml.safe_load(file.read_text()), root)
             if "@package _global_" not in file.read_text():
                 content = {node: content}
             for where, value in content.items():

@@ -9,6 +9,7 @@ import yaml
 from tools.benchmark.command import meaning, number
 from tools.chaos.record import story
 from tools.pages.compositions import compositions_page
+from tools.pages.continued import continued_table
 from tools.pages.families import families_page
 from tools.pages.methods import method_tables, methods_page
 from tools.pages.mixing import mixing_page
@@ -23,7 +24,8 @@ def filled(text: str, root: Path) -> str:
 
     ``<!-- file: PATH -->`` shows a file as code, ``<!-- output: PATH -->`` a record of what a command printed,
     ``<!-- table: methods -->`` and ``<!-- table: data -->`` what configs, tests and the record of the comparison say,
-    ``<!-- table: speed -->`` the record of the benchmarks, ``<!-- table: chaos -->`` that of the campaign of kills.
+    ``<!-- table: speed -->`` the record of the benchmarks, ``<!-- table: chaos -->`` that of the campaign of kills,
+    ``<!-- table: continue -->`` that of weights that were gone on from.
 
     Args:
         text: the README.
@@ -33,7 +35,7 @@ def filled(text: str, root: Path) -> str:
     def fill(match: re.Match) -> str:
         kind, _, what = match["name"].partition(": ")
         if kind == "table":
-            content = {"methods": method_tables, "data": data_table, "speed": speed_table, "chaos": story}[what](root)
+            content = TABLES[what](root)
         else:
             language = "yaml" if what.endswith(".yaml") else ("python" if what.endswith(".py") else "text")
             content = f"```{language}\n{(root / what).read_text().rstrip()}\n```\n"
@@ -69,6 +71,16 @@ def speed_table(root: Path) -> str:
     return "\n".join(rows) + f"\n\nMeasured on {about['device']} ({about['cpu']}), {versions}.\n"
 
 
+TABLES = {
+    **{"methods": method_tables, "data": data_table, "speed": speed_table, "chaos": story},
+    "continue": continued_table,
+}
+"""What a block can ask for."""
+
+FILLED = ("README.md", "docs/continue.md")
+"""Pages with blocks."""
+
+
 def main() -> None:
     """Writes README.md and the pages of docs of this source tree anew."""
     root = Path(__file__).resolve().parents[2]
@@ -78,8 +90,8 @@ def main() -> None:
     (root / "docs" / "methods.md").write_text(methods_page(root))
     (root / "docs" / "evaluation.md").write_text(protocols_page(root))
     (root / "docs" / "studies.md").write_text(studies_page(root))
-    path = root / "README.md"
-    path.write_text(filled(path.read_text(), root))
+    for name in FILLED:
+        (root / name).write_text(filled((root / name).read_text(), root))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ POINTS = 500
 COLUMNS = 3
 
 
-REFERENCES: dict[str, Any] = {"untrained": ":", "raw_pixels": "--", "raw_input": "--", "chance": "-."}
+REFERENCES: dict[str, Any] = {
+    **{"before": (0, (5, 1)), "untrained": ":", "raw_pixels": "--", "raw_input": "--", "chance": "-."},
+}
 """Baseline -> style of its line."""
 
 
@@ -87,8 +89,8 @@ def draw_evaluation(seen: Inspection, out: Path) -> str | None:
     figure, grid = panels(len(found))
     for axes, (title, metrics) in zip(grid, found.items(), strict=True):
         for colour, (metric, curve) in zip(COLOURS, metrics.items(), strict=False):
-            untrained = baselines["untrained"].get(metric)
-            points: Curve = [*([] if untrained is None else [(0, untrained)]), *curve]
+            first = (baselines["before"] or baselines["untrained"]).get(metric)
+            points: Curve = [*([] if first is None else [(0, first)]), *curve]
             axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=4, label=parameters(metric))
             for name, style in REFERENCES.items():
                 if (value := baselines[name].get(metric)) is not None:
