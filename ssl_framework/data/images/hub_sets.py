@@ -157,7 +157,7 @@ class HubSet:
         """The column of images."""
         images = [name for name, kind in rows.features.items() if isinstance(kind, library().Image)]
         wanted = self.columns["image"]
-        if wanted in images:
+        if wanted is not None and wanted in images:
             return wanted
         if wanted is None and len(images) == 1:
             return images[0]
