@@ -236,7 +236,8 @@ class Backbone(nn.Module):
         except AttributeError as error:
             raise ValueError(
                 f"backbone.name is {self.name}, and timm does not say how deep its parameters lie: set "
-                "layer_decay (of evaluation or optimizer) to 1, or choose another backbone"
+                "evaluation.layer_decay=1 (or optimizer.layer_decay=1, where that asks for it), or choose another "
+                "backbone"
             ) from error
         return {name: found[name] for name, _ in self.net.named_parameters()}, number
 
