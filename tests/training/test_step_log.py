@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -89,6 +90,16 @@ def test_a_learned_mixer_has_a_rate_of_its_own() -> None:
     optimizer, _ = module.recipe.build(module, 256, 10, dict.fromkeys(module.own_rates(), 0.5))
     first, own = rates(optimizer.param_groups).values()
     assert own == 0.5 * first
+
+
+@pytest.mark.parametrize(("own", "scale"), [(True, 8.0), (False, 1.0)])
+def test_gradients_that_an_optimizer_unscales_itself_are_too_large_by_the_scale(own: bool, scale: float) -> None:
+    precision = MixedPrecision.__new__(MixedPrecision)
+    precision.scaler = SimpleNamespace(get_scale=lambda: 8.0)  # type: ignore[assignment]
+    optimizer = torch.optim.SGD(net()[0].parameters(), lr=0.1, fused=own)
+    assert step_log.scale_of(precision, optimizer) == scale
+    precision.scaler = None
+    assert step_log.scale_of(precision, optimizer) == step_log.scale_of(None, optimizer) == 1.0
 
 
 @pytest.fixture(scope="module")
