@@ -57,7 +57,7 @@ class OptunaSweeper(Sweeper):
             ValueError: the search cannot be made, or not in this folder; too many trials failed, or all did.
             RunFailed: the first process has refused, and said so.
         """
-        from ssl_framework.training.meeting import agree
+        from ssl_framework.training.meeting import agree, end_together
 
         search: list[Any] = []  # of the first process
         with contextlib.ExitStack() as claims:
@@ -73,6 +73,7 @@ class OptunaSweeper(Sweeper):
                 number += len(batch)
                 for own in search:
                     own.take(done)
+            end_together()
 
     def begun(self, arguments: Sequence[str], claims: contextlib.ExitStack) -> Any:
         """The search as its folder has it, which is held until ``claims`` ends.

@@ -46,7 +46,7 @@ from ssl_framework.runs.messages import (
 from ssl_framework.runs.search import refuse_test_labels
 from ssl_framework.runs.stopping import AGAIN, Interrupted, stop
 from ssl_framework.runs.typed_paths import with_paths_quoted
-from ssl_framework.training.meeting import agree, first_to_say, meeting
+from ssl_framework.training.meeting import agree, end_together, first_to_say, meeting
 from ssl_framework.training.place import described, is_first
 from ssl_framework.training.plan import Plan, decided, describe, planned, planned_job
 from ssl_framework.training.resumed import point_to_resumed_folder
@@ -72,11 +72,12 @@ def main() -> None:
         raise
     except OSError as error:  # of the folder, which Hydra makes
         sys.exit(error_line(error) if not failures and first_to_say(str(error)) else 1)
-    except ValueError as error:
-        if not first_to_say(str(error)):
-            sys.exit(1)
-        sys.exit(error_line(error))  # of the command line, before there is a run, or of a search
+    except ValueError as error:  # of the command line, before there is a run, or of a search
+        said = first_to_say(str(error))
+        end_together()
+        sys.exit(error_line(error) if said else 1)
     except RunFailed:  # the first process has said why there is no search
+        end_together()
         sys.exit(1)
     if failures:
         sys.exit(1)

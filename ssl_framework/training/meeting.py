@@ -31,7 +31,7 @@ NOTE_AFTER = 15.0
 """Seconds until a process that waits says so."""
 
 TOGETHER = 10.0
-"""Seconds within which all processes come to refuse what none of them can do."""
+"""Seconds within which all processes come to the end of what they do together, or to refuse what none of them can."""
 
 REFUSED = "refused"
 
@@ -98,14 +98,18 @@ class Meeting:
 
     def all_refuse(self) -> bool:
         """Whether every process comes to refuse what was decided last; if not, some of them wait for this one."""
-        key, deadline = f"refusals/{self.decisions}", time.monotonic() + TOGETHER
+        return self.all_come("refusals")
+
+    def all_come(self, to: str) -> bool:
+        """Whether every process comes to the same point behind what was decided last, for which this one waits."""
+        key, deadline = f"{to}/{self.decisions}", time.monotonic() + TOGETHER
         try:
             self.store.add(key, 1)
-            while (refused := self.store.add(key, 0)) < self.here.world_size and time.monotonic() < deadline:
+            while (there := self.store.add(key, 0)) < self.here.world_size and time.monotonic() < deadline:
                 time.sleep(0.05)
         except RuntimeError:  # the process that holds the store has ended
             return False
-        return refused == self.here.world_size
+        return there == self.here.world_size
 
 
 def come_together(here: Place, patience: timedelta) -> Any:
@@ -197,3 +201,9 @@ def first_to_say(sentence: str) -> bool:
     """See ``Meeting.first_to_say``; a process alone says everything."""
     found = meeting()
     return found is None or found.first_to_say(sentence)
+
+
+def end_together() -> None:
+    """Waits until all processes have read the last word: the first one takes with it where they meet."""
+    if (found := meeting()) is not None:
+        found.all_come("end")

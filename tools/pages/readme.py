@@ -25,7 +25,8 @@ def filled(text: str, root: Path) -> str:
     ``<!-- file: PATH -->`` shows a file as code, ``<!-- output: PATH -->`` a record of what a command printed,
     ``<!-- table: methods -->`` and ``<!-- table: data -->`` what configs, tests and the record of the comparison say,
     ``<!-- table: speed -->`` the record of the benchmarks, ``<!-- table: chaos -->`` that of the campaign of kills,
-    ``<!-- table: continue -->`` that of weights that were gone on from.
+    ``<!-- table: continue -->`` that of weights that were gone on from,
+    ``<!-- table: embed -->`` that of vectors for a folder of files.
 
     Args:
         text: the README.
@@ -71,8 +72,21 @@ def speed_table(root: Path) -> str:
     return "\n".join(rows) + f"\n\nMeasured on {about['device']} ({about['cpu']}), {versions}.\n"
 
 
+def embed_line(root: Path) -> str:
+    """How fast a folder of files becomes vectors, in a sentence."""
+    record = json.loads((root / "results" / "embed" / "benchmark.json").read_text())
+    figures, about = record["embed"], record["about"]
+    rate, times, files = (figures[key] for key in ("ours_images_per_minute", "bare_over_ours", "images"))
+    return (
+        f"{files['median']:,.0f} PNG files of 32 px become vectors of the tiny net at {number(rate['median'])} a\n"
+        f"minute ({number(rate['min'])} to {number(rate['max'])}), {number(times['median'])} times as fast as a loop\n"
+        f"of Pillow and torch over them ({number(times['min'])} to {number(times['max'])}),\n"
+        f"on {about['device']} ({about['cpu']}): [results/embed](results/embed/command.txt).\n"
+    )
+
+
 TABLES = {
-    **{"methods": method_tables, "data": data_table, "speed": speed_table, "chaos": story},
+    **{"methods": method_tables, "data": data_table, "speed": speed_table, "chaos": story, "embed": embed_line},
     "continue": continued_table,
 }
 """What a block can ask for."""
