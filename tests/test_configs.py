@@ -225,7 +225,8 @@ def test_every_experiment_composes(experiment: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "group", [g for g in sorted(GROUPS) if g not in ("method", "experiment", "data", "study", "hparams_search")]
+    "group",
+    [g for g in sorted(GROUPS) if g not in ("method", "experiment", "data", "study", "hparams_search", "hydra")],
 )
 def test_every_choice_of_every_group_composes_and_every_target_imports(group: str) -> None:
     choices = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))

@@ -165,11 +165,15 @@ def test_unknown_heads() -> None:
         ("data.batch_size=64", "data.batch_size is 64, but the training set has only 48 samples"),
         ("data.batch_size=many", "data.batch_size is many"),
         ("backbone.name=resnet999", "backbone.name is resnet999, which timm does not know"),
-        ("backbone.name=vit_tiny_patch16_224", "cannot take 3 x 32 x 32 images"),
     ],
 )
 def test_bad_values(override: str, words: str) -> None:
     assert words in refused(override)
+
+
+def test_images_of_a_size_that_the_backbone_cannot_take() -> None:
+    message = refused("backbone.name=test_coatnet", "data.image_size=40")
+    assert "cannot take 3 x 40 x 40 images" in message and "such as 32, 64" in message
 
 
 @pytest.mark.parametrize(

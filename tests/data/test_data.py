@@ -763,5 +763,5 @@ def test_every_data_config_has_the_same_keys() -> None:
             assert set(found) >= {"root", "download", "batch_size", "micro_batch_size", "resident_share", "source"}
             continue
         assert [key for key in found if key in common] == common, name
-        own = set(found) - set(common)  # only sets of the user's own files have keys of their own
-        assert not own or name in ("folder", "files", "webdataset", "litdata"), name
+        own = set(found) - set(common)  # only sets that the user brings have keys of their own
+        assert not own or name in ("folder", "files", "webdataset", "litdata", "torchvision", "hf"), name

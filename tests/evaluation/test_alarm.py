@@ -63,7 +63,7 @@ def test_it_warns_once_after_two_low_looks_in_a_row() -> None:
 CAUSES = {
     "without a predictor": (
         ("method=byol", "objective.student_head=projector"),
-        "the student's projector is drawn to the teacher's without a predictor between: set objective.student_head=pre",
+        "the student's projector is drawn to the teacher's without a predictor between: choose head=",
     ),
     "temperature": (
         ("method=simclr", "objective.temperature=4"),
