@@ -100,7 +100,8 @@ def test_a_worker_ends_by_sigkill_only_and_then_is_named() -> None:
 def end_a_worker() -> None:
     """Exit code 0: it ended at once."""
     begin = partial(begin_worker, os.getpid())
-    batches = iter(DataLoader(Endless(), batch_size=None, num_workers=1, worker_init_fn=begin))
+    forked: Any = {"num_workers": 1, "multiprocessing_context": "fork"}  # as where nothing has chosen another way
+    batches = iter(DataLoader(Endless(), batch_size=None, worker_init_fn=begin, **forked))
     pid, started = next(batches), time.monotonic()
     (worker,) = (child for child in multiprocessing.active_children() if child.pid == pid)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # at which torch raises RuntimeError, wherever the main thread is
