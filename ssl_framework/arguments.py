@@ -31,6 +31,8 @@ Cosine = Annotated[float, Interval(gt=-1, lt=1)]
 AtLeastOne = Annotated[float, Ge(1)]
 Count = Annotated[int, Ge(1)]
 Several = Annotated[int, Ge(2)]
+Repeats = Annotated[int, Interval(ge=1, le=1000)]
+"""How often something is done anew, each time at its whole cost."""
 Natural = Annotated[int, Ge(0)]
 """A position, or a number of things that may be none."""
 Seed = Annotated[int, Interval(ge=0, lt=2**32)]

@@ -126,6 +126,7 @@ VALUES = {
     "trainer.num_nodes=2": "num_nodes",
     "seed=1.5": "seed",
     "seed=-1": "seed",
+    "trainer.devices=1000000000": "trainer.devices",
     # what is no choice
     "method=null": "method",
     "method=3": "method",

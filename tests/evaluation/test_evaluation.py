@@ -1,5 +1,6 @@
 """Probes on data whose answer is known, k-NN against scikit-learn, and what extraction may not change."""
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -434,3 +435,14 @@ def test_retrieval_without_two_of_a_class_is_skipped_with_one_line() -> None:
     test = Frozen(torch.randn(4, 3), torch.arange(4))
     with pytest.warns(UserWarning, match="retrieval skipped: no class has two images in the test split"):
         assert Retrieval([1])(test, test) == {}
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "key"), [("scores", "scores.num_views"), ("clustering", "probes.clustering.seeds")]
+)
+def test_what_is_done_anew_each_time_has_a_bound(evaluation: str, key: str) -> None:
+    cfg = config(f"evaluation={evaluation}", f"evaluation.{key}=1000000000")
+    with pytest.raises(
+        ValueError, match=rf"^evaluation\.{re.escape(key)} is 1000000000: it must be between [12] and 1000"
+    ):
+        build(cfg.evaluation)

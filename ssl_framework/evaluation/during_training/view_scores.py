@@ -9,11 +9,12 @@ import math
 import os
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import lightning as L
 import numpy as np
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from ssl_framework.arguments import Count, Natural, NonNegative, Positive, Seed, Several, guarded
@@ -146,7 +147,7 @@ class ViewScores(L.Callback):
     def __init__(
         self,
         num_samples: Several,
-        num_views: Several,
+        num_views: Annotated[int, Interval(ge=2, le=1000)],
         head: str | None,
         temperature: Positive,
         num_hard: Count,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_framework.arguments import Count, guarded
+from ssl_framework.arguments import Repeats, guarded
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.base import are_classes
 
@@ -26,7 +26,7 @@ class Clustering:
         seeds: k-means runs, with seeds 0, 1, ..., of which the mean is taken.
     """
 
-    def __init__(self, seeds: Count) -> None:
+    def __init__(self, seeds: Repeats) -> None:
         self.seeds = seeds
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
