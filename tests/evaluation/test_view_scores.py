@@ -188,7 +188,7 @@ def test_views_of_another_size_are_left_out() -> None:
         ({"temperature": {"init": 1.0}}, "it must be a number above 0"),
         ({"num_hard": 20}, "num_hard is 20: it must be at least 1 and below num_samples, which is 20"),
         ({"num_hard": 0}, "num_hard is 0: it must be at least 1"),
-        ({"num_views": 1}, "num_views is 1: it must be at least 2"),
+        ({"num_views": 1}, "num_views is 1: it must be between 2 and 1000"),
         ({"lidar_delta": 0.0}, "lidar_delta is 0.0: it must be above 0"),
         ({"lidar_epsilon": -1.0}, "lidar_epsilon is -1.0: it must be at least 0"),
         ({"every_n_epochs": -1}, "every_n_epochs is -1: it must be at least 0"),
