@@ -461,7 +461,7 @@ def test_the_shipped_config_builds_the_probe(name: str) -> None:
         (lambda: Transport(0.0, 5), r"epsilon is 0\.0: it must be above 0"),
         (lambda: Transport(0.1, 0), "iterations is 0: it must be at least 1"),
         (lambda: few_shot(ways=1), "ways is 1: it must be at least 2"),
-        (lambda: Clustering(0), "seeds is 0: it must be at least 1"),
+        (lambda: Clustering(0), "seeds is 0: it must be between 1 and 1000"),
         (
             lambda: FewLabels([0.1, 0.0], LINEAR, 0),
             r"shares is \[0\.1, 0\.0\]: it must be a list of one or more numbers",
