@@ -184,7 +184,7 @@ def test_a_missing_argument_is_named() -> None:
         ("trainer.checkpoint_every_n_epochs", math.nan, "a whole number, at least 1"),
         ("trainer.gradient_clip_val", -1, "at least 0, or null"),
         ("trainer.num_threads", 100_000_000, "between 1 and 4096, or null"),
-        ("trainer.devices", 0, "auto, or at least 1"),
+        ("trainer.devices", 0, "auto, or between 1 and 4096"),
         ("trainer.precision", "64-true", "one of auto, 32-true, bf16-mixed, 16-mixed"),
         ("trainer.accelerator", "mps", "one of auto, cpu, gpu"),
         ("trainer.strategy", "zero", "one of ddp, fsdp"),
