@@ -158,12 +158,20 @@ def multirun_in(
     folder: Path, sweep: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> Callable[..., SimpleNamespace]:
     """``python train.py -m ... hydra.sweep.dir=<sweep>`` in a folder and this process: exit code, stdout and stderr."""
+    call = command_in(folder, monkeypatch, capfd)
+    return lambda *arguments: call("-m", *arguments, f"hydra.sweep.dir={sweep}")
+
+
+def command_in(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> Callable[..., SimpleNamespace]:
+    """``python train.py ARGUMENTS`` in a folder and this process: exit code, stdout and stderr."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
 
     def call(*arguments: str) -> SimpleNamespace:
         monkeypatch.setattr(main, "failures", [])
-        monkeypatch.setattr(sys, "argv", ["train.py", "-m", *arguments, f"hydra.sweep.dir={sweep}"])
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         code: Any = 0
         try:
             main.main()

@@ -137,7 +137,7 @@ CONFIGS = {
     "server": (part(WEB, root="r", train_shards="http://127.0.0.1/0.tar"), "plain paths only"),
     "bucket": (part(DATA + "litdata_shards.LitDataSource", root="s3://x"), "plain paths only"),
     "device": (part(DATA + "files.FilesSource", root="r", targets="/dev/zero"), "of the system"),
-    "around to a device": (part(DATA + "files.FilesSource", root="/tmp/../dev"), "of the system"),
+    "around to a device": (part(DATA + "files.FilesSource", root="/usr/../dev"), "of the system"),
     "store of a process": (part(DATA + "folder.FolderSource", root="r", store="/proc/self"), "of the system"),
     "labels of a number": (part("ssl_framework.data.pseudo_labels.LabelFile", path=7), "no path"),
     "name that climbs": (part(LOGGERS + "TensorBoardLogger", save_dir="x", name="../../ran"), "no plain name"),

@@ -1,7 +1,6 @@
 """A run that begins with public weights, timm's by name or a file's, at what they expect of images; and never again."""
 
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,6 @@ from safetensors.torch import load_file, save_file
 
 from ssl_framework.api import compose
 from ssl_framework.build import build, build_data, build_module
-from ssl_framework.commands import train as main
 from ssl_framework.evaluation.request import evaluate
 from ssl_framework.exporting import export
 from ssl_framework.loading import load_run
@@ -26,7 +24,7 @@ from ssl_framework.runs.plain import read_config
 from ssl_framework.training.parts import begin_with_weights
 from ssl_framework.training.recipe import settle_recipe
 from ssl_framework.training.resumed import refuse_fetching
-from tests.small_runs import put_together, run_in, small
+from tests.small_runs import command_in, put_together, run_in, small
 
 NAME = "test_resnet"
 """timm's own, of 0.5 M parameters and 160 px."""
@@ -63,20 +61,7 @@ def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> Callable[..., SimpleNamespace]:
     """``python train.py ARGUMENTS`` in this process: exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-
-    def call(*arguments: str) -> SimpleNamespace:
-        monkeypatch.setattr(main, "failures", [])
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        code: Any = 0
-        try:
-            main.main()
-        except SystemExit as ended:
-            code = ended.code
-        return SimpleNamespace(code=code, **capfd.readouterr()._asdict())
-
-    return call
+    return command_in(tmp_path, monkeypatch, capfd)
 
 
 def settled(*overrides: str, run: Path = Path("nowhere"), data: str = "shapes") -> tuple[Any, str]:
