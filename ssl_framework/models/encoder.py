@@ -156,6 +156,12 @@ class Encoder(nn.Module):
             outputs[name] = head(outputs)
         return outputs
 
+    def after_backward(self, clock: Clock) -> None:
+        """Called between backward and the optimizer step: hands on to the heads."""
+        for head in self.heads.values():
+            assert isinstance(head, Head)
+            head.after_backward(clock)
+
     def groups(
         self,
         views: Sequence[Tensor],
