@@ -44,6 +44,15 @@ SMALL_VIT = (
 SMALL_OF = {
     "mocov2": SMALL_QUEUE,
     **dict.fromkeys(("mae", "simmim", "ijepa", "msn", "pmsn"), SMALL_VIT),
+    "ibot": (*SMALL_VIT, "student.heads.projector.hidden=[32]", "student.heads.projector.out=16"),
+    "dinov2": (
+        *SMALL_VIT,
+        *(
+            f"student.heads.{head}.{key}"
+            for head in ("projector", "patch_projector")
+            for key in ("hidden=[32]", "out=16")
+        ),
+    ),
     "data2vec": (*SMALL_VIT, "backbone.last_layers=2"),
     "mochi": (*SMALL_QUEUE, *SMALL_MIXER),
     "feature_transform": SMALL_QUEUE,

@@ -51,11 +51,10 @@ class Encoder(nn.Module):
         self.earlier = nn.ModuleList(copy.deepcopy(backbone) for _ in range(earlier))  # type: ignore[misc]
         self.earlier.requires_grad_(False)
         dims = {"pooled": backbone.dim, **{name: further.dim for name, further in (beside or {}).items()}}
+        if not scored or not set(scored) <= dims.keys():
+            raise ValueError(f"student.scored is {list(scored)}: name one or more of {', '.join(dims)}")
         if isinstance(backbone, Patched) and backbone.patch_dim is not None:
-            dims["patches"] = backbone.patch_dim
-        vectors = [name for name in dims if name != "patches"]
-        if not scored or not set(scored) <= set(vectors):
-            raise ValueError(f"student.scored is {list(scored)}: name one or more of {', '.join(vectors)}")
+            dims |= dict.fromkeys(("tokens", "patches"), backbone.patch_dim)
         if taken := sorted(dims.keys() & heads.keys()):
             raise ValueError(f"student.heads has {taken[0]}, which names a backbone already: call the head otherwise")
         self.heads = nn.ModuleDict()

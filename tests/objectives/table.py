@@ -28,6 +28,7 @@ from ssl_framework.objectives.deepcluster_v2 import DeepClusterV2
 from ssl_framework.objectives.dino import DINO
 from ssl_framework.objectives.distill import Distill
 from ssl_framework.objectives.groco import GroCo
+from ssl_framework.objectives.ibot import IBOT
 from ssl_framework.objectives.ijepa import IJEPA
 from ssl_framework.objectives.instance_discrimination import (
     Contrastive,
@@ -71,6 +72,7 @@ from ssl_framework.objectives.supcon import SupCon
 from ssl_framework.objectives.supervised import Supervised
 from ssl_framework.objectives.supremix import SupReMix
 from ssl_framework.objectives.swav import SwAV
+from ssl_framework.objectives.targets import Balanced, Centred
 from ssl_framework.objectives.unmix import UnMix
 from ssl_framework.types import Batch, Mix, Outputs
 
@@ -90,6 +92,7 @@ class Case(NamedTuple):
     of: tuple[int, ...] = ()  # the views that the added ones are mixtures of, where that is not view 0
     numbers: tuple[str, ...] = ()  # heads that give one number a sample
     least: int = 2  # samples in the smallest global batch it takes
+    images: tuple[str, ...] = ()  # heads that give one vector a sample where there are patches
     patches: tuple[int, ...] = ()  # of each view as its encoder gives them; "mask" hides every other one of four
 
     def batch(self, index: Tensor, label: Tensor) -> Batch:
@@ -135,6 +138,7 @@ class Case(NamedTuple):
         """The same of heads that give one vector a patch [B, N, D], "layers" for two blocks, and "mask"."""
         tokens = torch.stack([z.roll(i, dims=1) * (1 + i / 4) for i in range(count)], dim=1)  # [B, N, D]
         found = {head: tokens.roll(turn, dims=2) for turn, head in enumerate(self.heads)}
+        found |= {head: z.roll(turn, dims=1) for turn, head in enumerate(self.heads) if head in self.images}
         if "layers" in found:
             found["layers"] = torch.stack([tokens, tokens.roll(2, dims=2)], dim=1)  # [B, 2, N, D]
         return {**found, "mask": (torch.arange(len(z))[:, None] + torch.arange(4)) % 2 == 0}  # [B, 4]
@@ -227,6 +231,18 @@ def ijepa() -> IJEPA:
     objective = seeded(lambda: IJEPA(8, 1, 2))
     seeded(lambda: objective.meet({"patches": DIM}))
     return objective
+
+
+def ibot() -> IBOT:
+    centres = [Centred(Centre(DIM, 0.9)) for _ in range(2)]
+    return IBOT(0.1, 0.07, 0.04, 0.5, *centres, 1.0, 0.0)
+
+
+DINOV2_HEADS = ("projector", "patch_projector", "pooled")
+
+
+def dinov2() -> IBOT:
+    return IBOT(0.1, 0.07, 0.04, 0.5, Balanced(3), Balanced(3), 0.7, 0.1, patch_head="patch_projector")
 
 
 def msn(exponent: float, iterations: int) -> Case:
@@ -397,6 +413,8 @@ OBJECTIVES: dict[str, Case] = {
     "simmim": Case(lambda: SimMIM(), heads=("pixels",), patches=(4, 4)),
     "data2vec": Case(lambda: Data2Vec(2.0), (0,), (0,), heads=("predictor", "layers"), patches=(4,)),
     "ijepa": Case(ijepa, student=(0,), teacher=(1,), heads=("context", "patches"), patches=(2, 4)),
+    "ibot": Case(ibot, (0, 1), (0, 1), patches=(5, 5)),
+    "dinov2": Case(dinov2, (0, 1), (0, 1), DINOV2_HEADS, images=("projector", "pooled"), patches=(4, 4)),
     "msn": msn(0.0, 3),
     "msn_without_sinkhorn": msn(0.0, 0),
     "pmsn": msn(0.25, 3),

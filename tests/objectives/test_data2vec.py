@@ -47,4 +47,8 @@ def test_the_logged_deviation_tells_a_collapse() -> None:
     mask = torch.ones(4, 5).bool()
     assert loss(2.0, torch.zeros(4, 5, 6), one, mask)["target_std"] < 1e-6
     apart = mix_raw(1, 40, 6).view(4, 2, 5, 6)
-    assert loss(2.0, torch.zeros(4, 5, 6), apart, mask)["target_std"] == target_of(apart).std(dim=0).mean() > 0.1
+    assert (
+        loss(2.0, torch.zeros(4, 5, 6), apart, mask)["target_std"]
+        == target_of(apart).std(dim=0, correction=0).mean()
+        > 0.1
+    )

@@ -47,7 +47,7 @@ def test_equals_the_loop() -> None:
             found = own.predictor(torch.cat([read, asked])[None])[0, len(seen) :]
             for n, row in zip(block, found, strict=True):
                 target = F.layer_norm(whole[b, n], (6,))
-                errors = [abs(float(x) - float(y)) for x, y in zip(row, target, strict=True)]
+                errors = [abs(x - y) for x, y in zip(row.tolist(), target.tolist(), strict=True)]
                 parts += [e**2 / 2 if e < 1 else e - 0.5 for e in errors]
     assert value.item() == pytest.approx(sum(parts) / len(parts), abs=1e-10)
 
