@@ -89,7 +89,10 @@ def check_teacher(objective: Objective, teacher: Encoder) -> None:
     Raises:
         ValueError: one sentence that names them.
     """
-    outputs = [{*encoder.heads, *encoder.beside, *FEATURES} for encoder, _ in teacher.encoders()]
+    outputs = [
+        {*encoder.heads, *encoder.beside, *(f"{name}.layers" for name in encoder.beside), *FEATURES}
+        for encoder, _ in teacher.encoders()
+    ]
     missing = [name for name in objective.teacher_reads if not all(name in own for own in outputs)]
     if missing:
         raise ValueError(

@@ -53,6 +53,14 @@ SMALL_OF = {
             for key in ("hidden=[32]", "out=16")
         ),
     ),
+    "hybrid_distillation": (
+        *(
+            item.replace("backbone", key, 1)
+            for key in ("backbone", "teacher.backbone", "teacher.second")
+            for item in SMALL_VIT
+        ),
+        *(f"{key}.last_layers=2" for key in ("backbone", "teacher.second")),
+    ),
     "data2vec": (*SMALL_VIT, "backbone.last_layers=2"),
     "mochi": (*SMALL_QUEUE, *SMALL_MIXER),
     "feature_transform": SMALL_QUEUE,

@@ -33,7 +33,7 @@ class IJEPA(Objective):
     requires = frozenset({"teacher", "masks", "masked_tokens=drop", "targets"})
     num_views = (1, 1)
 
-    def __init__(self, width: Count, depth: Count, num_heads: Count, head: str = "context") -> None:
+    def __init__(self, width: Count, depth: Count, num_heads: Count, head: str = "patch_features") -> None:
         super().__init__()
         self.head = head
         self.reads, self.teacher_reads = (head, "mask"), ("patches",)

@@ -28,6 +28,7 @@ from ssl_framework.objectives.deepcluster_v2 import DeepClusterV2
 from ssl_framework.objectives.dino import DINO
 from ssl_framework.objectives.distill import Distill
 from ssl_framework.objectives.groco import GroCo
+from ssl_framework.objectives.hybrid_distillation import HybridDistillation
 from ssl_framework.objectives.ibot import IBOT
 from ssl_framework.objectives.ijepa import IJEPA
 from ssl_framework.objectives.instance_discrimination import (
@@ -139,8 +140,8 @@ class Case(NamedTuple):
         tokens = torch.stack([z.roll(i, dims=1) * (1 + i / 4) for i in range(count)], dim=1)  # [B, N, D]
         found = {head: tokens.roll(turn, dims=2) for turn, head in enumerate(self.heads)}
         found |= {head: z.roll(turn, dims=1) for turn, head in enumerate(self.heads) if head in self.images}
-        if "layers" in found:
-            found["layers"] = torch.stack([tokens, tokens.roll(2, dims=2)], dim=1)  # [B, 2, N, D]
+        for head in {"layers", "second.layers"} & found.keys():
+            found[head] = torch.stack([found[head], tokens.roll(2, dims=2)], dim=1)  # [B, 2, N, D]
         return {**found, "mask": (torch.arange(len(z))[:, None] + torch.arange(4)) % 2 == 0}  # [B, 4]
 
 
@@ -243,6 +244,15 @@ DINOV2_HEADS = ("projector", "patch_projector", "pooled")
 
 def dinov2() -> IBOT:
     return IBOT(0.1, 0.07, 0.04, 0.5, Balanced(3), Balanced(3), 0.7, 0.1, patch_head="patch_projector")
+
+
+HYBRID_HEADS = ("patch_features", "layers", "patches", "second.layers")
+
+
+def hybrid() -> HybridDistillation:
+    objective = seeded(lambda: HybridDistillation(DIM, 1.0, 1.0, 2.0, 0.5))
+    seeded(lambda: objective.meet({"patches": DIM}))
+    return objective
 
 
 def msn(exponent: float, iterations: int) -> Case:
@@ -412,9 +422,10 @@ OBJECTIVES: dict[str, Case] = {
     "mae": Case(lambda: MAE(norm_pix=True), student=(0,), heads=("decoder",), patches=(4,)),
     "simmim": Case(lambda: SimMIM(), heads=("pixels",), patches=(4, 4)),
     "data2vec": Case(lambda: Data2Vec(2.0), (0,), (0,), heads=("predictor", "layers"), patches=(4,)),
-    "ijepa": Case(ijepa, student=(0,), teacher=(1,), heads=("context", "patches"), patches=(2, 4)),
+    "ijepa": Case(ijepa, student=(0,), teacher=(1,), heads=("patch_features", "patches"), patches=(2, 4)),
     "ibot": Case(ibot, (0, 1), (0, 1), patches=(5, 5)),
     "dinov2": Case(dinov2, (0, 1), (0, 1), DINOV2_HEADS, images=("projector", "pooled"), patches=(4, 4)),
+    "hybrid_distillation": Case(hybrid, (0,), (0,), HYBRID_HEADS, patches=(4,)),
     "msn": msn(0.0, 3),
     "msn_without_sinkhorn": msn(0.0, 0),
     "pmsn": msn(0.25, 3),

@@ -26,7 +26,7 @@ def test_golden(monkeypatch: pytest.MonkeyPatch) -> None:
     found = IJEPA(8, 1, 2)
     monkeypatch.setattr(found, "predict", lambda *arguments: mix_raw(0, 12, 8).view(1, 2, 6, 8))
     where = torch.arange(12).view(1, 2, 6)
-    student = [{"context": torch.empty(1, 0, 8), "mask": torch.ones(1, 12).bool()}]
+    student = [{"patch_features": torch.empty(1, 0, 8), "mask": torch.ones(1, 12).bool()}]
     batch = Batch([], torch.arange(1), targets=[where])
     value = found(student, [{"patches": mix_raw(1, 12, 8)[None]}], batch, loops.CLOCK)["loss"].item()
     name = "ijepa: smooth L1 (beta 1) to layer-normalised targets"
@@ -36,7 +36,7 @@ def test_golden(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_equals_the_loop() -> None:
     """Every target block by itself, through the predictor with its own mask tokens, and every number by itself."""
     own, context, whole = objective(), mix_raw(0, 6, 6).view(2, 3, 6), mix_raw(1, 18, 6).view(2, 9, 6)
-    outputs = [{"context": context, "mask": MASK}]
+    outputs = [{"patch_features": context, "mask": MASK}]
     value = own(outputs, [{"patches": whole}], Batch([], torch.arange(2), targets=[TARGETS]), loops.CLOCK)["loss"]
     place, parts = positions(9, 8, context), []
     for b in range(2):
@@ -69,5 +69,7 @@ def test_the_context_alone_has_a_gradient() -> None:
     context: Tensor = mix_raw(0, 6, 6).view(2, 3, 6).requires_grad_()
     whole = mix_raw(1, 18, 6).view(2, 9, 6)
     batch = Batch([], torch.arange(2), targets=[TARGETS])
-    objective()([{"context": context, "mask": MASK}], [{"patches": whole}], batch, loops.CLOCK)["loss"].backward()
+    objective()([{"patch_features": context, "mask": MASK}], [{"patches": whole}], batch, loops.CLOCK)[
+        "loss"
+    ].backward()
     assert context.grad is not None and (context.grad.abs().sum(dim=2) > 0).all()
