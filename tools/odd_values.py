@@ -48,7 +48,19 @@ METHODS = (
     *("metrix_multi_similarity", "supremix", "mcl", "g_simclr"),
 )
 GROUPS = (
-    *("mixer", "feature_mixer", "evaluation", "data", "backbone", "head", "optimizer", "views", "sampler", "trainer"),
+    *(
+        "mixer",
+        "masker",
+        "feature_mixer",
+        "evaluation",
+        "data",
+        "backbone",
+        "head",
+        "optimizer",
+        "views",
+        "sampler",
+        "trainer",
+    ),
     *("generated", "pseudo_labels", "objective", "teacher", "report"),
 )
 PATIENCE = 20.0

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssl_framework.arguments import Count, guarded
 from ssl_framework.distributed import gather, own_rows
-from ssl_framework.functional import sinkhorn
+from ssl_framework.functional import balanced, full_precision
 from ssl_framework.memory import Centre
 
 
@@ -49,5 +49,6 @@ class Balanced(nn.Module):
         rows, chosen = gather(outputs), gather(counts)  # [W * R, K], [W * R]
         targets = torch.zeros_like(rows)
         if chosen.any():
-            targets[chosen] = sinkhorn(rows[chosen], temperature, self.iterations)
+            logs = full_precision(rows[chosen]).T / temperature  # [K, rows]; in logarithms nothing underflows
+            targets[chosen] = balanced(logs, self.iterations).exp().T.to(rows.dtype)
         return own_rows(targets)

@@ -17,7 +17,8 @@ from tests.objectives.table import DIM, OBJECTIVES, Case
 CLOCK = Clock(step=1, epoch=0, total_steps=3)
 COUNT = 6
 INDEX, LABEL = torch.arange(COUNT), torch.arange(COUNT) % 2
-CLEAN = [name for name, case in OBJECTIVES.items() if not case.mixed and not case.added]
+MASKED = [name for name, case in OBJECTIVES.items() if case.patches or "masks" in case.build().requires]
+CLEAN = [name for name, case in OBJECTIVES.items() if not case.mixed and not case.added and name not in MASKED]
 
 
 def views_of(case: Case) -> list[torch.Tensor]:
