@@ -188,6 +188,7 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
             f"{type(objective).__name__} keeps a state of every training sample, but how many data={cfg.data.name} has "
             "is not known: choose another data set or a method without such a state"
         )
+    masker = OmegaConf.select(cfg, "masker")  # a run folder of an earlier version has no such key
     return SSLModule(
         views=views,
         student=student,
@@ -195,7 +196,7 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
         optimizer=build(cfg.optimizer),
         teacher=build(cfg.teacher),
         mixer=build(cfg.mixer if cfg.mixer and "_target_" in cfg.mixer else None),  # a method may set keys of none
-        masker=build(OmegaConf.select(cfg, "masker")),  # a run folder of an earlier version has no such key
+        masker=build(masker if masker and "_target_" in masker else None),
         feature_mixer=build(cfg.feature_mixer),
         student_views=cfg.student_views,
         teacher_views=cfg.teacher_views,

@@ -23,7 +23,7 @@ MIX = {
 }
 """Methods that mix pictures, and what they mix by."""
 
-MASKED = ("mae", "simmim", "data2vec", "ijepa", "msn", "pmsn", "ibot", "dinov2", "hybrid_distillation")
+MASKED = ("mae", "simmim", "data2vec", "ijepa", "msn", "pmsn", "ibot", "dinov2")
 """Methods that hide patches of pictures, and bring a backbone that has them."""
 
 REFUSED = {
@@ -34,6 +34,7 @@ REFUSED = {
     "dacl": r"^the method has noise or geometry of pictures \(views\), but data=waves has no pictures: choose another",
     "clip": "data=waves",
     **dict.fromkeys(MASKED, r"^backbone\.image_size reads data\.image_size, which data=waves has not"),
+    "hybrid_distillation": r"^teacher\.backbone\.image_size reads data\.image_size, which data=waves has not",
     "distill": r"^teacher\.backbone\.image_size reads data\.image_size, which data=waves has not",
 }
 """Methods that do not fit series, and why."""

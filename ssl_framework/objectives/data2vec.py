@@ -39,7 +39,7 @@ class Data2Vec(Objective):
     requires = frozenset({"teacher", "masks", "masked_tokens=replace"})
     num_views = (1, None)
 
-    def __init__(self, beta: Positive, head: str = "predictor") -> None:
+    def __init__(self, beta: Positive, head: str = "patch_predictor") -> None:
         super().__init__()
         self.beta, self.head = beta, head
         self.reads, self.teacher_reads = (head, "mask"), ("layers",)

@@ -421,7 +421,7 @@ OBJECTIVES: dict[str, Case] = {
     "align": Case(lambda: CLIP(0.2, 100.0, label_smoothing=0.1)),
     "mae": Case(lambda: MAE(norm_pix=True), student=(0,), heads=("decoder",), patches=(4,)),
     "simmim": Case(lambda: SimMIM(), heads=("pixels",), patches=(4, 4)),
-    "data2vec": Case(lambda: Data2Vec(2.0), (0,), (0,), heads=("predictor", "layers"), patches=(4,)),
+    "data2vec": Case(lambda: Data2Vec(2.0), (0,), (0,), heads=("patch_predictor", "layers"), patches=(4,)),
     "ijepa": Case(ijepa, student=(0,), teacher=(1,), heads=("patch_features", "patches"), patches=(2, 4)),
     "ibot": Case(ibot, (0, 1), (0, 1), patches=(5, 5)),
     "dinov2": Case(dinov2, (0, 1), (0, 1), DINOV2_HEADS, images=("projector", "pooled"), patches=(4, 4)),

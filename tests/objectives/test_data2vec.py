@@ -11,7 +11,7 @@ from tests.objectives import loops
 
 
 def loss(beta: float, prediction: Tensor, layers: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    outputs = [{"predictor": prediction, "mask": mask}]
+    outputs = [{"patch_predictor": prediction, "mask": mask}]
     batch = Batch([], torch.arange(len(mask)))
     return Data2Vec(beta)(outputs, [{"layers": layers}], batch, loops.CLOCK)
 

@@ -118,7 +118,7 @@ class Around:
         self.which = {key: cfg[key] for key in ("student_views", "teacher_views")}
         self.views, self.optimizer, self.feature_mixer = map(build, (cfg.views, shipped.optimizer, cfg.feature_mixer))
         self.mixer = build(cfg.mixer if "_target_" in cfg.mixer else None)
-        self.masker = build(cfg.masker)
+        self.masker = build(cfg.masker if "_target_" in cfg.masker else None)
 
     def refusal(self, host: bool = False, **replaced: Any) -> str:
         """Why a run with these parts in the place of the method's is refused, in one sentence; "" where it is not.
