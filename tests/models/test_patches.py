@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ssl_framework.build import build_data, build_module
 from ssl_framework.data.loader import take
+from ssl_framework.evaluation.during_training.online_linear import check_clean_view
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.patch_heads import PatchDecoder, PatchPredictor, PixelHead, positions
@@ -184,6 +185,15 @@ REFUSED = {
 @pytest.mark.parametrize("overrides", REFUSED)
 def test_what_does_not_fit_is_refused(overrides: str) -> None:
     assert refused(*overrides.split()).startswith(REFUSED[overrides])
+
+
+def test_a_classifier_beside_training_needs_a_whole_view() -> None:
+    module = build_module(small("mae"), True)
+    with pytest.raises(
+        ValueError, match=r"learns from a whole view, but RandomMask hides patches of .*\[0\]"
+    ):
+        check_clean_view(module)
+    check_clean_view(build_module(small("ibot", "masker.views=[1]"), True))
 
 
 def test_a_compiled_encoder_is_refused() -> None:
