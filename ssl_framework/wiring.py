@@ -265,7 +265,7 @@ def check_masks(objective: Objective, masker: Masker | None, student: Encoder, m
             f"{kind} hides patches, but {backbone.name} has none: choose another backbone, such as backbone=vit_tiny, "
             "or masker=none"
         )
-    for wanted in ("drop", "replace"):
+    for wanted in ("drop", "replace", "mark"):
         if f"masked_tokens={wanted}" in objective.requires and hides != wanted:
             raise ValueError(
                 f"{name} needs backbone.masked_tokens={wanted}, but it is {hides or 'null'}: set it, or choose another "
@@ -273,6 +273,13 @@ def check_masks(objective: Objective, masker: Masker | None, student: Encoder, m
             )
     if hides is None:
         raise ValueError(f"{kind} hides patches, but backbone.masked_tokens is null: set it to drop or replace")
+    if masker.fills != (hides == "mark"):
+        filling = choices("masker", lambda node: "_target_" in node and get_class(node["_target_"]).fills)
+        cure = "set it to mark" if masker.fills else f"set it to drop or replace, or choose {filling}another masker"
+        raise ValueError(
+            f"{kind} {'shows other' if masker.fills else 'shows no other'} patches at the hidden places, but "
+            f"backbone.masked_tokens is {hides}: {cure.removesuffix(' or another masker')}"
+        )
     if hides == "drop" and not masker.even:
         raise ValueError(
             f"{kind} hides more patches in some samples than in others, but backbone.masked_tokens is drop, which "

@@ -43,7 +43,7 @@ SMALL_VIT = (
 )
 SMALL_OF = {
     "mocov2": SMALL_QUEUE,
-    **dict.fromkeys(("mae", "simmim", "ijepa", "msn", "pmsn"), SMALL_VIT),
+    **dict.fromkeys(("mae", "simmim", "ijepa", "msn", "pmsn", "mixed_ae"), SMALL_VIT),
     "ibot": (*SMALL_VIT, "student.heads.projector.hidden=[32]", "student.heads.projector.out=16"),
     "dinov2": (
         *SMALL_VIT,

@@ -49,9 +49,11 @@ class Masker(nn.Module, ABC):
 
     Class attributes:
         gives_targets: whether ``Drawn.targets`` are there.
+        fills: whether another image's patches are shown at the hidden places.
     """
 
     gives_targets: ClassVar[bool] = False
+    fills: ClassVar[bool] = False
 
     def __init__(self, views: Annotated[Sequence[Natural], Len(1)] | None) -> None:
         super().__init__()

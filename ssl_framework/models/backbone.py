@@ -51,7 +51,8 @@ class Backbone(nn.Module):
         checkpoint_activations: keeps only what goes from block to block for the backward pass, which computes the rest
             once more: the same gradients in less memory, for a third more time a step.
         masked_tokens: what becomes of a transformer's patches that a masker hides: "drop" leaves them out, "replace"
-            puts one learned token in their place; ``None`` where nothing is hidden.
+            puts one learned token in their place, "mark" adds it to what a masker shows there; ``None`` where nothing
+            is hidden.
         last_layers: L, so many last blocks of a transformer whose patches come as "layers".
 
     Attributes:
@@ -75,7 +76,7 @@ class Backbone(nn.Module):
         weights: str | None = None,
         frozen_stages: Natural = 0,
         checkpoint_activations: bool = False,
-        masked_tokens: Literal["drop", "replace"] | None = None,
+        masked_tokens: Literal["drop", "replace", "mark"] | None = None,
         last_layers: Natural = 0,
     ) -> None:
         super().__init__()
@@ -118,7 +119,7 @@ class Backbone(nn.Module):
                 f"{self.name}, and needs backbone.checkpoint_activations=false"
             )
         self.mask_token: nn.Parameter | None = None  # [D']; beside the net, whose names are those of exports
-        if masked_tokens == "replace":
+        if masked_tokens in ("replace", "mark"):
             self.mask_token = nn.Parameter(0.02 * torch.randn(self.net.embed_dim))  # BEiT's deviation
         self._apply(lambda weight: weight)  # lays the weights out for the CPU
 
@@ -186,7 +187,10 @@ class Backbone(nn.Module):
             x: the images.
             mask: [B, N] bool, True where a patch is hidden; ``None``: all are seen. Needs ``masked_tokens``.
         """
-        with hiding(self.net, mask, self.mask_token), noting(self.net, self.last_layers) as layers:
+        with (
+            hiding(self.net, mask, self.mask_token, self.masked_tokens == "mark"),
+            noting(self.net, self.last_layers) as layers,
+        ):
             features = self.net.forward_features(x.contiguous(memory_format=self._layout(x.device)))
         pooled = self.net.forward_head(features, pre_logits=True)  # [B, D]
         if not isinstance(features, Tensor):

@@ -100,7 +100,7 @@ class Patched(Protocol):
     Attributes:
         patch_dim: D' of the patches; ``None`` if it has none.
         patch_pixels: numbers of one patch in pixels and channels.
-        masked_tokens: what becomes of hidden patches, "drop" or "replace"; ``None``: none can be hidden.
+        masked_tokens: what becomes of hidden patches, "drop", "replace" or "mark"; ``None``: none can be hidden.
     """
 
     patch_dim: int | None

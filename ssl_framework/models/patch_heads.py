@@ -111,6 +111,40 @@ class PatchDecoder(Head):
 
 
 @guarded
+class MixtureDecoder(Head):
+    """Pixels of every patch of both images of a mixture, each from the patches that are shown of it (MixedAE, Chen et
+    al., CVPR 2023, arXiv:2303.17152, section 3.2).
+
+    Args:
+        source: which patches it reads, those of both images.
+        width, depth, num_heads: of the transformer.
+    """
+
+    def __init__(self, source: str, width: Count, depth: Natural, num_heads: Count) -> None:
+        super().__init__(source)
+        self.width = width
+        self.depth = depth
+        self.num_heads = num_heads
+
+    def meet(self, backbone: BackboneProtocol) -> None:
+        self.out = patched(backbone, "a head that decodes pixels").patch_pixels
+
+    def build(self, width: int) -> None:
+        self.decoder = Decoder(width, self.width, self.depth, self.num_heads, self.out)
+        self.token = nn.Parameter(0.02 * torch.randn(self.width))
+
+    def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Reads ``outputs[source]`` [B, N, D] and, where it is there, "mask" [B, N], True where the second image is
+        shown -> [B, 2, N, pixels of a patch]"""
+        x = self.decoder.read(outputs[self.source])  # [B, N, width]
+        second = outputs.get("mask", x.new_zeros(x.shape[:2], dtype=torch.bool))[..., None]  # [B, N, 1]
+        token = self.token.to(x.dtype)
+        both = torch.stack([torch.where(second, token, x), torch.where(second, x, token)], dim=1)  # [B, 2, N, width]
+        both = both + positions(x.shape[1], self.width, x)
+        return self.decoder(both.flatten(0, 1)).unflatten(0, (-1, 2))  # [B, 2, N, out]
+
+
+@guarded
 class PixelHead(Head):
     """Pixels of every patch, linear in its token (SimMIM, Xie et al., CVPR 2022, arXiv:2111.09886, section 3).
 

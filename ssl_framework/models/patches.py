@@ -49,7 +49,7 @@ def spread(x: Tensor, mask: Tensor, token: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def hiding(net: VisionTransformer, mask: Tensor | None, token: Tensor | None) -> Iterator[None]:
+def hiding(net: VisionTransformer, mask: Tensor | None, token: Tensor | None, mark: bool = False) -> Iterator[None]:
     """Meanwhile a pass does not see the hidden patches.
 
     Args:
@@ -57,6 +57,7 @@ def hiding(net: VisionTransformer, mask: Tensor | None, token: Tensor | None) ->
         mask: [B, N] bool, True where hidden; ``None``: it sees all.
         token: [D] that takes their place before positions are added; ``None``: they are left out behind that, which
             needs as many hidden ones in every sample.
+        mark: the token is added to them instead.
     """
     if mask is None:
         yield
@@ -64,7 +65,7 @@ def hiding(net: VisionTransformer, mask: Tensor | None, token: Tensor | None) ->
 
     def replace(module: nn.Module, inputs: Any, x: Tensor) -> Tensor:
         assert token is not None  # [B, N, D], or [B, h, w, D] where sizes vary
-        return torch.where(mask.view(*x.shape[:-1], 1), token.to(x.dtype), x)
+        return torch.where(mask.view(*x.shape[:-1], 1), token.to(x.dtype) + x * mark, x)
 
     def drop(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         (x,) = inputs  # [B, P + N, D]

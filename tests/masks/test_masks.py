@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ssl_framework.masks.base import Draws, Masker, number_of
 from ssl_framework.masks.block import BlockMask, IJEPAMask, blocks
+from ssl_framework.masks.mixture import MixtureMask
 from ssl_framework.masks.random import RandomMask
 from ssl_framework.types import Batch, Clock
 
@@ -108,6 +109,24 @@ def test_targets_that_leave_nothing_become_one() -> None:
     """Four blocks in the corners of the smallest grid can cover a context."""
     covered = [ijepa().draw(256, (4, 4), draws(seed), CPU) for seed in range(30)]
     assert any((t[:, 0:1] == t).all(dim=2).all(dim=1).any() for _, t in covered if t is not None)
+
+
+def test_a_mixture_shows_every_patch_of_every_image_once() -> None:
+    masker = MixtureMask(0.5)
+    masker.grids = {0: (2, 2)}
+    x = torch.arange(3.0)[:, None, None, None].expand(-1, 1, 5, 4).clone()  # each image of one value; a row is over
+    out = masker(Batch([x], torch.arange(3)), Clock(0, 0, 10), torch.Generator().manual_seed(0))
+    assert out.masks is not None and out.mix is not None and out.mix[0] is not None and out.masks[0] is not None
+    shown = out.views[0][:, 0, ::2, ::2][:, :2].flatten(1)  # [3, 4], of whom each patch is
+    for n in range(4):
+        assert sorted(shown[:, n].tolist()) == [0, 1, 2]
+    others = torch.tensor([[1.0], [2.0], [0.0]]).expand(-1, 4)
+    assert torch.equal(shown, torch.where(out.masks[0], others, torch.arange(3.0)[:, None]))
+    mix = out.mix[0]
+    assert mix.clean is x and mix.source.tolist() == [[0, 1], [1, 2], [2, 0]]
+    torch.testing.assert_close(mix.share, torch.tensor([[0.6, 0.4]]).expand(3, -1))  # two of five rows' patches
+    assert mix.owner is not None and torch.equal(mix.owner.sum(dim=1), torch.ones(3, 5, 4))
+    assert (out.views[0][:, :, 4] == x[:, :, 4]).all()
 
 
 def test_rectangles_reach_every_corner() -> None:

@@ -12,7 +12,7 @@ from ssl_framework.data.loader import take
 from ssl_framework.evaluation.during_training.online_linear import check_clean_view
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
-from ssl_framework.models.patch_heads import PatchDecoder, PatchPredictor, PixelHead, positions
+from ssl_framework.models.patch_heads import MixtureDecoder, PatchDecoder, PatchPredictor, PixelHead, positions
 from ssl_framework.models.patches import spread, visible
 from ssl_framework.types import Clock
 from tests.small_runs import small
@@ -89,6 +89,18 @@ def test_nothing_of_a_pass_stays(masked_tokens: str) -> None:
     assert outside == ({"mask_token"} if masked_tokens == "replace" else set())
 
 
+def test_marked_patches_are_seen_with_the_token_added() -> None:
+    own = backbone("mark")
+    assert own.mask_token is not None
+    embedded = own.net.patch_embed(pictures()) + MASK[..., None] * own.mask_token
+    expected = own.net.norm(own.net.blocks(own.net._pos_embed(embedded)))
+    torch.testing.assert_close(own(pictures(), MASK)["tokens"], expected)
+    head = MixtureDecoder("patches", 8, 1, 2)
+    found = Encoder(own, {"decoder": head})
+    assert found.encode(pictures(), mask=MASK)["decoder"].shape == (3, 2, 16, 12)
+    assert found.encode(pictures())["decoder"].shape == (3, 2, 16, 12)
+
+
 def test_the_last_blocks_are_given_without_their_class_token() -> None:
     torch.manual_seed(0)
     own = Backbone("vit_tiny_patch16_224", None, 8, 3, TINY, last_layers=2).eval()
@@ -146,7 +158,7 @@ def test_heads_work_with_a_mask_and_without(masked_tokens: str | None) -> None:
 
 REFUSED = {
     "method=mae masker=none": (
-        "MAE needs masks, but the config has masker=none: choose masker=block, ijepa, random or another objective"
+        "MAE needs masks, but the config has masker=none: choose masker=block, ijepa, mixture, random or another "
     ),
     "method=simclr backbone=vit_tiny masker=random backbone.masked_tokens=drop": (
         "SimCLR does not read which patches RandomMask hides: choose method=data2vec, dinov2, ibot, ijepa, mae, "
@@ -165,6 +177,13 @@ REFUSED = {
     ),
     "method=mae masker=block masker.ratio=[0.1,0.5]": (
         "BlockMask hides more patches in some samples than in others, but backbone.masked_tokens is drop"
+    ),
+    "method=mae backbone.masked_tokens=mark": (
+        "RandomMask shows no other patches at the hidden places, but backbone.masked_tokens is mark: set it to drop or "
+        "replace, or choose masker=mixture"
+    ),
+    "method=mae masker=mixture masker.ratio=0.5": (
+        "MixtureMask shows other patches at the hidden places, but backbone.masked_tokens is drop: set it to mark"
     ),
     "method=mae data.micro_batch_size=4": (
         "data.micro_batch_size is 4, but MAE reads patches, which are not kept for a whole batch: set "
@@ -189,9 +208,7 @@ def test_what_does_not_fit_is_refused(overrides: str) -> None:
 
 def test_a_classifier_beside_training_needs_a_whole_view() -> None:
     module = build_module(small("mae"), True)
-    with pytest.raises(
-        ValueError, match=r"learns from a whole view, but RandomMask hides patches of .*\[0\]"
-    ):
+    with pytest.raises(ValueError, match=r"learns from a whole view, but RandomMask hides patches of .*\[0\]"):
         check_clean_view(module)
     check_clean_view(build_module(small("ibot", "masker.views=[1]"), True))
 

@@ -43,6 +43,7 @@ from ssl_framework.objectives.metric import Contrastive as ContrastivePairs
 from ssl_framework.objectives.metric import MetricLoss, MultiSimilarity, ProxyAnchor
 from ssl_framework.objectives.metrix import Metrix
 from ssl_framework.objectives.mixco import MixCo
+from ssl_framework.objectives.mixed_ae import MixedAE
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.objectives.mocov3 import MoCoV3
 from ssl_framework.objectives.msn import MSN
@@ -102,7 +103,10 @@ class Case(NamedTuple):
             return Batch(views=[], index=index, label=label, mix=self.mixes(len(label)))
         pixels = torch.sin(index[:, None] + torch.arange(4.0 * DIM)).view(-1, DIM, 2, 2)  # [B, DIM, 2, 2]
         targets = [torch.tensor([[0, 1], [2, 3]]).expand(len(index), -1, -1)]  # [B, 2, 2]
-        return Batch([pixels] * self.num_views, index, label, targets=targets)
+        mixes = self.mixes(len(label))
+        if mixes is not None:
+            mixes = [mix and mix._replace(clean=pixels) for mix in mixes]
+        return Batch([pixels] * self.num_views, index, label, mix=mixes, targets=targets)
 
     def mixes(self, count: int) -> list[Mix | None] | None:
         """What a mixer might have done to ``count`` samples, alike on any number of ranks: neighbours are mixed, and
@@ -140,6 +144,8 @@ class Case(NamedTuple):
         tokens = torch.stack([z.roll(i, dims=1) * (1 + i / 4) for i in range(count)], dim=1)  # [B, N, D]
         found = {head: tokens.roll(turn, dims=2) for turn, head in enumerate(self.heads)}
         found |= {head: z.roll(turn, dims=1) for turn, head in enumerate(self.heads) if head in self.images}
+        if self.mixed:
+            found["decoder"] = torch.stack([found["decoder"], tokens.roll(3, dims=2)], dim=1)  # [B, 2, N, D]
         for head in {"layers", "second.layers"} & found.keys():
             found[head] = torch.stack([found[head], tokens.roll(2, dims=2)], dim=1)  # [B, 2, N, D]
         return {**found, "mask": (torch.arange(len(z))[:, None] + torch.arange(4)) % 2 == 0}  # [B, 4]
@@ -244,6 +250,10 @@ DINOV2_HEADS = ("projector", "patch_projector", "pooled")
 
 def dinov2() -> IBOT:
     return IBOT(0.1, 0.07, 0.04, 0.5, Balanced(3), Balanced(3), 0.7, 0.1, patch_head="patch_projector")
+
+
+def mixed_ae() -> MixedAE:
+    return MixedAE(False, 0.25, 0.5)
 
 
 HYBRID_HEADS = ("patch_features", "layers", "patches", "second.layers")
@@ -425,6 +435,7 @@ OBJECTIVES: dict[str, Case] = {
     "ijepa": Case(ijepa, student=(0,), teacher=(1,), heads=("patch_features", "patches"), patches=(2, 4)),
     "ibot": Case(ibot, (0, 1), (0, 1), patches=(5, 5)),
     "dinov2": Case(dinov2, (0, 1), (0, 1), DINOV2_HEADS, images=("projector", "pooled"), patches=(4, 4)),
+    "mixed_ae": Case(mixed_ae, (0,), (), ("decoder", "patches"), mixed=(0,), patches=(4,)),
     "hybrid_distillation": Case(hybrid, (0,), (0,), HYBRID_HEADS, patches=(4,)),
     "msn": msn(0.0, 3),
     "msn_without_sinkhorn": msn(0.0, 0),
