@@ -223,6 +223,11 @@ def check_mixable(mixer: Mixing, shapes: Sequence[tuple[int, ...]], modality: Se
             )
 
 
+def maskers(fits: Callable[[type[Masker]], bool]) -> str:
+    """``masker=block, random or ``: the maskers whose class fits."""
+    return choices("masker", lambda node: "_target_" in node and fits(get_class(node["_target_"])))
+
+
 def check_masks(objective: Objective, masker: Masker | None, student: Encoder, micro_batch_size: int | None) -> None:
     """Refuses maskers and objectives, backbones and micro-batches that do not fit together, in one sentence.
 
@@ -236,7 +241,7 @@ def check_masks(objective: Objective, masker: Masker | None, student: Encoder, m
     hides = backbone.masked_tokens if isinstance(backbone, Patched) else None
     if masker is None:
         if "masks" in objective.requires:
-            fitting = choices("masker", lambda node: "_target_" in node)
+            fitting = maskers(lambda other: True)
             raise ValueError(f"{name} needs masks, but the config has masker=none: choose {fitting}another objective")
         if hides is not None:
             raise ValueError(
@@ -251,7 +256,7 @@ def check_masks(objective: Objective, masker: Masker | None, student: Encoder, m
             f"{methods(objective, lambda other: 'masks' in other.requires | other.accepts)}masker=none"
         )
     if "targets" in objective.requires and not masker.gives_targets:
-        giving = choices("masker", lambda node: "_target_" in node and get_class(node["_target_"]).gives_targets)
+        giving = maskers(lambda other: other.gives_targets)
         raise ValueError(
             f"{name} needs blocks to be predicted, which {kind} does not name: choose {giving}another objective"
         )
@@ -274,7 +279,7 @@ def check_masks(objective: Objective, masker: Masker | None, student: Encoder, m
     if hides is None:
         raise ValueError(f"{kind} hides patches, but backbone.masked_tokens is null: set it to drop or replace")
     if masker.fills != (hides == "mark"):
-        filling = choices("masker", lambda node: "_target_" in node and get_class(node["_target_"]).fills)
+        filling = maskers(lambda other: other.fills)
         cure = "set it to mark" if masker.fills else f"set it to drop or replace, or choose {filling}another masker"
         raise ValueError(
             f"{kind} {'shows other' if masker.fills else 'shows no other'} patches at the hidden places, but "
