@@ -195,6 +195,7 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
         optimizer=build(cfg.optimizer),
         teacher=build(cfg.teacher),
         mixer=build(cfg.mixer if cfg.mixer and "_target_" in cfg.mixer else None),  # a method may set keys of none
+        masker=build(OmegaConf.select(cfg, "masker")),  # a run folder of an earlier version has no such key
         feature_mixer=build(cfg.feature_mixer),
         student_views=cfg.student_views,
         teacher_views=cfg.teacher_views,

@@ -37,8 +37,14 @@ SMALL_HOST_QUEUE = ("objective.host.queue.size=24",)
 SMALL_MIXER = ("feature_mixer.num_hard=8", "feature_mixer.num_pair=6", "feature_mixer.num_query=4")
 SMALL_PROJECTOR = ("student.heads.projector.hidden=[32]", "student.heads.projector.out=16")
 SMALL_PREDICTOR = ("student.heads.predictor.hidden=[32]", "student.heads.predictor.out=16")
+SMALL_VIT = (
+    *("backbone.options.patch_size=8", "backbone.options.depth=2"),
+    *("+backbone.options.embed_dim=24", "+backbone.options.num_heads=2"),
+)
 SMALL_OF = {
     "mocov2": SMALL_QUEUE,
+    **dict.fromkeys(("mae", "simmim", "ijepa", "msn", "pmsn"), SMALL_VIT),
+    "data2vec": (*SMALL_VIT, "backbone.last_layers=2"),
     "mochi": (*SMALL_QUEUE, *SMALL_MIXER),
     "feature_transform": SMALL_QUEUE,
     "hallucinator": SMALL_QUEUE,

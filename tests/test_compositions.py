@@ -23,7 +23,7 @@ from ssl_framework.runs.composition import PARTS, called, choice_of, own_parts, 
 from ssl_framework.runs.config import config_hash, refuse_other_config
 from ssl_framework.runs.folder import RunFolder, read_json
 from ssl_framework.runs.groups import CONFIGS
-from ssl_framework.types import Batch, Clock
+from ssl_framework.types import Clock
 from tests.objectives.table import DIM, OBJECTIVES
 from tests.small_runs import METHODS, SMALL, composed, config, run_in, small
 from tests.test_methods import three_steps
@@ -210,7 +210,7 @@ def test_an_objective_reads_the_outputs_that_it_says(name: str) -> None:
         who: [view and Noting(view, who) for view in case.outputs(views, which)]
         for who, which in (("student", case.student), ("teacher", case.teacher))
     }
-    batch = Batch(views=[], index=torch.arange(count), label=torch.arange(count) % 2, mix=case.mixes(count))
+    batch = case.batch(torch.arange(count), torch.arange(count) % 2)
     objective(outputs["student"], outputs["teacher"] if case.teacher else None, batch, Clock(1, 0, 3))
     assert seen["student"] == set(objective.reads)
     assert seen["teacher"] == set(objective.teacher_reads)

@@ -79,7 +79,7 @@ def train(name: str, tile: int = functional.TILE) -> dict[str, Any]:
         index = own_rows(torch.arange(GLOBAL_BATCH) + 2 * number)  # some samples come again, some are new
         clock = Clock(number, number, STEPS)  # every step is an epoch
         step.objective.on_epoch(clock)
-        loss = wrapped(views, Batch(views=[], index=index, label=label, mix=case.mixes(len(label))), clock)
+        loss = wrapped(views, case.batch(index, label), clock)
         optimizer.zero_grad()
         loss.backward()
         step.objective.after_backward(clock)

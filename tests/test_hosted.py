@@ -23,6 +23,9 @@ MIX = {
 }
 """Methods that mix pictures, and what they mix by."""
 
+MASKED = ("mae", "simmim", "data2vec", "ijepa", "msn", "pmsn")
+"""Methods that hide patches of pictures, and bring a backbone that has them."""
+
 REFUSED = {
     **{
         name: rf"^{rule} mixes pictures, but view 0 is of modality series: set mixer=none" for name, rule in MIX.items()
@@ -30,6 +33,7 @@ REFUSED = {
     "adainf": r"^generated\.source\.image_size reads data\.image_size, which data=waves has not",
     "dacl": r"^the method has noise or geometry of pictures \(views\), but data=waves has no pictures: choose another",
     "clip": "data=waves",
+    **dict.fromkeys(MASKED, r"^backbone\.image_size reads data\.image_size, which data=waves has not"),
     "distill": r"^teacher\.backbone\.image_size reads data\.image_size, which data=waves has not",
 }
 """Methods that do not fit series, and why."""

@@ -94,6 +94,29 @@ class Resizable(Protocol):
 
 
 @runtime_checkable
+class Patched(Protocol):
+    """A backbone that may have patches, some of which can be hidden: what masked modelling needs.
+
+    Attributes:
+        patch_dim: D' of the patches; ``None`` if it has none.
+        patch_pixels: numbers of one patch in pixels and channels.
+        masked_tokens: what becomes of hidden patches, "drop" or "replace"; ``None``: none can be hidden.
+    """
+
+    patch_dim: int | None
+    patch_pixels: int
+    masked_tokens: str | None
+
+    def __call__(self, x: Inputs, mask: Tensor | None = None) -> Outputs:
+        """Views [B, ...], without the patches that ``mask`` [B, N] hides."""
+        ...
+
+    def grid(self, height: int, width: int) -> tuple[int, int] | None:
+        """Rows and columns of patches of pictures of so many pixels; see ``Backbone.grid``."""
+        ...
+
+
+@runtime_checkable
 class Public(Protocol):
     """A backbone for whose name there may be public weights.
 
@@ -147,6 +170,17 @@ def deep(backbone: Any, key: str) -> Deep:
     """
     if not isinstance(backbone, Deep):
         raise lacking(backbone, key, "the depth of every parameter")
+    return backbone
+
+
+def patched(backbone: Any, key: str) -> Patched:
+    """The backbone, as one with patches; ``key`` of the config asks for that.
+
+    Raises:
+        ValueError: the backbone has none.
+    """
+    if not isinstance(backbone, Patched) or backbone.patch_dim is None:
+        raise lacking(backbone, key, "patches, as those of backbone=vit_tiny,")
     return backbone
 
 

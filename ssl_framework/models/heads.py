@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ssl_framework.arguments import AtLeastOne, Classes, Count, Fraction, guarded
 from ssl_framework.functional import unit
+from ssl_framework.models.base import BackboneProtocol
 from ssl_framework.types import Clock
 
 H = TypeVar("H", bound="Head")
@@ -29,6 +30,13 @@ class Head(nn.Module, ABC):
     def __init__(self, source: str) -> None:
         super().__init__()
         self.source = source
+
+    def meet(self, backbone: BackboneProtocol) -> None:
+        """Is told of the backbone before ``build``, for what depends on its patches; by default nothing does.
+
+        Raises:
+            ValueError: the head does not go with it.
+        """
 
     @abstractmethod
     def build(self, width: int) -> None:
@@ -281,12 +289,13 @@ def linear_by_linear(layers: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
     return [*found, x]
 
 
-def built(head: H, dims: Mapping[str, int]) -> H:
+def built(head: H, dims: Mapping[str, int], backbone: BackboneProtocol | None = None) -> H:
     """A head of its own for an encoder: a copy of what the config says, with layers.
 
     Args:
         head: without layers.
         dims: widths of the features known so far.
+        backbone: that the encoder has, if it is one.
 
     Raises:
         ValueError: it is no head, or there are no features of the name that it reads.
@@ -302,5 +311,7 @@ def built(head: H, dims: Mapping[str, int]) -> H:
             "head=<name>, or set source to one of these"
         )
     own = copy.deepcopy(head)
+    if backbone is not None:
+        own.meet(backbone)
     own.build(dims[head.source])
     return own

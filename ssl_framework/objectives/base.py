@@ -27,7 +27,9 @@ class Objective(nn.Module):
     Class attributes:
         requires: what the run must provide, of "teacher", "mixer", "added mixtures", "keys of mixtures" (the teacher
             encodes added mixtures, too), "label" (classes), "number" (labels of any kind, read as numbers), "geometry",
-            "index", and "heads" (it passes features of its own making through the student's heads).
+            "index", "heads" (it passes features of its own making through the student's heads), "masks" (patches are
+            hidden from the student), "masked_tokens=drop" or "masked_tokens=replace" (what becomes of them), and
+            "targets" (the masker says what is to be predicted).
         accepts: what is read when present: "mixer" (mixed views in the place of clean ones), "added mixtures" (mixtures
             as further views), and of a feature mixer's ``needs`` those that the objective offers. "terms of mixtures":
             another objective may add them to this one (see ``siamese``).

@@ -43,6 +43,7 @@ class Top(TypedDict):
     report: Mapping[str, Any] | None
     logger: Mapping[str, Any]
     mixer: Mapping[str, Any] | None
+    masker: Mapping[str, Any] | None
     feature_mixer: Mapping[str, Any] | None
     student_views: Annotated[Sequence[Natural], Len(1)] | None
     teacher_views: Annotated[Sequence[Natural], Len(1)] | None

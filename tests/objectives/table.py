@@ -21,12 +21,14 @@ from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
 from ssl_framework.objectives.clip import CLIP
 from ssl_framework.objectives.conr import ConR
 from ssl_framework.objectives.core_tuning import CoreTuning
+from ssl_framework.objectives.data2vec import Data2Vec
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
 from ssl_framework.objectives.deepcluster_v2 import DeepClusterV2
 from ssl_framework.objectives.dino import DINO
 from ssl_framework.objectives.distill import Distill
 from ssl_framework.objectives.groco import GroCo
+from ssl_framework.objectives.ijepa import IJEPA
 from ssl_framework.objectives.instance_discrimination import (
     Contrastive,
     HardContrastive,
@@ -34,12 +36,14 @@ from ssl_framework.objectives.instance_discrimination import (
     InstanceDiscrimination,
     SimpleContrastive,
 )
+from ssl_framework.objectives.mae import MAE, SimMIM
 from ssl_framework.objectives.metric import Contrastive as ContrastivePairs
 from ssl_framework.objectives.metric import MetricLoss, MultiSimilarity, ProxyAnchor
 from ssl_framework.objectives.metrix import Metrix
 from ssl_framework.objectives.mixco import MixCo
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.objectives.mocov3 import MoCoV3
+from ssl_framework.objectives.msn import MSN
 from ssl_framework.objectives.multiview import (
     CL1,
     CL2,
@@ -68,7 +72,7 @@ from ssl_framework.objectives.supervised import Supervised
 from ssl_framework.objectives.supremix import SupReMix
 from ssl_framework.objectives.swav import SwAV
 from ssl_framework.objectives.unmix import UnMix
-from ssl_framework.types import Mix, Outputs
+from ssl_framework.types import Batch, Mix, Outputs
 
 DIM = 6
 NUM_SAMPLES = 16  # of the training set that the tests draw indices from
@@ -86,6 +90,15 @@ class Case(NamedTuple):
     of: tuple[int, ...] = ()  # the views that the added ones are mixtures of, where that is not view 0
     numbers: tuple[str, ...] = ()  # heads that give one number a sample
     least: int = 2  # samples in the smallest global batch it takes
+    patches: tuple[int, ...] = ()  # of each view as its encoder gives them; "mask" hides every other one of four
+
+    def batch(self, index: Tensor, label: Tensor) -> Batch:
+        """What an objective is told beside the outputs, alike on any number of ranks."""
+        if not self.patches:
+            return Batch(views=[], index=index, label=label, mix=self.mixes(len(label)))
+        pixels = torch.sin(index[:, None] + torch.arange(4.0 * DIM)).view(-1, DIM, 2, 2)  # [B, DIM, 2, 2]
+        targets = [torch.tensor([[0, 1], [2, 3]]).expand(len(index), -1, -1)]  # [B, 2, 2]
+        return Batch([pixels] * self.num_views, index, label, targets=targets)
 
     def mixes(self, count: int) -> list[Mix | None] | None:
         """What a mixer might have done to ``count`` samples, alike on any number of ranks: neighbours are mixed, and
@@ -106,6 +119,8 @@ class Case(NamedTuple):
 
     def outputs(self, views: list[Tensor], seen: tuple[int, ...]) -> list[Outputs | None]:
         """What an encoder with those heads would give for embeddings V x [B, D]: each head another rotation of them."""
+        if self.patches:
+            return [self.dense(z, self.patches[v]) if v in seen else None for v, z in enumerate(views)]
         return [
             {
                 head: z.roll(turn, dims=1)[:, : 1 if head in self.numbers else None]
@@ -115,6 +130,14 @@ class Case(NamedTuple):
             else None
             for v, z in enumerate(views)
         ]
+
+    def dense(self, z: Tensor, count: int) -> Outputs:
+        """The same of heads that give one vector a patch [B, N, D], "layers" for two blocks, and "mask"."""
+        tokens = torch.stack([z.roll(i, dims=1) * (1 + i / 4) for i in range(count)], dim=1)  # [B, N, D]
+        found = {head: tokens.roll(turn, dims=2) for turn, head in enumerate(self.heads)}
+        if "layers" in found:
+            found["layers"] = torch.stack([tokens, tokens.roll(2, dims=2)], dim=1)  # [B, 2, N, D]
+        return {**found, "mask": (torch.arange(len(z))[:, None] + torch.arange(4)) % 2 == 0}  # [B, 4]
 
 
 def seeded(build: Callable[[], nn.Module]) -> Any:
@@ -215,6 +238,15 @@ def pcl() -> PCL:
 def smog() -> SMoG:
     """Its groups begin anew in the last of three steps."""
     return seeded(lambda: SMoG(0.1, 4, 0.9, 2, 4, Queue(16, DIM), DIM))
+def ijepa() -> IJEPA:
+    objective = seeded(lambda: IJEPA(8, 1, 2))
+    seeded(lambda: objective.meet({"patches": DIM}))
+    return objective
+
+
+def msn(exponent: float, iterations: int) -> Case:
+    build = lambda: seeded(lambda: MSN(DIM, 5, 0.1, 0.25, iterations, 1.0, exponent))  # noqa: E731
+    return Case(build, student=(1, 2), teacher=(0,))
 
 
 def temperature(dim: int) -> PairTemperature:
@@ -359,5 +391,12 @@ OBJECTIVES: dict[str, Case] = {
     "conr": Case(lambda: ConR(0.5, 0.1, 0.2, 4.0), heads=("pooled", "regressor"), numbers=("regressor",)),
     "clip": Case(lambda: CLIP(0.2, 100.0)),
     "align": Case(lambda: CLIP(0.2, 100.0, label_smoothing=0.1)),
+    "mae": Case(lambda: MAE(norm_pix=True), student=(0,), heads=("decoder",), patches=(4,)),
+    "simmim": Case(lambda: SimMIM(), heads=("pixels",), patches=(4, 4)),
+    "data2vec": Case(lambda: Data2Vec(2.0), (0,), (0,), heads=("predictor", "layers"), patches=(4,)),
+    "ijepa": Case(ijepa, student=(0,), teacher=(1,), heads=("context", "patches"), patches=(2, 4)),
+    "msn": msn(0.0, 3),
+    "msn_without_sinkhorn": msn(0.0, 0),
+    "pmsn": msn(0.25, 3),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
 }

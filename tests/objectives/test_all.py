@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_framework.types import Batch, Clock
+from ssl_framework.types import Clock
 from tests.objectives.table import DIM, OBJECTIVES
 
 CLOCK = Clock(step=1, epoch=0, total_steps=3)
@@ -16,7 +16,7 @@ def finite_loss_and_gradient(name: str, views: list[Tensor]) -> Tensor:
     objective = case.build()
     teacher = case.outputs([view.detach() for view in views], case.teacher) if case.teacher else None
     count = len(views[0])
-    batch = Batch(views=[], index=torch.arange(count), label=torch.arange(count) % 2, mix=case.mixes(count))
+    batch = case.batch(torch.arange(count), torch.arange(count) % 2)
     loss = objective(case.outputs(views, case.student), teacher, batch, CLOCK)["loss"]
     loss.backward()
     seen = [views[v] for v in case.student]

@@ -31,6 +31,7 @@ NEEDED = {
     "geometry": "where each view was cut",
     "mixer": "a mixer",
     "added mixtures": "a mixer",
+    "masks": "hidden patches",
 }
 
 
@@ -48,6 +49,7 @@ GROUPS = (
     "Teacher, no memory",
     "Teacher and memory",
     "Labels",
+    "Hidden patches",
 )
 
 
@@ -85,6 +87,8 @@ class Method(NamedTuple):
     def group(self) -> str:
         """Which of ``GROUPS`` it belongs to, by what it needs."""
         teacher = "a teacher" in self.needs
+        if NEEDED["masks"] in self.needs:
+            return GROUPS[6]
         if NEEDED["label"] in self.needs or NEEDED["number"] in self.needs:
             return GROUPS[5]
         if self.memory or NEEDED["index"] in self.needs:

@@ -118,13 +118,14 @@ def chosen_for(
     """
     own = OmegaConf.create(composed_by(root / "configs" / "method" / f"{method}.yaml", root))
     chosen = {key.split("/")[-1]: value for item in own.pop("defaults", []) for key, value in item.items()}
-    default = {"views": "simclr", "feature_mixer": "none", "mixer": "none"}
+    default = {"backbone": "tiny", "views": "simclr", "feature_mixer": "none", "mixer": "none", "masker": "none"}
     files = {
         group: OmegaConf.load(root / "configs" / group / f"{chosen.get(group, default[group])}.yaml")
         for group in groups
     }
     empty: dict[str, Any] = {"teacher": None, "student_views": None, "teacher_views": None, "mixer": {}}
-    cfg = OmegaConf.merge({"data": shipped.data, "backbone": shipped.backbone}, empty, files, own)
+    around = {"data": shipped.data, **({} if "backbone" in groups else {"backbone": shipped.backbone})}
+    cfg = OmegaConf.merge(around, empty, files, own)
     assert isinstance(cfg, DictConfig)
     return cfg
 

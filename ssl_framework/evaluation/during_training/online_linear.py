@@ -90,10 +90,12 @@ class OnlineLinear(L.Callback):
 
 
 def first_clean(student: list[Outputs | None], batch: Batch) -> Tensor:
-    """Pooled features of the first view that the student has seen as it was: [B, D], without gradient."""
+    """Pooled features of the first view that the student has seen whole, as it was: [B, D], without gradient."""
     mixes = batch.mix or [None] * len(student)
     seen = zip(student, mixes, strict=True)
-    return next(view["pooled"].detach() for view, mix in seen if view is not None and mix is None)
+    return next(
+        view["pooled"].detach() for view, mix in seen if view is not None and mix is None and "mask" not in view
+    )
 
 
 def check_clean_view(module: SSLModule) -> None:
@@ -104,6 +106,11 @@ def check_clean_view(module: SSLModule) -> None:
         raise ValueError(
             f"evaluation.online_linear learns from a clean view, but {type(mixer.rule).__name__} mixes every view that "
             f"the student encodes ({list(encoded)}): set evaluation=frozen, mixer=none or other mixer.views"
+        )
+    if module.masker is not None and set(encoded) <= set(module.masker.grids):
+        raise ValueError(
+            f"evaluation.online_linear learns from a whole view, but {type(module.masker).__name__} hides patches of "
+            f"every view that the student encodes ({list(encoded)}): set evaluation=frozen"
         )
     if module.student.scored != ("pooled",) or module.student.earlier:
         raise ValueError(
