@@ -231,7 +231,7 @@ def built(head: H, dims: Mapping[str, int]) -> H:
     if head.source not in dims:
         raise ValueError(
             f"a head has source={head.source}, but the encoder offers {sorted(dims)} at this point: choose another "
-            "head=<name>, or set source to one of these"
+            "head=<name> or backbone=<name>, or set source to one of these"
         )
     own = copy.deepcopy(head)
     own.build(dims[head.source])

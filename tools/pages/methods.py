@@ -28,6 +28,7 @@ NEEDED = {
     "label": "labels",
     "number": "numbers as labels",
     "index": "a state of every training image",
+    "maps": "a map of positions",
     "geometry": "where each view was cut",
     "mixer": "a mixer",
     "added mixtures": "a mixer",
@@ -47,6 +48,7 @@ GROUPS = (
     "Memory, no teacher",
     "Teacher, no memory",
     "Teacher and memory",
+    "Positions of a map",
     "Labels",
 )
 
@@ -86,6 +88,8 @@ class Method(NamedTuple):
         """Which of ``GROUPS`` it belongs to, by what it needs."""
         teacher = "a teacher" in self.needs
         if NEEDED["label"] in self.needs or NEEDED["number"] in self.needs:
+            return GROUPS[6]
+        if NEEDED["maps"] in self.needs:
             return GROUPS[5]
         if self.memory or NEEDED["index"] in self.needs:
             return GROUPS[4] if teacher else GROUPS[2]
