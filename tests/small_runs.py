@@ -63,6 +63,8 @@ SMALL_OF = {
     "g_simclr": ("pseudo_labels.num_clusters=16", "pseudo_labels.widths=[4,8]", "pseudo_labels.epochs=1"),
     **{f"metrix_{loss}": ("sampler.per_class=2",) for loss in ("contrastive", "multi_similarity", "proxy_anchor")},
     "groco": ("objective.num_negatives=5",),
+    "densecl": (*SMALL_QUEUE, "objective.dense_queue.size=24", "objective.dense_start=0"),
+    "obow": ("objective.vocabulary.size=32",),
     "swav": (*SMALL_QUEUE, "objective.num_prototypes=30", "objective.frozen=0"),
     "dino": (
         "student.heads.projector.hidden=[32]",

@@ -34,6 +34,11 @@ REFUSED = {
     "dacl": r"^the method has noise or geometry of pictures \(views\), but data=waves has no pictures: choose another",
     "clip": "data=waves",
     **dict.fromkeys(MASKED, r"^backbone\.image_size reads data\.image_size, which data=waves has not"),
+    **dict.fromkeys(
+        ("densecl", "pixpro", "slotcon", "vicregl"),
+        r"^a head has source=map, but the encoder offers \['pooled', 'tokens'.*\] at this point: choose another head",
+    ),
+    "obow": r"^objective, which reads block_-2, needs blocks that can be named, which dilated_net_\w+ has not: choose",
     "distill": r"^teacher\.backbone\.image_size reads data\.image_size, which data=waves has not",
 }
 """Methods that do not fit series, and why."""

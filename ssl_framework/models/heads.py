@@ -308,7 +308,7 @@ def built(head: H, dims: Mapping[str, int], backbone: BackboneProtocol | None = 
     if head.source not in dims:
         raise ValueError(
             f"a head has source={head.source}, but the encoder offers {sorted(dims)} at this point: choose another "
-            "head=<name>, or set source to one of these"
+            "head=<name> or backbone=<name>, or set source to one of these"
         )
     own = copy.deepcopy(head)
     if backbone is not None:

@@ -18,7 +18,7 @@ from ssl_framework.objectives.plain import (
     tensors_of,
     without_gradient,
 )
-from ssl_framework.types import Batch, Clock, Mix, Outputs
+from ssl_framework.types import Batch, Clock, Geometry, Mix, Outputs
 
 
 class Objective(nn.Module):
@@ -27,9 +27,10 @@ class Objective(nn.Module):
     Class attributes:
         requires: what the run must provide, of "teacher", "mixer", "added mixtures", "keys of mixtures" (the teacher
             encodes added mixtures, too), "label" (classes), "number" (labels of any kind, read as numbers), "geometry",
-            "index", "heads" (it passes features of its own making through the student's heads), "masks" (patches are
-            hidden from the student), "masked_tokens=drop" or "masked_tokens=replace" (what becomes of them), and
-            "targets" (the masker says what is to be predicted).
+            "index", "maps" (it reads outputs of several places a sample, [B, D, h, w]), "heads" (it passes features of its
+            own making through the student's heads), "masks" (patches are hidden from the student),
+            "masked_tokens=drop" or "masked_tokens=replace" (what becomes of them), and "targets" (the masker says what
+            is to be predicted).
         accepts: what is read when present: "mixer" (mixed views in the place of clean ones), "added mixtures" (mixtures
             as further views), and of a feature mixer's ``needs`` those that the objective offers. "terms of mixtures":
             another objective may add them to this one (see ``siamese``).
@@ -162,6 +163,12 @@ def outputs_of(outputs: list[Outputs | None] | None, head: str) -> list[Tensor]:
     """The named head's output for every view that was encoded: V x [B, D]."""
     assert outputs is not None
     return [view[head] for view in outputs if view is not None]
+
+
+def geometry_of(student: list[Outputs | None], batch: Batch) -> list[Geometry]:
+    """Where every view that was encoded was cut: V entries."""
+    assert batch.geometry is not None
+    return [geometry for view, geometry in zip(student, batch.geometry, strict=True) if view is not None]
 
 
 class Mixture(NamedTuple):

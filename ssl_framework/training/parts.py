@@ -117,9 +117,11 @@ def build_evaluation(cfg: DictConfig) -> FrozenEvaluation:
     """What scores the run.
 
     Raises:
-        ValueError: it is one of finished runs.
+        ValueError: it is one of finished runs, and no training may wait for it.
     """
     evaluation: FrozenEvaluation | AfterRun = build(cfg.evaluation)
+    if isinstance(evaluation, AfterRun) and evaluation.at_the_end:
+        return FrozenEvaluation({}, every_n_epochs=0, protocol=evaluation.protocol, after=evaluation)
     if isinstance(evaluation, AfterRun):
         raise ValueError(
             f"evaluation={evaluation.name} is of finished runs: choose evaluation=frozen for this one, and then "

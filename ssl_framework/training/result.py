@@ -31,11 +31,14 @@ def scores(parts: Parts) -> dict[str, Any]:
     evaluation = parts.evaluation
     is_own = evaluation.evaluated_at == parts.trainer.global_step
     assert is_own or not evaluation.wanted, "the run has ended without its evaluation"
+    protocol = protocol_of(parts.cfg.evaluation, parts.about["overrides"])
+    if evaluation.after is not None:
+        protocol["images"] = evaluation.after.images_shown
     return {
         "metrics": evaluation.metrics if is_own else {},
         "intervals": evaluation.intervals if is_own else {},
         "baselines": evaluation.baselines,
-        "protocol": protocol_of(parts.cfg.evaluation, parts.about["overrides"]),
+        "protocol": protocol,
     }
 
 

@@ -16,8 +16,6 @@ from ssl_framework.evaluation.after_training.dense import (
     Dense,
     Segmentation,
     cell_shares,
-    in_source,
-    in_view,
     matches,
     scores,
 )
@@ -26,6 +24,7 @@ from ssl_framework.models.backbone import Backbone
 from ssl_framework.module import SSLModule
 from ssl_framework.types import Geometry, Samples
 from ssl_framework.views.image import Views
+from ssl_framework.views.places import in_source, in_view
 from tests.small_runs import config, small
 
 LINEAR = LinearProbe(1e-4, 100)

@@ -12,6 +12,7 @@ from ssl_framework.feature_mixers.m_mix import MMix
 from ssl_framework.feature_mixers.mochi import MoCHi
 from ssl_framework.feature_mixers.synco import SynCo
 from ssl_framework.memory import Centre, Queue
+from ssl_framework.models.dense_heads import DenseHead
 from ssl_framework.objectives.amcl import AMCL, AMCLBarlow, AMCLMoCo, PairTemperature
 from ssl_framework.objectives.barlow_twins import BarlowTwins
 from ssl_framework.objectives.base import Objective
@@ -25,6 +26,7 @@ from ssl_framework.objectives.data2vec import Data2Vec
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
 from ssl_framework.objectives.deepcluster_v2 import DeepClusterV2
+from ssl_framework.objectives.densecl import DenseCL
 from ssl_framework.objectives.dino import DINO
 from ssl_framework.objectives.distill import Distill
 from ssl_framework.objectives.groco import GroCo
@@ -57,14 +59,17 @@ from ssl_framework.objectives.multiview import (
     PairwiseNTXent,
 )
 from ssl_framework.objectives.nnclr import NNCLR
+from ssl_framework.objectives.obow import OBoW
 from ssl_framework.objectives.patchmix import PatchMix
 from ssl_framework.objectives.pcl import PCL
+from ssl_framework.objectives.pixpro import PixPro
 from ssl_framework.objectives.rankmixup import MNDCG, MRL, RankMixup
 from ssl_framework.objectives.regression import Regression
 from ssl_framework.objectives.sdmp import SDMP
 from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.simlap import LabelGate, SimLAP
+from ssl_framework.objectives.slotcon import SlotCon
 from ssl_framework.objectives.smog import SMoG
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
@@ -72,7 +77,8 @@ from ssl_framework.objectives.supervised import Supervised
 from ssl_framework.objectives.supremix import SupReMix
 from ssl_framework.objectives.swav import SwAV
 from ssl_framework.objectives.unmix import UnMix
-from ssl_framework.types import Batch, Mix, Outputs
+from ssl_framework.objectives.vicregl import VICRegL
+from ssl_framework.types import Batch, Geometry, Mix, Outputs
 
 DIM = 6
 NUM_SAMPLES = 16  # of the training set that the tests draw indices from
@@ -91,11 +97,12 @@ class Case(NamedTuple):
     numbers: tuple[str, ...] = ()  # heads that give one number a sample
     least: int = 2  # samples in the smallest global batch it takes
     patches: tuple[int, ...] = ()  # of each view as its encoder gives them; "mask" hides every other one of four
+    maps: tuple[str, ...] = ()  # heads that give a map of 2 x 2 positions: each other rotations of the embedding
 
     def batch(self, index: Tensor, label: Tensor) -> Batch:
         """What an objective is told beside the outputs, alike on any number of ranks."""
         if not self.patches:
-            return Batch(views=[], index=index, label=label, mix=self.mixes(len(label)))
+            return Batch([], index, label, self.geometry(len(label)), self.mixes(len(label)))
         pixels = torch.sin(index[:, None] + torch.arange(4.0 * DIM)).view(-1, DIM, 2, 2)  # [B, DIM, 2, 2]
         targets = [torch.tensor([[0, 1], [2, 3]]).expand(len(index), -1, -1)]  # [B, 2, 2]
         return Batch([pixels] * self.num_views, index, label, targets=targets)
@@ -122,12 +129,7 @@ class Case(NamedTuple):
         if self.patches:
             return [self.dense(z, self.patches[v]) if v in seen else None for v, z in enumerate(views)]
         return [
-            {
-                head: z.roll(turn, dims=1)[:, : 1 if head in self.numbers else None]
-                for turn, head in enumerate(self.heads)
-            }
-            if v in seen
-            else None
+            {head: self.form(head, z.roll(turn, dims=1)) for turn, head in enumerate(self.heads)} if v in seen else None
             for v, z in enumerate(views)
         ]
 
@@ -138,6 +140,25 @@ class Case(NamedTuple):
         if "layers" in found:
             found["layers"] = torch.stack([tokens, tokens.roll(2, dims=2)], dim=1)  # [B, 2, N, D]
         return {**found, "mask": (torch.arange(len(z))[:, None] + torch.arange(4)) % 2 == 0}  # [B, 4]
+
+    def form(self, head: str, z: Tensor) -> Tensor:
+        """An embedding [B, D] in the form in which that head gives it."""
+        if head in self.maps:
+            places = [(1 + place) * z.roll(2 * place, dims=1) for place in range(4)]  # 4 x [B, D]
+            return torch.stack(places, dim=2).unflatten(2, (2, 2))  # [B, D, 2, 2]
+        return z[:, :1] if head in self.numbers else z
+
+    def geometry(self, count: int) -> list[Geometry]:
+        """Where views of ``count`` samples might have been cut, alike on any number of ranks; some have nothing in
+        common with others."""
+        own = torch.arange(count) % 4  # [B]
+        found = []
+        for v in range(self.num_views):
+            low = torch.stack([0.13 * own, 0.2 * v + 0.03 * own], dim=1)  # [B, 2]
+            low[own == 3] += 0.55 * v
+            size = torch.stack([0.31 + 0.07 * own, 0.45 - 0.05 * own], dim=1)  # [B, 2]
+            found.append(Geometry(torch.cat([low, low + size], dim=1), own % 2 == v % 2))
+        return found
 
 
 def seeded(build: Callable[[], nn.Module]) -> Any:
@@ -208,6 +229,29 @@ def cacr_moco() -> CACRMoCo:
     return seeded(lambda: CACRMoCo(1.0, 1.0, 1.0, 2.0, Queue(20, DIM)))
 
 
+def densecl() -> DenseCL:
+    return seeded(lambda: DenseCL(0.2, 0.5, 0.0, Queue(20, DIM), Queue(20, DIM)))
+
+
+def slotcon() -> SlotCon:
+    def build() -> SlotCon:
+        objective = SlotCon(0.1, 0.07, 0.2, 0.5, 0.9, DenseHead("slots", [5], DIM, norm=False))
+        objective.meet({"dense_projector": DIM, "prototypes": DIM})
+        return objective
+
+    return seeded(build)
+
+
+def obow() -> OBoW:
+    def build() -> OBoW:
+        objective = OBoW(["map"], lambda dim: Queue(24, dim), 10.0, 0.99, 5.0, 1, [2, 1], DIM)
+        objective.meet({"map": DIM})
+        return objective
+
+    return seeded(build)
+
+
+MAPS = ("map", "dense_projector", "propagation", "prototypes")
 HEADS = ("projector_0", "projector_1")
 BYOL_HEADS = ("projector", "predictor")
 
@@ -238,6 +282,8 @@ def pcl() -> PCL:
 def smog() -> SMoG:
     """Its groups begin anew in the last of three steps."""
     return seeded(lambda: SMoG(0.1, 4, 0.9, 2, 4, Queue(16, DIM), DIM))
+
+
 def ijepa() -> IJEPA:
     objective = seeded(lambda: IJEPA(8, 1, 2))
     seeded(lambda: objective.meet({"patches": DIM}))
@@ -398,5 +444,13 @@ OBJECTIVES: dict[str, Case] = {
     "msn": msn(0.0, 3),
     "msn_without_sinkhorn": msn(0.0, 0),
     "pmsn": msn(0.25, 3),
+    "densecl": Case(densecl, (0,), (1,), ("projector", "dense_projector", "map"), maps=MAPS),
+    "pixpro": Case(lambda: PixPro(0.7), teacher=(0, 1), heads=("dense_projector", "propagation"), maps=MAPS),
+    "vicregl": Case(lambda: VICRegL(25.0, 25.0, 1.0, 0.75, (3, 2)), heads=("projector", "dense_projector"), maps=MAPS),
+    "vicregl_views": Case(
+        lambda: VICRegL(25.0, 25.0, 1.0, 0.75, (3, 9)), (0, 1, 2), heads=("projector", "dense_projector"), maps=MAPS
+    ),
+    "slotcon": Case(slotcon, teacher=(0, 1), heads=("dense_projector", "prototypes"), maps=MAPS),
+    "obow": Case(obow, (1, 2, 3), (0,), heads=("projector", "map"), maps=MAPS),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
 }

@@ -28,6 +28,7 @@ NEEDED = {
     "label": "labels",
     "number": "numbers as labels",
     "index": "a state of every training image",
+    "maps": "a map of positions",
     "geometry": "where each view was cut",
     "mixer": "a mixer",
     "added mixtures": "a mixer",
@@ -48,6 +49,7 @@ GROUPS = (
     "Memory, no teacher",
     "Teacher, no memory",
     "Teacher and memory",
+    "Positions of a map",
     "Labels",
     "Hidden patches",
 )
@@ -90,6 +92,8 @@ class Method(NamedTuple):
         if NEEDED["masks"] in self.needs:
             return GROUPS[6]
         if NEEDED["label"] in self.needs or NEEDED["number"] in self.needs:
+            return GROUPS[6]
+        if NEEDED["maps"] in self.needs:
             return GROUPS[5]
         if self.memory or NEEDED["index"] in self.needs:
             return GROUPS[4] if teacher else GROUPS[2]

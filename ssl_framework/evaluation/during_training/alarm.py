@@ -9,16 +9,23 @@ from torch.utils.hooks import RemovableHandle
 
 from ssl_framework.distributed import rank
 from ssl_framework.evaluation.measures import feature_std
+from ssl_framework.functional import positions
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """The positions of a map [B, D, h, w] as rows [B * h * w, D]; all else as it is."""
+    return positions(x).flatten(0, 1) if x.ndim == 4 else x
 
 
 class CollapseAlarm(L.Callback):
     """Warns once, in one sentence, when the encoder gives nearly the same direction to all images of a batch.
 
     Looks at the first step and every ``log_every_n_steps`` at what the last training step has computed: pooled features
-    and the output of the student's first head, of rank 0's first view. No pass of its own, no labels; between these
-    steps nothing is computed, so a GPU is not waited for. Logs ``train/feature_std`` and ``train/embedding_std``.
+    and the output of the student's first head, of rank 0's first view; of a map its positions, as if they were
+    samples. No pass of its own, no labels; between these steps nothing is computed, so a GPU is not waited for. Logs
+    ``train/feature_std`` and ``train/embedding_std``.
 
     It warns after two looks in a row below ``below`` and below half of the first look's value: an untrained network may
     be low itself, and a healthy one dips. Measured on shapes, 1,000 images, batch 128, tiny backbone; first look,
@@ -66,9 +73,9 @@ class CollapseAlarm(L.Callback):
             view = next(view for view in inputs[0] if view is not None)
             # The direction of one number says nothing, and several vectors a sample are no embedding.
             self._latest = {
-                what: view[name].detach()
+                what: x.detach()
                 for what, name in names.items()
-                if name in view and view[name].ndim == 2 and view[name].shape[1] > 1
+                if name in view and (x := as_rows(view[name])).ndim == 2 and x.shape[1] > 1
             }
 
         # Of the objective: what evaluators and mixers ask the encoder does not come by, and a batch is whole.

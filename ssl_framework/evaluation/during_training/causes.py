@@ -1,7 +1,5 @@
 """Why a run has collapsed, most likely, and what to change: told from its config, in the keys of the command line."""
 
-from typing import Any
-
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.runs.suggestions import choices
@@ -11,6 +9,12 @@ WARMEST = 1.0
 
 PREDICTOR = "predictor"
 """Name of a head behind the one that a teacher has as well."""
+
+DENSE = "dense_projector"
+"""Name of a head of positions that a teacher has as well."""
+
+PROPAGATION = "propagation"
+"""Name of the head behind it that stands in a predictor's place."""
 
 LONG_WARMUP = 0.1
 """Share of the run over which the papers' large rates are reached."""
@@ -27,9 +31,11 @@ def likely_cause(cfg: DictConfig) -> str:
     """
     read = [OmegaConf.select(cfg, f"objective.{key}") for key in ("student_head", "teacher_head")]
     if read[0] is not None and read[0] == read[1]:
+        between = PROPAGATION if read[0] == DENSE else PREDICTOR
         return (
-            f"most likely because the student's {read[0]} is drawn to the teacher's without a predictor between: "
-            f"choose {choices('head', has_predictor)}another objective, and set objective.student_head={PREDICTOR}"
+            f"most likely because the student's {read[0]} is drawn to the teacher's without a {between} between: "
+            f"choose {choices('head', lambda head: between in head)}another objective, and set "
+            f"objective.student_head={between}"
         )
     temperature = OmegaConf.select(cfg, "objective.temperature")
     if isinstance(temperature, int | float) and temperature > WARMEST:
@@ -42,8 +48,3 @@ def likely_cause(cfg: DictConfig) -> str:
         return "most likely because the learning rate is too high: lower it"
     longer = f" optimizer.warmup={LONG_WARMUP}" if warmup is not None and warmup < LONG_WARMUP else ""
     return f"most likely because the learning rate is too high: set optimizer.lr_per_256={rate / 3:.2g}{longer}"
-
-
-def has_predictor(head: Any) -> bool:
-    """Whether a choice of heads has one."""
-    return PREDICTOR in head
