@@ -56,6 +56,9 @@ SMALL_OF = {
     "adainf": ("generated.source.num_train=40",),
     "g_simclr": ("pseudo_labels.num_clusters=16", "pseudo_labels.widths=[4,8]", "pseudo_labels.epochs=1"),
     **{f"metrix_{loss}": ("sampler.per_class=2",) for loss in ("contrastive", "multi_similarity", "proxy_anchor")},
+    **{method: ("sampler.per_class=2",) for method in ("proto_triplet", "icnn")},
+    "wad": ("labels.share=1.0", "labels.known=0.5"),
+    "sbcl": ("labels=all",),  # a long tail of 48 images is too short
     "groco": ("objective.num_negatives=5",),
     "swav": (*SMALL_QUEUE, "objective.num_prototypes=30", "objective.frozen=0"),
     "mcl": ("pseudo_labels.num_clusters=2",),

@@ -28,9 +28,16 @@ REFUSED = {
         name: rf"^{rule} mixes pictures, but view 0 is of modality series: set mixer=none" for name, rule in MIX.items()
     },
     "adainf": r"^generated\.source\.image_size reads data\.image_size, which data=waves has not",
-    "dacl": r"^the method has noise or geometry of pictures \(views\), but data=waves has no pictures: choose another",
+    "cmim": r"^student\.heads\.decoder\.\w+ reads data\.\w+, which data=waves has not",
+    **{
+        name: r"^the method has noise or geometry of pictures \(views\), but data=waves has no pictures: choose another"
+        for name in ("dacl", "meco")
+    },
     "clip": "data=waves",
-    "distill": r"^teacher\.backbone\.image_size reads data\.image_size, which data=waves has not",
+    **{
+        name: r"^teacher\.backbone\.image_size reads data\.image_size, which data=waves has not"
+        for name in ("distill", "wad")
+    },
 }
 """Methods that do not fit series, and why."""
 

@@ -20,6 +20,7 @@ from ssl_framework.evaluation.features import (
     Bare,
     Frozen,
     HeadProbe,
+    KnowsChance,
     Measure,
     Probe,
     Readout,
@@ -231,6 +232,15 @@ class FrozenEvaluation(L.Callback):
         scores = self.score(self.features_of(module), data, module.student, online)
         return scores if self.cross is None else scores | defined(self.cross.score(module, data.test))
 
+    def chance(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, dict[str, float]]:
+        """What random answers would score, as a reference named "chance"; nothing where no part of this knows it."""
+        found = {} if self.cross is None else self.cross.chance(module, data.test)
+        for probe in self.probes.values():
+            if isinstance(probe, KnowsChance):
+                assert data.train.label is not None and data.test.label is not None
+                found |= probe.chance(data.train.label.cpu(), data.test.label.cpu())
+        return {"chance": found} if found else {}
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, SSLModule)
         self.features_of(pl_module)  # refuses unknown heads before an epoch is spent
@@ -281,8 +291,7 @@ class FrozenEvaluation(L.Callback):
                 views.raw_name: plain(self.score(lambda split: {"": raw_input(views, split)}, data)),
                 "untrained": plain(self.score_module(pl_module, data)),
             }
-            if self.cross is not None:
-                self.baselines["chance"] = self.cross.chance(pl_module, data.test)
+            self.baselines |= self.chance(pl_module, data)
             pl_module.student.load_state_dict(trained)
             self.initial = None
         scores = self.score_module(pl_module, data, online=True)

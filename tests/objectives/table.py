@@ -11,6 +11,7 @@ from ssl_framework.feature_mixers.hallucinator import Hallucinator
 from ssl_framework.feature_mixers.m_mix import MMix
 from ssl_framework.feature_mixers.mochi import MoCHi
 from ssl_framework.feature_mixers.synco import SynCo
+from ssl_framework.functional import unit
 from ssl_framework.memory import Queue
 from ssl_framework.objectives.amcl import AMCL, AMCLBarlow, AMCLMoCo, PairTemperature
 from ssl_framework.objectives.barlow_twins import BarlowTwins
@@ -19,11 +20,13 @@ from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.cacr import CACR
 from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
 from ssl_framework.objectives.clip import CLIP
+from ssl_framework.objectives.cmim import CMIM
 from ssl_framework.objectives.conr import ConR
 from ssl_framework.objectives.core_tuning import CoreTuning
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
 from ssl_framework.objectives.distill import Distill
+from ssl_framework.objectives.gpc import GPC
 from ssl_framework.objectives.groco import GroCo
 from ssl_framework.objectives.instance_discrimination import (
     Contrastive,
@@ -32,6 +35,7 @@ from ssl_framework.objectives.instance_discrimination import (
     InstanceDiscrimination,
     SimpleContrastive,
 )
+from ssl_framework.objectives.meco import MECO
 from ssl_framework.objectives.metric import Contrastive as ContrastivePairs
 from ssl_framework.objectives.metric import MetricLoss, MultiSimilarity, ProxyAnchor
 from ssl_framework.objectives.metrix import Metrix
@@ -54,6 +58,7 @@ from ssl_framework.objectives.nnclr import NNCLR
 from ssl_framework.objectives.patchmix import PatchMix
 from ssl_framework.objectives.rankmixup import MNDCG, MRL, RankMixup
 from ssl_framework.objectives.regression import Regression
+from ssl_framework.objectives.sbcl import SBCL
 from ssl_framework.objectives.sdmp import SDMP
 from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.simclr import SimCLR
@@ -62,8 +67,10 @@ from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
 from ssl_framework.objectives.supervised import Supervised
 from ssl_framework.objectives.supremix import SupReMix
+from ssl_framework.objectives.susana import ICNN, ProtoTriplet
 from ssl_framework.objectives.swav import SwAV
 from ssl_framework.objectives.unmix import UnMix
+from ssl_framework.objectives.wad import WAD
 from ssl_framework.types import Mix, Outputs
 
 DIM = 6
@@ -82,6 +89,18 @@ class Case(NamedTuple):
     of: tuple[int, ...] = ()  # the views that the added ones are mixtures of, where that is not view 0
     numbers: tuple[str, ...] = ()  # heads that give one number a sample
     least: int = 2  # samples in the smallest global batch it takes
+    partial: bool = False  # some samples have no label
+    halves: tuple[str, ...] = ()  # heads half as wide as the others
+    inputs: bool = False  # it reads the views themselves, here as wide as the embeddings
+
+    def seen(self, views: list[Tensor]) -> list[Tensor]:
+        """The views V x [B, ...] as a batch has them; none where nothing reads them."""
+        return [view.detach()[:, :DIM] for view in views] if self.inputs else []
+
+    def labels(self, label: Tensor) -> Tensor:
+        """What the objective is told of the classes [B]: every third is hidden, if some are."""
+        hidden = torch.arange(len(label)) % 3 == 2  # [B]
+        return label.masked_fill(hidden, -1) if self.partial else label
 
     def mixes(self, count: int) -> list[Mix | None] | None:
         """What a mixer might have done to ``count`` samples, alike on any number of ranks: neighbours are mixed, and
@@ -104,7 +123,9 @@ class Case(NamedTuple):
         """What an encoder with those heads would give for embeddings V x [B, D]: each head another rotation of them."""
         return [
             {
-                head: z.roll(turn, dims=1)[:, : 1 if head in self.numbers else None]
+                head: z.roll(turn, dims=1)[
+                    :, : 1 if head in self.numbers else DIM // 2 if head in self.halves else None
+                ]
                 for turn, head in enumerate(self.heads)
             }
             if v in seen
@@ -193,6 +214,30 @@ def classifier(build: Callable[[], Objective], **seen: Any) -> Case:
 def distill() -> Distill:
     objective = seeded(lambda: Distill(DIM))
     objective.meet({"pooled": DIM})
+    return objective
+
+
+def wad() -> WAD:
+    """Some samples are chosen in the second of three steps."""
+    objective = seeded(lambda: WAD(DIM, 2, 0.9))
+    objective.meet({"pooled": DIM})
+    objective.allocate(NUM_SAMPLES)
+    return objective
+
+
+def sbcl() -> SBCL:
+    """As after a clustering: classes of two subclasses, and samples that were not seen yet."""
+    objective = allocated(lambda: SBCL(6, DIM, 0.2, 0.07, 0.25, 2, 1, 1, 5))
+    objective.subclass[:12] = torch.arange(12) % 2 + 2 * torch.tensor([0, 1, 0, 1, 0, 0, 2, 3, 0, 1, 0, 1])
+    objective.class_temperature[:4] = torch.tensor([0.2, 0.3, 0.25, 0.1])
+    return objective
+
+
+def gpc() -> GPC:
+    """As after a clustering."""
+    objective = allocated(lambda: GPC(5, DIM, 0.5, 0.2, 0.35, 1.0, 0.3, 1, 10))
+    objective.prototypes.copy_(unit(torch.randn(5, DIM)))
+    objective.cluster[:12] = torch.arange(12) % 5
     return objective
 
 
@@ -334,5 +379,15 @@ OBJECTIVES: dict[str, Case] = {
     "conr": Case(lambda: ConR(0.5, 0.1, 0.2, 4.0), heads=("pooled", "regressor"), numbers=("regressor",)),
     "clip": Case(lambda: CLIP(0.2, 100.0)),
     "align": Case(lambda: CLIP(0.2, 100.0, label_smoothing=0.1)),
+    "cmim": Case(
+        lambda: CMIM(0.2, 1.0, 1.0), (0,), heads=("posterior", "latent", "decoder"), halves=("latent",), inputs=True
+    ),
+    "proto_triplet": Case(lambda: ProtoTriplet(0.5)),
+    "icnn": Case(lambda: ICNN(3)),
+    "meco": Case(lambda: MECO(0.5), heads=("energy",), numbers=("energy",)),
+    "wad": Case(wad, (0,), (0,), heads=("classifier", "pooled"), partial=True),
+    "sbcl": Case(sbcl),
+    "sbcl_warm_up": Case(lambda: allocated(lambda: SBCL(6, DIM, 0.2, 0.07, 0.25, 2, 1, 1, 5))),
+    "gpc": Case(gpc, heads=("projector", "pooled"), partial=True),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
 }
