@@ -190,6 +190,8 @@ class SSLModule(L.LightningModule):
             raise ValueError(f"{found} trainer.precision=16-mixed: choose bf16-mixed or 32-true")
 
     def training_step(self, samples: Samples, batch_idx: int) -> Tensor:
+        if batch_idx == 0:  # not in the hook of an epoch's start, which comes again when a run goes on inside it
+            self.objective.on_epoch(self.clock)
         # All randomness of the step (views, mixers, dropout) is a function of (seed, batches done, rank), not of
         # history: a resumed run repeats it exactly. Under gradient accumulation every micro-batch has its own.
         torch.manual_seed(step_seed(self.seed, self.batches_done(batch_idx), rank()))
@@ -210,6 +212,7 @@ class SSLModule(L.LightningModule):
 
     def on_after_backward(self) -> None:
         self.objective.after_backward(self.clock)
+        self.student.after_backward(self.clock)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

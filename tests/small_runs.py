@@ -61,6 +61,14 @@ SMALL_OF = {
     "sbcl": ("labels=all",),  # a long tail of 48 images is too short
     "groco": ("objective.num_negatives=5",),
     "swav": (*SMALL_QUEUE, "objective.num_prototypes=30", "objective.frozen=0"),
+    "dino": (
+        "student.heads.projector.hidden=[32]",
+        "student.heads.projector.bottleneck=8",
+        "student.heads.projector.out=30",
+    ),
+    "deepcluster_v2": ("objective.num_clusters=6",),
+    "pcl": (*SMALL_HOST_QUEUE, "objective.num_clusters=[4,6]"),
+    "smog": (*SMALL_QUEUE, "objective.num_groups=6"),
     "mcl": ("pseudo_labels.num_clusters=2",),
     "imix_moco": SMALL_QUEUE,
     "mixco": SMALL_HOST_QUEUE,

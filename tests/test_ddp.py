@@ -77,7 +77,8 @@ def train(name: str, tile: int = functional.TILE) -> dict[str, Any]:
         views = [own_rows(torch.randn(GLOBAL_BATCH, WIDTH, generator=data)) for _ in range(case.num_views)]
         label = own_rows(case.labels(torch.tensor([0, 1, 0, 1, 0, 0, 2, 3])))
         index = own_rows(torch.arange(GLOBAL_BATCH) + 2 * number)  # some samples come again, some are new
-        clock = Clock(number, 0, STEPS)
+        clock = Clock(number, number, STEPS)  # every step is an epoch
+        step.objective.on_epoch(clock)
         batch = Batch(views=case.seen(views), index=index, label=label, mix=case.mixes(len(label)))
         loss = wrapped(views, batch, clock)
         optimizer.zero_grad()

@@ -137,6 +137,12 @@ class Encoder(nn.Module):
             outputs[name] = head(outputs)
         return outputs
 
+    def after_backward(self, clock: Clock) -> None:
+        """Called between backward and the optimizer step: hands on to the heads."""
+        for head in self.heads.values():
+            assert isinstance(head, Head)
+            head.after_backward(clock)
+
     def groups(self, views: Sequence[Tensor], which: Sequence[int] | None) -> list[list[int]]:
         """Positions of the views that go through the network as one batch, group after group, as ``forward`` does."""
         chosen = range(len(views)) if which is None else which

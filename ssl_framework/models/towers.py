@@ -9,7 +9,7 @@ from ssl_framework.arguments import guarded
 from ssl_framework.models.base import BackboneProtocol
 from ssl_framework.models.encoder import Encoder, refuse_unknown_heads
 from ssl_framework.models.heads import Head
-from ssl_framework.types import Inputs, Outputs
+from ssl_framework.types import Clock, Inputs, Outputs
 
 
 @guarded
@@ -112,6 +112,11 @@ class Towers(nn.Module):
         for encoder, names in self.encoders():
             found += encoder.groups(views, [v for v in chosen if self.of[v] in names])
         return found
+
+    def after_backward(self, clock: Clock) -> None:
+        """Called between backward and the optimizer step: hands on to every tower."""
+        for encoder, _ in self.encoders():
+            encoder.after_backward(clock)
 
     def keep_heads(self, names: Sequence[str]) -> None:
         """Leaves only these heads in every tower that has them. Changes the towers.

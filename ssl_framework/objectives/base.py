@@ -146,6 +146,14 @@ class Objective(nn.Module):
         """The candidates after the feature mixer, if there is one."""
         return features if self.feature_mixer is None else self.feature_mixer(features, clock)
 
+    def on_epoch(self, clock: Clock) -> None:
+        """Called on every rank before the first step of each epoch; by default it does nothing.
+
+        For what is computed once an epoch, from the state that the last one has left: on rank 0, which hands it to the
+        others (``distributed.from_first_rank``), into buffers. A run that goes on inside an epoch has them from its
+        checkpoint.
+        """
+
     def after_backward(self, clock: Clock) -> None:
         """Called between backward and the optimizer step; by default it does nothing."""
 

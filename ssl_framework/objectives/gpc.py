@@ -12,13 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_framework.arguments import Count, Fraction, Natural, NonNegative, Positive, guarded
+from ssl_framework.distributed import from_first_rank
 from ssl_framework.functional import full_precision, unit
 from ssl_framework.memory import SampleBank
 from ssl_framework.objectives.base import Objective, outputs_of
-from ssl_framework.objectives.grouping import densities, semi_supervised_kmeans
+from ssl_framework.objectives.grouping import semi_supervised_kmeans
 from ssl_framework.objectives.infonce import nt_xent
 from ssl_framework.objectives.partial import labelled_supcon, mean_where
+from ssl_framework.objectives.pcl import concentration
 from ssl_framework.types import Batch, Clock, Outputs
+
+SMOOTHING = 10.0
+"""Of the prototypes' concentrations, PCL's alpha in its authors' code."""
 
 
 @guarded
@@ -72,17 +77,18 @@ class GPC(Objective):
         self.register_buffer("cluster", torch.full((num_samples,), -1))  # [N]
 
     def on_epoch(self, clock: Clock) -> None:
-        """Clusters the features of the last epoch."""
-        seen = self.bank.visited.nonzero().flatten()  # [n]
-        if clock.epoch < max(1, self.warmup) or not len(seen):
-            return
-        x, label = self.bank.column("features")[seen], self.bank.column("label")[seen].long()  # [n, D], [n]
-        generator = clock.generator()
-        cluster, centres = semi_supervised_kmeans(x, label, self.num_clusters, self.iterations, generator)
-        self.cluster.fill_(-1)
-        self.cluster[seen] = cluster
-        self.prototypes.copy_(centres)
-        self.temperatures.copy_(densities(unit(x), cluster, centres, self.prototype_temperature))
+        if clock.epoch >= max(1, self.warmup):
+            from_first_rank([self.prototypes, self.temperatures, self.cluster], lambda: self.clustered(clock))
+
+    def clustered(self, clock: Clock) -> tuple[Tensor, Tensor, Tensor]:
+        """New buffers, made of the features that the last epoch has left: [K, D], [K] and [N]."""
+        seen = self.bank.visited.nonzero()[:, 0]  # [n]
+        x, label = self.bank.read("features", seen), self.bank.read("label", seen).long()  # [n, D], [n]
+        found = semi_supervised_kmeans(x, label, self.num_clusters, self.iterations, clock.generator())
+        temperatures = concentration(x, found, SMOOTHING, self.prototype_temperature)  # [K]
+        cluster = torch.full_like(self.cluster, -1)  # [N]
+        cluster[seen] = found.assigned
+        return found.centres, temperatures, cluster
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

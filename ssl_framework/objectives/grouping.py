@@ -4,15 +4,14 @@ N samples, D dimensions, K clusters, C classes.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_framework.functional import class_sums, hardest, unit
+from ssl_framework.functional import Clusters, class_sums, nearest_centres, unit
 
 
 def semi_supervised_kmeans(
     x: Tensor, label: Tensor, num_clusters: int, iterations: int, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
+) -> Clusters:
     """Spherical k-means in which a labelled sample stays in the cluster of its class (Vaze et al., Generalized Category
     Discovery, CVPR 2022, arXiv:2201.02609, section 3.2).
 
@@ -28,7 +27,7 @@ def semi_supervised_kmeans(
         generator: of the first centres, on the CPU.
 
     Returns:
-        [N] int64 cluster of each sample, and [K, D] unit centres.
+        [K, D] unit centres, and the cluster of each sample.
 
     Raises:
         ValueError: there are more classes with a label than clusters.
@@ -52,12 +51,12 @@ def semi_supervised_kmeans(
         centres = torch.cat([centres, first])
     cluster = fixed
     for _ in range(iterations):
-        before, cluster = cluster, torch.where(fixed < 0, hardest(x, centres, 1)[0][:, 0], fixed)  # [N]
+        before, cluster = cluster, torch.where(fixed < 0, nearest_centres(x, centres), fixed)  # [N]
         if torch.equal(before, cluster):
             break
         found = means(x, cluster, num_clusters)  # [K, D]
         centres = torch.where((found != 0).any(dim=1, keepdim=True), found, centres)
-    return cluster, centres
+    return Clusters(centres, cluster)
 
 
 def means(x: Tensor, cluster: Tensor, num_clusters: int) -> Tensor:
@@ -90,23 +89,3 @@ def equal_clusters(x: Tensor, num_clusters: int, iterations: int) -> Tensor:
             break
         centres = means(x, cluster, num_clusters)  # [K, D]
     return cluster
-
-
-def densities(x: Tensor, cluster: Tensor, centres: Tensor, mean: float) -> Tensor:
-    """A temperature for every cluster (PCL, arXiv:2005.04966, eq. 12): ``sum |x - c| / (n log(n + 10))``, between its
-    10th and 90th percentile over the clusters, scaled to the mean ``mean``.
-
-    Args:
-        x: [N, D] unit rows in the clusters [N] int64 with the centres [K, D].
-        mean: above 0.
-
-    Returns:
-        [K]; a cluster of fewer than two rows has the largest spread of the others.
-    """
-    member = F.one_hot(cluster, len(centres)).to(x.dtype)  # [N, K]
-    size = member.sum(dim=0)  # [K]
-    away = (x - centres[cluster]).norm(dim=1) @ member  # [K]
-    spread = away / (size * (size + 10).log()).clamp(min=1)  # [K]
-    spread = torch.where(size > 1, spread, spread.max())
-    spread = spread.clamp(spread.quantile(0.1), spread.quantile(0.9)).clamp(min=1e-3)  # [K]
-    return mean * spread / spread.mean()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssl_framework.arguments import Classes, Count, Natural, NonNegative, Positive, guarded
-from ssl_framework.distributed import gather, gather_with_grad, rank
+from ssl_framework.distributed import from_first_rank, gather, gather_with_grad, rank
 from ssl_framework.functional import SameClass, nce, unit
 from ssl_framework.memory import SampleBank
 from ssl_framework.objectives.base import Objective, outputs_of
@@ -70,22 +70,25 @@ class SBCL(Objective):
 
     def on_epoch(self, clock: Clock) -> None:
         """Divides the classes anew, every so many epochs, by the embeddings of the last one."""
-        if clock.epoch < self.warmup or clock.epoch == 0 or (clock.epoch - self.warmup) % self.every:
-            return
+        since = clock.epoch - max(1, self.warmup)
+        if since >= 0 and since % self.every == 0:
+            from_first_rank([self.subclass, self.class_temperature], self.divided)
+
+    def divided(self) -> tuple[Tensor, Tensor]:
+        """New buffers, made of the embeddings that the last epoch has left: [T] and [C]."""
         z, label = self.bank.column("embedding"), self.bank.column("label").long()  # [T, D], [T]
-        members = [(label == c).nonzero().flatten() for c in range(self.class_temperature.numel())]  # C x [n_c]
+        members = [(label == c).nonzero()[:, 0] for c in range(len(self.class_temperature))]  # C x [n_c]
         size = max(self.least, min(len(rows) for rows in members if len(rows)))
-        self.subclass.fill_(-1)
-        spread, first = torch.ones(len(members), device=z.device), 0  # [C]
+        subclass, first = torch.full_like(self.subclass, -1), 0  # [T]
+        spread = torch.ones_like(self.class_temperature)  # [C]
         for c, rows in enumerate(members):
             if len(rows):
-                self.subclass[rows] = first + equal_clusters(z[rows], max(1, len(rows) // size), self.iterations)
-                first = int(self.subclass.max()) + 1
+                subclass[rows] = first + equal_clusters(z[rows], max(1, len(rows) // size), self.iterations)
+                first = int(subclass.max()) + 1
                 spread[c] = (z[rows] - z[rows].mean(dim=0)).norm(dim=1).mean()
-        low, high = spread.quantile(0.2), spread.quantile(0.8)
-        spread = spread.clamp(low, high)  # [C]
-        self.class_temperature.copy_(self.temperature * spread / spread.mean().clamp(min=1e-12))
-        self.class_temperature.clamp_(min=0.1 * self.temperature)  # where nearly all classes are points
+        spread = spread.clamp(spread.quantile(0.2), spread.quantile(0.8))  # [C]
+        share = spread / spread.mean().clamp(min=1e-12)  # [C]
+        return subclass, self.temperature * share.clamp(min=0.1)  # where nearly all classes are points
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

@@ -17,8 +17,7 @@ from ssl_framework.functional import full_precision
 from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Outputs
 
-FLOOR = 1e-6
-"""What the authors' code adds where it takes roots of distances and divides."""
+FLOOR = 1e-6  # what the authors' code adds where it takes roots of distances and divides
 
 
 @guarded

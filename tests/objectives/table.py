@@ -12,7 +12,7 @@ from ssl_framework.feature_mixers.m_mix import MMix
 from ssl_framework.feature_mixers.mochi import MoCHi
 from ssl_framework.feature_mixers.synco import SynCo
 from ssl_framework.functional import unit
-from ssl_framework.memory import Queue
+from ssl_framework.memory import Centre, Queue
 from ssl_framework.objectives.amcl import AMCL, AMCLBarlow, AMCLMoCo, PairTemperature
 from ssl_framework.objectives.barlow_twins import BarlowTwins
 from ssl_framework.objectives.base import Objective
@@ -25,6 +25,8 @@ from ssl_framework.objectives.conr import ConR
 from ssl_framework.objectives.core_tuning import CoreTuning
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
+from ssl_framework.objectives.deepcluster_v2 import DeepClusterV2
+from ssl_framework.objectives.dino import DINO
 from ssl_framework.objectives.distill import Distill
 from ssl_framework.objectives.gpc import GPC
 from ssl_framework.objectives.groco import GroCo
@@ -56,6 +58,7 @@ from ssl_framework.objectives.multiview import (
 )
 from ssl_framework.objectives.nnclr import NNCLR
 from ssl_framework.objectives.patchmix import PatchMix
+from ssl_framework.objectives.pcl import PCL
 from ssl_framework.objectives.rankmixup import MNDCG, MRL, RankMixup
 from ssl_framework.objectives.regression import Regression
 from ssl_framework.objectives.sbcl import SBCL
@@ -63,6 +66,7 @@ from ssl_framework.objectives.sdmp import SDMP
 from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.simlap import LabelGate, SimLAP
+from ssl_framework.objectives.smog import SMoG
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
 from ssl_framework.objectives.supervised import Supervised
@@ -241,6 +245,23 @@ def gpc() -> GPC:
     return objective
 
 
+def dino() -> DINO:
+    return DINO(0.1, 0.07, 0.04, 0.5, Centre(DIM, 0.9))
+
+
+def deepcluster_v2() -> DeepClusterV2:
+    return allocated(lambda: DeepClusterV2(0.1, 5, 3, 4, 2, DIM))
+
+
+def pcl() -> PCL:
+    return allocated(lambda: PCL(moco(), [3, 4], 4, 0.2, 10, 0.0, DIM))
+
+
+def smog() -> SMoG:
+    """Its groups begin anew in the last of three steps."""
+    return seeded(lambda: SMoG(0.1, 4, 0.9, 2, 4, Queue(16, DIM), DIM))
+
+
 def temperature(dim: int) -> PairTemperature:
     return PairTemperature(dim, hidden=5, low=0.1, up=2.0, init=0.5)
 
@@ -308,6 +329,10 @@ OBJECTIVES: dict[str, Case] = {
     "imix_byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor"), mixed=(0, 1)),
     "byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor")),
     "distill": Case(distill, teacher=(0, 1), heads=("projector", "pooled")),
+    "deepcluster_v2": Case(deepcluster_v2, student=(0, 1, 2)),
+    "pcl": Case(pcl, student=(0,), teacher=(1,)),
+    "smog": Case(smog, student=(0,), teacher=(1,), heads=("predictor", "projector")),
+    "dino": Case(dino, student=(0, 1, 2), teacher=(0, 1)),
     "feature_transform": Case(feature_transform, student=(0,), teacher=(1,)),
     "sepclr": Case(lambda: SepCLR(0.5, [0], 0.3, 0.2, 0.4), heads=("common", "salient")),
     "mv_infonce": Case(lambda: MultiView(0.2, MVInfoNCE())),

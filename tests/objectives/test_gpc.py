@@ -1,12 +1,10 @@
 """GPC: a loop over its terms, and the clusters that it makes of labelled and unlabelled samples."""
 
-import math
-
 import pytest
 import torch
 
 from ssl_framework.objectives.gpc import GPC
-from ssl_framework.objectives.grouping import densities, semi_supervised_kmeans
+from ssl_framework.objectives.grouping import semi_supervised_kmeans
 from ssl_framework.types import Clock
 from tests.golden import core_view
 from tests.objectives import loops
@@ -56,7 +54,7 @@ def blobs(spread: float = 0.05) -> tuple[torch.Tensor, torch.Tensor]:
 def test_clusters_find_the_classes_that_have_no_label() -> None:
     x, y = blobs()
     told = torch.where((y < 2) & (torch.arange(50) < 20), y, -1)
-    cluster, centres = semi_supervised_kmeans(x, told, 5, 50, torch.Generator().manual_seed(0))
+    centres, cluster = semi_supervised_kmeans(x, told, 5, 50, torch.Generator().manual_seed(0))
     assert torch.equal(cluster[y < 2], y[y < 2])  # a known class has its number
     assert all(cluster[y == c].unique().numel() == 1 for c in range(5)) and cluster.unique().numel() == 5
     torch.testing.assert_close(centres.norm(dim=1), torch.ones(5))
@@ -66,12 +64,12 @@ def test_a_label_is_kept_where_the_features_say_otherwise() -> None:
     x, y = blobs()
     wrong = torch.full_like(y, -1)
     wrong[:10], wrong[3] = y[:10], 0  # sample 3 is of class 3
-    cluster, _ = semi_supervised_kmeans(x, wrong, 5, 50)
+    _, cluster = semi_supervised_kmeans(x, wrong, 5, 50)
     assert cluster[3] == 0 and cluster[8] == 3 and cluster[13] == 3
 
 
 def test_clusters_of_equal_rows_and_without_labels() -> None:
-    cluster, centres = semi_supervised_kmeans(torch.ones(6, 3), torch.full((6,), -1), 3, 5)
+    centres, cluster = semi_supervised_kmeans(torch.ones(6, 3), torch.full((6,), -1), 3, 5)
     assert cluster.unique().numel() == 1 and centres.isfinite().all()
     with pytest.raises(ValueError, match="4 classes have labels, but there are to be 3 clusters"):
         semi_supervised_kmeans(torch.ones(6, 3), torch.arange(6) % 4, 3, 5)
@@ -89,18 +87,3 @@ def test_an_epoch_makes_prototypes_of_what_was_seen() -> None:
     own = objective.prototypes[objective.cluster[:50]]
     assert ((own * x).sum(dim=1) / x.norm(dim=1)).min() > 0.95
     assert objective.temperatures.mean().item() == pytest.approx(0.3)
-
-
-def test_densities_equal_the_loop() -> None:
-    x, cluster = core_view(0), torch.tensor([0, 0, 0, 1, 1, 2])
-    centres = core_view(1)[:3]
-    spread = []
-    for k, rows in enumerate(([0, 1, 2], [3, 4])):
-        away = [math.dist(x[i].tolist(), centres[k].tolist()) for i in rows]
-        spread.append(sum(away) / (len(rows) * math.log(len(rows) + 10)))
-    spread.append(max(spread))  # of a single row nothing is known
-    low, middle, high = sorted(spread)
-    ends = low + 0.2 * (middle - low), middle + 0.8 * (high - middle)
-    clipped = [min(max(s, ends[0]), ends[1]) for s in spread]
-    found = densities(x, cluster, centres, 0.3)
-    assert found.tolist() == pytest.approx([0.9 * s / sum(clipped) for s in clipped])

@@ -57,8 +57,8 @@ class NovelClasses:
         found = []
         for seed in range(self.seeds):
             generator = torch.Generator().manual_seed(seed)
-            cluster, _ = semi_supervised_kmeans(x, label, count, self.iterations, generator)
-            found.append(cluster[len(told) :])  # [M]
+            clusters = semi_supervised_kmeans(x, label, count, self.iterations, generator)
+            found.append(clusters.assigned[len(told) :])  # [M]
         return self.accuracies(found, test.y, old, count)
 
     def chance(self, train: Tensor, test: Tensor) -> dict[str, float]:
