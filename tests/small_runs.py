@@ -58,7 +58,8 @@ SMALL_OF = {
     **{f"metrix_{loss}": ("sampler.per_class=2",) for loss in ("contrastive", "multi_similarity", "proxy_anchor")},
     **{method: ("sampler.per_class=2",) for method in ("proto_triplet", "icnn")},
     "wad": ("labels.share=1.0", "labels.known=0.5"),
-    "sbcl": ("labels=all",),  # a long tail of 48 images is too short
+    "sbcl": ("labels=all", "objective.warmup=1", "objective.least=2"),  # a long tail of 48 images is too short
+    "gpc": ("objective.warmup=1",),
     "groco": ("objective.num_negatives=5",),
     "swav": (*SMALL_QUEUE, "objective.num_prototypes=30", "objective.frozen=0"),
     "dino": (

@@ -211,7 +211,10 @@ def test_an_objective_reads_the_outputs_that_it_says(name: str) -> None:
         for who, which in (("student", case.student), ("teacher", case.teacher))
     }
     batch = Batch(
-        views=[], index=torch.arange(count), label=case.labels(torch.arange(count) % 2), mix=case.mixes(count)
+        views=case.seen(views),
+        index=torch.arange(count),
+        label=case.labels(torch.arange(count) % 2),
+        mix=case.mixes(count),
     )
     objective(outputs["student"], outputs["teacher"] if case.teacher else None, batch, Clock(1, 0, 3))
     assert seen["student"] == set(objective.reads)

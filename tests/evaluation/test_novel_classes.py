@@ -1,11 +1,15 @@
 """The discovery of new classes: what the clusters of easy, useless and half-known features score."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from ssl_framework.evaluation.features import Frozen, KnowsChance, Readout
 from ssl_framework.evaluation.probes.novel_classes import NovelClasses, TargetClasses, matched
+from ssl_framework.runs.folder import read_json
 from tests.evaluation.test_evaluation import clusters
+from tests.small_runs import run_in, small
 
 NAMES = [f"novel[known=0.5,seeds=3]/{part}" for part in ("all", "old", "new")]
 PROBE = NovelClasses(0.5, 0.5, 3, 50, 0)
@@ -46,3 +50,12 @@ def test_target_classes_are_scored_alone() -> None:
     x = torch.eye(4)
     assert TargetClasses(0.5)(Frozen(x, y), Frozen(x, y), readout) == {"target[known=0.5]/top1": 0.0}
     assert TargetClasses(1.0)(Frozen(x, y), Frozen(9 * x, y), readout) == {"target[known=1]/top1": 100.0}
+
+
+def test_a_run_has_chance_beside_its_references(tmp_path: Path) -> None:
+    probes = ("evaluation=novel_classes", "evaluation.probes.knn=null", "evaluation.probes.linear=null")
+    run_in(tmp_path, small("simclr", "trainer.max_steps=1", *probes))
+    result = read_json(tmp_path / "result.json")
+    names = [f"novel[known=0.5,seeds=5]/{part}" for part in ("all", "old", "new")]
+    assert list(result["metrics"]) == list(result["baselines"]["chance"]) == names
+    assert list(result["baselines"]) == ["raw_pixels", "untrained", "chance"]

@@ -17,7 +17,10 @@ def finite_loss_and_gradient(name: str, views: list[Tensor]) -> Tensor:
     teacher = case.outputs([view.detach() for view in views], case.teacher) if case.teacher else None
     count = len(views[0])
     batch = Batch(
-        views=[], index=torch.arange(count), label=case.labels(torch.arange(count) % 2), mix=case.mixes(count)
+        views=case.seen(views),
+        index=torch.arange(count),
+        label=case.labels(torch.arange(count) % 2),
+        mix=case.mixes(count),
     )
     loss = objective(case.outputs(views, case.student), teacher, batch, CLOCK)["loss"]
     loss.backward()
