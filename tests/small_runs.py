@@ -62,6 +62,10 @@ SMALL_OF = {
     "adainf": ("generated.source.num_train=40",),
     "g_simclr": ("pseudo_labels.num_clusters=16", "pseudo_labels.widths=[4,8]", "pseudo_labels.epochs=1"),
     **{f"metrix_{loss}": ("sampler.per_class=2",) for loss in ("contrastive", "multi_similarity", "proxy_anchor")},
+    **{method: ("sampler.per_class=2",) for method in ("proto_triplet", "icnn")},
+    "wad": ("labels.share=1.0", "labels.known=0.5"),
+    "sbcl": ("labels=all", "objective.warmup=1", "objective.least=2"),  # a long tail of 48 images is too short
+    "gpc": ("objective.warmup=1",),
     "groco": ("objective.num_negatives=5",),
     "densecl": (*SMALL_QUEUE, "objective.dense_queue.size=24", "objective.dense_start=0"),
     "obow": ("objective.vocabulary.size=32",),

@@ -210,7 +210,7 @@ def test_an_objective_reads_the_outputs_that_it_says(name: str) -> None:
         who: [view and Noting(view, who) for view in case.outputs(views, which)]
         for who, which in (("student", case.student), ("teacher", case.teacher))
     }
-    batch = case.batch(torch.arange(count), torch.arange(count) % 2)
+    batch = case.batch(torch.arange(count), case.labels(torch.arange(count) % 2), views)
     objective(outputs["student"], outputs["teacher"] if case.teacher else None, batch, Clock(1, 0, 3))
     assert seen["student"] == set(objective.reads)
     assert seen["teacher"] == set(objective.teacher_reads)

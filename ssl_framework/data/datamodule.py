@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ssl_framework.data.base import Source, Split
+from ssl_framework.data.labels import Labels
 from ssl_framework.data.loader import HostLoader, ResidentLoader, Streamed, Undecoded, resident
 from ssl_framework.data.pseudo_labels import PseudoLabels, read_pseudo_labels
 from ssl_framework.data.residence import note
@@ -32,6 +33,7 @@ class DataModule(L.LightningDataModule):
             ``pseudo_labels.npy``, which a resumed run reads.
         folder: of the run; only pseudo-labels need it.
         resumed: whether the run goes on from a checkpoint.
+        labels: which training samples there are and which have a label; ``None``: all.
 
     Raises:
         ValueError: the set is smaller than the batch, the batch does not divide over the ranks, the share is none, or
@@ -48,6 +50,7 @@ class DataModule(L.LightningDataModule):
         pseudo_labels: PseudoLabels | None = None,
         folder: Path | None = None,
         resumed: bool = False,
+        labels: Labels | None = None,
     ) -> None:
         super().__init__()
         self.prepare_data_per_node = False  # one process of all makes the pseudo-labels
@@ -65,7 +68,9 @@ class DataModule(L.LightningDataModule):
         self.loader: Any = None  # a Loader, or what a Streamed set gives
         self.served = 0
         self.unread_before: dict[str, str] = {}  # by all ranks, until the checkpoint that the run goes on from
-        self.pretrain: Split | Streamed = source.load("pretrain")
+        pretrain = source.load("pretrain")
+        self.labels = labels
+        self.pretrain: Split | Streamed = pretrain if labels is None else labels(pretrain)
         self.train: Split = source.load("train")
         self.test: Split = source.load("test")
         count = self.pretrain.shape[0]

@@ -125,6 +125,7 @@ def refuse_lacking(name: str, requires: frozenset[str], given: set[str]) -> None
         ("index", "index=, the position of each sample in the training set, after objective.allocate(num_samples)"),
         ("maps", "maps and a Batch: call it instead"),
         ("geometry", "a Batch with geometry: call it instead"),
+        ("inputs", "a Batch with the views that were encoded: call it instead"),
         ("heads", "its attribute through_heads: pooled features [N, D] -> the output of every head"),
     ):
         if what in requires and what not in given:

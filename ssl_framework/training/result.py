@@ -6,6 +6,7 @@ from typing import Any
 
 from ssl_framework.build import modalities_of
 from ssl_framework.data.base import SPLITS
+from ssl_framework.data.labels import told
 from ssl_framework.device import cpu_name, device_name
 from ssl_framework.evaluation.protocol import protocol_of
 from ssl_framework.runs.config import config_hash
@@ -58,6 +59,7 @@ def identity(parts: Parts) -> dict[str, Any]:
         "processes": parts.trainer.world_size,
         "sample": modalities_of(parts.cfg.data)[0],
         "images": {name: getattr(parts.data, name).shape[0] for name in SPLITS},
+        **({} if parts.data.labels is None else {"labels": told(parts.data.pretrain)}),  # type: ignore[arg-type]
     }
 
 

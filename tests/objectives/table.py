@@ -11,6 +11,7 @@ from ssl_framework.feature_mixers.hallucinator import Hallucinator
 from ssl_framework.feature_mixers.m_mix import MMix
 from ssl_framework.feature_mixers.mochi import MoCHi
 from ssl_framework.feature_mixers.synco import SynCo
+from ssl_framework.functional import unit
 from ssl_framework.memory import Centre, Queue
 from ssl_framework.models.dense_heads import DenseHead
 from ssl_framework.objectives.amcl import AMCL, AMCLBarlow, AMCLMoCo, PairTemperature
@@ -20,6 +21,7 @@ from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.cacr import CACR
 from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
 from ssl_framework.objectives.clip import CLIP
+from ssl_framework.objectives.cmim import CMIM
 from ssl_framework.objectives.conr import ConR
 from ssl_framework.objectives.core_tuning import CoreTuning
 from ssl_framework.objectives.data2vec import Data2Vec
@@ -29,6 +31,7 @@ from ssl_framework.objectives.deepcluster_v2 import DeepClusterV2
 from ssl_framework.objectives.densecl import DenseCL
 from ssl_framework.objectives.dino import DINO
 from ssl_framework.objectives.distill import Distill
+from ssl_framework.objectives.gpc import GPC
 from ssl_framework.objectives.groco import GroCo
 from ssl_framework.objectives.ijepa import IJEPA
 from ssl_framework.objectives.instance_discrimination import (
@@ -39,6 +42,7 @@ from ssl_framework.objectives.instance_discrimination import (
     SimpleContrastive,
 )
 from ssl_framework.objectives.mae import MAE, SimMIM
+from ssl_framework.objectives.meco import MECO
 from ssl_framework.objectives.metric import Contrastive as ContrastivePairs
 from ssl_framework.objectives.metric import MetricLoss, MultiSimilarity, ProxyAnchor
 from ssl_framework.objectives.metrix import Metrix
@@ -65,6 +69,7 @@ from ssl_framework.objectives.pcl import PCL
 from ssl_framework.objectives.pixpro import PixPro
 from ssl_framework.objectives.rankmixup import MNDCG, MRL, RankMixup
 from ssl_framework.objectives.regression import Regression
+from ssl_framework.objectives.sbcl import SBCL
 from ssl_framework.objectives.sdmp import SDMP
 from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.simclr import SimCLR
@@ -75,9 +80,11 @@ from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
 from ssl_framework.objectives.supervised import Supervised
 from ssl_framework.objectives.supremix import SupReMix
+from ssl_framework.objectives.susana import ICNN, ProtoTriplet
 from ssl_framework.objectives.swav import SwAV
 from ssl_framework.objectives.unmix import UnMix
 from ssl_framework.objectives.vicregl import VICRegL
+from ssl_framework.objectives.wad import WAD
 from ssl_framework.types import Batch, Geometry, Mix, Outputs
 
 DIM = 6
@@ -98,14 +105,26 @@ class Case(NamedTuple):
     least: int = 2  # samples in the smallest global batch it takes
     patches: tuple[int, ...] = ()  # of each view as its encoder gives them; "mask" hides every other one of four
     maps: tuple[str, ...] = ()  # heads that give a map of 2 x 2 positions: each other rotations of the embedding
+    partial: bool = False  # some samples have no label
+    halves: tuple[str, ...] = ()  # heads half as wide as the others
+    inputs: bool = False  # it reads the views themselves, here as wide as the embeddings
 
-    def batch(self, index: Tensor, label: Tensor) -> Batch:
+    def batch(self, index: Tensor, label: Tensor, views: list[Tensor]) -> Batch:
         """What an objective is told beside the outputs, alike on any number of ranks."""
         if not self.patches:
-            return Batch([], index, label, self.geometry(len(label)), self.mixes(len(label)))
+            return Batch(self.seen(views), index, label, self.geometry(len(label)), self.mixes(len(label)))
         pixels = torch.sin(index[:, None] + torch.arange(4.0 * DIM)).view(-1, DIM, 2, 2)  # [B, DIM, 2, 2]
         targets = [torch.tensor([[0, 1], [2, 3]]).expand(len(index), -1, -1)]  # [B, 2, 2]
         return Batch([pixels] * self.num_views, index, label, targets=targets)
+
+    def seen(self, views: list[Tensor]) -> list[Tensor]:
+        """The views V x [B, ...] as a batch has them; none where nothing reads them."""
+        return [view.detach()[:, :DIM] for view in views] if self.inputs else []
+
+    def labels(self, label: Tensor) -> Tensor:
+        """What the objective is told of the classes [B]: every third is hidden, if some are."""
+        hidden = torch.arange(len(label)) % 3 == 2  # [B]
+        return label.masked_fill(hidden, -1) if self.partial else label
 
     def mixes(self, count: int) -> list[Mix | None] | None:
         """What a mixer might have done to ``count`` samples, alike on any number of ranks: neighbours are mixed, and
@@ -146,7 +165,7 @@ class Case(NamedTuple):
         if head in self.maps:
             places = [(1 + place) * z.roll(2 * place, dims=1) for place in range(4)]  # 4 x [B, D]
             return torch.stack(places, dim=2).unflatten(2, (2, 2))  # [B, D, 2, 2]
-        return z[:, :1] if head in self.numbers else z
+        return z[:, : 1 if head in self.numbers else DIM // 2 if head in self.halves else None]
 
     def geometry(self, count: int) -> list[Geometry]:
         """Where views of ``count`` samples might have been cut, alike on any number of ranks; some have nothing in
@@ -264,6 +283,30 @@ def classifier(build: Callable[[], Objective], **seen: Any) -> Case:
 def distill() -> Distill:
     objective = seeded(lambda: Distill(DIM))
     objective.meet({"pooled": DIM})
+    return objective
+
+
+def wad() -> WAD:
+    """Some samples are chosen in the second of three steps."""
+    objective = seeded(lambda: WAD(DIM, 2, 0.9))
+    objective.meet({"pooled": DIM})
+    objective.allocate(NUM_SAMPLES)
+    return objective
+
+
+def sbcl() -> SBCL:
+    """As after a clustering: classes of two subclasses, and samples that were not seen yet."""
+    objective = allocated(lambda: SBCL(6, DIM, 0.2, 0.07, 0.25, 2, 1, 1, 5))
+    objective.subclass[:12] = torch.arange(12) % 2 + 2 * torch.tensor([0, 1, 0, 1, 0, 0, 2, 3, 0, 1, 0, 1])
+    objective.class_temperature[:4] = torch.tensor([0.2, 0.3, 0.25, 0.1])
+    return objective
+
+
+def gpc() -> GPC:
+    """As after a clustering."""
+    objective = allocated(lambda: GPC(5, DIM, 0.5, 0.2, 0.35, 1.0, 0.3, 1, 10))
+    objective.prototypes.copy_(unit(torch.randn(5, DIM)))
+    objective.cluster[:12] = torch.arange(12) % 5
     return objective
 
 
@@ -452,5 +495,15 @@ OBJECTIVES: dict[str, Case] = {
     ),
     "slotcon": Case(slotcon, teacher=(0, 1), heads=("dense_projector", "prototypes"), maps=MAPS),
     "obow": Case(obow, (1, 2, 3), (0,), heads=("projector", "map"), maps=MAPS),
+    "cmim": Case(
+        lambda: CMIM(0.2, 1.0, 1.0), (0,), heads=("posterior", "latent", "decoder"), halves=("latent",), inputs=True
+    ),
+    "proto_triplet": Case(lambda: ProtoTriplet(0.5)),
+    "icnn": Case(lambda: ICNN(3)),
+    "meco": Case(lambda: MECO(0.5), heads=("energy",), numbers=("energy",)),
+    "wad": Case(wad, (0,), (0,), heads=("classifier", "pooled"), partial=True),
+    "sbcl": Case(sbcl),
+    "sbcl_warm_up": Case(lambda: allocated(lambda: SBCL(6, DIM, 0.2, 0.07, 0.25, 2, 1, 1, 5))),
+    "gpc": Case(gpc, heads=("projector", "pooled"), partial=True),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
 }
