@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from ssl_framework.build import build_module
+from ssl_framework.data.images.layout import Layout
 from ssl_framework.exporting import export
 from ssl_framework.loading import load_run
 from ssl_framework.models.weights import SHARDS, load_checkpoint, load_without_shards, newest_checkpoint
@@ -28,8 +29,9 @@ from ssl_framework.training.parts import Parts
 from ssl_framework.training.run import run
 from ssl_framework.training.sharding import check_sharding
 from ssl_framework.training.trainer import strategy_of
+from tests.data.test_bands import broken
 from tests.forked import CONTEXT
-from tests.small_runs import small
+from tests.small_runs import config, small
 
 FIVE_STEPS = ("trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=1", "trainer.max_steps=5")
 CASES: dict[str, tuple[str, ...]] = {
@@ -47,6 +49,14 @@ BEST = (
     *("trainer.keep_best=train/loss", "trainer.keep_best_k=2", "trainer.stop_early=2", "optimizer.lr_per_256=30"),
 )
 """Two steps an epoch at a rate with which the loss falls and rises."""
+
+
+PHOTOS = (
+    *("method=simclr", "data=files", "data.root=photos", "data.image_size=16", "data.batch_size=10", "trainer=cpu"),
+    *("data.test_fraction=0.15", "data.num_workers=0", "data.on_error=skip", "trainer.devices=2"),
+    *("trainer.max_epochs=1", "evaluation=none", "report=none"),
+)
+"""One step of all files, of which two are broken."""
 
 
 def of(method: str, strategy: str) -> DictConfig:
@@ -109,6 +119,7 @@ def work(process: int, port: int, folder: str) -> None:
         go(f"{before}_then_{after}", of("mocov2", after), resume=True)
     for strategy in ("ddp", "fsdp"):
         go(f"best_{strategy}", small("simclr", *BEST, f"trainer.strategy={strategy}"))
+    go("photos_ddp", config(*PHOTOS))
     torch.save(found, Path(folder) / f"{process}.pt")
     dist.destroy_process_group()
 
@@ -116,6 +127,7 @@ def work(process: int, port: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
+    broken(folder / "photos")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -192,6 +204,13 @@ def test_two_ranks_agree_on_the_best_states_and_on_an_early_end(strategy: str, f
         found = load_checkpoint(path)  # with its tensors, wherever they lie
         expected = 2 * (order[0] + 1) if path == run.best_checkpoint_file else int(path.stem.removeprefix("best_"))
         assert found["global_step"] == expected and len(found["state_dict"]) > 20
+
+
+def test_a_checkpoint_names_the_broken_files_that_all_ranks_have_met(folder: Path) -> None:
+    named = last(folder / "photos_ddp")["DataModule"]["unread"]
+    assert named == read_json(folder / "photos_ddp" / "result.json")["skipped_files"]
+    trained = {path.name for path in Layout(folder / "photos", 0.15, 0).split("train").paths}
+    assert len(trained) == 10 and {Path(name).name for name in named} == trained & {"02.png", "03.png"} != set()
 
 
 def test_tensors_lie_beside_the_checkpoint_in_a_file_a_rank_and_those_of_before_are_gone(folder: Path) -> None:
