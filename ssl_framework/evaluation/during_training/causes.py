@@ -31,6 +31,11 @@ def likely_cause(cfg: DictConfig) -> str:
             f"most likely because the student's {read[0]} is drawn to the teacher's without a predictor between: "
             f"choose {choices('head', has_predictor)}another objective, and set objective.student_head={PREDICTOR}"
         )
+    if OmegaConf.select(cfg, "objective.centre.momentum") == 1:
+        return (
+            "most likely because objective.centre.momentum=1 leaves the teacher's outputs uncentred, so that one wins "
+            "for all samples: set objective.centre.momentum=0.9"
+        )
     temperature = OmegaConf.select(cfg, "objective.temperature")
     if isinstance(temperature, int | float) and temperature > WARMEST:
         return (
