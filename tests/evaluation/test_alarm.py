@@ -65,6 +65,10 @@ CAUSES = {
         ("method=byol", "objective.student_head=projector"),
         "the student's projector is drawn to the teacher's without a predictor between: choose head=",
     ),
+    "without centring": (
+        ("method=dino", "objective.centre.momentum=1"),
+        "objective.centre.momentum=1 leaves the teacher's outputs uncentred, so that one wins for all samples: set ",
+    ),
     "temperature": (
         ("method=simclr", "objective.temperature=4"),
         "objective.temperature=4 leaves hardly any difference between negatives: set objective.temperature=0.2",

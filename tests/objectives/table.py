@@ -14,9 +14,12 @@ from ssl_framework.feature_mixers.synco import SynCo
 from ssl_framework.functional import unit
 from ssl_framework.memory import Centre, Queue
 from ssl_framework.models.dense_heads import DenseHead
+from ssl_framework.memory import Centre, DyCE, Queue
+from ssl_framework.objectives.all4one import All4One, Transformer
 from ssl_framework.objectives.amcl import AMCL, AMCLBarlow, AMCLMoCo, PairTemperature
 from ssl_framework.objectives.barlow_twins import BarlowTwins
 from ssl_framework.objectives.base import Objective
+from ssl_framework.objectives.beclr import BECLR
 from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.cacr import CACR
 from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
@@ -336,6 +339,14 @@ def ijepa() -> IJEPA:
 def msn(exponent: float, iterations: int) -> Case:
     build = lambda: seeded(lambda: MSN(DIM, 5, 0.1, 0.25, iterations, 1.0, exponent))  # noqa: E731
     return Case(build, student=(1, 2), teacher=(0,))
+def all4one() -> All4One:
+    transformer = seeded(lambda: Transformer(DIM, 1, 2, 0.0))
+    return seeded(lambda: All4One(0.2, 0.1, 3, transformer, Queue(20, DIM), (0.5, 0.5, 0.5), 10.0))
+
+
+def beclr() -> BECLR:
+    """Its memories are full in the second of three steps, which brings neighbours along."""
+    return seeded(lambda: BECLR(0.1, 2.0, 2, 0.0, lambda: DyCE(16, DIM, 3, 4, 0.05, 3)))
 
 
 def temperature(dim: int) -> PairTemperature:
@@ -406,6 +417,8 @@ OBJECTIVES: dict[str, Case] = {
     "byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor")),
     "distill": Case(distill, teacher=(0, 1), heads=("projector", "pooled")),
     "deepcluster_v2": Case(deepcluster_v2, student=(0, 1, 2)),
+    "all4one": Case(all4one, teacher=(0, 1), heads=("projector", "predictor", "second_predictor")),
+    "beclr": Case(beclr, teacher=(0, 1), heads=("projector", "predictor")),
     "pcl": Case(pcl, student=(0,), teacher=(1,)),
     "smog": Case(smog, student=(0,), teacher=(1,), heads=("predictor", "projector")),
     "dino": Case(dino, student=(0, 1, 2), teacher=(0, 1)),

@@ -222,7 +222,7 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
         f"{node['_target_'].rpartition('.')[2]}"
         + (f" of {node['size']:,}" if isinstance(node.get("size"), int) else "")
         for node in parts
-        if node["_target_"].startswith("ssl_framework.memory.")
+        if node["_target_"].startswith("ssl_framework.memory.") and "size" in node  # a centre is none
     ]
     modules = [node["_target_"].rpartition(".")[0] for node in parts]
     return {

@@ -37,6 +37,11 @@ def likely_cause(cfg: DictConfig) -> str:
             f"choose {choices('head', lambda head: between in head)}another objective, and set "
             f"objective.student_head={between}"
         )
+    if OmegaConf.select(cfg, "objective.centre.momentum") == 1:
+        return (
+            "most likely because objective.centre.momentum=1 leaves the teacher's outputs uncentred, so that one wins "
+            "for all samples: set objective.centre.momentum=0.9"
+        )
     temperature = OmegaConf.select(cfg, "objective.temperature")
     if isinstance(temperature, int | float) and temperature > WARMEST:
         return (
