@@ -4,7 +4,7 @@ One process needs no process group; every function here then returns its input u
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -112,6 +112,20 @@ def same_on_all_ranks(buffers: Iterable[Tensor]) -> None:
     if world_size() > 1:
         for buffer in buffers:
             dist.broadcast(buffer, 0)
+
+
+@torch.no_grad()
+def from_first_rank(buffers: Sequence[Tensor], compute: Callable[[], Sequence[Tensor]]) -> None:
+    """Gives every rank's buffers what rank 0 computes for them, while the others wait; in place.
+
+    Args:
+        buffers: of the same shapes on every rank.
+        compute: makes as many tensors; it may not gather.
+    """
+    if rank() == 0:
+        for buffer, found in zip(buffers, compute(), strict=True):
+            buffer.copy_(found)
+    same_on_all_ranks(buffers)
 
 
 def is_divided(module: nn.Module) -> bool:

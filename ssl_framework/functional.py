@@ -307,6 +307,48 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
     return q
 
 
+class Clusters(NamedTuple):
+    """Groups of rows."""
+
+    centres: Tensor  # [K, D]
+    assigned: Tensor  # [N] int64: the centre of each row
+
+
+@torch.no_grad()
+def kmeans(rows: Tensor, num_clusters: int, iterations: int, spherical: bool, generator: torch.Generator) -> Clusters:
+    """Lloyd's algorithm from rows drawn at random, at most ``TILE`` similarities at a time.
+
+    A centre that loses all rows stays where it is; with fewer rows than clusters several centres begin alike.
+
+    Args:
+        rows: [N, D], unit rows where ``spherical``.
+        num_clusters: K.
+        iterations: how often rows are assigned and centres moved; a last assignment follows.
+        spherical: by cosines, and centres have length one; otherwise by Euclidean distances.
+        generator: on the CPU, of the first centres.
+
+    Returns:
+        The same for the same rows and generator, in the rows' dtype.
+    """
+    first = torch.randperm(len(rows), generator=generator)[torch.arange(num_clusters) % len(rows)]  # [K]
+    centres = rows[first.to(rows.device)]  # [K, D]
+    which = torch.arange(num_clusters, device=rows.device)  # [K]
+    assigned = nearest_centres(rows, centres)  # [N]
+    for _ in range(iterations):
+        sums, counts = class_sums(rows, assigned, which)  # [K, D], [K]
+        means = unit(sums) if spherical else sums / counts.clamp(min=1)[:, None]  # [K, D]
+        centres = torch.where(counts[:, None] > 0, means, centres)  # [K, D]
+        assigned = nearest_centres(rows, centres)  # [N]
+    return Clusters(centres, assigned)
+
+
+def nearest_centres(rows: Tensor, centres: Tensor) -> Tensor:
+    """The centre nearest to each row, of equally near ones the first: [N, D] and [K, D] -> [N] int64."""
+    half = centres.square().sum(dim=1) / 2  # [K]; equal for unit centres, whose order is that of the cosines
+    found = [(rows[part] @ centres.T - half).argmax(dim=1) for part in tiles(len(rows), len(centres))]
+    return torch.cat(found)  # [N]
+
+
 def alignment(a: Tensor, b: Tensor) -> Tensor:
     """Mean squared distance of positives (Wang & Isola, arXiv:2005.10242): two [N, D] of unit rows -> scalar."""
     return (a - b).square().sum(dim=1).mean()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_framework.arguments import Count, guarded
+from ssl_framework.arguments import Count, Fraction, guarded
 from ssl_framework.distributed import gather
 from ssl_framework.functional import unit
 
@@ -77,6 +77,39 @@ class Queue(nn.Module):
         self.rows[where] = keys.to(self.rows.dtype)
         self.cursor.copy_((self.cursor + len(keys)) % self.size)
         return where
+
+
+@guarded
+class Centre(nn.Module):
+    """Moving average of a teacher's outputs, which is subtracted from them (DINO, arXiv:2104.14294, eq. 4).
+
+    Args:
+        dim: K, width of the outputs.
+        momentum: share of the old centre that is kept at each step; 1 leaves it at zero: no centring.
+    """
+
+    mean: Tensor  # [K]
+
+    def __init__(self, dim: Count, momentum: Fraction) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(dim))  # [K]
+
+    def read(self) -> Tensor:
+        """A copy, [K]."""
+        return self.mean.clone()
+
+    @torch.no_grad()
+    def update(self, outputs: Tensor) -> None:
+        """Moves towards the mean of all rows of all ranks.
+
+        Args:
+            outputs: [..., K] of this rank, the same shape on every rank.
+
+        Changes ``mean``. Call after ``read``.
+        """
+        own = outputs.flatten(0, -2).mean(dim=0, keepdim=True)  # [1, K]
+        self.mean.lerp_(gather(own).mean(dim=0).to(self.mean.dtype), 1 - self.momentum)
 
 
 class SampleBank(nn.Module):

@@ -13,6 +13,7 @@ from ssl_framework.data.allocations import refuse_more_than_free
 from ssl_framework.distributed import rank, same_on_all_ranks, world_size
 from ssl_framework.feature_mixers.base import FeatureMixer
 from ssl_framework.gradient_cache import cached_losses, together
+from ssl_framework.masks.base import Masker
 from ssl_framework.mixers.base import LearnedRule
 from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.models.base import deep
@@ -22,7 +23,7 @@ from ssl_framework.objectives.base import Objective
 from ssl_framework.optim import OptimizerRecipe
 from ssl_framework.types import Batch, Clock, Outputs, Samples, step_seed
 from ssl_framework.views.base import ViewMaker
-from ssl_framework.wiring import check_heads, check_mixable, check_places, check_teacher, check_wiring
+from ssl_framework.wiring import check_heads, check_masks, check_mixable, check_places, check_teacher, check_wiring
 
 
 class SSLModule(L.LightningModule):
@@ -36,6 +37,7 @@ class SSLModule(L.LightningModule):
         teacher: which is to follow the student, or stays as it is; or ``None``.
         mixer: input-level mixing of views; the student sees mixtures in their place or beside them, the teacher sees
             them clean, and mixtures beside them only if the objective requires keys of mixtures. ``None``: no mixing.
+        masker: hides patches of views from the student, never from the teacher; ``None``: it sees all.
         feature_mixer: embedding-level mixing, handed to the objective, or ``None``.
         student_views, teacher_views: positions of the views each encodes; ``None`` is all.
         micro_batch_size: samples that go through the encoders at once, on each rank; the loss is still that of the
@@ -54,6 +56,7 @@ class SSLModule(L.LightningModule):
         optimizer: OptimizerRecipe,
         teacher: EMATeacher | FrozenTeacher | None = None,
         mixer: Mixing | None = None,
+        masker: Masker | None = None,
         feature_mixer: FeatureMixer | None = None,
         student_views: Sequence[int] | None = None,
         teacher_views: Sequence[int] | None = None,
@@ -81,6 +84,10 @@ class SSLModule(L.LightningModule):
             check_mixable(mixer, shapes, views.modality)
             mixer.attach(student)
             mixer.rehearse(student, shapes)
+        check_masks(objective, masker, student, micro_batch_size)
+        if masker is not None:
+            shapes = [views.example(v) for v in range(views.num_views)]
+            masker.attach(student, shapes, range(views.num_views) if student_views is None else student_views)
         student.route(views.modality)
         if "geometry" in objective.requires:
             views.geometry = True  # type: ignore[attr-defined]
@@ -92,6 +99,7 @@ class SSLModule(L.LightningModule):
             check_teacher(objective, self.teacher.encoder)
             objective.meet(self.teacher.encoder.encoders()[0][0].dims)
         self.mixer = mixer
+        self.masker = masker
         self.objective = objective
         self.objective.feature_mixer = feature_mixer
         if "heads" in objective.requires:
@@ -116,12 +124,17 @@ class SSLModule(L.LightningModule):
         """Has encoders and views compiled at their first call; the names of weights stay as they are.
 
         Raises:
-            ValueError: a mixer changes the student's pass from step to step.
+            ValueError: a mixer or masker changes the student's pass from step to step.
         """
         if self.mixer is not None and self.mixer.hidden:
             raise ValueError(
                 f"trainer.compile is true, but {type(self.mixer.rule).__name__} changes the student's pass from step "
                 "to step: set trainer.compile=false or choose another mixer"
+            )
+        if self.masker is not None:
+            raise ValueError(
+                f"trainer.compile is true, but {type(self.masker).__name__} changes the student's pass from step to "
+                "step: set trainer.compile=false or choose a method without masks"
             )
         self.student.compile_parts()
         if self.teacher is not None:
@@ -133,6 +146,8 @@ class SSLModule(L.LightningModule):
         batch: Batch = self.views(samples)
         if self.mixer is not None:
             batch = self.mixer(batch, clock, self.student, teacher=self.teacher and self.teacher.encoder)
+        if self.masker is not None:
+            batch = self.masker(batch, clock)
         shown = clean_views(batch)[: self.views.num_views]
         if "keys of mixtures" in self.objective.requires:
             shown += batch.views[self.views.num_views :]
@@ -151,9 +166,9 @@ class SSLModule(L.LightningModule):
         def encode(views: list[Tensor]) -> list[Outputs | None]:
             which = self.with_mixtures(self.student_views, views)
             if self.mixer is None:
-                return self.student(views, which)
+                return self.student(views, which, batch.masks)
             with self.mixer.inside(self.student, batch, which, clock):
-                return self.student(views, which)
+                return self.student(views, which, batch.masks)
 
         if not self.divides(len(batch.index)):
             return objective(encode(batch.views))
@@ -195,6 +210,8 @@ class SSLModule(L.LightningModule):
             raise ValueError(f"{found} trainer.precision=16-mixed: choose bf16-mixed or 32-true")
 
     def training_step(self, samples: Samples, batch_idx: int) -> Tensor:
+        if batch_idx == 0:  # not in the hook of an epoch's start, which comes again when a run goes on inside it
+            self.objective.on_epoch(self.clock)
         # All randomness of the step (views, mixers, dropout) is a function of (seed, batches done, rank), not of
         # history: a resumed run repeats it exactly. Under gradient accumulation every micro-batch has its own.
         torch.manual_seed(step_seed(self.seed, self.batches_done(batch_idx), rank()))
@@ -215,6 +232,7 @@ class SSLModule(L.LightningModule):
 
     def on_after_backward(self) -> None:
         self.objective.after_backward(self.clock)
+        self.student.after_backward(self.clock)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

@@ -37,6 +37,7 @@ class Mix(NamedTuple):
     share: Tensor  # [B, P] float32 in [0, 1], rows sum to one: the label shares
     owner: Tensor | None  # [B, P, h, w] float32: of which source each pixel is; None: mixed in the network
     of: int  # the view that was mixed; where that stayed as it was, the mixture is a further view
+    taken: Tensor | None = None  # [B, P, h, w] float32: which pixels of each source are shown, if not in their place
 
 
 class Samples(NamedTuple):

@@ -6,8 +6,10 @@ from typing import Any
 from hydra.utils import get_class
 
 from ssl_framework.feature_mixers.base import FeatureMixer
+from ssl_framework.masks.base import Masker
 from ssl_framework.mixers.base import LearnedRule
 from ssl_framework.mixers.mixing import Mixing
+from ssl_framework.models.base import Patched
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.objectives.base import Objective
 from ssl_framework.runs.groups import files
@@ -15,8 +17,8 @@ from ssl_framework.runs.suggestions import choices, nodes_of, one_of
 from ssl_framework.views.base import ViewMaker
 from ssl_framework.views.image import Views
 
-FEATURES = ("pooled", "map", "tokens")
-"""What a backbone may give beside the heads, and the maps of its blocks, "block_-2"."""
+FEATURES = ("pooled", "map", "tokens", "patches", "layers", "mask")
+"""What a backbone may give beside the heads and the maps of its blocks, "block_-2"; and which patches were hidden."""
 
 
 def check_heads(objective: Objective, student: Encoder) -> None:
@@ -42,7 +44,7 @@ def check_heads(objective: Objective, student: Encoder) -> None:
 
 def refuse_missing(name: str, reads: Sequence[str], student: Encoder, whose: str = "the student") -> None:
     """Raises ValueError if the objective of that name reads outputs that the student, or a tower, does not have."""
-    missing = [output for output in reads if output not in student.dims]
+    missing = [output for output in reads if output not in {*student.dims, "mask"}]  # on which see check_masks
     refuse_lacking(name, missing, student, whose)
     if missing:
         raise ValueError(
@@ -257,3 +259,65 @@ def check_mixable(mixer: Mixing, shapes: Sequence[tuple[int, ...]], modality: Se
                 f"{type(mixer.rule).__name__} mixes pictures, but view {view} is of modality {modality[view]}: set "
                 "mixer=none, or choose a method without a mixer"
             )
+
+
+def check_masks(objective: Objective, masker: Masker | None, student: Encoder, micro_batch_size: int | None) -> None:
+    """Refuses maskers and objectives, backbones and micro-batches that do not fit together, in one sentence.
+
+    Args:
+        objective: says whether it reads masks, and what is to become of hidden patches.
+        masker: hides them; ``None``: nothing is hidden.
+        student: whose backbone drops or replaces them.
+        micro_batch_size: samples that are encoded at once; ``None``: all.
+    """
+    name, backbone = type(objective).__name__, student.backbone
+    hides = backbone.masked_tokens if isinstance(backbone, Patched) else None
+    if masker is None:
+        if "masks" in objective.requires:
+            fitting = choices("masker", lambda node: "_target_" in node)
+            raise ValueError(f"{name} needs masks, but the config has masker=none: choose {fitting}another objective")
+        if hides is not None:
+            raise ValueError(
+                f"backbone.masked_tokens is {hides}, but the config has masker=none, so nothing is hidden: set "
+                "backbone.masked_tokens=null or choose a masker"
+            )
+        return
+    kind = type(masker).__name__
+    if "masks" not in objective.requires | objective.accepts:
+        raise ValueError(
+            f"{name} does not read which patches {kind} hides: choose "
+            f"{methods(objective, lambda other: 'masks' in other.requires | other.accepts)}masker=none"
+        )
+    if "targets" in objective.requires and not masker.gives_targets:
+        giving = choices("masker", lambda node: "_target_" in node and get_class(node["_target_"]).gives_targets)
+        raise ValueError(
+            f"{name} needs blocks to be predicted, which {kind} does not name: choose {giving}another objective"
+        )
+    if micro_batch_size is not None:
+        raise ValueError(
+            f"data.micro_batch_size is {micro_batch_size}, but {name} reads patches, which are not kept for a whole "
+            "batch: set data.micro_batch_size=null"
+        )
+    if not isinstance(backbone, Patched) or backbone.patch_dim is None:
+        raise ValueError(
+            f"{kind} hides patches, but {backbone.name} has none: choose another backbone, such as backbone=vit_tiny, "
+            "or masker=none"
+        )
+    for wanted in ("drop", "replace"):
+        if f"masked_tokens={wanted}" in objective.requires and hides != wanted:
+            raise ValueError(
+                f"{name} needs backbone.masked_tokens={wanted}, but it is {hides or 'null'}: set it, or choose another "
+                "objective"
+            )
+    if hides is None:
+        raise ValueError(f"{kind} hides patches, but backbone.masked_tokens is null: set it to drop or replace")
+    if hides == "drop" and not masker.even:
+        raise ValueError(
+            f"{kind} hides more patches in some samples than in others, but backbone.masked_tokens is drop, which "
+            "needs as many in each: set it to replace, or masker.probability=1 and both numbers of masker.ratio alike"
+        )
+    if student.beside:
+        raise ValueError(
+            f"{kind} hides patches from one backbone, but student.beside has further ones, which would see them: set "
+            "masker=none or choose another method"
+        )

@@ -37,8 +37,14 @@ SMALL_HOST_QUEUE = ("objective.host.queue.size=24",)
 SMALL_MIXER = ("feature_mixer.num_hard=8", "feature_mixer.num_pair=6", "feature_mixer.num_query=4")
 SMALL_PROJECTOR = ("student.heads.projector.hidden=[32]", "student.heads.projector.out=16")
 SMALL_PREDICTOR = ("student.heads.predictor.hidden=[32]", "student.heads.predictor.out=16")
+SMALL_VIT = (
+    *("backbone.options.patch_size=8", "backbone.options.depth=2"),
+    *("+backbone.options.embed_dim=24", "+backbone.options.num_heads=2"),
+)
 SMALL_OF = {
     "mocov2": SMALL_QUEUE,
+    **dict.fromkeys(("mae", "simmim", "ijepa", "msn", "pmsn"), SMALL_VIT),
+    "data2vec": (*SMALL_VIT, "backbone.last_layers=2"),
     "mochi": (*SMALL_QUEUE, *SMALL_MIXER),
     "feature_transform": SMALL_QUEUE,
     "hallucinator": SMALL_QUEUE,
@@ -56,10 +62,22 @@ SMALL_OF = {
     "adainf": ("generated.source.num_train=40",),
     "g_simclr": ("pseudo_labels.num_clusters=16", "pseudo_labels.widths=[4,8]", "pseudo_labels.epochs=1"),
     **{f"metrix_{loss}": ("sampler.per_class=2",) for loss in ("contrastive", "multi_similarity", "proxy_anchor")},
+    **{method: ("sampler.per_class=2",) for method in ("proto_triplet", "icnn")},
+    "wad": ("labels.share=1.0", "labels.known=0.5"),
+    "sbcl": ("labels=all", "objective.warmup=1", "objective.least=2"),  # a long tail of 48 images is too short
+    "gpc": ("objective.warmup=1",),
     "groco": ("objective.num_negatives=5",),
     "densecl": (*SMALL_QUEUE, "objective.dense_queue.size=24", "objective.dense_start=0"),
     "obow": ("objective.vocabulary.size=32",),
     "swav": (*SMALL_QUEUE, "objective.num_prototypes=30", "objective.frozen=0"),
+    "dino": (
+        "student.heads.projector.hidden=[32]",
+        "student.heads.projector.bottleneck=8",
+        "student.heads.projector.out=30",
+    ),
+    "deepcluster_v2": ("objective.num_clusters=6",),
+    "pcl": (*SMALL_HOST_QUEUE, "objective.num_clusters=[4,6]"),
+    "smog": (*SMALL_QUEUE, "objective.num_groups=6"),
     "mcl": ("pseudo_labels.num_clusters=2",),
     "imix_moco": SMALL_QUEUE,
     "mixco": SMALL_HOST_QUEUE,

@@ -23,7 +23,7 @@ from ssl_framework.runs.composition import PARTS, called, choice_of, own_parts, 
 from ssl_framework.runs.config import config_hash, refuse_other_config
 from ssl_framework.runs.folder import RunFolder, read_json
 from ssl_framework.runs.groups import CONFIGS
-from ssl_framework.types import Batch, Clock
+from ssl_framework.types import Clock
 from tests.objectives.table import DIM, OBJECTIVES
 from tests.small_runs import METHODS, SMALL, composed, config, run_in, small
 from tests.test_methods import three_steps
@@ -210,8 +210,7 @@ def test_an_objective_reads_the_outputs_that_it_says(name: str) -> None:
         who: [view and Noting(view, who) for view in case.outputs(views, which)]
         for who, which in (("student", case.student), ("teacher", case.teacher))
     }
-    index = torch.arange(count)
-    batch = Batch(views=[], index=index, label=index % 2, geometry=case.geometry(count), mix=case.mixes(count))
+    batch = case.batch(torch.arange(count), case.labels(torch.arange(count) % 2), views)
     objective(outputs["student"], outputs["teacher"] if case.teacher else None, batch, Clock(1, 0, 3))
     assert seen["student"] == set(objective.reads)
     assert seen["teacher"] == set(objective.teacher_reads)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ssl_framework import functional
-from ssl_framework.functional import Mixture, SameClass, class_sums, log_sum_exp, nce
+from ssl_framework.functional import Mixture, SameClass, class_sums, kmeans, log_sum_exp, nce, unit
 from tests.objectives import loops
 
 N, M, D = 7, 9, 5
@@ -139,3 +139,42 @@ def test_hardest_in_tiles_equals_one_sort(monkeypatch: pytest.MonkeyPatch) -> No
     expected = (q @ rows.T).argsort(dim=1, descending=True)[:, :4]
     monkeypatch.setattr(functional, "TILE", 2 * M)
     assert torch.equal(functional.hardest(q, rows, 4)[0], expected)
+
+
+def lloyd(rows: Tensor, centres: Tensor, iterations: int, spherical: bool) -> tuple[Tensor, list[int]]:
+    """k-means by loops: all rows choose, then all centres move, then all rows choose."""
+    centres = [c.clone() for c in centres]  # type: ignore[assignment]
+    for round_ in range(iterations + 1):
+        distances = [[float((x - c).norm()) for c in centres] for x in rows]
+        assigned = [row.index(min(row)) for row in distances]
+        for k in range(len(centres) if round_ < iterations else 0):
+            members = [x for x, own in zip(rows, assigned, strict=True) if own == k]
+            if members:
+                mean = sum(members) / len(members)
+                centres[k] = mean / mean.norm() if spherical else mean  # type: ignore[index]
+    return torch.stack(list(centres)), assigned
+
+
+@pytest.mark.parametrize("spherical", [True, False])
+def test_kmeans_equals_the_loop_and_is_the_same_for_the_same_generator(
+    spherical: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = loops.random_unit(40, 3, 0)
+    first = rows[torch.randperm(40, generator=torch.Generator().manual_seed(1))[:5]]
+    found = kmeans(rows, 5, 4, spherical, torch.Generator().manual_seed(1))
+    centres, assigned = lloyd(rows, first, 4, spherical)
+    torch.testing.assert_close(found.centres, centres)
+    assert found.assigned.tolist() == assigned
+    monkeypatch.setattr(functional, "TILE", 15)
+    tiled = kmeans(rows, 5, 4, spherical, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(tiled.centres, centres)
+
+
+def test_kmeans_of_fewer_rows_than_clusters_and_of_equal_rows() -> None:
+    rows = loops.random_unit(3, 4, 0)
+    found = kmeans(rows, 7, 3, True, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found.centres[found.assigned], rows)
+    same = unit(torch.ones(6, 4))
+    found = kmeans(same, 2, 3, True, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found.centres, same[:2])
+    assert found.assigned.unique().numel() == 1

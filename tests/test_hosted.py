@@ -23,19 +23,30 @@ MIX = {
 }
 """Methods that mix pictures, and what they mix by."""
 
+MASKED = ("mae", "simmim", "data2vec", "ijepa", "msn", "pmsn")
+"""Methods that hide patches of pictures, and bring a backbone that has them."""
+
 REFUSED = {
     **{
         name: rf"^{rule} mixes pictures, but view 0 is of modality series: set mixer=none" for name, rule in MIX.items()
     },
     "adainf": r"^generated\.source\.image_size reads data\.image_size, which data=waves has not",
-    "dacl": r"^the method has noise or geometry of pictures \(views\), but data=waves has no pictures: choose another",
+    "cmim": r"^student\.heads\.decoder\.\w+ reads data\.\w+, which data=waves has not",
+    **{
+        name: r"^the method has noise or geometry of pictures \(views\), but data=waves has no pictures: choose another"
+        for name in ("dacl", "meco")
+    },
     "clip": "data=waves",
+    **dict.fromkeys(MASKED, r"^backbone\.image_size reads data\.image_size, which data=waves has not"),
     **dict.fromkeys(
         ("densecl", "pixpro", "slotcon", "vicregl"),
         r"^a head has source=map, but the encoder offers \['pooled', .*'tokens'\] at this point: choose another head",
     ),
     "obow": r"^objective, which reads block_-2, needs blocks that can be named, which dilated_net_\w+ has not: choose",
-    "distill": r"^teacher\.backbone\.image_size reads data\.image_size, which data=waves has not",
+    **{
+        name: r"^teacher\.backbone\.image_size reads data\.image_size, which data=waves has not"
+        for name in ("distill", "wad")
+    },
 }
 """Methods that do not fit series, and why."""
 

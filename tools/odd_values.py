@@ -49,7 +49,7 @@ METHODS = (
 )
 GROUPS = (
     *("mixer", "feature_mixer", "evaluation", "data", "backbone", "head", "optimizer", "views", "sampler", "trainer"),
-    *("generated", "pseudo_labels", "objective", "teacher", "report"),
+    *("generated", "pseudo_labels", "objective", "teacher", "report", "labels"),
 )
 PATIENCE = 20.0
 MEMORY = 6 * 2**30
@@ -125,7 +125,7 @@ def cases(asked: Sequence[str]) -> Iterator[tuple[DictConfig, Case]]:
 
 def make(cfg: DictConfig, group: str) -> None:
     """Builds what a group of keys is of."""
-    if group in ("evaluation", "report", "sampler", "pseudo_labels"):
+    if group in ("evaluation", "report", "sampler", "pseudo_labels", "labels"):
         build(cfg[group])
     elif group == "trainer":
         cfg.trainer.precision = "32-true" if cfg.trainer.precision == "auto" else cfg.trainer.precision

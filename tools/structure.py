@@ -12,7 +12,7 @@ ROOMS = (  # from the ground up; rooms of one line do not know each other
     ("runs",),
     ("views", "models", "gradient_cache"),
     ("data",),
-    ("mixers", "feature_mixers"),
+    ("mixers", "feature_mixers", "masks"),
     ("objectives",),
     ("wiring",),
     ("module",),

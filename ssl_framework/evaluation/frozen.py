@@ -21,6 +21,7 @@ from ssl_framework.evaluation.features import (
     Bare,
     Frozen,
     HeadProbe,
+    KnowsChance,
     Measure,
     Probe,
     Readout,
@@ -248,6 +249,15 @@ class FrozenEvaluation(L.Callback):
             scores |= found[0]
         return scores
 
+    def chance(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, dict[str, float]]:
+        """What random answers would score, as a reference named "chance"; nothing where no part of this knows it."""
+        found = {} if self.cross is None else self.cross.chance(module, data.test)
+        for probe in self.probes.values():
+            if isinstance(probe, KnowsChance):
+                assert data.train.label is not None and data.test.label is not None
+                found |= probe.chance(data.train.label.cpu(), data.test.label.cpu())
+        return {"chance": found} if found else {}
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, SSLModule)
         self.features_of(pl_module)  # refuses unknown heads before an epoch is spent
@@ -297,8 +307,7 @@ class FrozenEvaluation(L.Callback):
                 raw = self.score(lambda split: {"": raw_input(views, split)}, data)
                 self.baselines = {**self.baselines, views.raw_name: plain(raw)}
             self.baselines = {**self.baselines, "untrained": plain(self.score_module(pl_module, data))}
-            if self.cross is not None:
-                self.baselines["chance"] = self.cross.chance(pl_module, data.test)
+            self.baselines |= self.chance(pl_module, data)
             pl_module.student.load_state_dict(trained)
             self.initial = None
         scores = self.score_module(pl_module, data, online=True)

@@ -9,17 +9,19 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
 from timm.models.resnet import ResNet
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ssl_framework.arguments import Channels, Natural, Pixels, guarded
 from ssl_framework.models import small_nets  # noqa: F401  registers its networks with timm
 from ssl_framework.models.base import Block
 from ssl_framework.models.layers import depths_of, freeze
+from ssl_framework.models.patches import grid_of, hiding, noting, refuse_without_patches
 from ssl_framework.models.pretrained import fetched, tag_of
 from ssl_framework.models.sizes import for_further_sizes, sized
 from ssl_framework.runs.paths import leads_elsewhere
@@ -48,10 +50,17 @@ class Backbone(nn.Module):
             stage of a convolutional net or block of a transformer, and so on; 0: all of it trains.
         checkpoint_activations: keeps only what goes from block to block for the backward pass, which computes the rest
             once more: the same gradients in less memory, for a third more time a step.
+        masked_tokens: what becomes of a transformer's patches that a masker hides: "drop" leaves them out, "replace"
+            puts one learned token in their place; ``None`` where nothing is hidden.
+        last_layers: L, so many last blocks of a transformer whose patches come as "layers".
+
+    Attributes:
+        patch_dim: D' of a transformer's patches; ``None`` of other nets.
+        patch_pixels: numbers of one patch in pixels and channels; 0 of other nets.
 
     Raises:
         ValueError: timm has no such model, it cannot take these images, an option says where weights are, it has fewer
-            stages, or it cannot checkpoint activations.
+            stages or blocks, no patches, or it cannot checkpoint activations.
     """
 
     def __init__(
@@ -66,6 +75,8 @@ class Backbone(nn.Module):
         weights: str | None = None,
         frozen_stages: Natural = 0,
         checkpoint_activations: bool = False,
+        masked_tokens: Literal["drop", "replace"] | None = None,
+        last_layers: Natural = 0,
     ) -> None:
         super().__init__()
         if isinstance(channels_last, str) or not set(channels_last) <= {"cpu", "cuda"}:
@@ -80,6 +91,11 @@ class Backbone(nn.Module):
             near = ", ".join(timm.list_models(f"*{self.name[:8]}*")[:6]) or "see timm.list_models()"
             raise ValueError(f"backbone.name is {self.name}, which timm does not know; it has, for example: {near}")
         refuse_places(options or {})
+        if masked_tokens is not None or last_layers:
+            asked = (
+                f"backbone.masked_tokens={masked_tokens}" if masked_tokens else f"backbone.last_layers={last_layers}"
+            )
+            refuse_without_patches(self.name, asked)
         made = sized(self.name, channels, image_size, options or {})
         self.net: Any = made.net
         self.dim = made.dim
@@ -90,6 +106,23 @@ class Backbone(nn.Module):
         self.checkpoint_activations = checkpoint_activations
         if checkpoint_activations:
             self._checkpoint_activations()
+        self.patch_dim: int | None = None
+        self.patch_pixels = 0
+        if isinstance(self.net, VisionTransformer):
+            self.patch_dim = self.net.embed_dim
+            self.patch_pixels = math.prod(self.net.patch_embed.patch_size) * channels
+        self.masked_tokens = masked_tokens
+        self.last_layers = last_layers
+        if self.patch_dim is not None:
+            self.dense_dims |= dict.fromkeys(("patches", *["layers"] * (last_layers > 0)), self.patch_dim)
+        if last_layers and (checkpoint_activations or last_layers > len(self.net.blocks)):
+            raise ValueError(
+                f"backbone.last_layers is {last_layers}: it goes up to {len(self.net.blocks)}, the blocks of "
+                f"{self.name}, and needs backbone.checkpoint_activations=false"
+            )
+        self.mask_token: nn.Parameter | None = None  # [D']; beside the net, whose names are those of exports
+        if masked_tokens == "replace":
+            self.mask_token = nn.Parameter(0.02 * torch.randn(self.net.embed_dim))  # BEiT's deviation
         self._apply(lambda weight: weight)  # lays the weights out for the CPU
 
     def take_sizes(self, sizes: Sequence[int]) -> None:
@@ -145,16 +178,34 @@ class Backbone(nn.Module):
         self.net.to(memory_format=self._layout(next(self.net.parameters()).device))
         return self
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
         """[B, C, H, W] -> "pooled" [B, D] and "map" [B, D', h, w] or "tokens" [B, N, D'].
 
-        Of the few models that have features of several scales, such as CoaT, "pooled" alone.
+        Of the few models that have features of several scales, such as CoaT, "pooled" alone. Of timm's plain
+        transformers also "patches" [B, n, D'], the tokens without the class token, and "layers" [B, L, n, D'] where
+        ``last_layers`` asks for them.
+
+        Args:
+            x: the images.
+            mask: [B, N] bool, True where a patch is hidden; ``None``: all are seen. Needs ``masked_tokens``.
         """
-        features = self.net.forward_features(x.contiguous(memory_format=self._layout(x.device)))
+        with hiding(self.net, mask, self.mask_token), noting(self.net, self.last_layers) as layers:
+            features = self.net.forward_features(x.contiguous(memory_format=self._layout(x.device)))
         pooled = self.net.forward_head(features, pre_logits=True)  # [B, D]
         if not isinstance(features, Tensor):
             return {"pooled": pooled}
-        return {"pooled": pooled, **({"map": self._upright(features)} if features.ndim == 4 else {"tokens": features})}
+        if features.ndim == 4:
+            return {"pooled": pooled, "map": self._upright(features)}
+        found = {"pooled": pooled, "tokens": features}
+        if self.patch_dim is not None:
+            found["patches"] = features[:, self.net.num_prefix_tokens :]  # [B, n, D']
+        if layers:
+            found["layers"] = torch.stack(layers, dim=1)[:, :, self.net.num_prefix_tokens :]  # [B, L, n, D']
+        return found
+
+    def grid(self, height: int, width: int) -> tuple[int, int] | None:
+        """Rows and columns of a transformer's patches of such images; ``None`` of other nets."""
+        return None if self.patch_dim is None else grid_of(self.net, height, width)
 
     def about(self) -> dict[str, str]:
         """timm's name and the channels."""

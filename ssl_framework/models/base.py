@@ -80,8 +80,8 @@ class Dense(Protocol):
     """A backbone that says which of its outputs keep places apart: what dense heads and objectives need.
 
     Attributes:
-        dense_dims: D' of "tokens" [B, N, D'] and of "map" [B, D', h, w], those of both that it has. A map may be made
-            of tokens, by ``map_of``; one of a single position is none.
+        dense_dims: D' of "tokens" [B, N, D'], "map" [B, D', h, w], "patches" [B, n, D'] and "layers", of those it has.
+            A map may be made of tokens, by ``map_of``; one of a single position is none.
     """
 
     dense_dims: dict[str, int]
@@ -102,6 +102,29 @@ class Resizable(Protocol):
 
     def take_sizes(self, sizes: Sequence[int]) -> None:
         """Makes sure that pictures of some sides in pixels can come; see ``Backbone.take_sizes``."""
+        ...
+
+
+@runtime_checkable
+class Patched(Protocol):
+    """A backbone that may have patches, some of which can be hidden: what masked modelling needs.
+
+    Attributes:
+        patch_dim: D' of the patches; ``None`` if it has none.
+        patch_pixels: numbers of one patch in pixels and channels.
+        masked_tokens: what becomes of hidden patches, "drop" or "replace"; ``None``: none can be hidden.
+    """
+
+    patch_dim: int | None
+    patch_pixels: int
+    masked_tokens: str | None
+
+    def __call__(self, x: Inputs, mask: Tensor | None = None) -> Outputs:
+        """Views [B, ...], without the patches that ``mask`` [B, N] hides."""
+        ...
+
+    def grid(self, height: int, width: int) -> tuple[int, int] | None:
+        """Rows and columns of patches of pictures of so many pixels; see ``Backbone.grid``."""
         ...
 
 
@@ -159,6 +182,17 @@ def deep(backbone: Any, key: str) -> Deep:
     """
     if not isinstance(backbone, Deep):
         raise lacking(backbone, key, "the depth of every parameter")
+    return backbone
+
+
+def patched(backbone: Any, key: str) -> Patched:
+    """The backbone, as one with patches; ``key`` of the config asks for that.
+
+    Raises:
+        ValueError: the backbone has none.
+    """
+    if not isinstance(backbone, Patched) or backbone.patch_dim is None:
+        raise lacking(backbone, key, "patches, as those of backbone=vit_tiny,")
     return backbone
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ssl_framework.arguments import Fraction, Natural, Several, guarded
 from ssl_framework.distributed import gather, own_rows
 from ssl_framework.functional import unit
-from ssl_framework.models.base import BackboneProtocol, Block, Dense, layered
+from ssl_framework.models.base import BackboneProtocol, Block, Dense, Patched, layered
 from ssl_framework.models.heads import Head, built
 from ssl_framework.runs.suggestions import choices, towers_of
 from ssl_framework.types import Clock, Inputs, Outputs
@@ -61,7 +61,7 @@ class Encoder(nn.Module):
             raise ValueError(f"student.heads has {taken[0]}, which names a backbone already: call the head otherwise")
         self.heads = nn.ModuleDict()
         for name, head in heads.items():
-            self.heads[name] = own = built(head, dims)
+            self.heads[name] = own = built(head, dims, backbone)
             dims[name] = own.out
         self.dims = dims
         self.shown: set[str] = {head.source for head in heads.values()}
@@ -112,45 +112,61 @@ class Encoder(nn.Module):
         """All that train: the main one, and those beside it."""
         return [self.backbone, *self.beside.values()]  # type: ignore[list-item]
 
-    def encode(self, x: Inputs, view: int = 0) -> Outputs:
-        """Views [B, ...] -> the backbone's features and every head's output, whichever view it is."""
-        outputs = self.features(x)
+    def encode(self, x: Inputs, view: int = 0, mask: Tensor | None = None) -> Outputs:
+        """Views [B, ...] -> the backbone's features and every head's output, whichever view it is.
+
+        With a mask [B, N] of what is hidden it stands beside them as "mask", for heads and objectives.
+        """
+        outputs = self.features(x, mask)
         for name, further in self.beside.items():
             outputs[name] = further(x)["pooled"]
         for name, head in self.heads.items():
             outputs[name] = head(outputs)
         return outputs
 
-    def features(self, x: Inputs) -> Outputs:
+    def features(self, x: Inputs, mask: Tensor | None = None) -> Outputs:
         """What the backbone makes of views [B, ...], and what ``show`` has asked for beside."""
         looks: dict[str, Tensor] = {}
         with contextlib.ExitStack() as looking:
             for name, block in self.blocks.items():
                 note = partial(looks.__setitem__, name)  # which returns None: the map goes on as it is
                 looking.enter_context(layered(self.backbone, name).changed_at(block, note))
-            outputs = self.backbone(x)
+            if mask is None:
+                outputs = self.backbone(x)
+            else:
+                assert isinstance(self.backbone, Patched)
+                outputs = {**self.backbone(x, mask), "mask": mask}
         for name, found in looks.items():
             outputs[name] = found if found.ndim == 4 else self.backbone.map_of(found)  # type: ignore[attr-defined]
         if "map" in self.shown and "map" in self.dims and "map" not in outputs:
             outputs["map"] = self.backbone.map_of(outputs["tokens"])  # type: ignore[attr-defined]  # [B, D', h, w]
         return outputs
 
-    def forward(self, views: Sequence[Tensor], which: Sequence[int] | None = None) -> list[Outputs | None]:
+    def forward(
+        self,
+        views: Sequence[Tensor],
+        which: Sequence[int] | None = None,
+        masks: Sequence[Tensor | None] | None = None,
+    ) -> list[Outputs | None]:
         """Encodes the chosen views.
 
         Args:
             views: V x [B, ...], pictures [B, C, h_v, w_v].
             which: positions of the views to encode; ``None`` is all.
+            masks: V x [B, N] bool, True where a patch of a view is hidden from this pass; ``None`` hides nothing.
 
         Returns:
             One entry per view, ``None`` where it was not encoded.
         """
         outputs: list[Outputs | None] = [None] * len(views)
-        for group in self.groups(views, which):
+        hidden = masks or [None] * len(views)
+        for group in self.groups(views, which, hidden):
             if len(group) == 1:
-                outputs[group[0]] = self.encode(views[group[0]])
+                outputs[group[0]] = self.encode(views[group[0]], mask=hidden[group[0]])
                 continue
-            joint = self.encode(torch.cat([views[v] for v in group]))  # [G * B, ...]
+            own = [mask for v in group if (mask := hidden[v]) is not None]
+            joint_mask = torch.cat(own) if own else None  # [G * B, N]
+            joint = self.encode(torch.cat([views[v] for v in group]), mask=joint_mask)  # [G * B, ...]
             parts = {name: x.chunk(len(group)) for name, x in joint.items()}
             for i, v in enumerate(group):
                 outputs[v] = {name: x[i] for name, x in parts.items()}
@@ -176,13 +192,28 @@ class Encoder(nn.Module):
             outputs[name] = head(outputs)
         return outputs
 
-    def groups(self, views: Sequence[Tensor], which: Sequence[int] | None) -> list[list[int]]:
-        """Positions of the views that go through the network as one batch, group after group, as ``forward`` does."""
+    def after_backward(self, clock: Clock) -> None:
+        """Called between backward and the optimizer step: hands on to the heads."""
+        for head in self.heads.values():
+            assert isinstance(head, Head)
+            head.after_backward(clock)
+
+    def groups(
+        self,
+        views: Sequence[Tensor],
+        which: Sequence[int] | None,
+        masks: Sequence[Tensor | None] | None = None,
+    ) -> list[list[int]]:
+        """Positions of the views that go through the network as one batch, group after group, as ``forward`` does.
+
+        Views of which patches are hidden and others go apart.
+        """
         chosen = range(len(views)) if which is None else which
         if not self.join_views:
             return [[v] for v in range(len(views)) if v in chosen]
-        shapes = dict.fromkeys(views[v].shape for v in chosen)
-        return [[v for v in chosen if views[v].shape == shape] for shape in shapes]
+        hidden = masks or [None] * len(views)
+        kinds = {v: (views[v].shape, hidden[v] is not None) for v in chosen}
+        return [[v for v in chosen if kinds[v] == kind] for kind in dict.fromkeys(kinds.values())]
 
     def embed(self, x: Tensor) -> Tensor:
         """Views [B, ...] -> [B, D], what evaluators score: pooled features of the backbones that ``scored`` names."""

@@ -8,7 +8,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ssl_framework.arguments import AtLeastOne, Classes, Count, guarded
+from ssl_framework.arguments import AtLeastOne, Classes, Count, Fraction, guarded
+from ssl_framework.functional import unit
+from ssl_framework.models.base import BackboneProtocol
+from ssl_framework.types import Clock
 
 H = TypeVar("H", bound="Head")
 
@@ -29,6 +32,13 @@ class Head(nn.Module, ABC):
         super().__init__()
         self.source = source
 
+    def meet(self, backbone: BackboneProtocol) -> None:
+        """Is told of the backbone before ``build``, for what depends on its patches; by default nothing does.
+
+        Raises:
+            ValueError: the head does not go with it.
+        """
+
     @abstractmethod
     def build(self, width: int) -> None:
         """Makes the layers for features [B, width]. Changes the head, which has its ``out`` from here on."""
@@ -36,6 +46,9 @@ class Head(nn.Module, ABC):
     def each_layer(self, outputs: Mapping[str, Tensor]) -> list[Tensor]:
         """What every layer gives, first to last; the last is the head's output. One layer unless a head says more."""
         return [self(outputs)]
+
+    def after_backward(self, clock: Clock) -> None:
+        """Called between backward and the optimizer step; by default it does nothing."""
 
 
 @guarded
@@ -82,6 +95,69 @@ class MLPHead(Head):
     def each_layer(self, outputs: Mapping[str, Tensor]) -> list[Tensor]:
         """After each linear layer with its normalisation and ReLU: [B, hidden] ..., [B, out]"""
         return linear_by_linear(self.layers, outputs[self.source])
+
+
+@guarded
+class DINOHead(Head):
+    """Cosines to K learned directions: linear layers with GELU, a bottleneck, L2 normalisation, and a last layer
+    without bias whose rows count with length one: [..., in] -> [..., K] in [-1, 1].
+
+    Caron et al., Emerging Properties in Self-Supervised Vision Transformers, ICCV 2021 (arXiv:2104.14294), appendix C
+    and the authors' code (weight normalisation, its scale fixed to 1). Without ``norm`` it takes tokens [B, N, in].
+
+    Args:
+        source: which features it reads.
+        hidden: widths of the hidden layers.
+        bottleneck: width of the layer that is normalised.
+        out: K, outputs.
+        norm: batch normalisation after each hidden layer; the authors have none behind ViTs.
+        frozen: share of the run in which the last layer stays as it is, in [0, 1].
+    """
+
+    def __init__(
+        self, source: str, hidden: Sequence[Count], bottleneck: Count, out: Count, norm: bool, frozen: Fraction
+    ) -> None:
+        super().__init__(source)
+        self.hidden = hidden
+        self.bottleneck = bottleneck
+        self.out = out
+        self.norm = norm
+        self.frozen = frozen
+
+    def build(self, width: int) -> None:
+        layers: list[nn.Module] = []
+        for hidden in self.hidden:
+            layers += [nn.Linear(width, hidden, bias=not self.norm)]
+            layers += [nn.BatchNorm1d(hidden)] if self.norm else []
+            layers += [nn.GELU()]
+            width = hidden
+        self.layers = nn.Sequential(*layers, nn.Linear(width, self.bottleneck))
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)  # as the authors' code
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        self.last = nn.Parameter(unit(torch.randn(self.out, self.bottleneck)))  # [K, bottleneck]
+
+    def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Reads ``outputs[source]`` [..., in] -> [..., K], in float32 at least"""
+        return self.directions(self.layers(outputs[self.source]))
+
+    def directions(self, x: Tensor) -> Tensor:
+        """The last layer: [..., bottleneck] -> [..., K]. In half precision its small differences would be lost."""
+        with torch.autocast(x.device.type, enabled=False):
+            return unit(x) @ unit(self.last).T
+
+    def each_layer(self, outputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """After each hidden layer, the bottleneck, and the last layer: [B, hidden] ..., [B, bottleneck], [B, K]"""
+        found = linear_by_linear(self.layers, outputs[self.source])
+        return [*found, self.directions(found[-1])]
+
+    def after_backward(self, clock: Clock) -> None:
+        # Zero instead of the authors' None, with which torch's fused steps fail once others have momentum. What decay
+        # and momentum then still do acts along the rows, whose length does not count.
+        if clock.progress < self.frozen and self.last.grad is not None:
+            self.last.grad.zero_()
 
 
 @guarded
@@ -214,12 +290,13 @@ def linear_by_linear(layers: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
     return [*found, x]
 
 
-def built(head: H, dims: Mapping[str, int]) -> H:
+def built(head: H, dims: Mapping[str, int], backbone: BackboneProtocol | None = None) -> H:
     """A head of its own for an encoder: a copy of what the config says, with layers.
 
     Args:
         head: without layers.
         dims: widths of the features known so far.
+        backbone: that the encoder has, if it is one.
 
     Raises:
         ValueError: it is no head, or there are no features of the name that it reads.
@@ -235,5 +312,7 @@ def built(head: H, dims: Mapping[str, int]) -> H:
             "head=<name> or backbone=<name>, or set source to one of these"
         )
     own = copy.deepcopy(head)
+    if backbone is not None:
+        own.meet(backbone)
     own.build(dims[head.source])
     return own

@@ -9,7 +9,7 @@ from ssl_framework.arguments import guarded
 from ssl_framework.models.base import BackboneProtocol
 from ssl_framework.models.encoder import Encoder, refuse_unknown_heads
 from ssl_framework.models.heads import Head
-from ssl_framework.types import Inputs, Outputs
+from ssl_framework.types import Clock, Inputs, Outputs
 
 
 @guarded
@@ -79,16 +79,22 @@ class Towers(nn.Module):
         for encoder, _ in self.encoders():
             encoder.show(names)
 
-    def encode(self, x: Inputs, view: int = 0) -> Outputs:
+    def encode(self, x: Inputs, view: int = 0, mask: Tensor | None = None) -> Outputs:
         """What the tower of that view makes of inputs [B, ...]."""
-        return self.tower(self.of[view]).encode(x)
+        return self.tower(self.of[view]).encode(x, mask=mask)
 
-    def forward(self, views: Sequence[Inputs], which: Sequence[int] | None = None) -> list[Outputs | None]:
+    def forward(
+        self,
+        views: Sequence[Inputs],
+        which: Sequence[int] | None = None,
+        masks: Sequence[Tensor | None] | None = None,
+    ) -> list[Outputs | None]:
         """Encodes the chosen views; as ``Encoder.forward``.
 
         Args:
             views: V x [B, ...].
             which: positions of the views to encode; ``None`` is all.
+            masks: V x [B, N] bool, True where a patch is hidden; ``None`` hides nothing.
 
         Returns:
             One entry per view, ``None`` where it was not encoded.
@@ -98,7 +104,7 @@ class Towers(nn.Module):
         for encoder, names in self.encoders():
             own = [v for v in chosen if self.of[v] in names]
             with torch.set_grad_enabled(torch.is_grad_enabled() and not set(names) & set(self.frozen)):
-                found = encoder(views, own) if own else []
+                found = encoder(views, own, masks) if own else []
             for v in own:
                 outputs[v] = found[v]
         return outputs
@@ -110,13 +116,23 @@ class Towers(nn.Module):
             names.setdefault(id(encoder), []).append(name)
         return [(self.tower(own[0]), own) for own in names.values()]
 
-    def groups(self, views: Sequence[Inputs], which: Sequence[int] | None) -> list[list[int]]:
+    def groups(
+        self,
+        views: Sequence[Inputs],
+        which: Sequence[int] | None,
+        masks: Sequence[Tensor | None] | None = None,
+    ) -> list[list[int]]:
         """Positions of the views that go through a network as one batch, as ``forward`` does."""
         chosen = list(range(len(views)) if which is None else which)
         found: list[list[int]] = []
         for encoder, names in self.encoders():
-            found += encoder.groups(views, [v for v in chosen if self.of[v] in names])
+            found += encoder.groups(views, [v for v in chosen if self.of[v] in names], masks)
         return found
+
+    def after_backward(self, clock: Clock) -> None:
+        """Called between backward and the optimizer step: hands on to every tower."""
+        for encoder, _ in self.encoders():
+            encoder.after_backward(clock)
 
     def keep_heads(self, names: Sequence[str]) -> None:
         """Leaves only these heads in every tower that has them. Changes the towers.

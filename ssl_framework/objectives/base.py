@@ -26,9 +26,11 @@ class Objective(nn.Module):
 
     Class attributes:
         requires: what the run must provide, of "teacher", "mixer", "added mixtures", "keys of mixtures" (the teacher
-            encodes added mixtures, too), "label" (classes), "number" (labels of any kind, read as numbers), "geometry",
-            "index", "maps" (it reads outputs of several places a sample, [B, D, h, w]), and "heads" (it passes features
-            of its own making through the student's heads).
+            encodes added mixtures, too), "label" (classes), "partial labels" (beside "label": some are -1, unlabelled),
+            "number" (labels of any kind, read as numbers), "geometry", "index", "inputs" (the views themselves), "maps"
+            (it reads outputs of several places a sample, [B, D, h, w]), "heads" (it passes features of its own making
+            through the student's heads), "masks" (patches are hidden from the student), "masked_tokens=drop" or
+            "masked_tokens=replace" (what becomes of them), and "targets" (the masker says what is to be predicted).
         accepts: what is read when present: "mixer" (mixed views in the place of clean ones), "added mixtures" (mixtures
             as further views), and of a feature mixer's ``needs`` those that the objective offers. "terms of mixtures":
             another objective may add them to this one (see ``siamese``).
@@ -124,7 +126,8 @@ class Objective(nn.Module):
                 shapes.
         """
         name = type(self).__name__
-        said = {"teacher": teacher, "label": label, "number": label, "index": index, "heads": self.through_heads}
+        said = {"teacher": teacher, "index": index, "heads": self.through_heads}
+        said |= dict.fromkeys(("label", "partial labels", "number"), label)
         refuse_lacking(name, self.requires, {what for what, value in said.items() if value is not None})
         refuse_views(name, views, self.num_views)
         for number, view in enumerate(teacher or ()):
@@ -144,6 +147,14 @@ class Objective(nn.Module):
     def mixed(self, features: MixedFeatures, clock: Clock) -> MixedFeatures:
         """The candidates after the feature mixer, if there is one."""
         return features if self.feature_mixer is None else self.feature_mixer(features, clock)
+
+    def on_epoch(self, clock: Clock) -> None:
+        """Called on every rank before the first step of each epoch; by default it does nothing.
+
+        For what is computed once an epoch, from the state that the last one has left: on rank 0, which hands it to the
+        others (``distributed.from_first_rank``), into buffers. A run that goes on inside an epoch has them from its
+        checkpoint.
+        """
 
     def after_backward(self, clock: Clock) -> None:
         """Called between backward and the optimizer step; by default it does nothing."""

@@ -114,6 +114,10 @@ def refuse_lacking(name: str, requires: frozenset[str], given: set[str]) -> None
     """
     if lacking := sorted(requires & MIXTURES):
         raise ValueError(f"{name} needs mixtures ({lacking[0]}), which plain tensors do not tell: call it with a Batch")
+    if "masks" in requires:
+        raise ValueError(
+            f"{name} needs patches of which some are hidden, which plain tensors do not tell: call it instead"
+        )
     for what, argument in (
         ("teacher", "teacher=[k0, ...], what a teacher made of the views"),
         ("label", "label=, the class of each sample"),
@@ -121,6 +125,7 @@ def refuse_lacking(name: str, requires: frozenset[str], given: set[str]) -> None
         ("index", "index=, the position of each sample in the training set, after objective.allocate(num_samples)"),
         ("maps", "maps and a Batch: call it instead"),
         ("geometry", "a Batch with geometry: call it instead"),
+        ("inputs", "a Batch with the views that were encoded: call it instead"),
         ("heads", "its attribute through_heads: pooled features [N, D] -> the output of every head"),
     ):
         if what in requires and what not in given:

@@ -11,6 +11,8 @@ KEYS: dict[tuple[str, Any], str] = {
     ("checkpoint_activations", False): "models.backbone.Backbone",
     ("pretrained", False): "models.backbone.Backbone",
     ("frozen_stages", 0): "models.backbone.Backbone",
+    ("masked_tokens", None): "models.backbone.Backbone",
+    ("last_layers", 0): "models.backbone.Backbone",
     ("layer_decay", 1.0): "optim.OptimizerRecipe",
     ("bits", None): "data.images.folder.FolderSource data.images.files.FilesSource",
     ("on_error", "refuse"): (
@@ -103,9 +105,13 @@ def without_added(content: dict[str, Any]) -> dict[str, Any]:
         node["objective"] = content["objective"]
     if (node.get("trainer") or {}).get("strategy") == "ddp":  # so it was before there was another
         del node["trainer"]["strategy"]
+    if not node.get("masker"):  # likewise
+        node.pop("masker", None)
     for key in ("max_minutes", "stop_early"):
         if (node.get("trainer") or {}).get(key, 0) is None:
             del node["trainer"][key]
+    if not node.get("labels"):  # labels=all
+        node.pop("labels", None)
     data = node.get("data") or {}
     for (key, value), classes in KEYS.items():  # what a source reads stands once more beside it
         source = str((data.get("source") or {}).get("_target_")).removeprefix("ssl_framework.")

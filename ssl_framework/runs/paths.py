@@ -222,7 +222,7 @@ OPENERS = {
     *(DATA + f"litdata_shards.{name}" for name in ("Index", "LitReader")),
     DATA + "store.Mapped",
     DATA + "webdataset_shards.TarReader",
-    "ssl_framework.evaluation.embedding.FolderSamples",
+    "ssl_framework.evaluation.embedding.FileSamples",
     "ssl_framework.evaluation.embedding.Item",
     "ssl_framework.evaluation.embedding.Parts",
     "ssl_framework.evaluation.foreign.Foreign",

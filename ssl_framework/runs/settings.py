@@ -37,12 +37,14 @@ class Top(TypedDict):
     trainer: Mapping[str, Any]
     evaluation: Mapping[str, Any]
     teacher: Mapping[str, Any] | None
+    labels: Mapping[str, Any] | None
     sampler: Mapping[str, Any] | None
     pseudo_labels: Mapping[str, Any] | None
     generated: Mapping[str, Any] | None
     report: Mapping[str, Any] | None
     logger: Mapping[str, Any]
     mixer: Mapping[str, Any] | None
+    masker: Mapping[str, Any] | None
     feature_mixer: Mapping[str, Any] | None
     student_views: Annotated[Sequence[Natural], Len(1)] | None
     teacher_views: Annotated[Sequence[Natural], Len(1)] | None

@@ -9,7 +9,7 @@ from ssl_framework.runs.plugins import trusted, trustworthy, within
 
 PARTS = (
     *("ssl_framework.views", "ssl_framework.models", "ssl_framework.data", "ssl_framework.mixers"),
-    *("ssl_framework.feature_mixers", "ssl_framework.objectives", "ssl_framework.evaluation"),
+    *("ssl_framework.feature_mixers", "ssl_framework.masks", "ssl_framework.objectives", "ssl_framework.evaluation"),
     *("ssl_framework.memory", "ssl_framework.optim", "ssl_framework.report.page.Page"),
     "ssl_framework.training.stages.StageClusters",
     *(f"ssl_framework.training.loggers.{name}" for name in ("WandbRun", "TrackioRun", "MLflowRun")),

@@ -11,7 +11,8 @@ from ssl_framework.feature_mixers.hallucinator import Hallucinator
 from ssl_framework.feature_mixers.m_mix import MMix
 from ssl_framework.feature_mixers.mochi import MoCHi
 from ssl_framework.feature_mixers.synco import SynCo
-from ssl_framework.memory import Queue
+from ssl_framework.functional import unit
+from ssl_framework.memory import Centre, Queue
 from ssl_framework.models.dense_heads import DenseHead
 from ssl_framework.objectives.amcl import AMCL, AMCLBarlow, AMCLMoCo, PairTemperature
 from ssl_framework.objectives.barlow_twins import BarlowTwins
@@ -20,13 +21,19 @@ from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.cacr import CACR
 from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
 from ssl_framework.objectives.clip import CLIP
+from ssl_framework.objectives.cmim import CMIM
 from ssl_framework.objectives.conr import ConR
 from ssl_framework.objectives.core_tuning import CoreTuning
+from ssl_framework.objectives.data2vec import Data2Vec
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
+from ssl_framework.objectives.deepcluster_v2 import DeepClusterV2
 from ssl_framework.objectives.densecl import DenseCL
+from ssl_framework.objectives.dino import DINO
 from ssl_framework.objectives.distill import Distill
+from ssl_framework.objectives.gpc import GPC
 from ssl_framework.objectives.groco import GroCo
+from ssl_framework.objectives.ijepa import IJEPA
 from ssl_framework.objectives.instance_discrimination import (
     Contrastive,
     HardContrastive,
@@ -34,12 +41,15 @@ from ssl_framework.objectives.instance_discrimination import (
     InstanceDiscrimination,
     SimpleContrastive,
 )
+from ssl_framework.objectives.mae import MAE, SimMIM
+from ssl_framework.objectives.meco import MECO
 from ssl_framework.objectives.metric import Contrastive as ContrastivePairs
 from ssl_framework.objectives.metric import MetricLoss, MultiSimilarity, ProxyAnchor
 from ssl_framework.objectives.metrix import Metrix
 from ssl_framework.objectives.mixco import MixCo
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.objectives.mocov3 import MoCoV3
+from ssl_framework.objectives.msn import MSN
 from ssl_framework.objectives.multiview import (
     CL1,
     CL2,
@@ -55,22 +65,27 @@ from ssl_framework.objectives.multiview import (
 from ssl_framework.objectives.nnclr import NNCLR
 from ssl_framework.objectives.obow import OBoW
 from ssl_framework.objectives.patchmix import PatchMix
+from ssl_framework.objectives.pcl import PCL
 from ssl_framework.objectives.pixpro import PixPro
 from ssl_framework.objectives.rankmixup import MNDCG, MRL, RankMixup
 from ssl_framework.objectives.regression import Regression
+from ssl_framework.objectives.sbcl import SBCL
 from ssl_framework.objectives.sdmp import SDMP
 from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.simlap import LabelGate, SimLAP
 from ssl_framework.objectives.slotcon import SlotCon
+from ssl_framework.objectives.smog import SMoG
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
 from ssl_framework.objectives.supervised import Supervised
 from ssl_framework.objectives.supremix import SupReMix
+from ssl_framework.objectives.susana import ICNN, ProtoTriplet
 from ssl_framework.objectives.swav import SwAV
 from ssl_framework.objectives.unmix import UnMix
 from ssl_framework.objectives.vicregl import VICRegL
-from ssl_framework.types import Geometry, Mix, Outputs
+from ssl_framework.objectives.wad import WAD
+from ssl_framework.types import Batch, Geometry, Mix, Outputs
 
 DIM = 6
 NUM_SAMPLES = 16  # of the training set that the tests draw indices from
@@ -88,7 +103,28 @@ class Case(NamedTuple):
     of: tuple[int, ...] = ()  # the views that the added ones are mixtures of, where that is not view 0
     numbers: tuple[str, ...] = ()  # heads that give one number a sample
     least: int = 2  # samples in the smallest global batch it takes
+    patches: tuple[int, ...] = ()  # of each view as its encoder gives them; "mask" hides every other one of four
     maps: tuple[str, ...] = ()  # heads that give a map of 2 x 2 positions: each other rotations of the embedding
+    partial: bool = False  # some samples have no label
+    halves: tuple[str, ...] = ()  # heads half as wide as the others
+    inputs: bool = False  # it reads the views themselves, here as wide as the embeddings
+
+    def batch(self, index: Tensor, label: Tensor, views: list[Tensor]) -> Batch:
+        """What an objective is told beside the outputs, alike on any number of ranks."""
+        if not self.patches:
+            return Batch(self.seen(views), index, label, self.geometry(len(label)), self.mixes(len(label)))
+        pixels = torch.sin(index[:, None] + torch.arange(4.0 * DIM)).view(-1, DIM, 2, 2)  # [B, DIM, 2, 2]
+        targets = [torch.tensor([[0, 1], [2, 3]]).expand(len(index), -1, -1)]  # [B, 2, 2]
+        return Batch([pixels] * self.num_views, index, label, targets=targets)
+
+    def seen(self, views: list[Tensor]) -> list[Tensor]:
+        """The views V x [B, ...] as a batch has them; none where nothing reads them."""
+        return [view.detach()[:, :DIM] for view in views] if self.inputs else []
+
+    def labels(self, label: Tensor) -> Tensor:
+        """What the objective is told of the classes [B]: every third is hidden, if some are."""
+        hidden = torch.arange(len(label)) % 3 == 2  # [B]
+        return label.masked_fill(hidden, -1) if self.partial else label
 
     def mixes(self, count: int) -> list[Mix | None] | None:
         """What a mixer might have done to ``count`` samples, alike on any number of ranks: neighbours are mixed, and
@@ -109,17 +145,27 @@ class Case(NamedTuple):
 
     def outputs(self, views: list[Tensor], seen: tuple[int, ...]) -> list[Outputs | None]:
         """What an encoder with those heads would give for embeddings V x [B, D]: each head another rotation of them."""
+        if self.patches:
+            return [self.dense(z, self.patches[v]) if v in seen else None for v, z in enumerate(views)]
         return [
             {head: self.form(head, z.roll(turn, dims=1)) for turn, head in enumerate(self.heads)} if v in seen else None
             for v, z in enumerate(views)
         ]
+
+    def dense(self, z: Tensor, count: int) -> Outputs:
+        """The same of heads that give one vector a patch [B, N, D], "layers" for two blocks, and "mask"."""
+        tokens = torch.stack([z.roll(i, dims=1) * (1 + i / 4) for i in range(count)], dim=1)  # [B, N, D]
+        found = {head: tokens.roll(turn, dims=2) for turn, head in enumerate(self.heads)}
+        if "layers" in found:
+            found["layers"] = torch.stack([tokens, tokens.roll(2, dims=2)], dim=1)  # [B, 2, N, D]
+        return {**found, "mask": (torch.arange(len(z))[:, None] + torch.arange(4)) % 2 == 0}  # [B, 4]
 
     def form(self, head: str, z: Tensor) -> Tensor:
         """An embedding [B, D] in the form in which that head gives it."""
         if head in self.maps:
             places = [(1 + place) * z.roll(2 * place, dims=1) for place in range(4)]  # 4 x [B, D]
             return torch.stack(places, dim=2).unflatten(2, (2, 2))  # [B, D, 2, 2]
-        return z[:, :1] if head in self.numbers else z
+        return z[:, : 1 if head in self.numbers else DIM // 2 if head in self.halves else None]
 
     def geometry(self, count: int) -> list[Geometry]:
         """Where views of ``count`` samples might have been cut, alike on any number of ranks; some have nothing in
@@ -240,6 +286,58 @@ def distill() -> Distill:
     return objective
 
 
+def wad() -> WAD:
+    """Some samples are chosen in the second of three steps."""
+    objective = seeded(lambda: WAD(DIM, 2, 0.9))
+    objective.meet({"pooled": DIM})
+    objective.allocate(NUM_SAMPLES)
+    return objective
+
+
+def sbcl() -> SBCL:
+    """As after a clustering: classes of two subclasses, and samples that were not seen yet."""
+    objective = allocated(lambda: SBCL(6, DIM, 0.2, 0.07, 0.25, 2, 1, 1, 5))
+    objective.subclass[:12] = torch.arange(12) % 2 + 2 * torch.tensor([0, 1, 0, 1, 0, 0, 2, 3, 0, 1, 0, 1])
+    objective.class_temperature[:4] = torch.tensor([0.2, 0.3, 0.25, 0.1])
+    return objective
+
+
+def gpc() -> GPC:
+    """As after a clustering."""
+    objective = allocated(lambda: GPC(5, DIM, 0.5, 0.2, 0.35, 1.0, 0.3, 1, 10))
+    objective.prototypes.copy_(unit(torch.randn(5, DIM)))
+    objective.cluster[:12] = torch.arange(12) % 5
+    return objective
+
+
+def dino() -> DINO:
+    return DINO(0.1, 0.07, 0.04, 0.5, Centre(DIM, 0.9))
+
+
+def deepcluster_v2() -> DeepClusterV2:
+    return allocated(lambda: DeepClusterV2(0.1, 5, 3, 4, 2, DIM))
+
+
+def pcl() -> PCL:
+    return allocated(lambda: PCL(moco(), [3, 4], 4, 0.2, 10, 0.0, DIM))
+
+
+def smog() -> SMoG:
+    """Its groups begin anew in the last of three steps."""
+    return seeded(lambda: SMoG(0.1, 4, 0.9, 2, 4, Queue(16, DIM), DIM))
+
+
+def ijepa() -> IJEPA:
+    objective = seeded(lambda: IJEPA(8, 1, 2))
+    seeded(lambda: objective.meet({"patches": DIM}))
+    return objective
+
+
+def msn(exponent: float, iterations: int) -> Case:
+    build = lambda: seeded(lambda: MSN(DIM, 5, 0.1, 0.25, iterations, 1.0, exponent))  # noqa: E731
+    return Case(build, student=(1, 2), teacher=(0,))
+
+
 def temperature(dim: int) -> PairTemperature:
     return PairTemperature(dim, hidden=5, low=0.1, up=2.0, init=0.5)
 
@@ -307,6 +405,10 @@ OBJECTIVES: dict[str, Case] = {
     "imix_byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor"), mixed=(0, 1)),
     "byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor")),
     "distill": Case(distill, teacher=(0, 1), heads=("projector", "pooled")),
+    "deepcluster_v2": Case(deepcluster_v2, student=(0, 1, 2)),
+    "pcl": Case(pcl, student=(0,), teacher=(1,)),
+    "smog": Case(smog, student=(0,), teacher=(1,), heads=("predictor", "projector")),
+    "dino": Case(dino, student=(0, 1, 2), teacher=(0, 1)),
     "feature_transform": Case(feature_transform, student=(0,), teacher=(1,)),
     "sepclr": Case(lambda: SepCLR(0.5, [0], 0.3, 0.2, 0.4), heads=("common", "salient")),
     "mv_infonce": Case(lambda: MultiView(0.2, MVInfoNCE())),
@@ -378,6 +480,13 @@ OBJECTIVES: dict[str, Case] = {
     "conr": Case(lambda: ConR(0.5, 0.1, 0.2, 4.0), heads=("pooled", "regressor"), numbers=("regressor",)),
     "clip": Case(lambda: CLIP(0.2, 100.0)),
     "align": Case(lambda: CLIP(0.2, 100.0, label_smoothing=0.1)),
+    "mae": Case(lambda: MAE(norm_pix=True), student=(0,), heads=("decoder",), patches=(4,)),
+    "simmim": Case(lambda: SimMIM(), heads=("pixels",), patches=(4, 4)),
+    "data2vec": Case(lambda: Data2Vec(2.0), (0,), (0,), heads=("predictor", "layers"), patches=(4,)),
+    "ijepa": Case(ijepa, student=(0,), teacher=(1,), heads=("context", "patches"), patches=(2, 4)),
+    "msn": msn(0.0, 3),
+    "msn_without_sinkhorn": msn(0.0, 0),
+    "pmsn": msn(0.25, 3),
     "densecl": Case(densecl, (0,), (1,), ("projector", "dense_projector", "map"), maps=MAPS),
     "pixpro": Case(lambda: PixPro(0.7), teacher=(0, 1), heads=("dense_projector", "propagation"), maps=MAPS),
     "vicregl": Case(lambda: VICRegL(25.0, 25.0, 1.0, 0.75, (3, 2)), heads=("projector", "dense_projector"), maps=MAPS),
@@ -386,5 +495,15 @@ OBJECTIVES: dict[str, Case] = {
     ),
     "slotcon": Case(slotcon, teacher=(0, 1), heads=("dense_projector", "prototypes"), maps=MAPS),
     "obow": Case(obow, (1, 2, 3), (0,), heads=("projector", "map"), maps=MAPS),
+    "cmim": Case(
+        lambda: CMIM(0.2, 1.0, 1.0), (0,), heads=("posterior", "latent", "decoder"), halves=("latent",), inputs=True
+    ),
+    "proto_triplet": Case(lambda: ProtoTriplet(0.5)),
+    "icnn": Case(lambda: ICNN(3)),
+    "meco": Case(lambda: MECO(0.5), heads=("energy",), numbers=("energy",)),
+    "wad": Case(wad, (0,), (0,), heads=("classifier", "pooled"), partial=True),
+    "sbcl": Case(sbcl),
+    "sbcl_warm_up": Case(lambda: allocated(lambda: SBCL(6, DIM, 0.2, 0.07, 0.25, 2, 1, 1, 5))),
+    "gpc": Case(gpc, heads=("projector", "pooled"), partial=True),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
 }

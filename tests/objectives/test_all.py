@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_framework.types import Batch, Clock
+from ssl_framework.types import Clock
 from tests.objectives.table import DIM, OBJECTIVES
 
 CLOCK = Clock(step=1, epoch=0, total_steps=3)
@@ -16,8 +16,7 @@ def finite_loss_and_gradient(name: str, views: list[Tensor]) -> Tensor:
     objective = case.build()
     teacher = case.outputs([view.detach() for view in views], case.teacher) if case.teacher else None
     count = len(views[0])
-    index = torch.arange(count)
-    batch = Batch(views=[], index=index, label=index % 2, geometry=case.geometry(count), mix=case.mixes(count))
+    batch = case.batch(torch.arange(count), case.labels(torch.arange(count) % 2), views)
     loss = objective(case.outputs(views, case.student), teacher, batch, CLOCK)["loss"]
     loss.backward()
     seen = [views[v] for v in case.student]

@@ -61,6 +61,8 @@ def crash() -> None:
 
 
 RESUMED = [(method, step) for method in ("mocov2", "mochi", "byol", "simclr") for step in (3, 6, 9)]
+EPOCHAL = [("deepcluster_v2", 6), ("deepcluster_v2", 9), ("pcl", 9), ("gpc", 9), ("sbcl", 6)]
+"""Methods that compute something once an epoch, stopped before and after they have."""
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return run
 
 
-@pytest.mark.parametrize(("method", "step"), [*RESUMED, ("isogclr", 9)])
+@pytest.mark.parametrize(("method", "step"), [*RESUMED, ("isogclr", 9), *EPOCHAL])
 def test_stopped_by_a_signal_and_resumed(
     method: str, step: int, finished: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,6 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.build import build, build_module, with_widths
-from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.towers import AlikeTowers
 from ssl_framework.module import SSLModule
@@ -42,6 +41,10 @@ REFUSED = (
     "method=mv_dhel objective=unmix_simclr",
 )
 """Crosses that a run refuses, shown with their sentences."""
+
+
+GROUPS = ("backbone", "views", "feature_mixer", "mixer", "masker")
+"""Of what surrounds head, teacher and objective of a method, what wiring asks for."""
 
 
 class Verdicts(NamedTuple):
@@ -79,10 +82,8 @@ def verdicts(root: Path) -> Verdicts:
     )
     outputs = {n: json.dumps({output: one["source"] for output, one in node.items()}) for n, node in heads.items()}
     alone = {key: heads[name] for name, key in outputs.items()}  # wiring asks for outputs, and what they read, alone
-    with torch.device("meta"):
-        backbone = build(shipped.backbone)
     for objective, method in found.method.items():
-        around = Around(chosen_for(root, method, shipped, ("views", "feature_mixer", "mixer")), shipped, backbone)
+        around = Around(chosen_for(root, method, shipped, GROUPS), shipped)
         refusals = {key: around.refusal(heads=node) for key, node in alone.items()}
         found.head[objective] = {name: refusals[key] for name, key in outputs.items()}
         found.teacher[objective] = {name: around.refusal(teacher=node) for name, node in teachers.items()}
@@ -102,11 +103,12 @@ class Around:
     Args:
         cfg: what the method's file says.
         shipped: the default config.
-        backbone: of all students.
     """
 
-    def __init__(self, cfg: DictConfig, shipped: DictConfig, backbone: Backbone) -> None:
-        self.data, self.backbone = OmegaConf.to_container(shipped.data, resolve=True), backbone
+    def __init__(self, cfg: DictConfig, shipped: DictConfig) -> None:
+        with torch.device("meta"):
+            self.backbone = backbone = build(cfg.backbone)
+        self.data = OmegaConf.to_container(shipped.data, resolve=True)
         own: Any = OmegaConf.to_container(cfg)
         self.own = {"objective": own["objective"], "teacher": own["teacher"], "heads": own["student"]["heads"]}
         self.student: Any = functools.partial(Encoder, beside=dict.fromkeys(own["student"].get("beside", ()), backbone))
@@ -116,6 +118,7 @@ class Around:
         self.which = {key: cfg[key] for key in ("student_views", "teacher_views")}
         self.views, self.optimizer, self.feature_mixer = map(build, (cfg.views, shipped.optimizer, cfg.feature_mixer))
         self.mixer = build(cfg.mixer if "_target_" in cfg.mixer else None)
+        self.masker = build(cfg.masker)
 
     def refusal(self, host: bool = False, **replaced: Any) -> str:
         """Why a run with these parts in the place of the method's is refused, in one sentence; "" where it is not.
@@ -147,6 +150,7 @@ class Around:
             optimizer=self.optimizer,
             teacher=build(OmegaConf.create({"data": self.data, "teacher": teacher}).teacher),
             mixer=self.mixer,
+            masker=self.masker,
             feature_mixer=self.feature_mixer,
             **self.which,
         )

@@ -26,12 +26,14 @@ SHOWN = "knn[k=20,T=0.1]/top1"
 
 NEEDED = {
     "label": "labels",
+    "partial labels": "which may be missing (-1)",
     "number": "numbers as labels",
     "index": "a state of every training image",
     "maps": "a map of positions",
     "geometry": "where each view was cut",
     "mixer": "a mixer",
     "added mixtures": "a mixer",
+    "masks": "hidden patches",
 }
 
 
@@ -50,6 +52,7 @@ GROUPS = (
     "Teacher and memory",
     "Positions of a map",
     "Labels",
+    "Hidden patches",
 )
 
 
@@ -87,6 +90,8 @@ class Method(NamedTuple):
     def group(self) -> str:
         """Which of ``GROUPS`` it belongs to, by what it needs."""
         teacher = "a teacher" in self.needs
+        if NEEDED["masks"] in self.needs:
+            return GROUPS[6]
         if NEEDED["label"] in self.needs or NEEDED["number"] in self.needs:
             return GROUPS[6]
         if NEEDED["maps"] in self.needs:
@@ -281,7 +286,7 @@ def tests_of_data(config: dict[str, Any], root: Path) -> list[Path]:
     """Tests of the parts by which a method says which images meet: tests/<room>/test_<module of the part>.py."""
     chosen = chosen_by(config)
     found = []
-    for group in ("sampler", "pseudo_labels", "generated"):
+    for group in ("labels", "sampler", "pseudo_labels", "generated"):
         if group in chosen:
             part = yaml.safe_load((root / "configs" / group / f"{chosen[group]}.yaml").read_text())
             modules = [node["_target_"].split(".")[-2] for node in targets(part)]

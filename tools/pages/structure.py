@@ -29,6 +29,7 @@ WHAT = {
     "data": "sources, samplers, loaders",
     "mixers": "mixing of inputs",
     "feature_mixers": "mixing of embeddings",
+    "masks": "which patches are hidden",
     "objectives": "one file a method",
     "wiring": "every refusal of a combination",
     "module": "the one LightningModule",

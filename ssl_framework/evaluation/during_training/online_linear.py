@@ -65,7 +65,8 @@ class OnlineLinear(L.Callback):
     def _learn_from(self, objective: Objective, inputs: Any, losses: Any) -> None:
         student, _, batch, _ = inputs
         assert batch.label is not None
-        self.learn(gather(first_clean(student, batch)), gather(batch.label))
+        label = gather(batch.label)  # [W * B]
+        self.learn(gather(first_clean(student, batch))[label >= 0], label[label >= 0])  # -1: not told (labels=partial)
 
     @torch.no_grad()
     def learn(self, x: Tensor, y: Tensor) -> None:
@@ -73,7 +74,9 @@ class OnlineLinear(L.Callback):
         rows = F.pad(x.float(), (0, 1), value=1.0)  # [W * B, D + 1]: the bias is the weight of a constant
         right = y[:, None] == torch.arange(len(self.weight), device=y.device)  # [W * B, classes]
         error = (rows @ self.weight.T).softmax(dim=1) - right.float()  # [W * B, classes]: of the mean cross-entropy
-        gradient = (error.T @ rows).div_(len(rows)).add_(self.weight, alpha=self.weight_decay)  # [classes, D + 1]
+        gradient = (
+            (error.T @ rows).div_(max(1, len(rows))).add_(self.weight, alpha=self.weight_decay)
+        )  # [classes, D + 1]
         self.speed.mul_(self.momentum).add_(gradient)
         self.weight.sub_(self.speed, alpha=self.lr)
 
@@ -90,10 +93,12 @@ class OnlineLinear(L.Callback):
 
 
 def first_clean(student: list[Outputs | None], batch: Batch) -> Tensor:
-    """Pooled features of the first view that the student has seen as it was: [B, D], without gradient."""
+    """Pooled features of the first view that the student has seen whole, as it was: [B, D], without gradient."""
     mixes = batch.mix or [None] * len(student)
     seen = zip(student, mixes, strict=True)
-    return next(view["pooled"].detach() for view, mix in seen if view is not None and mix is None)
+    return next(
+        view["pooled"].detach() for view, mix in seen if view is not None and mix is None and "mask" not in view
+    )
 
 
 def check_clean_view(module: SSLModule) -> None:
@@ -104,6 +109,11 @@ def check_clean_view(module: SSLModule) -> None:
         raise ValueError(
             f"evaluation.online_linear learns from a clean view, but {type(mixer.rule).__name__} mixes every view that "
             f"the student encodes ({list(encoded)}): set evaluation=frozen, mixer=none or other mixer.views"
+        )
+    if module.masker is not None and set(encoded) <= set(module.masker.grids):
+        raise ValueError(
+            f"evaluation.online_linear learns from a whole view, but {type(module.masker).__name__} hides patches of "
+            f"every view that the student encodes ({list(encoded)}): set evaluation=frozen"
         )
     if module.student.scored != ("pooled",) or module.student.earlier:
         raise ValueError(
