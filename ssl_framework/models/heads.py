@@ -17,7 +17,8 @@ H = TypeVar("H", bound="Head")
 
 
 class Head(nn.Module, ABC):
-    """Base of all heads: reads the features of a view under the name ``source``, returns [B, ``out``].
+    """Base of all heads: reads the features of a view under the name ``source``, returns [B, ``out``], or a map [B,
+    ``out``, h, w] (see ``dense_heads``).
 
     A config says what a head is; how wide the features are that it reads, the encoder knows, which calls ``build``.
 

@@ -77,6 +77,8 @@ class OBoW(Objective):
         z = outputs_of(student, self.head)  # V x [B, D]
         if len(z) != sum(self.crops):
             raise ValueError(f"objective.crops is {self.crops}, but the student encodes {len(z)} views: name as many")
+        if (images := sum(view is not None for view in teacher or ())) != 1:
+            raise ValueError(f"the teacher describes one image, but encodes {images} views: set teacher_views=[0]")
         losses, bags = [], []
         for number, (level, generate) in enumerate(zip(self.levels, self.generators, strict=True)):
             words = self.words[number].read()  # type: ignore[operator]  # [K, C], before the batch's own
@@ -102,9 +104,9 @@ class OBoW(Objective):
         nearest = gather(distance.amin(dim=2).mean()[None]).mean()
         self.apart[number].lerp_(nearest.to(self.apart), 1 - self.decay)
         around = positions(F.avg_pool2d(x, min(3, *x.shape[2:]), stride=1))  # [B, P', C]
-        drawn = (world_size() * len(x),), clock.generator(x.device), x.device  # alike on all ranks
-        where = own_rows(torch.randint(around.shape[1], drawn[0], generator=drawn[1], device=drawn[2]))  # [B]
-        self.words[number].push(around[torch.arange(len(x), device=x.device), where])  # type: ignore[operator]
+        generator, device, count = clock.generator(x.device), x.device, world_size() * len(x)  # alike on all ranks
+        where = own_rows(torch.randint(around.shape[1], (count,), generator=generator, device=device))  # [B]
+        self.words[number].push(around[torch.arange(len(x), device=device), where])  # type: ignore[operator]
         return bags_of_words(distance, self.inverse_delta / self.apart[number])
 
 

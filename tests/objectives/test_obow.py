@@ -93,6 +93,8 @@ def test_small_maps_stay_whole_and_another_number_of_crops_is_refused() -> None:
     seen = [None, *({"projector": loops.random_unit(2, 4, v)} for v in range(2))]
     with pytest.raises(ValueError, match=r"objective\.crops is \[2, 1\], but the student encodes 2 views"):
         objective()(seen, [{"map": torch.zeros(2, 3, 5, 5)}, None, None], loops.batch(2), loops.CLOCK)
+    with pytest.raises(ValueError, match="the teacher describes one image, but encodes 2 views: set teacher_views="):
+        objective(crops=[2])(seen, [{"map": torch.zeros(2, 3, 5, 5)}] * 2, loops.batch(2), loops.CLOCK)
 
 
 def test_the_teacher_has_no_heads_and_sees_the_whole_image() -> None:
