@@ -210,7 +210,8 @@ def test_an_objective_reads_the_outputs_that_it_says(name: str) -> None:
         who: [view and Noting(view, who) for view in case.outputs(views, which)]
         for who, which in (("student", case.student), ("teacher", case.teacher))
     }
-    batch = Batch(views=[], index=torch.arange(count), label=torch.arange(count) % 2, mix=case.mixes(count))
+    index = torch.arange(count)
+    batch = Batch(views=[], index=index, label=index % 2, mix=case.mixes(count), targets=case.targets(index))
     objective(outputs["student"], outputs["teacher"] if case.teacher else None, batch, Clock(1, 0, 3))
     assert seen["student"] == set(objective.reads)
     assert seen["teacher"] == set(objective.teacher_reads)

@@ -78,7 +78,8 @@ def train(name: str, tile: int = functional.TILE) -> dict[str, Any]:
         label = own_rows(torch.tensor([0, 1, 0, 1, 0, 0, 2, 3]))
         index = own_rows(torch.arange(GLOBAL_BATCH) + 2 * number)  # some samples come again, some are new
         clock = Clock(number, 0, STEPS)
-        loss = wrapped(views, Batch(views=[], index=index, label=label, mix=case.mixes(len(label))), clock)
+        told = {"mix": case.mixes(len(label)), "targets": case.targets(index)}
+        loss = wrapped(views, Batch(views=[], index=index, label=label, **told), clock)
         optimizer.zero_grad()
         loss.backward()
         step.objective.after_backward(clock)

@@ -28,6 +28,9 @@ REFUSED = {
         name: rf"^{rule} mixes pictures, but view 0 is of modality series: set mixer=none" for name, rule in MIX.items()
     },
     "adainf": r"^generated\.source\.image_size reads data\.image_size, which data=waves has not",
+    "scatsimclr": "data=waves",
+    "genview": "data=waves",
+    "mi_views": "data=waves",
     "dacl": r"^the method has noise or geometry of pictures \(views\), but data=waves has no pictures: choose another",
     "clip": "data=waves",
     "distill": r"^teacher\.backbone\.image_size reads data\.image_size, which data=waves has not",

@@ -24,6 +24,7 @@ from ssl_framework.objectives.core_tuning import CoreTuning
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
 from ssl_framework.objectives.distill import Distill
+from ssl_framework.objectives.genview import GenView
 from ssl_framework.objectives.groco import GroCo
 from ssl_framework.objectives.instance_discrimination import (
     Contrastive,
@@ -52,6 +53,7 @@ from ssl_framework.objectives.multiview import (
 )
 from ssl_framework.objectives.nnclr import NNCLR
 from ssl_framework.objectives.patchmix import PatchMix
+from ssl_framework.objectives.pretext import Pretext
 from ssl_framework.objectives.rankmixup import MNDCG, MRL, RankMixup
 from ssl_framework.objectives.regression import Regression
 from ssl_framework.objectives.sdmp import SDMP
@@ -82,6 +84,7 @@ class Case(NamedTuple):
     of: tuple[int, ...] = ()  # the views that the added ones are mixtures of, where that is not view 0
     numbers: tuple[str, ...] = ()  # heads that give one number a sample
     least: int = 2  # samples in the smallest global batch it takes
+    answers: int = 0  # classes of changes of the last view, which the views know
 
     def mixes(self, count: int) -> list[Mix | None] | None:
         """What a mixer might have done to ``count`` samples, alike on any number of ranks: neighbours are mixed, and
@@ -95,6 +98,10 @@ class Case(NamedTuple):
         done = {**{v: mix._replace(of=v) for v in self.mixed}, **dict.fromkeys(self.added, mix)}
         done |= {v: mix._replace(of=of) for v, of in zip(self.added, self.of, strict=False)}
         return [done.get(v) for v in range(self.num_views)]
+
+    def targets(self, index: Tensor) -> list[Tensor] | None:
+        """What the views may have told of samples [B], alike on any number of ranks."""
+        return [index % self.answers] if self.answers else None
 
     @property
     def num_views(self) -> int:
@@ -239,6 +246,7 @@ OBJECTIVES: dict[str, Case] = {
     "simclr": Case(lambda: SimCLR(0.2)),
     "adainf": Case(lambda: SimCLR(0.2)),
     "g_simclr": Case(lambda: SimCLR(0.1)),
+    "mi_views": Case(lambda: SimCLR(0.2)),
     "mcl": Case(lambda: SimCLR(0.2)),
     "dcl": Case(lambda: DCL(0.2, None)),
     "dclw": Case(lambda: DCL(0.2, 0.5)),
@@ -321,6 +329,9 @@ OBJECTIVES: dict[str, Case] = {
     "unmix_simclr": Case(lambda: UnMix(SimCLR(0.2), 1.0), student=(0, 1, 2), added=(2,)),
     "unmix_byol": Case(lambda: UnMix(BYOL(), 1.0), (0, 1, 2, 3), teacher=(0, 1), heads=BYOL_HEADS, added=(2, 3)),
     "bsim": Case(lambda: UnMix(SimCLR(0.2), 0.5), student=(0, 1, 2, 3), added=(2, 3)),
+    "scatsimclr": Case(lambda: Pretext(SimCLR(0.5), 0.3), (0, 1, 2), heads=("projector", "pretext"), answers=4),
+    "genview": Case(lambda: GenView(SimCLR(0.2), 1.0), heads=("projector", "map")),
+    "genview_byol": Case(lambda: GenView(BYOL(), 1.0), teacher=(0, 1), heads=(*BYOL_HEADS, "map")),
     "groco_all_moved": Case(lambda: GroCo(1.0, 1, None, False), student=(0, 1, 2)),
     "supervised": classifier(lambda: Supervised(DIM, 0.1)),
     "supervised_mixed": classifier(lambda: Supervised(DIM, 0.0), mixed=(0,)),

@@ -16,7 +16,8 @@ def finite_loss_and_gradient(name: str, views: list[Tensor]) -> Tensor:
     objective = case.build()
     teacher = case.outputs([view.detach() for view in views], case.teacher) if case.teacher else None
     count = len(views[0])
-    batch = Batch(views=[], index=torch.arange(count), label=torch.arange(count) % 2, mix=case.mixes(count))
+    index = torch.arange(count)
+    batch = Batch(views=[], index=index, label=index % 2, mix=case.mixes(count), targets=case.targets(index))
     loss = objective(case.outputs(views, case.student), teacher, batch, CLOCK)["loss"]
     loss.backward()
     seen = [views[v] for v in case.student]

@@ -10,7 +10,7 @@ distance, negative inside, which gives antialiased edges without supersampling.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated
 
@@ -263,9 +263,28 @@ class Shapes:
         for part in shape.split(CHUNK):
             yield self.draw_chunk(part, generator)
 
-    def draw_chunk(self, shape: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    def redrawn(self, given: Mapping[str, Tensor], seed: int) -> Tensor:
+        """Other images with some factors as they are given and all else drawn anew, also within a class.
+
+        Args:
+            given: "shape" and any others of ``FACTORS``, [N] int64 classes each.
+            seed: of the drawing.
+
+        Returns:
+            [N, 3, S, S] uint8.
+        """
+        generator = torch.Generator().manual_seed(step_seed(seed, 0))
+        parts = (
+            self.draw_chunk(given["shape"][index], generator, {name: value[index] for name, value in given.items()})
+            for index in torch.arange(len(given["shape"])).split(CHUNK)
+        )
+        return torch.cat([pixels for pixels, _, _ in parts])  # [N, 3, S, S]
+
+    def draw_chunk(
+        self, shape: Tensor, generator: torch.Generator, given: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """One image for each entry of ``shape`` [N]: pixels [N, 3, S, S] uint8, factors [N] int64 and float32, masks
-        [N, S, S] uint8."""
+        [N, S, S] uint8. Factors whose classes are given are drawn within these."""
         num, pixel = len(shape), 2 / self.image_size
         steps = (torch.arange(self.image_size) + 0.5) * pixel - 1
         y, x = torch.meshgrid(steps, steps, indexing="ij")  # [S, S]
@@ -273,15 +292,28 @@ class Shapes:
         def uniform(low: float, high: float) -> Tensor:
             return low + (high - low) * torch.rand(num, generator=generator)  # [N]
 
-        canvas, family, intensity = self.draw_background(num, x, y, generator)  # [N, 3, S, S], [N], [N]
+        def within(value: Tensor, low: float, high: float, number: Tensor | None, bins: int) -> Tensor:
+            return value if number is None else low + (number * (high - low) + value - low) / bins  # [N]
+
+        given = given or {}
+        place = given.get("position")
+        family = given.get("background")
+        canvas, family, intensity = self.draw_background(num, x, y, generator, family)  # [N, 3, S, S], [N], [N]
         difference = uniform(self.contrast, 0.45) * (uniform(0, 1) < 0.5).float().mul(2).sub(1)  # [N]
         outside = (intensity + difference - 0.5).abs() > 0.45  # keep room for the colour: go the other way
         hue = uniform(0, math.tau)
+        if "colour" in given:
+            hue = (given["colour"] * math.tau + hue - math.pi) / 6  # [N]
         colour = tint(intensity + torch.where(outside, -difference, difference), hue, self.saturation)  # [N, 3]
 
         turn = math.radians(self.rotation)
         scale, rotation = uniform(*self.scale), uniform(-turn, turn)
-        shift_x, shift_y = uniform(-self.position, self.position), uniform(-self.position, self.position)
+        scale = within(scale, *self.scale, given.get("scale"), 4)
+        rotation = within(rotation, -turn, turn, given.get("rotation"), 8)
+        far = self.position
+        shift_x, shift_y = uniform(-far, far), uniform(-far, far)
+        shift_x = within(shift_x, -far, far, None if place is None else place % 3, 3)
+        shift_y = within(shift_y, -far, far, None if place is None else place // 3, 3)
         dx, dy = x - 2 * shift_x[:, None, None], y - 2 * shift_y[:, None, None]  # [N, S, S]
         cos, sin = (rotation.cos() / scale)[:, None, None], (rotation.sin() / scale)[:, None, None]
         u, v = dx * cos - dy * sin, dx * sin + dy * cos  # [N, S, S], in radii
@@ -297,8 +329,7 @@ class Shapes:
             "background": family,
             "scale": quantise(scale, *self.scale, 4),
             "rotation": quantise(rotation, -turn, turn, 8),
-            "position": 3 * quantise(shift_y, -self.position, self.position, 3)
-            + quantise(shift_x, -self.position, self.position, 3),
+            "position": 3 * quantise(shift_y, -far, far, 3) + quantise(shift_x, -far, far, 3),
             "scale_value": scale,
             "rotation_value": rotation.rad2deg(),
         }
@@ -306,10 +337,12 @@ class Shapes:
         return (canvas * 255).round().clamp(0, 255).to(torch.uint8), factors, mask
 
     def draw_background(
-        self, num: int, x: Tensor, y: Tensor, generator: torch.Generator
+        self, num: int, x: Tensor, y: Tensor, generator: torch.Generator, given: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Textured, with distractors: canvas [num, 3, S, S], family [num] int64 and its plain intensity [num]."""
-        family = torch.randint(len(FACTORS["background"]), (num,), generator=generator)
+        """Textured, with distractors: canvas [num, 3, S, S], family [num] int64 and its plain intensity [num]. The
+        family is drawn where none is given."""
+        drawn = torch.randint(len(FACTORS["background"]), (num,), generator=generator)
+        family = drawn if given is None else given  # [num]
         intensity = 0.25 + 0.5 * torch.rand(num, generator=generator)  # [num]
         hue = math.tau * torch.rand(num, generator=generator)  # [num]
         colour = tint(intensity, hue, self.saturation / 2)[:, :, None, None]  # [num, 3, 1, 1]
