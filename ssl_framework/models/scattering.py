@@ -217,7 +217,8 @@ class ScatteringNet(Classified):
             self.blocks.append(BasicBlock(before, width, downsample=skip))
             before = width
         self.feature_info = [  # type: ignore[misc]
-            {"module": f"blocks.{i}", "num_chs": int(block.conv2.out_channels)} for i, block in enumerate(self.blocks)
+            {"module": f"blocks.{i}", "num_chs": width}
+            for i, width in enumerate(width for width in widths for _ in range(depth))
         ]
         self.num_features = before
         self.classify(num_classes)

@@ -10,7 +10,7 @@ from PIL import Image
 from ssl_framework.build import build, build_data
 from ssl_framework.data.base import Split
 from ssl_framework.data.images.paired import Paired, PairedFiles, RedrawnShapes
-from ssl_framework.data.images.shapes import FACTORS, Shapes
+from ssl_framework.data.images.shapes import Shapes
 from ssl_framework.types import Samples
 from tests.small_runs import SMALL, config
 
@@ -56,30 +56,25 @@ def shapes(**change: object) -> Shapes:
     return Shapes(**{**settings, **rest, "texture_contrast": 0.03, "num_distractors": 1, **change})  # type: ignore[arg-type]
 
 
-def test_given_factors_stay_and_others_are_drawn_anew() -> None:
-    source = shapes()
-    factors = source.factors("train")
-    for keep in (tuple(FACTORS), ("shape", "position")):
-        given = {name: factors[name] for name in keep}
-        generator = torch.Generator().manual_seed(5)
-        pixels, drawn, _ = source.draw_chunk(given["shape"], generator, given)
-        assert all(torch.equal(drawn[name], factors[name]) for name in keep)
-        assert all((drawn[name] == factors[name]).float().mean() < 0.6 for name in FACTORS.keys() - keep)
-        assert (drawn["scale_value"] - factors["scale_value"]).abs().min() > 0  # within its class, too
-        assert not torch.equal(pixels, source.draw("train")[0])
-
-
-def test_redrawn_shapes_are_those_of_the_samples() -> None:
-    generator = RedrawnShapes(shapes(), ["shape", "colour"], 2, 1)
-    real = shapes().load("train")
-    got = generator(real)
+def test_redrawn_shapes_are_near_those_of_the_samples() -> None:
+    """Without noise they are the same; with it the shape stays, and numbers move as far as is said."""
+    source, real = shapes(), shapes().load("train")
+    assert torch.equal(RedrawnShapes(source, 0.0, 1, 1)(real)[:, 0], real.rows)
+    (_, before, _), (_, near, _), (_, far, _) = (next(source.chunks("train", noise, 7)) for noise in (0.0, 0.2, 1.0))
+    for factors in (near, far):
+        assert torch.equal(factors["shape"], before["shape"])
+    moved = [(factors["scale_value"] - before["scale_value"]).abs() for factors in (near, far)]
+    torch.testing.assert_close(moved[0], 0.2 * moved[1], rtol=1e-3, atol=1e-5)
+    assert (near["background"] == before["background"]).float().mean() > 0.7
+    assert (far["background"] == before["background"]).float().mean() < 0.4
+    got = RedrawnShapes(source, 0.2, 2, 1)(real)
     assert got.shape == (120, 2, 3, 16, 16) and not torch.equal(got[:, 0], got[:, 1])
-    assert torch.equal(got, RedrawnShapes(shapes(), ["shape", "colour"], 2, 1)(real))
+    assert torch.equal(got, RedrawnShapes(shapes(), 0.2, 2, 1)(real))
+    apart = (got[:, 0].float() - real.rows.float()).abs().mean()
+    assert apart < 0.7 * (got[:, 0].float() - real.rows.roll(1, 0).float()).abs().mean()
     assert torch.equal(shapes().load("train").rows, real.rows)  # the set itself is as it was
-    with pytest.raises(ValueError, match="keep is \\['colour'\\]: name shape and any others of shape, colour"):
-        RedrawnShapes(shapes(), ["colour"], 1, 1)
     with pytest.raises(ValueError, match=r"has 120 samples, but the run trains on 3"):
-        generator(REAL)
+        RedrawnShapes(source, 0.2, 1, 1)(REAL)
 
 
 def test_only_the_method_sees_them() -> None:

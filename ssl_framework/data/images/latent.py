@@ -165,8 +165,8 @@ class LatentViews:
             own = slice(g * self.chunk, (g + 1) * self.chunk)
             other = z.roll(1, dims=0).clone()  # [M, L]
             other[:, own] = z[:, own]
-            pair = (vae.posterior(self.generated(vae, x))[0][:, own] for x in (z, other))  # of [M, chunk]
-            found.append(bound(*pair, self.temperature))
+            first, second = (vae.posterior(self.generated(vae, x))[0][:, own] for x in (z, other))  # [M, chunk] each
+            found.append(bound(first, second, self.temperature))
         return torch.stack(found)
 
     def furthest(self, vae: VAE, z: Tensor, changed: Tensor) -> float:

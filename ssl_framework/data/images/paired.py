@@ -2,7 +2,7 @@
 (GenView, arXiv:2403.12003).
 
     PairedFiles    images that a generator has made before, as files
-    RedrawnShapes  the generator of data=shapes itself, asked for the same factors once more
+    RedrawnShapes  the generator of data=shapes itself, asked for nearly the same picture once more
     LatentViews    an auto-encoder that has learned the samples (see ``latent``)
 
 Only the method sees them; evaluators see the real images alone. They lie in memory, ``Split.beside["generated"]``.
@@ -12,13 +12,11 @@ N samples, K generated images of each.
 
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
-from annotated_types import Len
 from torch import Tensor
 
 from ssl_framework.arguments import Channels, Count, Fraction, Pixels, Seed, guarded
@@ -26,9 +24,10 @@ from ssl_framework.data.base import Source, Split, check_split
 from ssl_framework.data.images.arrays import SUFFIXES
 from ssl_framework.data.images.decoding import read_image
 from ssl_framework.data.images.generated import Arrays
-from ssl_framework.data.images.shapes import FACTORS, Shapes
+from ssl_framework.data.images.shapes import Shapes
 from ssl_framework.data.loader import Undecoded
 from ssl_framework.runs.folder import RunFolder
+from ssl_framework.types import step_seed
 
 NAME = re.compile(r"(\d+)(?:_\d+)?\.(?:png|jpe?g|webp|bmp)")
 """``17.png`` is of the training sample 17, ``17_0.png`` and ``17_1.png`` are both."""
@@ -153,25 +152,21 @@ class PairedFiles:
 
 @guarded
 class RedrawnShapes:
-    """A generator that knows what a picture of data=shapes shows, and draws it again.
+    """A generator that knows the numbers behind a picture of data=shapes, and draws it again with others near them.
 
     Args:
         shapes: the data set, as the run reads it.
-        keep: factors whose class stays, "shape" among them; all others are drawn anew, as is everything that has no
-            class: texture, dots, brightness, and where in its class a factor lies.
+        noise: how far every number is moved, of place, size, turn, colours, texture and dots, towards a random one, in
+            [0, 1]; the shape stays. It is what GenView calls the noise level.
         variations: K, images of a sample.
         seed: of the drawing.
     """
 
     slow: ClassVar[bool] = False
 
-    def __init__(self, shapes: Shapes, keep: Annotated[Sequence[str], Len(1)], variations: Count, seed: Seed) -> None:
-        if "shape" not in keep or not set(keep) <= FACTORS.keys():
-            raise ValueError(
-                f"generated.source.keep is {list(keep)}: name shape and any others of {', '.join(FACTORS)}"
-            )
+    def __init__(self, shapes: Shapes, noise: Fraction, variations: Count, seed: Seed) -> None:
         self.shapes = shapes
-        self.keep = tuple(keep)
+        self.noise = noise
         self.variations = variations
         self.seed = seed
 
@@ -181,11 +176,10 @@ class RedrawnShapes:
         Raises:
             ValueError: the run's shapes are not the ones that this generator knows.
         """
-        factors = self.shapes.factors("train")  # each [N]
-        if len(factors["shape"]) != real.shape[0]:
+        drawn = [self.shapes.redrawn(self.noise, step_seed(self.seed, k)) for k in range(self.variations)]
+        if len(drawn[0]) != real.shape[0]:
             raise ValueError(
-                f"generated.source.shapes has {len(factors['shape'])} samples, but the run trains on {real.shape[0]}: "
-                "leave it as it is, like data.source"
+                f"generated.source.shapes has {len(drawn[0])} samples, but the run trains on {real.shape[0]}: leave it "
+                "as it is, like data.source"
             )
-        given = {name: factors[name].repeat_interleave(self.variations) for name in self.keep}  # each [N * K]
-        return self.shapes.redrawn(given, self.seed).unflatten(0, (-1, self.variations))
+        return torch.stack(drawn, dim=1)
