@@ -100,6 +100,8 @@ def test_a_run_finds_its_images_again(tmp_path: Path) -> None:
             return pictures()
 
     first = Paired(Source(), maker(), tmp_path).load("pretrain")
+    assert not list(tmp_path.iterdir())  # made when they are read
+    assert first.beside["generated"] is first.beside["generated"]
     broken = maker()
     broken.train = None  # type: ignore[assignment,method-assign]
     again = Paired(Source(), broken, tmp_path, resumed=True).load("pretrain")

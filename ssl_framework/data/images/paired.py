@@ -10,8 +10,10 @@ Only the method sees them; evaluators see the real images alone. They lie in mem
 N samples, K generated images of each.
 """
 
+import functools
 import os
 import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -47,6 +49,28 @@ class Generator(Protocol):
         ...
 
 
+class Made(Mapping[str, Tensor]):
+    """The generated images, made when they are first read: who only evaluates a run does not wait for them.
+
+    Args:
+        others: what stands beside the samples already.
+        make: makes them, [N, K, C, H, W] uint8.
+    """
+
+    def __init__(self, others: Mapping[str, Tensor], make: Callable[[], Tensor]) -> None:
+        self.others = others
+        self.make = functools.cache(make)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.make() if name == "generated" else self.others[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self.others, "generated"))
+
+    def __len__(self) -> int:
+        return len(self.others) + 1
+
+
 class Paired:
     """A source whose pretraining samples have generated images beside them.
 
@@ -80,7 +104,8 @@ class Paired:
                     "generated images stand beside pictures that are decoded already, but these samples are not: "
                     "choose data=folder or data=store, or generated=none"
                 )
-            self.loaded = real._replace(beside={**(real.beside or {}), "generated": self.images(real)})
+            made = Made(real.beside or {}, lambda: self.images(real))
+            self.loaded = real._replace(beside=made if self.generator.slow else dict(made))
         return self.loaded
 
     def images(self, real: Split) -> Tensor:
