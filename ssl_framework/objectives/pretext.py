@@ -1,5 +1,5 @@
 """A contrastive loss regularised by a pretext task, as in ScatSimCLR: Kinakh, Taran and Voloshynovskiy, ICCV workshops
-2021 (arXiv:2108.13939), equation 3: ``L = L_contrastive + weight * cross-entropy of the pretext task``.
+2021 (arXiv:2108.13939): ``L = L_contrastive + weight * cross-entropy of the pretext task``.
 
 The last view of a sample was changed in a way that the views know (see ``views.pretext``), and a head of its own has to
 say how; the views before it are the host's.
