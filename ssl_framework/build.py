@@ -17,6 +17,7 @@ from ssl_framework.data.allocations import within_memory
 from ssl_framework.data.base import Source
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.images.generated import WithGenerated
+from ssl_framework.data.images.paired import Paired
 from ssl_framework.models.base import Resizable
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.towers import Towers
@@ -149,9 +150,12 @@ def build_data(cfg: DictConfig, folder: Path | None = None, resumed: bool = Fals
         if generated.of != cfg.data.name:
             raise ValueError(
                 f"the generated images are of data={generated.of}, but the run is on data={cfg.data.name}: choose "
-                "generated=folder with generated.root, or generated=arrays with generated.path"
+                "generated=folder with generated.root, generated=arrays with generated.path, or generated=paired with "
+                "generated.path for images of each sample"
             )
-        source = WithGenerated(source, build(generated.source))
+        maker = build(generated.source)
+        beside = bool(generated.get("beside"))  # images of the samples, not further samples
+        source = Paired(source, maker, folder, resumed) if beside else WithGenerated(source, maker)
     sampler = build(OmegaConf.select(cfg, "sampler"))  # a run folder of an earlier version has no such key
     groups = build(OmegaConf.select(cfg, "pseudo_labels"))
     labels = build(OmegaConf.select(cfg, "labels"))  # likewise

@@ -32,6 +32,9 @@ REFUSED = {
     },
     "adainf": r"^generated\.source\.image_size reads data\.image_size, which data=waves has not",
     "cmim": r"^student\.heads\.decoder\.\w+ reads data\.\w+, which data=waves has not",
+    "scatsimclr": "data=waves",
+    "genview": "data=waves",
+    "mi_views": "data=waves",
     **{
         name: r"^the method has noise or geometry of pictures \(views\), but data=waves has no pictures: choose another"
         for name in ("dacl", "meco")

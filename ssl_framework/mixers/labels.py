@@ -62,7 +62,7 @@ class ScoreMass:
 @guarded
 class ProgressiveShare:
     """``t attention + (1 - t) area``, t the cosine of the student's class probabilities of the mixture and the target
-    that the areas give (section 3.3): a network that recognises its mixtures also knows where to look.
+    that the areas give: a network that recognises its mixtures also knows where to look.
 
     It costs two further passes of the mixed images through the student, without gradient.
 

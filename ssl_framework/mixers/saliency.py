@@ -76,7 +76,7 @@ class AttentiveMix:
 
 @guarded
 class GuidedMixup:
-    """``m x + (1 - m) other`` with ``m = S / (S + S_other)`` at every pixel, S the score (equation 5).
+    """``m x + (1 - m) other`` with ``m = S / (S + S_other)`` at every pixel, S the score.
 
     Args:
         score: what every pixel has to show.
@@ -97,7 +97,7 @@ class GuidedMixup:
 
 @guarded
 class MostDifferent:
-    """One circle through all samples, greedily (algorithm 1): from the pair with the most different scores on, each
+    """One circle through all samples, greedily: from the pair with the most different scores on, each
     one's partner is the sample that differs most among those that are nobody's partner yet, and the last one's is the
     first.
 

@@ -18,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ssl_framework.arguments import Channels, Natural, Pixels, guarded
-from ssl_framework.models import small_nets  # noqa: F401  registers its networks with timm
+from ssl_framework.models import scattering, small_nets  # noqa: F401  register their networks with timm
 from ssl_framework.models.base import Block
 from ssl_framework.models.layers import depths_of, freeze
 from ssl_framework.models.patches import grid_of, hiding, noting, refuse_without_patches

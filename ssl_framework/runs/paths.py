@@ -159,6 +159,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "make_store": off,
     },
     DATA + "generated.Arrays": {"path": local},
+    DATA + "paired.PairedFiles": {"path": local},
     DATA + "hub_sets.HubSet": {"root": local, "dataset": no_name, "download": off, "make_cache": off},
     DATA + "litdata_shards.LitDataSource": {
         **{"root": local, "train_shards": local, "test_shards": local, "cache": nothing},

@@ -12,9 +12,8 @@ from ssl_framework.feature_mixers.m_mix import MMix
 from ssl_framework.feature_mixers.mochi import MoCHi
 from ssl_framework.feature_mixers.synco import SynCo
 from ssl_framework.functional import unit
-from ssl_framework.memory import Centre, Queue
-from ssl_framework.models.dense_heads import DenseHead
 from ssl_framework.memory import Centre, DyCE, Queue
+from ssl_framework.models.dense_heads import DenseHead
 from ssl_framework.objectives.all4one import All4One, Transformer
 from ssl_framework.objectives.amcl import AMCL, AMCLBarlow, AMCLMoCo, PairTemperature
 from ssl_framework.objectives.barlow_twins import BarlowTwins
@@ -34,6 +33,7 @@ from ssl_framework.objectives.deepcluster_v2 import DeepClusterV2
 from ssl_framework.objectives.densecl import DenseCL
 from ssl_framework.objectives.dino import DINO
 from ssl_framework.objectives.distill import Distill
+from ssl_framework.objectives.genview import GenView
 from ssl_framework.objectives.gpc import GPC
 from ssl_framework.objectives.groco import GroCo
 from ssl_framework.objectives.ijepa import IJEPA
@@ -70,6 +70,7 @@ from ssl_framework.objectives.obow import OBoW
 from ssl_framework.objectives.patchmix import PatchMix
 from ssl_framework.objectives.pcl import PCL
 from ssl_framework.objectives.pixpro import PixPro
+from ssl_framework.objectives.pretext import Pretext
 from ssl_framework.objectives.rankmixup import MNDCG, MRL, RankMixup
 from ssl_framework.objectives.regression import Regression
 from ssl_framework.objectives.sbcl import SBCL
@@ -111,11 +112,13 @@ class Case(NamedTuple):
     partial: bool = False  # some samples have no label
     halves: tuple[str, ...] = ()  # heads half as wide as the others
     inputs: bool = False  # it reads the views themselves, here as wide as the embeddings
+    answers: int = 0  # classes of changes of the last view, which the views know
 
     def batch(self, index: Tensor, label: Tensor, views: list[Tensor]) -> Batch:
         """What an objective is told beside the outputs, alike on any number of ranks."""
         if not self.patches:
-            return Batch(self.seen(views), index, label, self.geometry(len(label)), self.mixes(len(label)))
+            places, mixes = self.geometry(len(label)), self.mixes(len(label))
+            return Batch(self.seen(views), index, label, places, mixes, targets=self.targets(index))
         pixels = torch.sin(index[:, None] + torch.arange(4.0 * DIM)).view(-1, DIM, 2, 2)  # [B, DIM, 2, 2]
         targets = [torch.tensor([[0, 1], [2, 3]]).expand(len(index), -1, -1)]  # [B, 2, 2]
         return Batch([pixels] * self.num_views, index, label, targets=targets)
@@ -141,6 +144,10 @@ class Case(NamedTuple):
         done = {**{v: mix._replace(of=v) for v in self.mixed}, **dict.fromkeys(self.added, mix)}
         done |= {v: mix._replace(of=of) for v, of in zip(self.added, self.of, strict=False)}
         return [done.get(v) for v in range(self.num_views)]
+
+    def targets(self, index: Tensor) -> list[Tensor] | None:
+        """What the views may have told of samples [B], alike on any number of ranks."""
+        return [index % self.answers] if self.answers else None
 
     @property
     def num_views(self) -> int:
@@ -339,6 +346,8 @@ def ijepa() -> IJEPA:
 def msn(exponent: float, iterations: int) -> Case:
     build = lambda: seeded(lambda: MSN(DIM, 5, 0.1, 0.25, iterations, 1.0, exponent))  # noqa: E731
     return Case(build, student=(1, 2), teacher=(0,))
+
+
 def all4one() -> All4One:
     transformer = seeded(lambda: Transformer(DIM, 1, 2, 0.0))
     return seeded(lambda: All4One(0.2, 0.1, 3, transformer, Queue(20, DIM), (0.5, 0.5, 0.5), 10.0))
@@ -392,6 +401,7 @@ OBJECTIVES: dict[str, Case] = {
     "simclr": Case(lambda: SimCLR(0.2)),
     "adainf": Case(lambda: SimCLR(0.2)),
     "g_simclr": Case(lambda: SimCLR(0.1)),
+    "mi_views": Case(lambda: SimCLR(0.2)),
     "mcl": Case(lambda: SimCLR(0.2)),
     "dcl": Case(lambda: DCL(0.2, None)),
     "dclw": Case(lambda: DCL(0.2, 0.5)),
@@ -480,6 +490,9 @@ OBJECTIVES: dict[str, Case] = {
     "unmix_simclr": Case(lambda: UnMix(SimCLR(0.2), 1.0), student=(0, 1, 2), added=(2,)),
     "unmix_byol": Case(lambda: UnMix(BYOL(), 1.0), (0, 1, 2, 3), teacher=(0, 1), heads=BYOL_HEADS, added=(2, 3)),
     "bsim": Case(lambda: UnMix(SimCLR(0.2), 0.5), student=(0, 1, 2, 3), added=(2, 3)),
+    "scatsimclr": Case(lambda: Pretext(SimCLR(0.5), 0.3), (0, 1, 2), heads=("projector", "pretext"), answers=4),
+    "genview": Case(lambda: GenView(SimCLR(0.2), 1.0), heads=("projector", "map")),
+    "genview_byol": Case(lambda: GenView(BYOL(), 1.0), teacher=(0, 1), heads=(*BYOL_HEADS, "map")),
     "groco_all_moved": Case(lambda: GroCo(1.0, 1, None, False), student=(0, 1, 2)),
     "supervised": classifier(lambda: Supervised(DIM, 0.1)),
     "supervised_mixed": classifier(lambda: Supervised(DIM, 0.0), mixed=(0,)),

@@ -233,6 +233,7 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
         "needs": [
             *(["a teacher"] if config.get("teacher") else []),
             *(words for key, words in NEEDED.items() if key in objective.requires),
+            *(["generated images"] if chosen.get("generated", "none") != "none" else []),
         ],
         "feature_mixer": own,
         "mixtures": [words for key, words in MIXTURES.items() if key in objective.accepts | objective.requires],
