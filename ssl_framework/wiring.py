@@ -64,7 +64,7 @@ def refuse_lacking(name: str, missing: Sequence[str], encoder: Encoder, whose: s
 
 def is_feature(name: str) -> bool:
     """Whether an output of that name is the backbone's."""
-    return name in FEATURES or name.startswith("block_")
+    return name in FEATURES or name.startswith("block_") or name.endswith(".layers")
 
 
 def heads_with(reads: Sequence[str]) -> str:

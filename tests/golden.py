@@ -1,6 +1,7 @@
 """Golden values: what the papers' public code (or the formula alone) gives on a fixture that is itself a formula."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +44,18 @@ def mix_rows(s: int, n: int = 6, d: int = 8) -> Tensor:
     """The fixture of the mixing methods, A, B, C, D for s = 0 .. 3: [n, d] float64 unit rows of ``mix_raw``."""
     x = mix_raw(s, n, d)
     return x / x.norm(dim=1, keepdim=True)
+
+
+def flat_index(*shape: int) -> Tensor:
+    """The row-major index of every entry, float64."""
+    return torch.arange(math.prod(shape), dtype=torch.float64).view(shape)
+
+
+def sin_map(*shape: int) -> Tensor:
+    """``sin(1 + 0.7 n)`` with n the flat index, float64: the fixture of methods on maps and patches."""
+    return torch.sin(1.0 + 0.7 * flat_index(*shape))
+
+
+def cos_map(*shape: int) -> Tensor:
+    """``cos(0.3 + 0.45 n)`` with n the flat index, float64."""
+    return torch.cos(0.3 + 0.45 * flat_index(*shape))

@@ -44,6 +44,23 @@ SMALL_VIT = (
 SMALL_OF = {
     "mocov2": SMALL_QUEUE,
     **dict.fromkeys(("mae", "simmim", "ijepa", "msn", "pmsn"), SMALL_VIT),
+    "ibot": (*SMALL_VIT, "student.heads.projector.hidden=[32]", "student.heads.projector.out=16"),
+    "dinov2": (
+        *SMALL_VIT,
+        *(
+            f"student.heads.{head}.{key}"
+            for head in ("projector", "patch_projector")
+            for key in ("hidden=[32]", "out=16")
+        ),
+    ),
+    "hybrid_distillation": (
+        *(
+            item.replace("backbone", key, 1)
+            for key in ("backbone", "teacher.backbone", "teacher.second")
+            for item in SMALL_VIT
+        ),
+        *(f"{key}.last_layers=2" for key in ("backbone", "teacher.second")),
+    ),
     "data2vec": (*SMALL_VIT, "backbone.last_layers=2"),
     "mochi": (*SMALL_QUEUE, *SMALL_MIXER),
     "feature_transform": SMALL_QUEUE,

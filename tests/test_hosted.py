@@ -23,7 +23,7 @@ MIX = {
 }
 """Methods that mix pictures, and what they mix by."""
 
-MASKED = ("mae", "simmim", "data2vec", "ijepa", "msn", "pmsn")
+MASKED = ("mae", "simmim", "data2vec", "ijepa", "msn", "pmsn", "ibot", "dinov2", "hybrid_distillation")
 """Methods that hide patches of pictures, and bring a backbone that has them."""
 
 REFUSED = {

@@ -48,8 +48,8 @@ METHODS = (
     *("metrix_multi_similarity", "supremix", "mcl", "g_simclr"),
 )
 GROUPS = (
-    *("mixer", "feature_mixer", "evaluation", "data", "backbone", "head", "optimizer", "views", "sampler", "trainer"),
-    *("generated", "pseudo_labels", "objective", "teacher", "report", "labels"),
+    *("mixer", "masker", "feature_mixer", "evaluation", "data", "backbone", "head", "optimizer", "views", "sampler"),
+    *("trainer", "generated", "pseudo_labels", "objective", "teacher", "report", "labels"),
 )
 PATIENCE = 20.0
 MEMORY = 6 * 2**30

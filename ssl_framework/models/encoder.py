@@ -28,7 +28,8 @@ class Encoder(nn.Module):
         heads: name -> head without layers, a copy of which is built here, where the widths are known.
         join_views: views of one size go through the network as one batch, so that they share batch statistics (and
             the step is faster); otherwise each view is a batch of its own.
-        beside: name -> a further backbone, whose pooled features heads and objectives find under that name.
+        beside: name -> a further backbone, whose pooled features heads and objectives find under that name, and its
+            last blocks under "<name>.layers" where it gives them.
         scored: which features evaluators score, side by side: "pooled", or names of ``beside``.
         earlier: backbones that earlier stages of the run have trained (see ``stages``). They are frozen and take no
             part in training; evaluators score the normalised features of all stages side by side.
@@ -57,6 +58,9 @@ class Encoder(nn.Module):
         if not scored or not set(scored) <= dims.keys():
             raise ValueError(f"student.scored is {list(scored)}: name one or more of {', '.join(dims)}")
         dims |= backbone.dense_dims if isinstance(backbone, Dense) else {}
+        for name, further in (beside or {}).items():
+            if isinstance(further, Dense) and "layers" in further.dense_dims:
+                dims[f"{name}.layers"] = further.dense_dims["layers"]
         if taken := sorted(dims.keys() & heads.keys()):
             raise ValueError(f"student.heads has {taken[0]}, which names a backbone already: call the head otherwise")
         self.heads = nn.ModuleDict()
@@ -119,7 +123,9 @@ class Encoder(nn.Module):
         """
         outputs = self.features(x, mask)
         for name, further in self.beside.items():
-            outputs[name] = further(x)["pooled"]
+            found = further(x)
+            outputs[name] = found["pooled"]
+            outputs |= {f"{name}.layers": found["layers"]} if "layers" in found else {}
         for name, head in self.heads.items():
             outputs[name] = head(outputs)
         return outputs

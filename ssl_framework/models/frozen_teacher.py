@@ -13,19 +13,20 @@ from ssl_framework.types import Clock, Outputs
 
 @guarded
 class FrozenTeacher(nn.Module):
-    """A backbone without heads, in eval mode and without gradient; the other kind of teacher is ``EMATeacher``.
+    """A backbone without heads, or two, in eval mode and without gradient; the other kind is ``EMATeacher``.
 
     A run that goes on has it in its checkpoint. What is evaluated and exported is the student.
 
     Args:
         backbone: of any kind; it names its weights, which ``parts.begin_with_weights`` gives it.
+        second: another one, whose outputs are "second" [B, D] and "second.layers"; ``None``: there is one.
     """
 
     shuffle_bn = None
 
-    def __init__(self, backbone: BackboneProtocol) -> None:
+    def __init__(self, backbone: BackboneProtocol, second: BackboneProtocol | None = None) -> None:
         super().__init__()
-        self.encoder = Encoder(backbone, heads={})
+        self.encoder = Encoder(backbone, heads={}, beside={} if second is None else {"second": second})
         self.requires_grad_(False)
         self.train()
 

@@ -55,5 +55,5 @@ class Data2Vec(Objective):
             target = target_of(whole["layers"])  # [B, N, D]
             errors = F.smooth_l1_loss(seen[self.head], target, beta=self.beta, reduction="none").mean(dim=2)  # [B, N]
             losses.append(mean_over_hidden(errors, seen["mask"]))
-            spreads.append(target.std(dim=0).mean())
+            spreads.append(target.std(dim=0, correction=0).mean())
         return {"loss": torch.stack(losses).mean(), "target_std": torch.stack(spreads).mean()}

@@ -33,7 +33,7 @@ class IJEPA(Objective):
     requires = frozenset({"teacher", "masks", "masked_tokens=drop", "targets"})
     num_views = (1, 1)
 
-    def __init__(self, width: Count, depth: Count, num_heads: Count, head: str = "context") -> None:
+    def __init__(self, width: Count, depth: Count, num_heads: Count, head: str = "patch_features") -> None:
         super().__init__()
         self.head = head
         self.reads, self.teacher_reads = (head, "mask"), ("patches",)
@@ -73,4 +73,4 @@ class IJEPA(Objective):
         whole = full_precision(whole)
         target = rows_at(F.layer_norm(whole, whole.shape[-1:]), where.flatten(1)).unflatten(1, where.shape[1:])
         found = self.predict(context, mask, where)  # [B, T, n', D]
-        return {"loss": F.smooth_l1_loss(found, target), "target_std": whole.std(dim=0).mean()}
+        return {"loss": F.smooth_l1_loss(found, target), "target_std": whole.std(dim=0, correction=0).mean()}

@@ -156,11 +156,13 @@ def begin_with_weights(module: SSLModule) -> list[str]:
         FileNotFoundError: there is no such folder or file.
         ValueError: it cannot be read safely, or does not fit, or a teacher that never learns has none.
     """
-    if isinstance(module.teacher, FrozenTeacher) and not has_weights(module.teacher.encoder.backbone):
-        raise ValueError(
-            "teacher=frozen stays as it begins, but no weights are named for it: set "
-            "teacher.backbone.weights=<run folder or file>, or teacher.backbone.pretrained=true"
-        )
+    if isinstance(module.teacher, FrozenTeacher):
+        for key, backbone in zip(("backbone", "second"), module.teacher.encoder.backbones, strict=False):
+            if not has_weights(backbone):
+                raise ValueError(
+                    "teacher=frozen stays as it begins, but no weights are named for it: set "
+                    f"teacher.{key}.weights=<run folder or file>, or teacher.{key}.pretrained=true"
+                )
     encoders = [module.student] if module.teacher is None else [module.student, module.teacher.encoder]
     said = [begin(backbone) for encoder in encoders for backbone in encoder.backbones]
     return [line for line in dict.fromkeys(said) if line]

@@ -244,6 +244,11 @@ def check_sharding(cfg: DictConfig, module: SSLModule) -> None:
             f"{found} {type(module.mixer.rule).__name__}, which reaches into the student: choose another mixer, or "
             "trainer.strategy=ddp"
         )
+    if module.masker is not None:
+        raise ValueError(
+            f"{found} {type(module.masker).__name__}, which reaches into the student: choose a method without "
+            "masks, or trainer.strategy=ddp"
+        )
     if cfg.trainer.gradient_clip_val is not None and any(p.requires_grad for p in module.objective.parameters()):
         raise ValueError(
             f"{found} trainer.gradient_clip_val={cfg.trainer.gradient_clip_val} where the objective has parameters of "

@@ -36,6 +36,8 @@ from ssl_framework.objectives.distill import Distill
 from ssl_framework.objectives.genview import GenView
 from ssl_framework.objectives.gpc import GPC
 from ssl_framework.objectives.groco import GroCo
+from ssl_framework.objectives.hybrid_distillation import HybridDistillation
+from ssl_framework.objectives.ibot import IBOT
 from ssl_framework.objectives.ijepa import IJEPA
 from ssl_framework.objectives.instance_discrimination import (
     Contrastive,
@@ -86,6 +88,7 @@ from ssl_framework.objectives.supervised import Supervised
 from ssl_framework.objectives.supremix import SupReMix
 from ssl_framework.objectives.susana import ICNN, ProtoTriplet
 from ssl_framework.objectives.swav import SwAV
+from ssl_framework.objectives.targets import Balanced, Centred
 from ssl_framework.objectives.unmix import UnMix
 from ssl_framework.objectives.vicregl import VICRegL
 from ssl_framework.objectives.wad import WAD
@@ -107,6 +110,7 @@ class Case(NamedTuple):
     of: tuple[int, ...] = ()  # the views that the added ones are mixtures of, where that is not view 0
     numbers: tuple[str, ...] = ()  # heads that give one number a sample
     least: int = 2  # samples in the smallest global batch it takes
+    images: tuple[str, ...] = ()  # heads that give one vector a sample where there are patches
     patches: tuple[int, ...] = ()  # of each view as its encoder gives them; "mask" hides every other one of four
     maps: tuple[str, ...] = ()  # heads that give a map of 2 x 2 positions: each other rotations of the embedding
     partial: bool = False  # some samples have no label
@@ -166,8 +170,9 @@ class Case(NamedTuple):
         """The same of heads that give one vector a patch [B, N, D], "layers" for two blocks, and "mask"."""
         tokens = torch.stack([z.roll(i, dims=1) * (1 + i / 4) for i in range(count)], dim=1)  # [B, N, D]
         found = {head: tokens.roll(turn, dims=2) for turn, head in enumerate(self.heads)}
-        if "layers" in found:
-            found["layers"] = torch.stack([tokens, tokens.roll(2, dims=2)], dim=1)  # [B, 2, N, D]
+        found |= {head: z.roll(turn, dims=1) for turn, head in enumerate(self.heads) if head in self.images}
+        for head in {"layers", "second.layers"} & found.keys():
+            found[head] = torch.stack([found[head], tokens.roll(2, dims=2)], dim=1)  # [B, 2, N, D]
         return {**found, "mask": (torch.arange(len(z))[:, None] + torch.arange(4)) % 2 == 0}  # [B, 4]
 
     def form(self, head: str, z: Tensor) -> Tensor:
@@ -318,6 +323,38 @@ def gpc() -> GPC:
     objective.prototypes.copy_(unit(torch.randn(5, DIM)))
     objective.cluster[:12] = torch.arange(12) % 5
     return objective
+
+
+def ijepa() -> IJEPA:
+    objective = seeded(lambda: IJEPA(8, 1, 2))
+    seeded(lambda: objective.meet({"patches": DIM}))
+    return objective
+
+
+def ibot() -> IBOT:
+    centres = [Centred(Centre(DIM, 0.9)) for _ in range(2)]
+    return IBOT(0.1, 0.07, 0.04, 0.5, *centres, 1.0, 0.0)
+
+
+DINOV2_HEADS = ("projector", "patch_projector", "pooled")
+
+
+def dinov2() -> IBOT:
+    return IBOT(0.1, 0.07, 0.04, 0.5, Balanced(3), Balanced(3), 0.7, 0.1, patch_head="patch_projector")
+
+
+HYBRID_HEADS = ("patch_features", "layers", "patches", "second.layers")
+
+
+def hybrid() -> HybridDistillation:
+    objective = seeded(lambda: HybridDistillation(DIM, 1.0, 1.0, 2.0, 0.5))
+    seeded(lambda: objective.meet({"patches": DIM}))
+    return objective
+
+
+def msn(exponent: float, iterations: int) -> Case:
+    build = lambda: seeded(lambda: MSN(DIM, 5, 0.1, 0.25, iterations, 1.0, exponent))  # noqa: E731
+    return Case(build, student=(1, 2), teacher=(0,))
 
 
 def dino() -> DINO:
@@ -509,7 +546,10 @@ OBJECTIVES: dict[str, Case] = {
     "mae": Case(lambda: MAE(norm_pix=True), student=(0,), heads=("decoder",), patches=(4,)),
     "simmim": Case(lambda: SimMIM(), heads=("pixels",), patches=(4, 4)),
     "data2vec": Case(lambda: Data2Vec(2.0), (0,), (0,), heads=("predictor", "layers"), patches=(4,)),
-    "ijepa": Case(ijepa, student=(0,), teacher=(1,), heads=("context", "patches"), patches=(2, 4)),
+    "ijepa": Case(ijepa, student=(0,), teacher=(1,), heads=("patch_features", "patches"), patches=(2, 4)),
+    "ibot": Case(ibot, (0, 1), (0, 1), patches=(5, 5)),
+    "dinov2": Case(dinov2, (0, 1), (0, 1), DINOV2_HEADS, images=("projector", "pooled"), patches=(4, 4)),
+    "hybrid_distillation": Case(hybrid, (0,), (0,), HYBRID_HEADS, patches=(4,)),
     "msn": msn(0.0, 3),
     "msn_without_sinkhorn": msn(0.0, 0),
     "pmsn": msn(0.25, 3),

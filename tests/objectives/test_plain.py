@@ -19,7 +19,12 @@ from tests.objectives.table import DIM, OBJECTIVES, Case
 CLOCK = Clock(step=1, epoch=0, total_steps=3)
 COUNT = 6
 INDEX, LABEL = torch.arange(COUNT), torch.arange(COUNT) % 2
-CLEAN = [name for name, case in OBJECTIVES.items() if not case.mixed and not case.added and not case.maps]
+CLEAN = [
+    name
+    for name, case in OBJECTIVES.items()
+    if not case.mixed and not case.added and not case.maps and not case.patches and "masks" not in case.build().requires
+]
+MASKED = [name for name, case in OBJECTIVES.items() if case.patches or "masks" in case.build().requires]
 
 
 def views_of(case: Case) -> list[torch.Tensor]:

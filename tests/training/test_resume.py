@@ -78,7 +78,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return run
 
 
-@pytest.mark.parametrize(("method", "step"), [*RESUMED, ("isogclr", 9), *EPOCHAL])
+@pytest.mark.parametrize(("method", "step"), [*RESUMED, ("isogclr", 9), ("ibot", 9), *EPOCHAL])
 def test_stopped_by_a_signal_and_resumed(
     method: str, step: int, finished: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -268,6 +268,7 @@ def test_a_finished_run_is_evaluated_loaded_and_exported(folder: Path, tmp_path:
         ("simclr", ("data.micro_batch_size=4",), "does not go with data.micro_batch_size=4: set that to null, or"),
         ("simclr", ("trainer.precision=16-mixed",), "does not go with trainer.precision=16-mixed: choose"),
         ("simclr", ("mixer=manifold_mixup",), "which reaches into the student: choose another mixer"),
+        ("mae", (), "RandomMask, which reaches into the student: choose a method without"),
         ("swav", ("trainer.gradient_clip_val=1",), r"gradient_clip_val=1 where the objective has parameters .*SwAV"),
     ],
 )

@@ -138,7 +138,8 @@ def with_defaults(content: dict[str, Any], root: Path) -> dict[str, Any]:
     for item in content.pop("defaults", []):
         for choice, name in item.items():
             group, _, key = choice.lstrip("/").partition("@")
-            content[key] = yaml.safe_load((root / "configs" / group / f"{name}.yaml").read_text())
+            part = yaml.safe_load((root / "configs" / group / f"{name}.yaml").read_text())
+            content[key] = {**part, **content.get(key, {})}
     return content
 
 

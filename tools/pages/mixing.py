@@ -94,6 +94,8 @@ def verdicts(root: Path, methods: Sequence[str]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for method in methods:
         cfg = chosen_for(root, method, shipped)
+        if isinstance(cfg.objective.get("dim"), str):  # as wide as the backbone's features: any number does here
+            cfg.objective.dim = 1
         objective, views, feature_mixer = build(cfg.objective), build(cfg.views), build(cfg.feature_mixer)
         found[method] = {}
         for mixer in mixers:
