@@ -68,6 +68,7 @@ from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.simlap import LabelGate, SimLAP
 from ssl_framework.objectives.smog import SMoG
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
+from ssl_framework.objectives.split_merge import SplitMerge
 from ssl_framework.objectives.supcon import SupCon
 from ssl_framework.objectives.supervised import Supervised
 from ssl_framework.objectives.supremix import SupReMix
@@ -239,8 +240,8 @@ def sbcl() -> SBCL:
 
 def gpc() -> GPC:
     """As after a clustering."""
-    objective = allocated(lambda: GPC(5, DIM, 0.5, 0.2, 0.35, 1.0, 0.3, 1, 10))
-    objective.prototypes.copy_(unit(torch.randn(5, DIM)))
+    objective = allocated(lambda: GPC(5, 6, SplitMerge(0.1, 1e-4, 0.1, 0.5), DIM, 0.5, 0.2, 0.35, 1.0, 0.3, 1, 10))
+    objective.prototypes[:5] = unit(torch.randn(5, DIM))
     objective.cluster[:12] = torch.arange(12) % 5
     return objective
 
