@@ -61,7 +61,7 @@ class WAD(Objective):
         self.register_buffer("axes", torch.zeros(self.num_classes, teacher["pooled"]))  # [C, T]
 
     def allocate(self, num_samples: int) -> None:
-        """Makes the loss of every unlabelled sample, -1 of others and where it is not known, and whether it is chosen."""
+        """Makes the loss of every unlabelled sample, -1 where it is not known, and whether it is chosen."""
         self.bank = SampleBank({"loss": torch.full((num_samples,), -1.0), "chosen": torch.zeros(num_samples)})  # [N]
 
     def forward(
