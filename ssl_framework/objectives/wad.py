@@ -85,7 +85,11 @@ class WAD(Objective):
 
     def choose(self, clock: Clock) -> None:
         """Chooses samples at the first step of a part of the run. Changes ``bank`` and ``done``."""
-        while int(self.done) < min(int(clock.progress * (self.rounds + 1)), self.rounds):
+        parts = self.rounds + 1
+        reached = int(clock.progress * parts)
+        if reached == int(clock._replace(step=clock.step - 1).progress * parts):
+            return  # without asking the device for ``done``
+        while int(self.done) < min(reached, self.rounds):
             loss, chosen = self.bank.get_buffer("loss"), self.bank.get_buffer("chosen")  # [N] each
             count = round(self.share * (1 - int(self.done) / self.rounds) ** 2 * int((loss >= 0).sum()))
             left = ((loss >= 0) & (chosen == 0)).nonzero()[:, 0]  # unlabelled samples

@@ -232,7 +232,7 @@ def wad() -> WAD:
 
 def sbcl() -> SBCL:
     """As after a clustering: classes of two subclasses, and samples that were not seen yet."""
-    objective = allocated(lambda: SBCL(6, DIM, 0.2, 0.07, 0.25, 2, 1, 1, 5))
+    objective = allocated(lambda: SBCL(6, DIM, 0.2, 0.07, 0.25, 2, 0, 1, 5))
     objective.subclass[:12] = torch.arange(12) % 2 + 2 * torch.tensor([0, 1, 0, 1, 0, 0, 2, 3, 0, 1, 0, 1])
     objective.class_temperature[:4] = torch.tensor([0.2, 0.3, 0.25, 0.1])
     return objective
