@@ -22,7 +22,7 @@ from ssl_framework.types import Batch, Clock, Outputs
 
 @guarded
 class SBCL(Objective):
-    """Plain SupCon until the first clustering, then both levels.
+    """Plain SupCon for ``warmup`` epochs, then both levels; a class that is not divided yet is one subclass.
 
     Args:
         num_classes: C.
@@ -98,7 +98,7 @@ class SBCL(Objective):
         z, label = torch.cat(views), batch.label.repeat(len(views))  # [N, D], [N]
         divided = self.subclass[batch.index]  # [B]
         own = torch.where(divided < 0, len(self.subclass) + batch.label, divided)  # [B]: the rest of a class is one
-        if bool((self.subclass < 0).all()):
+        if clock.epoch < self.warmup:
             loss = supcon(z, label, self.temperature)
         else:
             loss = self.two_levels(z, label, own.repeat(len(views)), len(views))

@@ -61,9 +61,8 @@ class WAD(Objective):
         self.register_buffer("axes", torch.zeros(self.num_classes, teacher["pooled"]))  # [C, T]
 
     def allocate(self, num_samples: int) -> None:
-        """Makes the loss of every unlabelled sample, and whether it is chosen."""
-        never = torch.full((num_samples,), float("inf"))  # [N]
-        self.bank = SampleBank({"loss": never, "chosen": torch.zeros(num_samples)})
+        """Makes the loss of every unlabelled sample, -1 where it is not known, and whether it is chosen."""
+        self.bank = SampleBank({"loss": torch.full((num_samples,), -1.0), "chosen": torch.zeros(num_samples)})  # [N]
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
@@ -79,20 +78,22 @@ class WAD(Objective):
         loss = mean_where(told, labelled) + mean_where(weight * found, chosen)
         member = F.one_hot(gather(batch.label) + 1, self.num_classes + 1)[:, 1:].to(features.dtype)  # [W * B, C]
         self.axes += (member.T @ gather(features)).to(self.axes.dtype)  # [C, T]
-        self.bank.write(batch.index, {"loss": found.detach().masked_fill(labelled, float("inf"))})
+        self.bank.write(batch.index, {"loss": found.detach().masked_fill(labelled, -1.0)})
         right = (scores.detach().argmax(dim=1) == batch.label).float()  # [B]
         logged = {"accuracy": mean_where(right, labelled), "weight": mean_where(weight, ~labelled)}
         return {"loss": loss, **logged, "chosen": self.bank.column("chosen").mean()}
 
     def choose(self, clock: Clock) -> None:
         """Chooses samples at the first step of a part of the run. Changes ``bank`` and ``done``."""
-        while int(self.done) < min(int(clock.progress * (self.rounds + 1)), self.rounds):
+        parts = self.rounds + 1
+        reached = int(clock.progress * parts)
+        if reached == int(clock._replace(step=clock.step - 1).progress * parts):
+            return  # without asking the device for ``done``
+        while int(self.done) < min(reached, self.rounds):
             loss, chosen = self.bank.get_buffer("loss"), self.bank.get_buffer("chosen")  # [N] each
-            share = self.share * (1 - int(self.done) / self.rounds) ** 2
-            count = round(share * int(loss.isfinite().sum()))
-            order = loss.masked_fill(chosen > 0, float("inf")).argsort(stable=True)  # [N]
-            best = order[:count]  # [count]
-            chosen[best] = loss[best].isfinite().to(chosen.dtype)
+            count = round(self.share * (1 - int(self.done) / self.rounds) ** 2 * int((loss >= 0).sum()))
+            left = ((loss >= 0) & (chosen == 0)).nonzero()[:, 0]  # unlabelled samples
+            chosen[left[loss[left].argsort(stable=True)[:count]]] = 1.0
             self.done += 1
 
 

@@ -11,7 +11,7 @@ from ssl_framework.runs.folder import read_json
 from tests.evaluation.test_evaluation import clusters
 from tests.small_runs import run_in, small
 
-NAMES = [f"novel[known=0.5,seeds=3]/{part}" for part in ("all", "old", "new")]
+NAMES = [f"novel[known=0.5,seeds=3,classes={part}]/top1" for part in ("all", "old", "new")]
 PROBE = NovelClasses(0.5, 0.5, 3, 50, 0)
 
 
@@ -56,6 +56,6 @@ def test_a_run_has_chance_beside_its_references(tmp_path: Path) -> None:
     probes = ("evaluation=novel_classes", "evaluation.probes.knn=null", "evaluation.probes.linear=null")
     run_in(tmp_path, small("simclr", "trainer.max_steps=1", *probes))
     result = read_json(tmp_path / "result.json")
-    names = [f"novel[known=0.5,seeds=5]/{part}" for part in ("all", "old", "new")]
+    names = [f"novel[known=0.5,seeds=5,classes={part}]/top1" for part in ("all", "old", "new")]
     assert list(result["metrics"]) == list(result["baselines"]["chance"]) == names
     assert list(result["baselines"]) == ["raw_pixels", "untrained", "chance"]

@@ -83,6 +83,7 @@ from ssl_framework.objectives.simlap import LabelGate, SimLAP
 from ssl_framework.objectives.slotcon import SlotCon
 from ssl_framework.objectives.smog import SMoG
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
+from ssl_framework.objectives.split_merge import SplitMerge
 from ssl_framework.objectives.supcon import SupCon
 from ssl_framework.objectives.supervised import Supervised
 from ssl_framework.objectives.supremix import SupReMix
@@ -311,7 +312,7 @@ def wad() -> WAD:
 
 def sbcl() -> SBCL:
     """As after a clustering: classes of two subclasses, and samples that were not seen yet."""
-    objective = allocated(lambda: SBCL(6, DIM, 0.2, 0.07, 0.25, 2, 1, 1, 5))
+    objective = allocated(lambda: SBCL(6, DIM, 0.2, 0.07, 0.25, 2, 0, 1, 5))
     objective.subclass[:12] = torch.arange(12) % 2 + 2 * torch.tensor([0, 1, 0, 1, 0, 0, 2, 3, 0, 1, 0, 1])
     objective.class_temperature[:4] = torch.tensor([0.2, 0.3, 0.25, 0.1])
     return objective
@@ -319,8 +320,8 @@ def sbcl() -> SBCL:
 
 def gpc() -> GPC:
     """As after a clustering."""
-    objective = allocated(lambda: GPC(5, DIM, 0.5, 0.2, 0.35, 1.0, 0.3, 1, 10))
-    objective.prototypes.copy_(unit(torch.randn(5, DIM)))
+    objective = allocated(lambda: GPC(5, 6, SplitMerge(0.1, 1e-4, 0.1, 0.5), DIM, 0.5, 0.2, 0.35, 1.0, 0.3, 1, 10))
+    objective.prototypes[:5] = unit(torch.randn(5, DIM))
     objective.cluster[:12] = torch.arange(12) % 5
     return objective
 

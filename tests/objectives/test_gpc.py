@@ -5,6 +5,7 @@ import torch
 
 from ssl_framework.objectives.gpc import GPC
 from ssl_framework.objectives.grouping import semi_supervised_kmeans
+from ssl_framework.objectives.split_merge import SplitMerge
 from ssl_framework.types import Clock
 from tests.golden import core_view
 from tests.objectives import loops
@@ -13,7 +14,7 @@ LABEL, CLUSTER = [0, -1, 0, 1, -1, -1], [0, 2, 0, 1, 1, -1]
 
 
 def gpc() -> GPC:
-    objective = GPC(3, 4, 0.5, 0.2, 0.35, 0.7, 0.3, 1, 50)
+    objective = GPC(3, 4, None, 4, 0.5, 0.2, 0.35, 0.7, 0.3, 1, 50)
     objective.allocate(6)
     return objective.double()
 
@@ -24,8 +25,8 @@ def minus_log_p(scores: list[float], wanted: int) -> float:
 
 def test_equals_the_loop() -> None:
     objective = gpc()
-    objective.prototypes.copy_(core_view(2)[:3])
-    objective.temperatures.copy_(torch.tensor([0.2, 0.3, 0.4], dtype=torch.float64))
+    objective.prototypes[:3] = core_view(2)[:3]  # there is no fourth
+    objective.temperatures[:3] = torch.tensor([0.2, 0.3, 0.4], dtype=torch.float64)
     objective.cluster.copy_(torch.tensor(CLUSTER))
     z, x = (core_view(0), core_view(1)), (core_view(2).roll(1, 0), core_view(3))
     views = [{"projector": z[v], "pooled": 3 * x[v]} for v in (0, 1)]
@@ -77,7 +78,7 @@ def test_clusters_of_equal_rows_and_without_labels() -> None:
 
 def test_an_epoch_makes_prototypes_of_what_was_seen() -> None:
     x, y = blobs()
-    objective = GPC(5, 5, 0.5, 0.2, 0.35, 1.0, 0.3, 2, 50)
+    objective = GPC(5, 8, None, 5, 0.5, 0.2, 0.35, 1.0, 0.3, 2, 50)
     objective.allocate(60)
     objective.bank.write(torch.arange(50), {"features": x, "label": torch.where(y < 2, y, -1).float()})
     objective.on_epoch(Clock(0, 1, 10))
@@ -87,3 +88,18 @@ def test_an_epoch_makes_prototypes_of_what_was_seen() -> None:
     own = objective.prototypes[objective.cluster[:50]]
     assert ((own * x).sum(dim=1) / x.norm(dim=1)).min() > 0.95
     assert objective.temperatures.mean().item() == pytest.approx(0.3)
+    assert (objective.prototypes[5:] == 0).all()
+
+
+def test_a_move_divides_the_one_cluster_of_three_new_classes() -> None:
+    x, y = blobs()
+    moves = SplitMerge(1.0, 0.01, 0.1, 0.0)
+    objective = GPC(3, 8, moves, 5, 0.5, 0.2, 0.35, 1.0, 0.3, 1, 50)
+    objective.allocate(50)
+    objective.bank.write(torch.arange(50), {"features": x, "label": torch.where(y < 2, y, -1).float()})
+    objective.on_epoch(Clock(0, 1, 10))
+    found = objective.cluster[y >= 2]
+    assert (objective.prototypes[:4] != 0).any(dim=1).all() and torch.equal(objective.cluster[y < 2], y[y < 2])
+    assert all(found[y[y >= 2] == c].unique().numel() == 1 for c in (2, 3, 4)) and found.unique().numel() == 2
+    with pytest.raises(ValueError, match=r"objective\.most is 2, but objective\.num_clusters is 3: raise most"):
+        GPC(3, 2, None, 5, 0.5, 0.2, 0.35, 1.0, 0.3, 1, 50)

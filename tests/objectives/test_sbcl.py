@@ -53,7 +53,7 @@ def test_equals_the_loop_with_a_sample_that_is_in_no_subclass() -> None:
 
 def test_the_warm_up_is_supcon() -> None:
     z = torch.cat([core_view(0), core_view(1)])
-    assert loss(sbcl()) == pytest.approx(loops.supcon(z, LABEL * 2, 0.1), abs=1e-10)
+    assert loss(sbcl(warmup=2)) == pytest.approx(loops.supcon(z, LABEL * 2, 0.1), abs=1e-10)
 
 
 def test_clusters_of_one_size_are_the_blobs() -> None:

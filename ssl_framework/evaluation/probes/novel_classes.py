@@ -39,7 +39,7 @@ class NovelClasses:
         self.known, self.share, self.seeds, self.iterations, self.seed = known, share, seeds, iterations, seed
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
-        """Means over seeds in percent: ``novel[known=0.5,seeds=5]/all``, ``.../old`` and ``.../new``."""
+        """Means over seeds in percent: ``novel[known=0.5,seeds=5,classes=all]/top1``, and of ``old`` and ``new``."""
         if not are_classes(test.y, "novel classes"):
             return {}
         count = int(torch.cat([train.y, test.y]).max()) + 1  # K
@@ -72,9 +72,9 @@ class NovelClasses:
     def accuracies(self, found: list[Tensor], y: Tensor, old: Tensor, count: int) -> dict[str, float]:
         """The metrics of clusters [M] of several seeds, for samples of the classes [M], known where ``old`` [M]."""
         right = torch.stack([matched(cluster, y, count) == y for cluster in found]).double()  # [seeds, M]
-        name = f"novel[known={self.known:g},seeds={self.seeds}]"
+        name = f"novel[known={self.known:g},seeds={self.seeds}"
         parts = {"all": torch.ones_like(old), "old": old, "new": ~old}
-        return {f"{name}/{part}": 100 * right[:, rows].mean().item() for part, rows in parts.items()}
+        return {f"{name},classes={part}]/top1": 100 * right[:, rows].mean().item() for part, rows in parts.items()}
 
 
 def matched(cluster: Tensor, y: Tensor, count: int) -> Tensor:
