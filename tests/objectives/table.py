@@ -24,6 +24,7 @@ from ssl_framework.objectives.core_tuning import CoreTuning
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
 from ssl_framework.objectives.distill import Distill
+from ssl_framework.objectives.frossl import FroSSL
 from ssl_framework.objectives.groco import GroCo
 from ssl_framework.objectives.instance_discrimination import (
     Contrastive,
@@ -32,10 +33,12 @@ from ssl_framework.objectives.instance_discrimination import (
     InstanceDiscrimination,
     SimpleContrastive,
 )
+from ssl_framework.objectives.lejepa import LeJEPA
 from ssl_framework.objectives.metric import Contrastive as ContrastivePairs
 from ssl_framework.objectives.metric import MetricLoss, MultiSimilarity, ProxyAnchor
 from ssl_framework.objectives.metrix import Metrix
 from ssl_framework.objectives.mixco import MixCo
+from ssl_framework.objectives.mmcr import MMCR
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.objectives.mocov3 import MoCoV3
 from ssl_framework.objectives.multiview import (
@@ -50,20 +53,27 @@ from ssl_framework.objectives.multiview import (
     MVInfoNCE,
     PairwiseNTXent,
 )
+from ssl_framework.objectives.nn_siamese import NNBYOL, NNSiam
 from ssl_framework.objectives.nnclr import NNCLR
 from ssl_framework.objectives.patchmix import PatchMix
 from ssl_framework.objectives.rankmixup import MNDCG, MRL, RankMixup
 from ssl_framework.objectives.regression import Regression
+from ssl_framework.objectives.ressl import ReSSL
 from ssl_framework.objectives.sdmp import SDMP
 from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.simlap import LabelGate, SimLAP
+from ssl_framework.objectives.simsiam import SimSiam
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
 from ssl_framework.objectives.supcon import SupCon
 from ssl_framework.objectives.supervised import Supervised
 from ssl_framework.objectives.supremix import SupReMix
 from ssl_framework.objectives.swav import SwAV
+from ssl_framework.objectives.tico import TiCo
 from ssl_framework.objectives.unmix import UnMix
+from ssl_framework.objectives.vicreg import VIbCReg, VICReg
+from ssl_framework.objectives.visreg import VISReg
+from ssl_framework.objectives.w_mse import WMSE
 from ssl_framework.types import Mix, Outputs
 
 DIM = 6
@@ -177,6 +187,10 @@ def nnclr(**options: Any) -> NNCLR:
     return seeded(lambda: NNCLR(0.2, Queue(20, DIM), **options))
 
 
+def nnbyol() -> NNBYOL:
+    return seeded(lambda: NNBYOL(Queue(20, DIM)))
+
+
 def cacr_moco() -> CACRMoCo:
     return seeded(lambda: CACRMoCo(1.0, 1.0, 1.0, 2.0, Queue(20, DIM)))
 
@@ -262,6 +276,20 @@ OBJECTIVES: dict[str, Case] = {
     "mochi_mixed": Case(mochi, student=(0,), teacher=(1,), mixed=(0,)),
     "imix_byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor"), mixed=(0, 1)),
     "byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor")),
+    "simsiam": Case(lambda: SimSiam(True), heads=("projector", "predictor")),
+    "simsiam_gradient": Case(lambda: SimSiam(False), heads=("projector", "predictor")),
+    "nnsiam": Case(lambda: seeded(lambda: NNSiam(Queue(20, DIM))), heads=("projector", "predictor")),
+    "nnbyol": Case(nnbyol, teacher=(0, 1), heads=("projector", "predictor")),
+    "vicreg": Case(lambda: VICReg(2.5, 2.5, 0.1, 1e-4)),
+    "vibcreg": Case(lambda: VIbCReg(1.0, 2.0, 4.0, 1e-4)),
+    "w_mse": Case(lambda: WMSE(4, 2, 0.1), student=(0, 1, 2)),
+    "tico": Case(lambda: TiCo(8.0, 0.9, DIM), teacher=(0, 1)),
+    "ressl": Case(lambda: seeded(lambda: ReSSL(0.1, 0.04, Queue(20, DIM))), student=(0,), teacher=(1,)),
+    "mmcr": Case(lambda: MMCR(0.005), student=(0, 1, 2)),
+    "frossl": Case(lambda: FroSSL(1.0, True)),
+    "frossl_views": Case(lambda: FroSSL(0.5, False), student=(0, 1, 2)),
+    "lejepa": Case(lambda: LeJEPA(0.05, 2, 5, 17, 3.0), student=(0, 1, 2)),
+    "visreg": Case(lambda: VISReg(0.6, 2, 5), student=(0, 1, 2)),
     "distill": Case(distill, teacher=(0, 1), heads=("projector", "pooled")),
     "feature_transform": Case(feature_transform, student=(0,), teacher=(1,)),
     "sepclr": Case(lambda: SepCLR(0.5, [0], 0.3, 0.2, 0.4), heads=("common", "salient")),
