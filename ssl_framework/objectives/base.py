@@ -36,6 +36,8 @@ class Objective(nn.Module):
             another objective may add them to this one (see ``siamese``).
         num_views: fewest and most views of a sample that each encoder it reads must encode, mixtures that were added
             not counted; ``None`` is no limit.
+        against_collapse: arguments without which all embeddings may become one vector, switched off (0, false) or, of a
+            predictor's name, that of the projector; the alarm names them.
 
     Attributes:
         reads: names of the student's outputs that it reads, heads or features; its constructor says them.
@@ -46,6 +48,7 @@ class Objective(nn.Module):
     requires: frozenset[str] = frozenset()
     accepts: frozenset[str] = frozenset()
     num_views: ClassVar[tuple[int, int | None]] = (2, 2)
+    against_collapse: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
         super().__init__()

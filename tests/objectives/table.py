@@ -33,6 +33,7 @@ from ssl_framework.objectives.deepcluster_v2 import DeepClusterV2
 from ssl_framework.objectives.densecl import DenseCL
 from ssl_framework.objectives.dino import DINO
 from ssl_framework.objectives.distill import Distill
+from ssl_framework.objectives.frossl import FroSSL
 from ssl_framework.objectives.genview import GenView
 from ssl_framework.objectives.gpc import GPC
 from ssl_framework.objectives.groco import GroCo
@@ -46,12 +47,14 @@ from ssl_framework.objectives.instance_discrimination import (
     InstanceDiscrimination,
     SimpleContrastive,
 )
+from ssl_framework.objectives.lejepa import LeJEPA
 from ssl_framework.objectives.mae import MAE, SimMIM
 from ssl_framework.objectives.meco import MECO
 from ssl_framework.objectives.metric import Contrastive as ContrastivePairs
 from ssl_framework.objectives.metric import MetricLoss, MultiSimilarity, ProxyAnchor
 from ssl_framework.objectives.metrix import Metrix
 from ssl_framework.objectives.mixco import MixCo
+from ssl_framework.objectives.mmcr import MMCR
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.objectives.mocov3 import MoCoV3
 from ssl_framework.objectives.msn import MSN
@@ -67,6 +70,7 @@ from ssl_framework.objectives.multiview import (
     MVInfoNCE,
     PairwiseNTXent,
 )
+from ssl_framework.objectives.nn_siamese import NNBYOL, NNSiam
 from ssl_framework.objectives.nnclr import NNCLR
 from ssl_framework.objectives.obow import OBoW
 from ssl_framework.objectives.patchmix import PatchMix
@@ -75,11 +79,13 @@ from ssl_framework.objectives.pixpro import PixPro
 from ssl_framework.objectives.pretext import Pretext
 from ssl_framework.objectives.rankmixup import MNDCG, MRL, RankMixup
 from ssl_framework.objectives.regression import Regression
+from ssl_framework.objectives.ressl import ReSSL
 from ssl_framework.objectives.sbcl import SBCL
 from ssl_framework.objectives.sdmp import SDMP
 from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.simlap import LabelGate, SimLAP
+from ssl_framework.objectives.simsiam import SimSiam
 from ssl_framework.objectives.slotcon import SlotCon
 from ssl_framework.objectives.smog import SMoG
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
@@ -90,8 +96,12 @@ from ssl_framework.objectives.supremix import SupReMix
 from ssl_framework.objectives.susana import ICNN, ProtoTriplet
 from ssl_framework.objectives.swav import SwAV
 from ssl_framework.objectives.targets import Balanced, Centred
+from ssl_framework.objectives.tico import TiCo
 from ssl_framework.objectives.unmix import UnMix
+from ssl_framework.objectives.vicreg import VIbCReg, VICReg
 from ssl_framework.objectives.vicregl import VICRegL
+from ssl_framework.objectives.visreg import VISReg
+from ssl_framework.objectives.w_mse import WMSE
 from ssl_framework.objectives.wad import WAD
 from ssl_framework.types import Batch, Geometry, Mix, Outputs
 
@@ -260,6 +270,10 @@ def nnclr(**options: Any) -> NNCLR:
     return seeded(lambda: NNCLR(0.2, Queue(20, DIM), **options))
 
 
+def nnbyol() -> NNBYOL:
+    return seeded(lambda: NNBYOL(Queue(20, DIM)))
+
+
 def cacr_moco() -> CACRMoCo:
     return seeded(lambda: CACRMoCo(1.0, 1.0, 1.0, 2.0, Queue(20, DIM)))
 
@@ -375,17 +389,6 @@ def smog() -> SMoG:
     return seeded(lambda: SMoG(0.1, 4, 0.9, 2, 4, Queue(16, DIM), DIM))
 
 
-def ijepa() -> IJEPA:
-    objective = seeded(lambda: IJEPA(8, 1, 2))
-    seeded(lambda: objective.meet({"patches": DIM}))
-    return objective
-
-
-def msn(exponent: float, iterations: int) -> Case:
-    build = lambda: seeded(lambda: MSN(DIM, 5, 0.1, 0.25, iterations, 1.0, exponent))  # noqa: E731
-    return Case(build, student=(1, 2), teacher=(0,))
-
-
 def all4one() -> All4One:
     transformer = seeded(lambda: Transformer(DIM, 1, 2, 0.0))
     return seeded(lambda: All4One(0.2, 0.1, 3, transformer, Queue(20, DIM), (0.5, 0.5, 0.5), 10.0))
@@ -463,6 +466,20 @@ OBJECTIVES: dict[str, Case] = {
     "mochi_mixed": Case(mochi, student=(0,), teacher=(1,), mixed=(0,)),
     "imix_byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor"), mixed=(0, 1)),
     "byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor")),
+    "simsiam": Case(lambda: SimSiam(True), heads=("projector", "predictor")),
+    "simsiam_gradient": Case(lambda: SimSiam(False), heads=("projector", "predictor")),
+    "nnsiam": Case(lambda: seeded(lambda: NNSiam(Queue(20, DIM))), heads=("projector", "predictor")),
+    "nnbyol": Case(nnbyol, teacher=(0, 1), heads=("projector", "predictor")),
+    "vicreg": Case(lambda: VICReg(2.5, 2.5, 0.1, 1e-4)),
+    "vibcreg": Case(lambda: VIbCReg(1.0, 2.0, 4.0, 1e-4)),
+    "w_mse": Case(lambda: WMSE(4, 2, 0.1), student=(0, 1, 2)),
+    "tico": Case(lambda: TiCo(8.0, 0.9, DIM), teacher=(0, 1)),
+    "ressl": Case(lambda: seeded(lambda: ReSSL(0.1, 0.04, Queue(20, DIM))), student=(0,), teacher=(1,)),
+    "mmcr": Case(lambda: MMCR(0.005), student=(0, 1, 2)),
+    "frossl": Case(lambda: FroSSL(1.0, True)),
+    "frossl_views": Case(lambda: FroSSL(0.5, False), student=(0, 1, 2)),
+    "lejepa": Case(lambda: LeJEPA(0.05, 2, 5, 17, 3.0), student=(0, 1, 2)),
+    "visreg": Case(lambda: VISReg(0.6, 2, 5), student=(0, 1, 2)),
     "distill": Case(distill, teacher=(0, 1), heads=("projector", "pooled")),
     "deepcluster_v2": Case(deepcluster_v2, student=(0, 1, 2)),
     "all4one": Case(all4one, teacher=(0, 1), heads=("projector", "predictor", "second_predictor")),

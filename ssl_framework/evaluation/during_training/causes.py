@@ -1,8 +1,10 @@
 """Why a run has collapsed, most likely, and what to change: told from its config, in the keys of the command line."""
 
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_framework.runs.suggestions import choices
+from ssl_framework.arguments import shown
+from ssl_framework.runs.suggestions import choices, nodes_of
 
 WARMEST = 1.0
 """Temperature above which a softmax over cosines, of which none is above 1, hardly tells a negative from another."""
@@ -20,28 +22,55 @@ LONG_WARMUP = 0.1
 """Share of the run over which the papers' large rates are reached."""
 
 
-def likely_cause(cfg: DictConfig) -> str:
-    """``most likely because ...: set ...``; what nothing in the config explains is put down to the learning rate.
+def known_cause(cfg: DictConfig) -> str | None:
+    """``most likely because ...: set ...`` where the config lacks what the method needs against collapse.
 
     A missing predictor is sure: of BYOL's projectors that were drawn together without one, ``embedding_std`` fell from
-    0.81 to 0.04 in 56 steps on shapes. A teacher that is a copy (``teacher.momentum=0``) did no harm there.
+    0.81 to 0.04 in 56 steps on shapes. A teacher that is a copy (``teacher.momentum=0``) did no harm there. So is an
+    argument that the objective names in ``against_collapse`` and that is switched off.
 
     Args:
         cfg: of the run, resolved.
+
+    Returns:
+        ``None`` where nothing is missing.
     """
-    read = [OmegaConf.select(cfg, f"objective.{key}") for key in ("student_head", "teacher_head")]
-    if read[0] is not None and read[0] == read[1]:
-        between = PROPAGATION if read[0] == DENSE else PREDICTOR
-        return (
-            f"most likely because the student's {read[0]} is drawn to the teacher's without a {between} between: "
-            f"choose {choices('head', lambda head: between in head)}another objective, and set "
-            f"objective.student_head={between}"
-        )
+    target = OmegaConf.select(cfg, "objective._target_")
+    needed = get_class(target).against_collapse if target else ()
+    pairs = [("student_head", "teacher_head", "the teacher's")]
+    pairs += [(PREDICTOR, "projector", "the other view's")] if PREDICTOR in needed else []
+    for predicts, predicted, whose in pairs:
+        read = [OmegaConf.select(cfg, f"objective.{key}") for key in (predicts, predicted)]
+        if read[0] is not None and read[0] == read[1]:
+            between = PROPAGATION if read[0] == DENSE else PREDICTOR
+            return (
+                f"most likely because the student's {read[0]} is drawn to {whose} without a {between} between: choose "
+                f"{choices('head', lambda head, wanted=between: wanted in head)}another objective, and set "
+                f"objective.{predicts}={between}"
+            )
     if OmegaConf.select(cfg, "objective.centre.momentum") == 1:
         return (
             "most likely because objective.centre.momentum=1 leaves the teacher's outputs uncentred, so that one wins "
             "for all samples: set objective.centre.momentum=0.9"
         )
+    for key in needed:
+        value = OmegaConf.select(cfg, f"objective.{key}")
+        if not value:
+            alike = [node for node in nodes_of("objective").values() if node.get("_target_") == target]
+            cures = (f"set objective.{key}={shown(node[key])}" for node in alike if node.get(key))
+            cure = next(cures, "give it another value")
+            return f"most likely because objective.{key}={shown(value)} takes away what keeps embeddings apart: {cure}"
+    return None
+
+
+def likely_cause(cfg: DictConfig) -> str:
+    """``most likely because ...: set ...``; what nothing in the config explains is put down to the learning rate.
+
+    Args:
+        cfg: of the run, resolved.
+    """
+    if (known := known_cause(cfg)) is not None:
+        return known
     temperature = OmegaConf.select(cfg, "objective.temperature")
     if isinstance(temperature, int | float) and temperature > WARMEST:
         return (
