@@ -22,7 +22,8 @@ INDEX, LABEL = torch.arange(COUNT), torch.arange(COUNT) % 2
 CLEAN = [
     name
     for name, case in OBJECTIVES.items()
-    if not case.mixed and not case.added and not case.maps and not case.patches and "masks" not in case.build().requires
+    if not (case.mixed or case.added or case.maps or case.patches or case.inputs or case.answers)
+    and "masks" not in case.build().requires
 ]
 MASKED = [name for name, case in OBJECTIVES.items() if case.patches or "masks" in case.build().requires]
 
