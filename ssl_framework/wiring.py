@@ -289,7 +289,8 @@ def check_masks(objective: Objective, masker: Masker | None, student: Encoder, m
             f"{methods(objective, lambda other: 'masks' in other.requires | other.accepts)}masker=none"
         )
     if "targets" in objective.requires and not masker.gives_targets:
-        giving = choices("masker", lambda node: "_target_" in node and get_class(node["_target_"]).gives_targets)
+        kinds: dict[str, Any] = {key: get_class(node["_target_"]) for key, node in nodes_of("masker").items() if node}
+        giving = one_of("masker", [key for key, other in kinds.items() if other.gives_targets])
         raise ValueError(
             f"{name} needs blocks to be predicted, which {kind} does not name: choose {giving}another objective"
         )

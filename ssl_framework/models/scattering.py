@@ -55,7 +55,7 @@ class Scattering(nn.Module):
         Raises:
             ValueError: a picture is too small for its border to be mirrored.
         """
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
             x = x if x.dtype == torch.float64 else x.float()
             found = self.of_channels(self.padded(x.flatten(0, 1)))  # [B * C, K, H / 2^J, W / 2^J]
         return found.view(len(x), -1, *found.shape[2:])

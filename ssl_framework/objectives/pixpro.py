@@ -46,8 +46,8 @@ class PixPro(Objective):
         p0, p1 = (unit(positions(x)) for x in maps)  # [B, P, D] each
         k0, k1 = (unit(positions(x)) for x in targets)  # [B, P, D] each
         first, second = geometry_of(student, batch)
-        sizes = [(x.shape[2], x.shape[3]) for x in maps]
-        close = near(first, second, *sizes, self.threshold).to(p0.dtype)  # [B, P, Q]
+        size, other = [(x.shape[2], x.shape[3]) for x in maps]
+        close = near(first, second, size, other, self.threshold).to(p0.dtype)  # [B, P, Q]
         loss = consistency(p0, k1, close) + consistency(p1, k0, close.transpose(1, 2))
         spread = torch.stack([k.mean(dim=1).std(dim=0).mean() for k in (k0, k1)]).mean()
         return {"loss": loss, "near_positions": close.amax(dim=2).mean(), "target_std": spread}

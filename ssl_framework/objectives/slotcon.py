@@ -74,9 +74,9 @@ class SlotCon(Objective):
         s, t = (outputs_of(side, self.prototypes) for side in (student, teacher))  # 2 x [B, K, h, w] each
         near_s, near_t = ([read_at(both, z, g) for z, g in zip(side, cuts, strict=True)] for side in (s, t))
         s, t = ([positions(z) for z in side] for side in (s, t))  # 2 x [B, P, K] each
-        grouping = sum(self.grouping(near_s[v], near_t[1 - v], overlap) for v in range(2))
+        grouping = torch.stack([self.grouping(near_s[v], near_t[1 - v], overlap) for v in range(2)]).sum()
         q, k = ([slots(*z, self.temperatures[1]) for z in zip(*side, strict=True)] for side in ((x, s), (y, t)))
-        contrast = sum(self.contrast(q[v], k[1 - v], s[v], t[1 - v]) for v in range(2))
+        contrast = torch.stack([self.contrast(q[v], k[1 - v], s[v], t[1 - v]) for v in range(2)]).sum()
         mean = torch.cat(t).mean(dim=(0, 1))  # [K]
         self.center.lerp_(gather(mean[None]).mean(dim=0), 1 - self.center_momentum)
         return {

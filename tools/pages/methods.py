@@ -136,7 +136,7 @@ def chosen_by(config: dict[str, Any]) -> dict[str, str]:
 def with_defaults(content: dict[str, Any], root: Path) -> dict[str, Any]:
     """A part's file with the files it consists of: ``/backbone@backbone: tiny`` puts one at the key ``backbone``."""
     for item in content.pop("defaults", []):
-        for choice, name in item.items():
+        for choice, name in item.items() if item != "_self_" else ():
             group, _, key = choice.lstrip("/").partition("@")
             part = yaml.safe_load((root / "configs" / group / f"{name}.yaml").read_text())
             content[key] = {**part, **content.get(key, {})}

@@ -1,10 +1,13 @@
 """Why a run has collapsed, most likely, and what to change: told from its config, in the keys of the command line."""
 
+from typing import Any
+
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.arguments import shown
-from ssl_framework.runs.suggestions import choices, nodes_of
+from ssl_framework.objectives.base import Objective
+from ssl_framework.runs.suggestions import nodes_of, one_of
 
 WARMEST = 1.0
 """Temperature above which a softmax over cosines, of which none is above 1, hardly tells a negative from another."""
@@ -36,17 +39,18 @@ def known_cause(cfg: DictConfig) -> str | None:
         ``None`` where nothing is missing.
     """
     target = OmegaConf.select(cfg, "objective._target_")
-    needed = get_class(target).against_collapse if target else ()
+    objective: Any = get_class(target) if target else Objective
+    needed = objective.against_collapse
     pairs = [("student_head", "teacher_head", "the teacher's")]
     pairs += [(PREDICTOR, "projector", "the other view's")] if PREDICTOR in needed else []
     for predicts, predicted, whose in pairs:
         read = [OmegaConf.select(cfg, f"objective.{key}") for key in (predicts, predicted)]
         if read[0] is not None and read[0] == read[1]:
             between = PROPAGATION if read[0] == DENSE else PREDICTOR
+            with_it = [name for name, head in nodes_of("head").items() if between in head]
             return (
                 f"most likely because the student's {read[0]} is drawn to {whose} without a {between} between: choose "
-                f"{choices('head', lambda head, wanted=between: wanted in head)}another objective, and set "
-                f"objective.{predicts}={between}"
+                f"{one_of('head', with_it)}another objective, and set objective.{predicts}={between}"
             )
     if OmegaConf.select(cfg, "objective.centre.momentum") == 1:
         return (
