@@ -17,6 +17,7 @@ from ssl_framework.data.allocations import within_memory
 from ssl_framework.data.base import Source
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.images.generated import WithGenerated
+from ssl_framework.data.images.paired import Paired
 from ssl_framework.models.base import Resizable
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.towers import Towers
@@ -69,6 +70,9 @@ def sentence_of(error: InstantiationException) -> str:
     return f"{where} cannot be built: {said or type(cause).__name__}"
 
 
+WIDTHS = ("dim", "out")
+"""Arguments of an objective's parts that may name an output of the student, which is as wide; see ``with_widths``."""
+
 MEANT_FOR_HYDRA = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 
 
@@ -92,7 +96,12 @@ def refuse_wrong(content: Any, key: str) -> None:
 def refuse_node(node: Mapping[str, Any], key: str) -> None:
     """The same of one node."""
     target = located(node["_target_"], key)
-    given = {name: without_parts(value) for name, value in node.items() if name not in MEANT_FOR_HYDRA}
+    named = {name for name in WIDTHS if isinstance(node.get(name), str)} if key.split(".")[0] == "objective" else set()
+    given = {
+        name: PART if name in named else without_parts(value)
+        for name, value in node.items()
+        if name not in MEANT_FOR_HYDRA
+    }
     names = list(inspect.signature(target).parameters)
     given |= dict(zip(names, map(without_parts, node.get("_args_") or ()), strict=False))
     refuse_arguments(target, given, key, partial=bool(node.get("_partial_")))
@@ -141,12 +150,16 @@ def build_data(cfg: DictConfig, folder: Path | None = None, resumed: bool = Fals
         if generated.of != cfg.data.name:
             raise ValueError(
                 f"the generated images are of data={generated.of}, but the run is on data={cfg.data.name}: choose "
-                "generated=folder with generated.root, or generated=arrays with generated.path"
+                "generated=folder with generated.root, generated=arrays with generated.path, or generated=paired with "
+                "generated.path for images of each sample"
             )
-        source = WithGenerated(source, build(generated.source))
+        maker = build(generated.source)
+        beside = bool(generated.get("beside"))  # images of the samples, not further samples
+        source = Paired(source, maker, folder, resumed) if beside else WithGenerated(source, maker)
     sampler = build(OmegaConf.select(cfg, "sampler"))  # a run folder of an earlier version has no such key
-    labels = build(OmegaConf.select(cfg, "pseudo_labels"))
-    rest = (cfg.data.batch_size, cfg.seed, cfg.data.resident_share, sampler, labels, folder, resumed)
+    groups = build(OmegaConf.select(cfg, "pseudo_labels"))
+    labels = build(OmegaConf.select(cfg, "labels"))  # likewise
+    rest = (cfg.data.batch_size, cfg.seed, cfg.data.resident_share, sampler, groups, folder, resumed, labels)
     with within_memory(cfg.data):  # which is read now
         return DataModule(source, *rest)
 
@@ -241,7 +254,7 @@ def with_widths(node: DictConfig, student: Encoder) -> DictConfig:
     """
     found = copy.deepcopy(node)
     for key, value in list(leaves(OmegaConf.to_container(node, resolve=True))):
-        if key.split(".")[-1] in ("dim", "out") and isinstance(value, str):
+        if key.split(".")[-1] in WIDTHS and isinstance(value, str):
             refuse_missing(node._target_.rpartition(".")[2], [value], student)
             OmegaConf.update(found, key, student.dims[value])
     return found
@@ -255,7 +268,7 @@ def check_labels(objective: Objective, label: Tensor | None) -> None:
         label: [N] of the training set; ``None`` if there are none or they come with the stream.
 
     Raises:
-        ValueError: the labels are numbers instead of classes, or one is out of range.
+        ValueError: the labels are numbers instead of classes, some are missing that must not, or one is out of range.
     """
     if label is not None and label.is_floating_point() and "label" in objective.requires:
         raise ValueError(
@@ -263,7 +276,15 @@ def check_labels(objective: Objective, label: Tensor | None) -> None:
             "(data.source.label=shape on data=shapes, data.source.targets=null on a folder), "
             f"{methods(objective, lambda kind: 'number' in kind.requires)}another objective"
         )
-    if objective.num_classes is None or label is None:
+    if label is None or label.is_floating_point():
+        return
+    if "partial labels" not in objective.requires and int(label.min()) < 0:
+        raise ValueError(
+            f"{type(objective).__name__} wants a label of every training sample or reads none, but some have -1, which "
+            f"is no class: set labels=all, or choose "
+            f"{methods(objective, lambda kind: 'partial labels' in kind.requires)}another method"
+        )
+    if objective.num_classes is None:
         return
     highest = int(label.max())
     if highest >= objective.num_classes:

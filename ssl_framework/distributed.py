@@ -99,6 +99,13 @@ def own_rows(x: Tensor) -> Tensor:
     return x.chunk(world_size())[rank()]
 
 
+def mean_of(each: Tensor, counts: Tensor) -> Tensor:
+    """Mean of values [N] over those that count [N] bool, of all ranks together, however many each has: the mean of what
+    the ranks return is that. 0 where none counts."""
+    total = gather(counts.sum()[None]).sum()
+    return world_size() * (each * counts).sum() / total.clamp(min=1)
+
+
 @torch.no_grad()
 def same_on_all_ranks(buffers: Iterable[Tensor]) -> None:
     """Gives every rank the values of rank 0, in place."""

@@ -21,6 +21,11 @@ def unit(x: Tensor) -> Tensor:
     return F.normalize(full_precision(x), dim=-1)
 
 
+def positions(x: Tensor) -> Tensor:
+    """A map as one row a position, row after row: [B, D, h, w] -> [B, h * w, D]."""
+    return x.flatten(2).transpose(1, 2)  # [B, h * w, D]
+
+
 class Mixture(NamedTuple):
     """Targets with a few columns an anchor: rows of a sparse row-stochastic matrix."""
 

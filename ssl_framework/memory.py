@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_framework.arguments import Count, Fraction, guarded
-from ssl_framework.distributed import gather
-from ssl_framework.functional import unit
+from ssl_framework.arguments import Count, Fraction, Positive, Several, guarded
+from ssl_framework.distributed import from_first_rank, gather
+from ssl_framework.functional import class_sums, kmeans, nearest_centres, sinkhorn, unit
 
 
 @guarded
@@ -77,6 +77,79 @@ class Queue(nn.Module):
         self.rows[where] = keys.to(self.rows.dtype)
         self.cursor.copy_((self.cursor + len(keys)) % self.size)
         return where
+
+
+@guarded
+class DyCE(nn.Module):
+    """Dynamic clustered memory (BECLR, arXiv:2402.02444): a queue whose rows belong to prototypes, their means.
+
+    Args:
+        size: M, rows.
+        dim: D, length of a row.
+        num_clusters: prototypes; by k-means when the queue is full for the first time.
+        iterations: of k-means.
+        epsilon: of the entropy by which Sinkhorn-Knopp spreads new rows over the prototypes.
+        sinkhorn_iterations: of Sinkhorn-Knopp.
+    """
+
+    assigned: Tensor  # [M] int64: the prototype of each row
+    prototypes: Tensor  # [P, D]
+
+    def __init__(
+        self,
+        size: Count,
+        dim: Count,
+        num_clusters: Several,
+        iterations: Count,
+        epsilon: Positive,
+        sinkhorn_iterations: Count,
+    ) -> None:
+        super().__init__()
+        self.queue = Queue(size, dim)
+        self.iterations = iterations
+        self.epsilon = epsilon
+        self.sinkhorn_iterations = sinkhorn_iterations
+        self.register_buffer("assigned", torch.zeros(size, dtype=torch.long))
+        self.register_buffer("prototypes", unit(torch.randn(num_clusters, dim)))  # [P, D]
+
+    def full_since(self, length: int) -> int:
+        """The step before which pushes of ``length`` rows each have filled the queue."""
+        return -(-self.queue.size // length)
+
+    def begin(self, generator: torch.Generator) -> None:
+        """Divides all rows among prototypes anew, by spherical k-means, alike on all ranks."""
+        rows, count = self.queue.read(), len(self.prototypes)  # [M, D]
+        from_first_rank([self.prototypes, self.assigned], lambda: kmeans(rows, count, self.iterations, True, generator))
+
+    def neighbours(self, z: Tensor, count: int) -> Tensor:
+        """The most similar rows of each row's own prototype, then, if it has too few, of the others.
+
+        Args:
+            z: [N, D] unit rows.
+            count: at most M.
+
+        Returns:
+            [N, count, D] unit rows without gradient.
+        """
+        rows, z = self.queue.read(), z.detach()  # [M, D]
+        own = nearest_centres(z, unit(self.prototypes))  # [N]
+        s = z @ rows.T + 4.0 * (own[:, None] == self.assigned)  # [N, M]; two cosines differ by 2 at most
+        return rows[s.topk(count, dim=1).indices]  # [N, count, D]
+
+    @torch.no_grad()
+    def push(self, z: Tensor) -> None:
+        """Rows of all ranks replace the oldest, spread over the prototypes, which become the means of their rows.
+
+        Args:
+            z: [N, D] unit rows of this rank, the same N on every rank.
+        """
+        written = self.queue.push(z)  # [W * N]
+        codes = sinkhorn(gather(z) @ unit(self.prototypes).T, self.epsilon, self.sinkhorn_iterations)  # [W * N, P]
+        self.assigned[written] = codes.argmax(dim=1)
+        every = torch.arange(len(self.prototypes), device=z.device)  # [P]
+        sums, counts = class_sums(self.queue.rows, self.assigned, every)  # [P, D], [P]
+        means = sums / counts.clamp(min=1)[:, None]  # [P, D]
+        self.prototypes.copy_(torch.where(counts[:, None] > 0, means, self.prototypes))
 
 
 @guarded

@@ -23,7 +23,7 @@ from ssl_framework.objectives.base import Objective
 from ssl_framework.optim import OptimizerRecipe
 from ssl_framework.types import Batch, Clock, Outputs, Samples, step_seed
 from ssl_framework.views.base import ViewMaker
-from ssl_framework.wiring import check_heads, check_masks, check_mixable, check_teacher, check_wiring
+from ssl_framework.wiring import check_heads, check_masks, check_mixable, check_places, check_teacher, check_wiring
 
 
 class SSLModule(L.LightningModule):
@@ -68,7 +68,9 @@ class SSLModule(L.LightningModule):
             raise ValueError(
                 f"data.micro_batch_size is {micro_batch_size}: it must be at least 2, or null for no division"
             )
+        student.show(objective.reads)
         check_heads(objective, student)
+        check_places(objective, views, micro_batch_size)
         check_wiring(
             objective, teacher is not None, mixer, feature_mixer, views.num_views, student_views, teacher_views
         )
@@ -87,10 +89,13 @@ class SSLModule(L.LightningModule):
             shapes = [views.example(v) for v in range(views.num_views)]
             masker.attach(student, shapes, range(views.num_views) if student_views is None else student_views)
         student.route(views.modality)
+        if "geometry" in objective.requires:
+            views.geometry = True  # type: ignore[attr-defined]
         self.views = views
         self.student = student
         self.teacher = None if teacher is None else teacher.follow(student)
         if self.teacher is not None:
+            self.teacher.encoder.show(objective.teacher_reads)
             check_teacher(objective, self.teacher.encoder)
             objective.meet(self.teacher.encoder.encoders()[0][0].dims)
         self.mixer = mixer

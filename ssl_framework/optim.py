@@ -26,6 +26,8 @@ class LARS(Optimizer):
         momentum: of the update.
         weight_decay: added to the gradient before the rate is adapted.
         trust: eta, the trust coefficient.
+        clip: the adapted rate is never above ``lr`` (LARC, as solo-learn takes it for small images); otherwise ``lr``
+            times the adapted rate.
     """
 
     def __init__(
@@ -35,8 +37,16 @@ class LARS(Optimizer):
         momentum: BelowOne = 0.9,
         weight_decay: NonNegative = 0.0,
         trust: Positive = 0.001,
+        clip: bool = False,
     ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": True}
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust": trust,
+            "clip": clip,
+            "adapt": True,
+        }
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -56,7 +66,10 @@ class LARS(Optimizer):
                 for update, weight, grad in zip(updates, weights, grads, strict=True):
                     # A zero weight or gradient leaves the rate as it is, as in the authors' code.
                     known = (weight > 0) & (grad > 0)
-                    update.mul_(torch.where(known, group["trust"] * weight / grad, torch.ones_like(weight)))
+                    rate = group["trust"] * weight / grad
+                    if group["clip"]:
+                        rate = (rate / group["lr"]).clamp(max=1)
+                    update.mul_(torch.where(known, rate, torch.ones_like(weight)))
             for p in params:
                 if "momentum_buffer" not in self.state[p]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)

@@ -18,7 +18,8 @@ indexed by rows and moved by ``to(device)``."""
 
 Outputs: TypeAlias = dict[str, Tensor]
 """What an encoder returns for one view: ``"pooled"`` [B, D], ``"map"`` [B, C, h, w] or ``"tokens"`` [B, N, D],
-and one entry per head, named as in the config."""
+and one entry per head, named as in the config: [B, D], or [B, D, h, w] of a dense one. Where an objective reads them,
+a ``"map"`` beside the tokens, and the maps of blocks, ``"block_-2"``."""
 
 
 class Geometry(NamedTuple):
@@ -36,6 +37,7 @@ class Mix(NamedTuple):
     share: Tensor  # [B, P] float32 in [0, 1], rows sum to one: the label shares
     owner: Tensor | None  # [B, P, h, w] float32: of which source each pixel is; None: mixed in the network
     of: int  # the view that was mixed; where that stayed as it was, the mixture is a further view
+    taken: Tensor | None = None  # [B, P, h, w] float32: which pixels of each source are shown, if not in their place
 
 
 class Samples(NamedTuple):

@@ -14,9 +14,11 @@ from ssl_framework.models.encoder import Encoder
 from ssl_framework.objectives.base import Objective
 from ssl_framework.runs.groups import files
 from ssl_framework.runs.suggestions import choices, nodes_of, one_of
+from ssl_framework.views.base import ViewMaker
+from ssl_framework.views.image import Views
 
 FEATURES = ("pooled", "map", "tokens", "patches", "layers", "mask")
-"""What a backbone may give beside the heads, and which of its patches were hidden."""
+"""What a backbone may give beside the heads and the maps of its blocks, "block_-2"; and which patches were hidden."""
 
 
 def check_heads(objective: Objective, student: Encoder) -> None:
@@ -42,7 +44,8 @@ def check_heads(objective: Objective, student: Encoder) -> None:
 
 def refuse_missing(name: str, reads: Sequence[str], student: Encoder, whose: str = "the student") -> None:
     """Raises ValueError if the objective of that name reads outputs that the student, or a tower, does not have."""
-    missing = [output for output in reads if output not in {*student.dims, *FEATURES}]
+    missing = [output for output in reads if output not in {*student.dims, "mask"}]  # on which see check_masks
+    refuse_lacking(name, missing, student, whose)
     if missing:
         raise ValueError(
             f"{name} reads {listed(missing)} of {whose}, but the head that was chosen has "
@@ -50,11 +53,25 @@ def refuse_missing(name: str, reads: Sequence[str], student: Encoder, whose: str
         )
 
 
+def refuse_lacking(name: str, missing: Sequence[str], encoder: Encoder, whose: str) -> None:
+    """Raises ValueError if what is missing should have come from the backbone."""
+    if lacking := [output for output in missing if is_feature(output)]:
+        raise ValueError(
+            f"{name} reads {listed(lacking)} of {whose}, which {encoder.backbone.name} has not: choose another "
+            "backbone, such as backbone=resnet18 or vit_tiny on pictures, or another objective"
+        )
+
+
+def is_feature(name: str) -> bool:
+    """Whether an output of that name is the backbone's."""
+    return name in FEATURES or name.startswith("block_") or name.endswith(".layers")
+
+
 def heads_with(reads: Sequence[str]) -> str:
     """What to choose instead: the shipped heads that an objective reads whole, or those that have what it reads."""
 
     def having(node: dict[str, Any]) -> bool:
-        return set(reads) <= {*node, *FEATURES}
+        return all(name in node or is_feature(name) for name in reads)
 
     def whole(node: dict[str, Any]) -> bool:
         behind = [head for head in reads if head in node]
@@ -89,11 +106,10 @@ def check_teacher(objective: Objective, teacher: Encoder) -> None:
     Raises:
         ValueError: one sentence that names them.
     """
-    outputs = [
-        {*encoder.heads, *encoder.beside, *(f"{name}.layers" for name in encoder.beside), *FEATURES}
-        for encoder, _ in teacher.encoders()
-    ]
-    missing = [name for name in objective.teacher_reads if not all(name in own for own in outputs)]
+    encoders = [encoder for encoder, _ in teacher.encoders()]
+    missing = [name for name in objective.teacher_reads if not all(name in encoder.dims for encoder in encoders)]
+    for encoder in encoders:
+        refuse_lacking(type(objective).__name__, missing, encoder, "the teacher")
     if missing:
         raise ValueError(
             f"{type(objective).__name__} reads {listed(missing)} of the teacher, but teacher.heads is "
@@ -103,8 +119,9 @@ def check_teacher(objective: Objective, teacher: Encoder) -> None:
 
 
 def teachers_with(reads: Sequence[str]) -> str:
-    """``teacher=ema, moco or ``: the teachers that have what an objective reads."""
-    return choices("teacher", lambda node: "_target_" in node and set(reads) <= {*(node.get("heads") or ()), *FEATURES})
+    """``teacher=ema, moco or ``: the teachers that have the heads that an objective reads, and no others."""
+    heads = {name for name in reads if not is_feature(name)}
+    return choices("teacher", lambda node: "_target_" in node and heads == set(node.get("heads") or ()))
 
 
 def check_wiring(
@@ -191,6 +208,28 @@ def check_wiring(
                 f"{name} takes {wanted} view{'s' * (most != 1)} of a sample from each encoder, but {key} names {count} "
                 f"of the {num_views} that views.groups make: choose other views, change a group's count, or set {key}"
             )
+
+
+def check_places(objective: Objective, views: ViewMaker, micro_batch_size: int | None) -> None:
+    """Refuses an objective of maps in micro-batches, which keep one vector a sample, and one that has to know where
+    views were cut on views that do not tell.
+
+    Raises:
+        ValueError: one sentence that names the key to change.
+    """
+    name = type(objective).__name__
+    several = "maps" in objective.requires or "layers" in objective.reads
+    if several and micro_batch_size is not None:
+        raise ValueError(
+            f"data.micro_batch_size is {micro_batch_size}, but {name} reads maps, of which micro-batches keep nothing: "
+            "set data.micro_batch_size=null or choose another objective"
+        )
+    if "geometry" in objective.requires and not isinstance(views, Views):
+        kinds = " and ".join(dict.fromkeys(views.modality))
+        raise ValueError(
+            f"{name} has to know where in the picture each view was cut, which views of {kinds} do not tell: choose "
+            "views of pictures alone, or another objective"
+        )
 
 
 def check_modalities(views: Sequence[str], data: Sequence[str], name: str) -> None:

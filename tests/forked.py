@@ -94,6 +94,24 @@ def torchrun(arguments: Sequence[str]) -> None:
     main(list(arguments))
 
 
+def torchrun_of_forks(arguments: Sequence[str]) -> None:
+    """Becomes ``torchrun --nproc-per-node=2 train.py ARGUMENTS`` of a terminal, whose processes are forks of it."""
+    from torch.distributed.launcher.api import elastic_launch
+    from torch.distributed.run import config_from_args, parse_args
+
+    os.setsid()
+    options = ["--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    config, _, _ = config_from_args(parse_args([*options, "train.py"]))
+    config.start_method = "fork"
+    elastic_launch(config, launched)(arguments)
+
+
+def launched(arguments: Sequence[str]) -> None:
+    """A process of torchrun, which starts each in a session of its own."""
+    os.setsid()
+    train(arguments)
+
+
 class Fork:
     """What is used of a Popen, of a fork in a session of its own that ends with the exit code of ``become``."""
 

@@ -75,11 +75,11 @@ def train(name: str, tile: int = functional.TILE) -> dict[str, Any]:
     for number in range(STEPS):
         data = torch.Generator().manual_seed(number)
         views = [own_rows(torch.randn(GLOBAL_BATCH, WIDTH, generator=data)) for _ in range(case.num_views)]
-        label = own_rows(torch.tensor([0, 1, 0, 1, 0, 0, 2, 3]))
+        label = own_rows(case.labels(torch.tensor([0, 1, 0, 1, 0, 0, 2, 3])))
         index = own_rows(torch.arange(GLOBAL_BATCH) + 2 * number)  # some samples come again, some are new
         clock = Clock(number, number, STEPS)  # every step is an epoch
         step.objective.on_epoch(clock)
-        loss = wrapped(views, case.batch(index, label), clock)
+        loss = wrapped(views, case.batch(index, label, views), clock)
         optimizer.zero_grad()
         loss.backward()
         step.objective.after_backward(clock)

@@ -31,11 +31,25 @@ REFUSED = {
         name: rf"^{rule} mixes pictures, but view 0 is of modality series: set mixer=none" for name, rule in MIX.items()
     },
     "adainf": r"^generated\.source\.image_size reads data\.image_size, which data=waves has not",
-    "dacl": r"^the method has noise or geometry of pictures \(views\), but data=waves has no pictures: choose another",
+    "cmim": r"^student\.heads\.decoder\.\w+ reads data\.\w+, which data=waves has not",
+    "scatsimclr": "data=waves",
+    "genview": "data=waves",
+    "mi_views": "data=waves",
+    **{
+        name: r"^the method has noise or geometry of pictures \(views\), but data=waves has no pictures: choose another"
+        for name in ("dacl", "meco")
+    },
     "clip": "data=waves",
     **dict.fromkeys(MASKED, r"^backbone\.image_size reads data\.image_size, which data=waves has not"),
-    "hybrid_distillation": r"^teacher\.backbone\.image_size reads data\.image_size, which data=waves has not",
-    "distill": r"^teacher\.backbone\.image_size reads data\.image_size, which data=waves has not",
+    **dict.fromkeys(
+        ("densecl", "pixpro", "slotcon", "vicregl"),
+        r"^a head has source=map, but the encoder offers \['pooled', .*'tokens'\] at this point: choose another head",
+    ),
+    "obow": r"^objective, which reads block_-2, needs blocks that can be named, which dilated_net_\w+ has not: choose",
+    **{
+        name: r"^teacher\.backbone\.image_size reads data\.image_size, which data=waves has not"
+        for name in ("distill", "hybrid_distillation", "wad")
+    },
 }
 """Methods that do not fit series, and why."""
 

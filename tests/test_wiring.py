@@ -152,7 +152,7 @@ def test_unknown_heads() -> None:
         "head=<name>, or set teacher.heads"
     )
     message = refused("method=simclr", "student.heads.projector.source=poled")
-    assert message.startswith("a head has source=poled, but the encoder offers ['pooled'] at this point: choose")
+    assert message.startswith("a head has source=poled, but the encoder offers ['map', 'pooled'] at this point: choose")
 
 
 @pytest.mark.parametrize(
@@ -208,6 +208,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> No
     [
         (["trainer.max_epochs=0"], "trainer.max_epochs is 0"),
         (["trainer.devices=0"], "trainer.devices is 0"),
+        (["trainer=cpu", "trainer.precision=16-mixed"], "which needs a GPU, .*: choose bf16-mixed or 32-true"),
     ],
 )
 def test_trainers_that_cannot_be(overrides: list[str], words: str, tmp_path: Path) -> None:

@@ -1,18 +1,19 @@
 """Every family of timm through a whole run: two steps of pretraining, an evaluation, an export, and both read back.
 
-    python -m tools.families [MODEL ...]         the smallest model of each family, or these; writes results/families/
+    python -m tools.families [MODEL ...] [--minutes M]   the smallest model of each family, or these; writes
+                                                         results/families/. Stopped, it goes on where it was.
 
 A family is a file of ``timm.models``. Its smallest model takes part if it has fewer than ``MOST`` parameters; ``NAMED``
 are further ones that people ask for by name. Each runs at the smallest of the usual image sizes that it takes, in a
 process of its own, which has ``SECONDS``.
 """
 
+import argparse
 import contextlib
 import csv
 import functools
 import io
 import multiprocessing
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -34,6 +35,9 @@ from ssl_framework.training.run import run
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = Path("results") / "families"
+
+BEGUN = Path("outputs") / "families"
+"""Where the rows lie until all are there."""
 
 MOST = 8e6
 """Parameters."""
@@ -196,14 +200,30 @@ def read(path: Path) -> list[Row]:
 
 def main() -> None:
     """The command of this file."""
-    rows: list[Row] = []
-    (ROOT / RECORD).mkdir(parents=True, exist_ok=True)
-    for model in sys.argv[1:] or smallest():
+    parser = argparse.ArgumentParser(prog="python -m tools.families")
+    parser.add_argument("models", nargs="*", metavar="MODEL")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no further model is begun")
+    given = parser.parse_args()
+    end = time.monotonic() + 60 * given.minutes
+    versions = f"timm {timm.__version__}, torch {torch.__version__}"
+    begun = ROOT / BEGUN / f"{versions.replace(', ', '_').replace(' ', '_')}.csv"
+    begun.parent.mkdir(parents=True, exist_ok=True)
+    rows = [] if given.models or not begun.is_file() else read(begun)
+    for row in rows:
+        print(*row, sep="  ")
+    for model in given.models or smallest():
+        if model in {row.model for row in rows}:
+            continue
+        if time.monotonic() > end:
+            print("stopped: the same command goes on")
+            return
         rows.append(ended(model))
         print(*rows[-1], sep="  ", flush=True)
-        write(rows, ROOT / RECORD / "table.csv")
+        write(rows, begun)
+    (ROOT / RECORD).mkdir(parents=True, exist_ok=True)
+    begun.replace(ROOT / RECORD / "table.csv")
     whole = sum(row.outcome == "whole" for row in rows)
-    print(f"{whole} of {len(rows)} went whole; timm {timm.__version__}, torch {torch.__version__}")
+    print(f"{whole} of {len(rows)} went whole; {versions}")
 
 
 if __name__ == "__main__":

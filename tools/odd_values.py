@@ -48,20 +48,8 @@ METHODS = (
     *("metrix_multi_similarity", "supremix", "mcl", "g_simclr"),
 )
 GROUPS = (
-    *(
-        "mixer",
-        "masker",
-        "feature_mixer",
-        "evaluation",
-        "data",
-        "backbone",
-        "head",
-        "optimizer",
-        "views",
-        "sampler",
-        "trainer",
-    ),
-    *("generated", "pseudo_labels", "objective", "teacher", "report"),
+    *("mixer", "masker", "feature_mixer", "evaluation", "data", "backbone", "head", "optimizer", "views", "sampler"),
+    *("trainer", "generated", "pseudo_labels", "objective", "teacher", "report", "labels"),
 )
 PATIENCE = 20.0
 MEMORY = 6 * 2**30
@@ -137,7 +125,7 @@ def cases(asked: Sequence[str]) -> Iterator[tuple[DictConfig, Case]]:
 
 def make(cfg: DictConfig, group: str) -> None:
     """Builds what a group of keys is of."""
-    if group in ("evaluation", "report", "sampler", "pseudo_labels"):
+    if group in ("evaluation", "report", "sampler", "pseudo_labels", "labels"):
         build(cfg[group])
     elif group == "trainer":
         cfg.trainer.precision = "32-true" if cfg.trainer.precision == "auto" else cfg.trainer.precision

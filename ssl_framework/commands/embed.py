@@ -1,15 +1,18 @@
 """Vectors of a folder of images, or of a data set, as .npz, .csv or .parquet: path, label, split, vector.
 
 python scripts/embed.py run=outputs/latest images=photos out=photos.parquet       every image below a folder
+python scripts/embed.py run=outputs/latest images=list.csv out=photos.npz         those that a CSV file lists
 python scripts/embed.py run=outputs/latest data=cifar10 data.root=data out=v.npz  the train and the test split
 python scripts/embed.py backbone=net.safetensors images=photos out=v.npz          a file that scripts/export.py wrote
 python scripts/embed.py backbone=timm:resnet18 pretrained=true images=photos out=v.npz   timm's own weights
 
-A command that was stopped goes on where it was. Files that cannot be read are named and left out.
+A CSV file has the columns path, label and split; columns={path: file, label: class} names others. A command that was
+stopped goes on where it was. Files that cannot be read are named and left out.
 """
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -19,7 +22,7 @@ from ssl_framework.build import build_source, modalities_of
 from ssl_framework.device import use_threads
 from ssl_framework.evaluation.embedding import (
     Embedded,
-    FolderSamples,
+    FileSamples,
     Samples,
     SplitSamples,
     embed_to,
@@ -30,9 +33,9 @@ from ssl_framework.evaluation.request import Request, Subject, data_sets, foreig
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admit
 from ssl_framework.runs.messages import as_typed, commanded, nearest, quiet, refusing
-from ssl_framework.runs.overrides import composed, merged, names_of, override_each, pair, resolved
+from ssl_framework.runs.overrides import composed, merged, names_of, override_each, pair, parsed, resolved
 
-WORDS = ("run", "backbone", "model", "pretrained", "images", "data", "trainer", "out")
+WORDS = ("run", "backbone", "model", "pretrained", "images", "columns", "data", "trainer", "out")
 """What the command knows beside ``key=value``."""
 
 
@@ -78,6 +81,8 @@ def request_of(arguments: list[str]) -> Request:
     ):
         if (left in words) == (right in words):
             raise ValueError(f"give one of {left}= and {right}=: {example}")
+    if "columns" in words and "images" not in words:
+        raise ValueError("columns= are of the CSV file that images= names: leave them out, or give images=<file>")
     if "out" not in words:
         raise ValueError("say where the vectors go: out=vectors.npz, .csv or .parquet")
     return Request(words, overrides, list(arguments))
@@ -128,11 +133,29 @@ def samples_of(subject: Subject, own: DictConfig, words: dict[str, str]) -> Samp
     """What is embedded."""
     if "images" in words:
         views = subject.cfg.views
-        return FolderSamples(Path(words["images"]).expanduser(), views.image_size, views.channels)
+        if own.data.table is not None:
+            raise ValueError(
+                f"data.table={own.data.table} goes with data=files: give images={own.data.table} in the place of "
+                f"images={words['images']}"
+            )
+        place, columns = Path(words["images"]).expanduser(), columns_of(words)
+        return FileSamples(place, views.image_size, views.channels, columns)
     cfg = resolved(merged(subject.cfg, {"data": None}, own), "data")
     source = build_source(cfg)
     splits = {name: source.load(name) for name in ("train", "test")}
     return SplitSamples(splits, OmegaConf.to_yaml(cfg.data.source))
+
+
+def columns_of(words: dict[str, str]) -> dict[str, str]:
+    """What a CSV file of images says -> the column that says it, as ``columns=`` has it.
+
+    Raises:
+        ValueError: it is no such mapping.
+    """
+    found = parsed(f"columns={words['columns']}") if "columns" in words else {}
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found.values()):
+        raise ValueError(f"columns={words['columns']} names no columns: write columns={{path: file, label: class}}")
+    return {str(key): name for key, name in found.items()}
 
 
 def about(subject: Subject, request: Request) -> dict[str, str]:

@@ -12,6 +12,7 @@ from rich.progress import track
 from ssl_framework.data.images.folder import ON_ERROR, check_bits, check_channels, write_store
 from ssl_framework.data.images.layout import Layout
 from ssl_framework.data.images.store import read_description
+from ssl_framework.data.images.table import COLUMNS, tabled
 from ssl_framework.runs.groups import admit
 from ssl_framework.runs.messages import commanded, refusing, typed
 
@@ -23,7 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog=typed("prepare"),
         description="Decodes a folder of images once, into a memory-mapped store for data=store.",
     )
-    parser.add_argument("root", type=Path, help="folder of images, in one of the layouts of data=folder")
+    parser.add_argument(
+        "root",
+        type=Path,
+        help="folder of images, in one of the layouts of data=folder, or a CSV file that lists them, as data.table is",
+    )
     parser.add_argument("out", type=Path, help="folder of the store, which must not exist")
     parser.add_argument(
         "--short-side", type=int, required=True, metavar="S",
@@ -43,12 +48,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--targets", type=Path, metavar="CSV", help="numbers as labels: columns path (below ROOT), target"
     )
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="NAME=COLUMN",
+        help=f"names of a CSV file's columns, such as path=file label=class, for {', '.join(COLUMNS)}",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the held-out share (0)")
     given = parser.parse_args(admit(sys.argv[1:] if arguments is None else arguments))
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"note: {message}\n"
     with refusing():
-        layout = Layout(given.root, given.test_fraction, given.seed, given.test_folder, given.targets)
+        columns = columns_of(given.columns or [], given.root)
+        table = tabled(str(given.root), columns, given.on_error) if given.root.is_file() else None
+        layout = Layout(given.root, given.test_fraction, given.seed, given.test_folder, given.targets, table)
         print(prepare(layout, given.out, given.short_side, given.channels, given.workers, given.on_error, given.bits))
+
+
+def columns_of(words: Sequence[str], root: Path) -> dict[str, str]:
+    """What a CSV file says -> the column that says it, of words such as path=file.
+
+    Raises:
+        ValueError: a word that is none, or no CSV file to read them of.
+    """
+    if words and not root.is_file():
+        raise ValueError(f"--columns are of a CSV file, but {root} is none: leave them out")
+    if wrong := [word for word in words if "=" not in word]:
+        raise ValueError(f"--columns {wrong[0]} names no column: write NAME=COLUMN, such as path=file")
+    return {name: column for name, _, column in (word.partition("=") for word in words)}
 
 
 def prepare(

@@ -10,11 +10,12 @@ import numpy as np
 from torch import Tensor
 
 from ssl_framework.data.base import Source, Split
+from ssl_framework.data.labels import Labels
 from ssl_framework.data.loader import HostLoader, ResidentLoader, Streamed, Undecoded, resident
 from ssl_framework.data.pseudo_labels import PseudoLabels, read_pseudo_labels
 from ssl_framework.data.residence import note
 from ssl_framework.data.samplers import Draw, Population, Sampler, Uniform, choice
-from ssl_framework.distributed import world_size
+from ssl_framework.distributed import united, world_size
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.views.base import ViewMaker
 
@@ -32,6 +33,7 @@ class DataModule(L.LightningDataModule):
             ``pseudo_labels.npy``, which a resumed run reads.
         folder: of the run; only pseudo-labels need it.
         resumed: whether the run goes on from a checkpoint.
+        labels: which training samples there are and which have a label; ``None``: all.
 
     Raises:
         ValueError: the set is smaller than the batch, the batch does not divide over the ranks, the share is none, or
@@ -48,6 +50,7 @@ class DataModule(L.LightningDataModule):
         pseudo_labels: PseudoLabels | None = None,
         folder: Path | None = None,
         resumed: bool = False,
+        labels: Labels | None = None,
     ) -> None:
         super().__init__()
         self.prepare_data_per_node = False  # one process of all makes the pseudo-labels
@@ -64,7 +67,10 @@ class DataModule(L.LightningDataModule):
         self.resumed = resumed
         self.loader: Any = None  # a Loader, or what a Streamed set gives
         self.served = 0
-        self.pretrain: Split | Streamed = source.load("pretrain")
+        self.unread_before: dict[str, str] = {}  # by all ranks, until the checkpoint that the run goes on from
+        pretrain = source.load("pretrain")
+        self.labels = labels
+        self.pretrain: Split | Streamed = pretrain if labels is None else labels(pretrain)
         self.train: Split = source.load("train")
         self.test: Split = source.load("test")
         count = self.pretrain.shape[0]
@@ -189,14 +195,28 @@ class DataModule(L.LightningDataModule):
     # The position inside the epoch goes into checkpoints here. Lightning's own protocol for loaders restores it only
     # if nothing (such as the length of a learning-rate schedule) has asked for the loader before.
 
-    def state_dict(self) -> dict[str, int]:
-        """Batches of the running epoch that were served; and the size of the set, as a run may be loaded without it."""
-        served = self.loader.served if self.loader is not None else self.served
-        return {"served": served, "num_samples": self.pretrain.shape[0]}
+    @property
+    def unread(self) -> dict[str, str]:
+        """Which training samples could not be read so far, and why: by this process, and by all before a checkpoint."""
+        own: Mapping[str, str] = {}
+        if not isinstance(self.pretrain, Split):
+            own = self.pretrain.unread
+        elif isinstance(self.pretrain.rows, Undecoded):
+            own = self.pretrain.rows.unread
+        return {**self.unread_before, **own}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Batches of the running epoch that were served; the size of the set, as a run may be loaded without it; and
+        what could not be read, if anything. Every rank has to call this."""
+        served = self.loader.served if self.loader is not None else self.served
+        in_memory = isinstance(self.pretrain, Split) and not isinstance(self.pretrain.rows, Undecoded)
+        unread = {} if in_memory else united(self.unread)
+        return {"served": served, "num_samples": self.pretrain.shape[0], **({"unread": unread} if unread else {})}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Called before the loader is made."""
         self.served = state_dict["served"]
+        self.unread_before = dict(state_dict.get("unread", {}))
 
 
 def bytes_of(columns: Mapping[str, Tensor] | None) -> int:

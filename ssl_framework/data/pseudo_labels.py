@@ -46,6 +46,11 @@ class Classes:
                 "pseudo_labels=classes takes classes, but the labels of this data set are numbers: choose "
                 "pseudo_labels=denoising_clusters or file, or labels that are classes (data.source.label or targets)"
             )
+        if int(images.label.min()) < 0:
+            raise ValueError(
+                "pseudo_labels=classes takes a class of every training sample, but labels=partial hides some: choose "
+                "labels=all, or pseudo_labels=denoising_clusters or file"
+            )
         return images.label.cpu()
 
 

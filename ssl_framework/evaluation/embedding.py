@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,7 +23,8 @@ from torch import Tensor
 
 from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.images.decoding import decode_in_order
-from ssl_framework.data.images.layout import SPLIT_FOLDERS, SUFFIXES, image_files
+from ssl_framework.data.images.layout import SPLIT_FOLDERS, SUFFIXES, image_files, seen_from, split_called
+from ssl_framework.data.images.table import Table
 from ssl_framework.data.loader import ahead
 from ssl_framework.evaluation.features import CHUNK_VALUES, CHUNK_VALUES_GPU, Bare, in_eval_mode
 from ssl_framework.module import SSLModule
@@ -64,29 +65,32 @@ class Samples(Protocol):
         ...
 
 
-class FolderSamples:
-    """The image files anywhere below a folder; the folder that a file lies in is its label.
+class FileSamples:
+    """Image files: those anywhere below a folder, or those that a CSV file lists.
 
-    A first folder named train, val or test is the split instead.
+    The folder that a file lies in is its label; a first folder named train, val or test is the split instead. A CSV
+    file says both in columns, as ``data.table`` does.
 
     Args:
-        root: the folder.
+        place: the folder, or the CSV file.
         size: S, side that the middle square of every image is decoded to, pixels.
         channels: C, 1 or 3.
+        columns: other names of the CSV file's columns.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it has no images.
+        FileNotFoundError: there is neither.
+        ValueError: it has no images, or the file is no such table.
     """
 
-    def __init__(self, root: Path, size: int, channels: int) -> None:
-        if not root.is_dir():
-            raise FileNotFoundError(f"images={root} is no folder: give a folder of image files")
-        self.root, self.size, self.channels = root, size, channels
-        self.paths = image_files(root)
-        if not self.paths:
-            raise ValueError(f"images={root} has no images: it must have {', '.join(s[1:] for s in SUFFIXES)} files")
-        self.items: Sequence[Item] = [item_of(path.relative_to(root)) for path in self.paths]
+    def __init__(self, place: Path, size: int, channels: int, columns: Mapping[str, str] | None = None) -> None:
+        if not place.exists():
+            raise FileNotFoundError(f"images={place} is no folder: give a folder of image files, or a CSV file of them")
+        if columns and place.is_dir():
+            raise ValueError(f"columns= are of a CSV file, but images={place} is a folder: leave them out")
+        self.size, self.channels = size, channels
+        found = below(place) if place.is_dir() else listed(Table(place, columns or {}, skips=True))
+        self.paths: list[Path] = [path for path, _ in found]
+        self.items: Sequence[Item] = [item for _, item in found]
 
     @property
     def values_each(self) -> int:
@@ -95,8 +99,8 @@ class FolderSamples:
     def fingerprint(self) -> str:
         found = hashlib.sha256(repr((self.size, self.channels)).encode())
         for path, item in zip(self.paths, self.items, strict=True):
-            status = path.stat()
-            found.update(repr((item.path, status.st_size, status.st_mtime_ns)).encode())
+            status = path.stat() if path.is_file() else None  # what a table lists need not be there
+            found.update(repr((item.path, status and (status.st_size, status.st_mtime_ns))).encode())
         return found.hexdigest()
 
     def read(self, positions: range) -> tuple[Tensor, dict[int, str]]:
@@ -106,6 +110,22 @@ class FolderSamples:
         failed = {position: why for position, why in results.items() if isinstance(why, str)}
         empty = torch.empty(0, self.channels, self.size, self.size, dtype=torch.uint8)
         return torch.stack(images) if images else empty, failed  # [n, C, S, S]
+
+
+def below(root: Path) -> list[tuple[Path, Item]]:
+    """The image files anywhere below a folder, or a ValueError where there are none."""
+    if not (paths := image_files(root)):
+        raise ValueError(f"images={root} has no images: it must have {', '.join(s[1:] for s in SUFFIXES)} files")
+    return [(path, item_of(path.relative_to(root))) for path in paths]
+
+
+def listed(table: Table) -> list[tuple[Path, Item]]:
+    """The files of a table in the order of its lines, each called as the table calls it; raises as ``Table.lines``."""
+    root = table.path.parent
+    return [
+        (line.path, Item(seen_from(root, line.path).as_posix(), line.label or line.target, split_called(line.split)))
+        for line in table.lines()
+    ]
 
 
 def item_of(path: Path) -> Item:

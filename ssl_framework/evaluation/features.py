@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -101,6 +101,15 @@ class Probe(Protocol):
     for numbers the units of ``regression``. Where every test sample is scored once the value is an ``Accuracy``."""
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]: ...
+
+
+@runtime_checkable
+class KnowsChance(Protocol):
+    """A probe that says what random answers would score."""
+
+    def chance(self, train: Tensor, test: Tensor) -> dict[str, float]:
+        """By the labels [N] and [M] of both splits: metric name -> value."""
+        ...
 
 
 class Measure(Protocol):

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from ssl_framework.arguments import Natural, guarded
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
-from ssl_framework.distributed import rank, same_on_all_ranks, shares_of, whole, world_size
+from ssl_framework.distributed import alone, rank, same_on_all_ranks, shares_of, whole, world_size
+from ssl_framework.evaluation.after_training.base import AfterRun
 from ssl_framework.evaluation.cross_modal import CrossModal
 from ssl_framework.evaluation.features import (
     DTYPES,
     Bare,
     Frozen,
     HeadProbe,
+    KnowsChance,
     Measure,
     Probe,
     Readout,
@@ -74,6 +76,7 @@ class FrozenEvaluation(L.Callback):
             none.
         cross: scores the embeddings of two towers against each other, in metrics of its own, and says what chance would
             score, which becomes a reference; ``None``: nothing.
+        after: an evaluation of finished runs that reads the student's maps, say, in metrics of its own; ``None``: none.
 
     Logs ``eval/<metric>``. ``metrics`` holds the latest values, ``intervals`` their 95 % intervals over test samples,
     ``baselines`` the references, ``seconds`` what this process has spent on all of it.
@@ -92,6 +95,7 @@ class FrozenEvaluation(L.Callback):
         scores: L.Callback | None = None,
         online_linear: Probe | None = None,
         cross: CrossModal | None = None,
+        after: AfterRun | None = None,
     ) -> None:
         if features not in DTYPES:
             raise ValueError(f"evaluation.features is {features}: choose one of {', '.join(DTYPES)}")
@@ -110,6 +114,7 @@ class FrozenEvaluation(L.Callback):
         self.scores = scores
         self.online_linear = online_linear
         self.cross = cross
+        self.after = after
         self.metrics: dict[str, float] = {}
         self.intervals: dict[str, tuple[float, float]] = {}
         self.baselines: dict[str, dict[str, float]] = {}
@@ -121,7 +126,8 @@ class FrozenEvaluation(L.Callback):
     @property
     def wanted(self) -> bool:
         """Whether there is anything to score with."""
-        return bool(self.probes or self.head_probes or self.measures or self.online_linear or self.cross)
+        scored = (self.probes, self.head_probes, self.measures, self.online_linear, self.cross, self.after)
+        return any(map(bool, scored))
 
     @property
     def beside(self) -> list[L.Callback]:
@@ -227,9 +233,30 @@ class FrozenEvaluation(L.Callback):
     def score_module(
         self, module: SSLModule | Bare, data: DataModule | Splits, online: bool = False
     ) -> dict[str, float]:
-        """All probes and measures on the student's features, and what its towers say of each other; see ``score``."""
-        scores = self.score(self.features_of(module), data, module.student, online)
-        return scores if self.cross is None else scores | defined(self.cross.score(module, data.test))
+        """All probes and measures on the student's features, and what its towers say of each other; see ``score``. What
+        ``after`` finds, rank 0 does."""
+        reads = self.probes or self.head_probes or self.measures or (online and self.online_linear)
+        scores = self.score(self.features_of(module), data, module.student, online) if reads else {}
+        if self.cross is not None:
+            scores |= defined(self.cross.score(module, data.test))
+        if self.after is not None:
+            found: list[Any] = [None]
+            if rank() == 0:
+                with alone():
+                    found = [defined(self.after.score_module(module, data))]
+            if world_size() > 1:
+                torch.distributed.broadcast_object_list(found, src=0)
+            scores |= found[0]
+        return scores
+
+    def chance(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, dict[str, float]]:
+        """What random answers would score, as a reference named "chance"; nothing where no part of this knows it."""
+        found = {} if self.cross is None else self.cross.chance(module, data.test)
+        for probe in self.probes.values():
+            if isinstance(probe, KnowsChance):
+                assert data.train.label is not None and data.test.label is not None
+                found |= probe.chance(data.train.label.cpu(), data.test.label.cpu())
+        return {"chance": found} if found else {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, SSLModule)
@@ -276,13 +303,11 @@ class FrozenEvaluation(L.Callback):
         if self.initial is not None:
             trained, views = copied(pl_module.student), pl_module.views
             pl_module.student.load_state_dict(shares_of(self.initial, pl_module.student))
-            self.baselines = {
-                **self.baselines,
-                views.raw_name: plain(self.score(lambda split: {"": raw_input(views, split)}, data)),
-                "untrained": plain(self.score_module(pl_module, data)),
-            }
-            if self.cross is not None:
-                self.baselines["chance"] = self.cross.chance(pl_module, data.test)
+            if self.probes or self.measures or self.after is None:
+                raw = self.score(lambda split: {"": raw_input(views, split)}, data)
+                self.baselines = {**self.baselines, views.raw_name: plain(raw)}
+            self.baselines = {**self.baselines, "untrained": plain(self.score_module(pl_module, data))}
+            self.baselines |= self.chance(pl_module, data)
             pl_module.student.load_state_dict(trained)
             self.initial = None
         scores = self.score_module(pl_module, data, online=True)

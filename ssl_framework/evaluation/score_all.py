@@ -230,8 +230,8 @@ def score_all(
                     scores |= defined(evaluation.cross.score(model, splits.test))
                 for name, source in others.items() if evaluation.with_baselines and scores else ():
                     references[name] = reference(evaluation, splits, source, raw)
-                if evaluation.cross is not None and with_references and evaluation.with_baselines:
-                    references["chance"] = evaluation.cross.chance(model, splits.test)
+                if with_references and evaluation.with_baselines:
+                    references |= evaluation.chance(model, splits)
             else:
                 protocol["images"], scores = evaluation.images_shown, defined(evaluation.score_module(model, splits))
         if not scores:

@@ -20,6 +20,8 @@ class Context(NamedTuple):
     label: Tensor | None  # [B] of the samples
     teacher: Encoder | None = None  # its encoder, if the run has one
     owed: list[Tensor] | None = None  # scalars that a learned rule puts in, to be added to the loss
+    images: Tensor | None = None  # [B, C, h, w] for partner rules that look; of the first view that is mixed alike
+    taken: list[Tensor] | None = None  # a rule that moves parts of the sources puts in ``Mix.taken``
 
     def draws(self, per_sample: bool) -> torch.Generator | None:
         """The generator for a draw a sample or a draw a batch."""

@@ -5,6 +5,7 @@
     FMix       Harris et al., 2020 (arXiv:2002.12047): blobs cut out of low-frequency noise
     TokenMix   Liu et al., ECCV 2022 (arXiv:2207.08409): blocks of tokens
     PatchMix   Shen et al., 2023 (arXiv:2306.12243): patches of several images
+    MaskMix    Zhao et al., MixPro, ICLR 2023 (arXiv:2304.12043): square cells in random places
 
 B samples, n masks (B, or 1 for the whole batch), P sources, C channels, h x w pixels.
 """
@@ -224,6 +225,33 @@ class PatchMix:
         for p in range(1, num):
             mixed = torch.lerp(mixed, x[source[:, p]], owner[:, p, None].to(x.dtype))
         return mixed, owner.expand(len(x), -1, -1, -1)
+
+
+@guarded
+class MaskMix:
+    """Square cells of both images in random places, drawn for every sample.
+
+    The share l of all cells, rounded up, is of the own image, l ~ Beta(alpha, alpha). Cells at the right and the lower
+    border are cut where they leave the image.
+
+    Args:
+        alpha: of the Beta distribution.
+        cell: pixels of a cell's side; with a ViT a multiple of its patch.
+        per_sample: a share for every sample instead of one for the batch.
+    """
+
+    def __init__(self, alpha: Positive, cell: Count, per_sample: bool) -> None:
+        self.share = Share(alpha, per_sample, dominant=False)
+        self.cell = cell
+
+    def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """As ``GridMix``."""
+        h, w = (-(-size // self.cell) for size in x.shape[2:])
+        place = uniform((len(x), h * w), x, context.generator).argsort(dim=1).argsort(dim=1)  # [B, h * w], 0 is first
+        count = (self.share(x, context) * (h * w)).ceil()  # [B]
+        shown = (place >= count[:, None]).float().view(-1, 1, h, w)  # [B, 1, h, w]
+        whole = enlarged(shown, self.cell)[:, :, : x.shape[2], : x.shape[3]]  # [B, 1, H, W_px]
+        return pasted(x, partners(x, source), whole)
 
 
 def placed(draw: Tensor, length: Tensor, size: int) -> tuple[Tensor, Tensor, int]:

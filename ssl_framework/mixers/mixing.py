@@ -159,7 +159,8 @@ class Mixing(nn.Module):
 
     def mixed(self, batch: Batch, view: int, context: Context) -> tuple[Tensor, Mix]:
         """One view [B, C, h, w], mixed, and what was done."""
-        x = batch.views[view]
+        x, taken = batch.views[view], list[Tensor]()
+        context = context._replace(images=batch.views[self.views[0]] if self.alike else x, taken=taken)
         itself = torch.arange(len(x), device=x.device)[:, None]  # [B, 1]
         source = torch.cat([itself, self.partners(batch, context)], dim=1)  # [B, P]
         mixed, owner = self.rule(x, source, context)  # [B, C, h, w], [B, P, h, w]
@@ -170,6 +171,8 @@ class Mixing(nn.Module):
         first = (torch.arange(source.shape[1], device=x.device) == 0)[:, None, None]  # [P, 1, 1]
         owner = torch.where(whole, first.to(owner.dtype), owner)  # [B, P, h, w]
         record = Mix(x, source, owner.mean(dim=(2, 3)), None if self.hidden else owner, view)
+        if taken:
+            record = record._replace(taken=torch.where(whole, first.to(owner.dtype), taken[0]))  # [B, P, h, w]
         mixed = torch.where(whole, x, mixed)  # [B, C, h, w]
         return mixed, record if self.labels is None else record._replace(share=self.labels(mixed, record, context))
 

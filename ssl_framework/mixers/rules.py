@@ -131,6 +131,7 @@ class Switch:
         """As the rule that was chosen for each sample, or for the batch."""
         count = len(x) if self.per_sample else 1
         draw = uniform((count, 1, 1, 1), x, context.draws(self.per_sample))  # [B, 1, 1, 1] or [1, 1, 1, 1]
+        context = context._replace(taken=None)  # that of a rule which may not be the chosen one
         mixed, owner = self.rules[-1](x, source, context)
         for rule, until in zip(reversed(self.rules[:-1]), reversed(self.until[:-1]), strict=True):
             each = rule(x, source, context)

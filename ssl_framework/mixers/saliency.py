@@ -1,7 +1,8 @@
-"""Boxes and cells of the partner, taken where it has something to show.
+"""Boxes, cells and pixels of the partner, taken where it has something to show.
 
     SaliencyMix    Uddin et al., ICLR 2021 (arXiv:2006.01791): a box around the partner's highest score
     AttentiveMix   Walawalkar et al., ICASSP 2020 (arXiv:2003.13048): the partner's cells with the highest scores
+    GuidedMixup    Kang and Kim, AAAI 2023 (arXiv:2306.16612): every pixel by both scores, partners that differ most
 
 B samples, C channels, h x w pixels, g cells along a side.
 """
@@ -14,6 +15,7 @@ from ssl_framework.arguments import Positive, Several, guarded
 from ssl_framework.mixers.base import Context
 from ssl_framework.mixers.rules import Share, beta_share, box, owned, partners
 from ssl_framework.mixers.scores import Score
+from ssl_framework.types import Batch
 
 
 @guarded
@@ -70,6 +72,56 @@ class AttentiveMix:
         chosen = (rank < count[:, None]).unflatten(1, (self.grid, self.grid))  # [B, g, g]
         where = by_cell(chosen, x.shape[2], x.shape[3], "mixer.rule.grid")[:, None]  # [B, 1, h, w]
         return torch.where(where, other, x), owned((~where).float())
+
+
+@guarded
+class GuidedMixup:
+    """``m x + (1 - m) other`` with ``m = S / (S + S_other)`` at every pixel, S the score.
+
+    Args:
+        score: what every pixel has to show.
+    """
+
+    def __init__(self, score: Score) -> None:
+        self.score = score
+
+    def __call__(self, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Mixed images [B, C, h, w], and how much of each pixel is of whom [B, 2, h, w]."""
+        other = partners(x, source)  # [B, C, h, w]
+        score = self.score(x, context)[:, None]  # [B, 1, h', w']
+        score = F.interpolate(score, x.shape[2:], mode="bilinear") if score.shape[2:] != x.shape[2:] else score
+        both = score + score[source[:, 1]]  # [B, 1, h, w]
+        own = torch.where(both > 0, score / torch.where(both > 0, both, 1.0), 0.5)  # [B, 1, h, w]
+        return torch.lerp(other, x, own.to(x.dtype)), owned(own)
+
+
+@guarded
+class MostDifferent:
+    """One circle through all samples, greedily: from the pair with the most different scores on, each
+    one's partner is the sample that differs most among those that are nobody's partner yet, and the last one's is the
+    first.
+
+    Args:
+        score: whose distance counts, Euclidean over all places.
+    """
+
+    def __init__(self, score: Score) -> None:
+        self.score = score
+
+    def __call__(self, batch: Batch, context: Context) -> Tensor:
+        """[B, 1] int64."""
+        assert context.images is not None
+        score = self.score(context.images, context).flatten(1)  # [B, h' * w']
+        count, every = len(score), torch.arange(len(score), device=score.device)
+        with torch.autocast(score.device.type, enabled=False):
+            apart = torch.cdist(score, score).masked_fill(every[:, None] == every, -1.0)  # [B, B]
+        first = apart.flatten().argmax(dim=0, keepdim=True) // count  # [1]
+        partner, now, free = torch.empty_like(every), first, every != first  # [B], [1], [B]
+        for _ in range(count - 1):
+            furthest = torch.where(free, apart.index_select(0, now)[0], -2.0).argmax(dim=0, keepdim=True)  # [1]
+            partner = torch.where(every == now, furthest, partner)
+            now, free = furthest, free & (every != furthest)
+        return torch.where(every == now, first, partner)[:, None]
 
 
 def by_cell(value: Tensor, h: int, w: int, key: str) -> Tensor:

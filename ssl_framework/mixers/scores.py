@@ -2,6 +2,8 @@
 
     SpectralResidual  Hou and Zhang, Saliency Detection: A Spectral Residual Approach, CVPR 2007: no network
     Activation        mean absolute activation of the student's last map
+    ClassActivation   what the classifier's weights of the sample's own class make of that map (SnapMix,
+                      arXiv:2012.04846)
     Gradient          how much each pixel moves the student's pooled features; reads no label
     ClassAttention    what the class token of the student's last block attends to (TransMix, arXiv:2111.09833)
 
@@ -27,6 +29,7 @@ from ssl_framework.arguments import NonNegative, guarded
 from ssl_framework.functional import full_precision
 from ssl_framework.mixers.base import Context
 from ssl_framework.models.encoder import Encoder
+from ssl_framework.models.heads import Classifier
 
 AT_ONCE = 256
 """Images whose activations the gradient keeps at a time; in evaluation mode the result is that of all at once."""
@@ -82,14 +85,34 @@ class Activation:
 
     def __call__(self, x: Tensor, context: Context) -> Tensor:
         """[B, h', w'], the map's places or the grid of patches."""
-        network = student(context, self)
-        with looking(network), torch.no_grad():
-            outputs = network.backbone(x)
-        if "map" in outputs:
-            return shares(outputs["map"].float().abs().mean(dim=1))
-        net = transformer(network, self)
-        activity = outputs["tokens"][:, net.num_prefix_tokens :].float().abs().mean(dim=2)  # [B, N]
-        return shares(activity.unflatten(1, grid(net, x)))
+        return shares(last_map(x, student(context, self), self).abs().mean(dim=1))
+
+
+@guarded
+class ClassActivation:
+    """Class activation map of the sample's own class, less its least value: the last map, or the last patch tokens of a
+    ViT, weighed by a linear classifier's row of that class.
+
+    Args:
+        head: of the student, linear in the pooled features.
+    """
+
+    def __init__(self, head: str) -> None:
+        self.head = head
+
+    def __call__(self, x: Tensor, context: Context) -> Tensor:
+        """[B, h', w'], the map's places or the grid of patches.
+
+        Raises:
+            ValueError: the student has no such head, or the samples have no classes.
+        """
+        head = class_head(context, self.head, self)
+        assert context.label is not None
+        maps = last_map(x, student(context, self), self)  # [B, D, h', w']
+        weight = head.linear.weight.detach().float()[context.label]  # [B, D]
+        with torch.autocast(x.device.type, enabled=False):
+            activation = torch.einsum("bd,bdhw->bhw", weight, maps)  # [B, h', w']
+        return shares(activation - activation.amin(dim=(1, 2), keepdim=True))
 
 
 @guarded
@@ -179,7 +202,34 @@ def looking(network: Encoder) -> Iterator[None]:
             module.training = mode
 
 
-def student(context: Context, score: Score) -> Encoder:
+@torch.no_grad()
+def last_map(x: Tensor, network: Encoder, score: object) -> Tensor:
+    """The backbone's last map, or the last patch tokens of a ViT in their grid: [B, D, h', w'] float32."""
+    with looking(network):
+        outputs = network.backbone(x)
+    if "map" in outputs:
+        return outputs["map"].float()
+    net = transformer(network, score)
+    tokens = outputs["tokens"][:, net.num_prefix_tokens :].float()  # [B, N, D]
+    return tokens.transpose(1, 2).unflatten(2, grid(net, x))  # [B, D, h', w']
+
+
+def class_head(context: Context, name: str, part: object) -> Classifier:
+    """The student's classifier of that name.
+
+    Raises:
+        ValueError: there is none, or the samples have no classes.
+    """
+    head = dict(student(context, part).heads.items()).get(name)
+    if not isinstance(head, Classifier) or context.label is None or context.label.is_floating_point():
+        raise ValueError(
+            f"{type(part).__name__} reads class scores of the student's head {name} and the samples' classes, which "
+            "this run lacks: choose method=supervised on data with classes, or another score or law as mixer.labels"
+        )
+    return head
+
+
+def student(context: Context, score: object) -> Encoder:
     """The network to look through.
 
     Raises:
@@ -193,7 +243,7 @@ def student(context: Context, score: Score) -> Encoder:
     return context.network
 
 
-def transformer(network: Encoder, score: Score) -> VisionTransformer:
+def transformer(network: Encoder, score: object) -> VisionTransformer:
     """The backbone's net, if it is a timm ViT.
 
     Raises:
@@ -205,7 +255,7 @@ def transformer(network: Encoder, score: Score) -> VisionTransformer:
     return net
 
 
-def without_attention(network: Encoder, score: Score) -> str:
+def without_attention(network: Encoder, score: object) -> str:
     """Why a score cannot be had from this backbone."""
     return (
         f"{type(score).__name__} reads a timm ViT with standard attention, but backbone.name is "

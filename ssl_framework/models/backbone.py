@@ -18,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ssl_framework.arguments import Channels, Natural, Pixels, guarded
-from ssl_framework.models import small_nets  # noqa: F401  registers its networks with timm
+from ssl_framework.models import scattering, small_nets  # noqa: F401  register their networks with timm
 from ssl_framework.models.base import Block
 from ssl_framework.models.layers import depths_of, freeze
 from ssl_framework.models.patches import grid_of, hiding, noting, refuse_without_patches
@@ -100,6 +100,7 @@ class Backbone(nn.Module):
         made = sized(self.name, channels, image_size, options or {})
         self.net: Any = made.net
         self.dim = made.dim
+        self.dense_dims = self._dense_dims(made.shape)
         self.options = {**(options or {}), **made.told}
         self.frozen_stages = frozen_stages
         self._freeze()
@@ -113,6 +114,8 @@ class Backbone(nn.Module):
             self.patch_pixels = math.prod(self.net.patch_embed.patch_size) * channels
         self.masked_tokens = masked_tokens
         self.last_layers = last_layers
+        if self.patch_dim is not None:
+            self.dense_dims |= dict.fromkeys(("patches", *["layers"] * (last_layers > 0)), self.patch_dim)
         if last_layers and (checkpoint_activations or last_layers > len(self.net.blocks)):
             raise ValueError(
                 f"backbone.last_layers is {last_layers}: it goes up to {len(self.net.blocks)}, the blocks of "
@@ -248,15 +251,23 @@ class Backbone(nn.Module):
         outputs = self(x)
         if "map" in outputs:
             return outputs["map"]
-        try:
-            tokens = outputs["tokens"][:, self.net.num_prefix_tokens :]  # [B, h * w, D']
-        except (KeyError, AttributeError):  # timm counts prefix tokens of plain transformers only
-            return self._last_map(x)
+        if "tokens" not in outputs or not hasattr(self.net, "num_prefix_tokens"):
+            return self._last_map(x)  # timm counts prefix tokens of plain transformers only
+        return self.map_of(outputs["tokens"])
+
+    def map_of(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, N, D'] as the map of their patches on the grid, [B, D', h, w], without the class token and others
+        that stand before them.
+
+        Raises:
+            ValueError: the patches make no square.
+        """
+        tokens = tokens[:, self.net.num_prefix_tokens :]  # [B, h * w, D']
         side = math.isqrt(tokens.shape[1])
         if side**2 != tokens.shape[1]:
             raise ValueError(
                 f"backbone.name is {self.name}, which gives {tokens.shape[1]} tokens that make no square map: "
-                "choose another backbone, or an evaluation other than dense"
+                "choose another backbone, or neither a dense method nor evaluation=dense"
             )
         return tokens.transpose(1, 2).unflatten(2, (side, side))  # [B, D', h, w]
 
@@ -276,6 +287,18 @@ class Backbone(nn.Module):
         """A map as [B, D', h, w], also of a model, such as Swin, that has its channels last."""
         dim = self.net.num_features
         return found.permute(0, 3, 1, 2) if found.shape[1] != dim and found.shape[3] == dim else found
+
+    def _dense_dims(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """Widths of what keeps places apart, from the shape of an image's features: "tokens", and "map" where there are
+        several positions."""
+        if len(shape) == 3:
+            width, *grid = self._upright(torch.empty(1, *shape, device="meta")).shape[1:]
+            return {"map": width} if math.prod(grid) > 1 else {}
+        if len(shape) != 2:
+            return {}
+        places = shape[0] - getattr(self.net, "num_prefix_tokens", shape[0])
+        square = places > 1 and math.isqrt(places) ** 2 == places
+        return {"tokens": shape[1], **({"map": shape[1]} if square else {})}
 
     def depths(self) -> tuple[dict[str, int], int]:
         """How deep every parameter lies: its name -> 0 for the first layer, and so on; and the number of layers (see

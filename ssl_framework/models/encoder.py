@@ -1,8 +1,11 @@
 """Student and teacher: a backbone with named heads, and its exponential moving average."""
 
+import contextlib
 import copy
 import math
+import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 from ssl_framework.arguments import Fraction, Natural, Several, guarded
 from ssl_framework.distributed import gather, own_rows
 from ssl_framework.functional import unit
-from ssl_framework.models.base import BackboneProtocol, Patched
+from ssl_framework.models.base import BackboneProtocol, Block, Dense, Patched, layered
 from ssl_framework.models.heads import Head, built
 from ssl_framework.runs.suggestions import choices, towers_of
 from ssl_framework.types import Clock, Inputs, Outputs
@@ -54,8 +57,10 @@ class Encoder(nn.Module):
         dims = {"pooled": backbone.dim, **{name: further.dim for name, further in (beside or {}).items()}}
         if not scored or not set(scored) <= dims.keys():
             raise ValueError(f"student.scored is {list(scored)}: name one or more of {', '.join(dims)}")
-        if isinstance(backbone, Patched) and backbone.patch_dim is not None:
-            dims |= dict.fromkeys(("tokens", "patches"), backbone.patch_dim)
+        dims |= backbone.dense_dims if isinstance(backbone, Dense) else {}
+        for name, further in (beside or {}).items():
+            if isinstance(further, Dense) and "layers" in further.dense_dims:
+                dims[f"{name}.layers"] = further.dense_dims["layers"]
         if taken := sorted(dims.keys() & heads.keys()):
             raise ValueError(f"student.heads has {taken[0]}, which names a backbone already: call the head otherwise")
         self.heads = nn.ModuleDict()
@@ -63,6 +68,24 @@ class Encoder(nn.Module):
             self.heads[name] = own = built(head, dims, backbone)
             dims[name] = own.out
         self.dims = dims
+        self.shown: set[str] = {head.source for head in heads.values()}
+        self.blocks: dict[str, Block | None] = {}
+
+    def show(self, names: Sequence[str]) -> None:
+        """Is told which outputs an objective reads, for what is made only where somebody reads it: a "map" of a
+        transformer's tokens, or "block_-2", the map behind the last block but one. Changes ``shown``, ``blocks`` and
+        ``dims``.
+
+        Raises:
+            ValueError: the backbone has no such block, or does not name its blocks.
+        """
+        self.shown |= set(names)
+        for name in names:
+            if number := re.fullmatch(r"block_(-?[1-9]\d*)", name):
+                key = f"objective, which reads {name},"
+                self.blocks[name] = block = layered(self.backbone, key).block(int(number[1]), key)
+                assert block is not None
+                self.dims[name] = block.channels
 
     def route(self, modality: Sequence[str]) -> None:
         """Is told of which modality each view is: one encoder takes one.
@@ -78,7 +101,10 @@ class Encoder(nn.Module):
             )
 
     def compile_parts(self) -> None:
-        """Has the encoder compiled at its first call; the names of weights stay as they are."""
+        """Has the encoder compiled at its first call, unless somebody looks into it; the names of weights stay as they
+        are."""
+        if self.blocks:
+            return
         self.encode = torch.compile(self.encode)  # type: ignore[method-assign]
 
     def encoders(self) -> list[tuple["Encoder", list[str]]]:
@@ -95,17 +121,31 @@ class Encoder(nn.Module):
 
         With a mask [B, N] of what is hidden it stands beside them as "mask", for heads and objectives.
         """
-        if mask is None:
-            outputs = self.backbone(x)
-        else:
-            assert isinstance(self.backbone, Patched)
-            outputs = {**self.backbone(x, mask), "mask": mask}
+        outputs = self.features(x, mask)
         for name, further in self.beside.items():
             found = further(x)
             outputs[name] = found["pooled"]
             outputs |= {f"{name}.layers": found["layers"]} if "layers" in found else {}
         for name, head in self.heads.items():
             outputs[name] = head(outputs)
+        return outputs
+
+    def features(self, x: Inputs, mask: Tensor | None = None) -> Outputs:
+        """What the backbone makes of views [B, ...], and what ``show`` has asked for beside."""
+        looks: dict[str, Tensor] = {}
+        with contextlib.ExitStack() as looking:
+            for name, block in self.blocks.items():
+                note = partial(looks.__setitem__, name)  # which returns None: the map goes on as it is
+                looking.enter_context(layered(self.backbone, name).changed_at(block, note))
+            if mask is None:
+                outputs = self.backbone(x)
+            else:
+                assert isinstance(self.backbone, Patched)
+                outputs = {**self.backbone(x, mask), "mask": mask}
+        for name, found in looks.items():
+            outputs[name] = found if found.ndim == 4 else self.backbone.map_of(found)  # type: ignore[attr-defined]
+        if "map" in self.shown and "map" in self.dims and "map" not in outputs:
+            outputs["map"] = self.backbone.map_of(outputs["tokens"])  # type: ignore[attr-defined]  # [B, D', h, w]
         return outputs
 
     def forward(
@@ -198,7 +238,9 @@ class Encoder(nn.Module):
             ValueError: there is no such head.
         """
         refuse_unknown_heads(names, list(self.heads))
-        self.heads = nn.ModuleDict({name: self.heads[name] for name in self.heads_behind(names)})
+        kept = self.heads_behind(names)
+        self.dims = {name: dim for name, dim in self.dims.items() if name not in self.heads or name in kept}
+        self.heads = nn.ModuleDict({name: self.heads[name] for name in kept})
         self.earlier = nn.ModuleList()
 
     def take_over(self, state: Mapping[str, Tensor]) -> None:
@@ -225,7 +267,7 @@ class Encoder(nn.Module):
         Raises:
             ValueError: a layer gives maps or tokens instead of one vector a sample.
         """
-        outputs = self.backbone(x)
+        outputs = self.features(x)
         found = {"": outputs["pooled"]}
         for name, head in self.heads.items():
             assert isinstance(head, Head)

@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ssl_framework.arguments import AtLeastOne, Classes, Count, Fraction, guarded
-from ssl_framework.functional import unit
+from ssl_framework.arguments import AtLeastOne, Classes, Count, Fraction, Positive, guarded
+from ssl_framework.functional import full_precision, unit
 from ssl_framework.models.base import BackboneProtocol
 from ssl_framework.types import Clock
 
@@ -17,7 +17,8 @@ H = TypeVar("H", bound="Head")
 
 
 class Head(nn.Module, ABC):
-    """Base of all heads: reads the features of a view under the name ``source``, returns [B, ``out``].
+    """Base of all heads: reads the features of a view under the name ``source``, returns [B, ``out``], or a map [B,
+    ``out``, h, w] (see ``dense_heads``).
 
     A config says what a head is; how wide the features are that it reads, the encoder knows, which calls ``build``.
 
@@ -214,6 +215,68 @@ class LayerNormHead(Head):
 
 
 @guarded
+class IterNorm(Head):
+    """Whitening of groups of dimensions by the batch's covariance: [B, in] -> [B, in].
+
+    Huang et al., Iterative Normalization: Beyond Standardization towards Efficient Whitening, CVPR 2019
+    (arXiv:1904.03441): Newton's iteration in the place of an eigendecomposition, then a learned scale and shift.
+    Running means of both take the batch's place in evaluation, as in batch normalisation, and every rank has
+    statistics of its own.
+
+    Args:
+        source: which features it whitens.
+        group: dimensions whitened together; it divides their number.
+        iterations: T of Newton's method.
+        eps: added to every variance.
+        momentum: share of a batch in the running statistics.
+    """
+
+    running_mean: Tensor  # [in]
+    running_whitening: Tensor  # [in / group, group, group]
+
+    def __init__(self, source: str, group: Count, iterations: Count, eps: Positive, momentum: Fraction) -> None:
+        super().__init__(source)
+        self.group = group
+        self.iterations = iterations
+        self.eps = eps
+        self.momentum = momentum
+
+    def build(self, width: int) -> None:
+        if width % self.group:
+            raise ValueError(f"IterNorm's group is {self.group}, which does not divide the {width} numbers it whitens")
+        self.out = width
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))  # [in] each
+        self.register_buffer("running_mean", torch.zeros(width))  # [in]
+        identity = torch.eye(self.group).repeat(width // self.group, 1, 1)  # [in / group, group, group]
+        self.register_buffer("running_whitening", identity)
+
+    def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Reads ``outputs[source]`` [B, in] -> [B, in], in float32 at least"""
+        x = full_precision(outputs[self.source])  # [B, in]
+        with torch.autocast(x.device.type, enabled=False):
+            mean, whitening = self.statistics(x) if self.training else (self.running_mean, self.running_whitening)
+            centred = (x - mean).unflatten(1, (-1, self.group))  # [B, in / group, group]
+            white = torch.einsum("gij,bgj->bgi", whitening, centred).flatten(1)  # [B, in]
+            return white * self.weight + self.bias
+
+    def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean [in] and whitening matrices [in / group, group, group] of a batch [B, in]. Changes the running ones."""
+        mean = x.mean(dim=0)  # [in]
+        centred = (x - mean).unflatten(1, (-1, self.group))  # [B, in / group, group]
+        identity = torch.eye(self.group, dtype=x.dtype, device=x.device)  # [group, group]
+        covariance = torch.einsum("bgi,bgj->gij", centred, centred) / len(x) + self.eps * identity
+        trace = covariance.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None]  # [in / group, 1, 1]
+        whitening = identity.expand_as(covariance)  # [in / group, group, group]
+        for _ in range(self.iterations):
+            whitening = 1.5 * whitening - 0.5 * whitening @ whitening @ whitening @ (covariance / trace)
+        whitening = whitening / trace.sqrt()
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_whitening.lerp_(whitening.to(self.running_whitening.dtype), self.momentum)
+        return mean, whitening
+
+
+@guarded
 class ReweightHead(Head):
     """Divides coordinate j = 0, 1, ... by ``kappa ** j``, and has nothing to train: [B, in] -> [B, in].
 
@@ -308,7 +371,7 @@ def built(head: H, dims: Mapping[str, int], backbone: BackboneProtocol | None = 
     if head.source not in dims:
         raise ValueError(
             f"a head has source={head.source}, but the encoder offers {sorted(dims)} at this point: choose another "
-            "head=<name>, or set source to one of these"
+            "head=<name> or backbone=<name>, or set source to one of these"
         )
     own = copy.deepcopy(head)
     if backbone is not None:

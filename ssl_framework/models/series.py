@@ -79,6 +79,7 @@ class SeriesBackbone(nn.Module):
         self.net = DilatedNet(channels, width, depth, dim, kernel)
         self.channels = channels
         self.dim = dim
+        self.dense_dims = {"tokens": dim}
         self.weights = weights
         self.name = f"dilated_net_{depth + 1}x{width}"
 

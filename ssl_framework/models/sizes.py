@@ -38,6 +38,7 @@ class Sized(NamedTuple):
 
     net: Any
     dim: int  # D, of the pooled features
+    shape: tuple[int, ...]  # of the features of one image before pooling; () where they are no one tensor
     told: dict[str, Any]  # options of ``timm.create_model`` that it had to be given beside the user's
 
 
@@ -62,7 +63,7 @@ def sized(name: str, channels: int, size: int, options: Mapping[str, Any]) -> Si
         torch.set_rng_state(state)
         try:
             net = timm.create_model(name, num_classes=0, in_chans=channels, **{**options, **told})
-            return Sized(net, pooled_width(net, torch.zeros(1, channels, size, size)), told)
+            return Sized(net, *widths(net, torch.zeros(1, channels, size, size)), told)
         except REFUSALS as error:
             errors.append(error)
     reason = reason_of(errors[-1] if len(errors) > 1 and not is_unknown_option(errors[-1]) else errors[0])
@@ -88,19 +89,21 @@ def reason_of(error: Exception) -> str:
 
 
 @torch.no_grad()
-def pooled_width(net: Any, x: Tensor) -> int:
-    """D of the pooled features of images [B, C, S, S]; the model is in training mode afterwards.
+def widths(net: Any, x: Tensor) -> tuple[int, tuple[int, ...]]:
+    """D of the pooled features of images [B, C, S, S], and the shape of one image's features before pooling, () where
+    they are no one tensor; the model is in training mode afterwards.
 
     Raises:
         ValueError: it has no pooled features [B, D].
     """
     net.eval()
-    pooled = net.forward_head(net.forward_features(x), pre_logits=True)
+    features = net.forward_features(x)
+    pooled = net.forward_head(features, pre_logits=True)
     if not isinstance(pooled, Tensor) or pooled.ndim != 2 or len(pooled) != len(x):
         shape = list(pooled.shape) if isinstance(pooled, Tensor) else type(pooled).__name__
         raise ValueError(f"it gives {shape} in place of one vector an image")
     net.train()
-    return pooled.shape[1]
+    return pooled.shape[1], tuple(features.shape[1:]) if isinstance(features, Tensor) else ()
 
 
 def sizes_that_fit(name: str, channels: int, size: int, options: Mapping[str, Any]) -> str:
@@ -121,7 +124,7 @@ def fits(name: str, channels: int, size: int, options: Mapping[str, Any]) -> boo
         try:
             with torch.device("meta"):
                 net = timm.create_model(name, num_classes=0, in_chans=channels, **{**options, **told})
-                pooled_width(net, torch.zeros(1, channels, size, size))
+                widths(net, torch.zeros(1, channels, size, size))
             return True
         except (*REFUSALS, NotImplementedError):
             continue
@@ -164,7 +167,7 @@ def refused(net: nn.Module, channels: int, sizes: Sequence[int]) -> int | None:
     device = next(net.parameters()).device
     for size in sizes:
         try:
-            pooled_width(net, torch.zeros(1, channels, size, size, device=device))
+            widths(net, torch.zeros(1, channels, size, size, device=device))
         except REFUSALS:
             net.train()
             return size

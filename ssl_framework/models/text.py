@@ -96,6 +96,7 @@ class TextTransformer(nn.Module):
             raise ValueError(f"text_backbone.pool is {pool}: choose one of {', '.join(POOLS)}")
         self.net = TextNet(**self.settings, dropout=dropout)
         self.dim = width
+        self.dense_dims = {"tokens": width}
         self.pool = POOLS[pool]
         self.weights = weights
         self.name = f"text_transformer_{depth}x{width}"

@@ -74,6 +74,11 @@ class Towers(nn.Module):
         assert isinstance(found, Encoder)
         return found
 
+    def show(self, names: Sequence[str]) -> None:
+        """Of every tower."""
+        for encoder, _ in self.encoders():
+            encoder.show(names)
+
     def encode(self, x: Inputs, view: int = 0, mask: Tensor | None = None) -> Outputs:
         """What the tower of that view makes of inputs [B, ...]."""
         return self.tower(self.of[view]).encode(x, mask=mask)

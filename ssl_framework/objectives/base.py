@@ -18,7 +18,7 @@ from ssl_framework.objectives.plain import (
     tensors_of,
     without_gradient,
 )
-from ssl_framework.types import Batch, Clock, Mix, Outputs
+from ssl_framework.types import Batch, Clock, Geometry, Mix, Outputs
 
 
 class Objective(nn.Module):
@@ -26,15 +26,18 @@ class Objective(nn.Module):
 
     Class attributes:
         requires: what the run must provide, of "teacher", "mixer", "added mixtures", "keys of mixtures" (the teacher
-            encodes added mixtures, too), "label" (classes), "number" (labels of any kind, read as numbers), "geometry",
-            "index", "heads" (it passes features of its own making through the student's heads), "masks" (patches are
-            hidden from the student), "masked_tokens=drop", "=replace" or "=mark" (what becomes of them), and
-            "targets" (the masker says what is to be predicted).
+            encodes added mixtures, too), "label" (classes), "partial labels" (beside "label": some are -1, unlabelled),
+            "number" (labels of any kind, read as numbers), "geometry", "index", "inputs" (the views themselves), "maps"
+            (it reads outputs of several places a sample, [B, D, h, w]), "heads" (it passes features of its own making
+            through the student's heads), "masks" (patches are hidden from the student), "masked_tokens=drop",
+            "=replace" or "=mark" (what becomes of them), and "targets" (the masker says what is to be predicted).
         accepts: what is read when present: "mixer" (mixed views in the place of clean ones), "added mixtures" (mixtures
             as further views), and of a feature mixer's ``needs`` those that the objective offers. "terms of mixtures":
             another objective may add them to this one (see ``siamese``).
         num_views: fewest and most views of a sample that each encoder it reads must encode, mixtures that were added
             not counted; ``None`` is no limit.
+        against_collapse: arguments without which all embeddings may become one vector, switched off (0, false) or, of a
+            predictor's name, that of the projector; the alarm names them.
 
     Attributes:
         reads: names of the student's outputs that it reads, heads or features; its constructor says them.
@@ -45,6 +48,7 @@ class Objective(nn.Module):
     requires: frozenset[str] = frozenset()
     accepts: frozenset[str] = frozenset()
     num_views: ClassVar[tuple[int, int | None]] = (2, 2)
+    against_collapse: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +129,8 @@ class Objective(nn.Module):
                 shapes.
         """
         name = type(self).__name__
-        said = {"teacher": teacher, "label": label, "number": label, "index": index, "heads": self.through_heads}
+        said = {"teacher": teacher, "index": index, "heads": self.through_heads}
+        said |= dict.fromkeys(("label", "partial labels", "number"), label)
         refuse_lacking(name, self.requires, {what for what, value in said.items() if value is not None})
         refuse_views(name, views, self.num_views)
         for number, view in enumerate(teacher or ()):
@@ -162,6 +167,12 @@ def outputs_of(outputs: list[Outputs | None] | None, head: str) -> list[Tensor]:
     """The named head's output for every view that was encoded: V x [B, D]."""
     assert outputs is not None
     return [view[head] for view in outputs if view is not None]
+
+
+def geometry_of(student: list[Outputs | None], batch: Batch) -> list[Geometry]:
+    """Where every view that was encoded was cut: V entries."""
+    assert batch.geometry is not None
+    return [geometry for view, geometry in zip(student, batch.geometry, strict=True) if view is not None]
 
 
 class Mixture(NamedTuple):

@@ -37,6 +37,7 @@ class MSN(Objective):
 
     requires = frozenset({"teacher", "masks"})
     num_views = (1, None)
+    against_collapse = ("weight",)
 
     def __init__(
         self,

@@ -51,13 +51,28 @@ class NNCLR(Objective):
         p0, p1 = map(unit, outputs_of(student, self.predictor))  # [B, D] each
         support = self.queue.read()  # [K, D]
         n0, n1 = (support[hardest(z, support, 1)[0][:, 0]] for z in (z0, z1))  # [B, D] each
-        both = self.find_prediction(n0, p1) + self.find_prediction(n1, p0)  # [B]
+        both = self.find(n0, p1) + self.find(n1, p0)  # [B]
         self.queue.push(z0)
         # Near one from the start means collapse; else it rises as the support set fills with the data.
         return {"loss": both.mean() / 2, "neighbour_similarity": (z0 * n0).sum(dim=1).mean()}
 
-    def find_prediction(self, neighbour: Tensor, p: Tensor) -> Tensor:
-        """Cross-entropy of finding the own sample's prediction among those of all ranks: two [B, D] -> [B]."""
-        own = rank() * len(p) + torch.arange(len(p), device=p.device)  # [B]
-        keys = gather_with_grad(p)  # [W * B, D]
-        return nce(neighbour, keys, own, self.temperature, positive_in_denominator=self.positive_in_denominator)  # [B]
+    def find(self, neighbour: Tensor, p: Tensor) -> Tensor:
+        """``find_prediction`` as the config says: two [B, D] -> [B]"""
+        return find_prediction(neighbour, p, self.temperature, self.positive_in_denominator)
+
+
+def find_prediction(neighbour: Tensor, p: Tensor, temperature: float, positive_in_denominator: bool = True) -> Tensor:
+    """Cross-entropy of finding the own sample's prediction among those of all ranks.
+
+    Args:
+        neighbour: [B, D] unit rows.
+        p: [B, D] unit rows.
+        temperature: tau.
+        positive_in_denominator: ``False`` gives DCL's denominator.
+
+    Returns:
+        [B]
+    """
+    own = rank() * len(p) + torch.arange(len(p), device=p.device)  # [B]
+    keys = gather_with_grad(p)  # [W * B, D]
+    return nce(neighbour, keys, own, temperature, positive_in_denominator=positive_in_denominator)  # [B]

@@ -24,9 +24,7 @@ from ssl_framework.types import Batch, Clock, Outputs
 
 @guarded
 class PCL(Objective):
-    """A host's InfoNCE plus ProtoNCE, the mean over the clusterings.
-
-    The memory takes 4 N D bytes on every rank and in every checkpoint.
+    """A host's InfoNCE plus ProtoNCE, the mean over the clusterings. The memory takes 4 N D bytes on every rank.
 
     Args:
         host: MoCo, with its queue.
@@ -98,8 +96,8 @@ class PCL(Objective):
         out = self.host(student, teacher, batch, clock)
         (q,) = map(unit, outputs_of(student, self.host.head))  # [B, D]
         (k,) = map(unit, outputs_of(teacher, self.host.head))  # [B, D]
-        terms = [proto_nce(q, batch.index, *self.clustering(m)) for m in range(len(self.num_clusters))]
         self.bank.write(batch.index, {"key": k})
+        terms = [proto_nce(q, batch.index, *self.clustering(m)) for m in range(len(self.num_clusters))]
         prototypical = torch.stack(terms).mean()
         return {**out, "loss": out["loss"] + prototypical, "instance_loss": out["loss"], "prototype_loss": prototypical}
 
@@ -121,17 +119,12 @@ def proto_nce(q: Tensor, index: Tensor, prototypes: Tensor, phi: Tensor, assigne
 
 
 def concentration(rows: Tensor, found: Clusters, smoothing: float, temperature: float) -> Tensor:
-    """phi of every cluster, eq. 12: mean distance to the centre / log(n + smoothing), between the percentiles 10 and 90
-    of all, scaled to their mean ``temperature``; clusters of one row or none have the largest: [K].
-
-    No phi falls below a twentieth of the mean, where rows that are all alike would bring it to zero.
-    """
+    """phi of every cluster [K], eq. 12: mean distance to the centre / log(n + smoothing), the largest for one row or
+    none, between the percentiles 10 and 90 of all, scaled to the mean ``temperature``, at least a twentieth of it."""
     count = found.assigned.bincount(minlength=len(found.centres))  # [K]
     distance = (rows - found.centres[found.assigned]).norm(dim=1)  # [M]
     total = torch.zeros_like(found.centres[:, 0]).index_add_(0, found.assigned, distance)  # [K]
     phi = total / count.clamp(min=1) / (count + smoothing).log()  # [K]
     phi = torch.where(count > 1, phi, phi.max())
     phi = phi.clamp(*torch.quantile(phi, phi.new_tensor([0.1, 0.9])))
-    mean = phi.mean()
-    phi = torch.where(mean > 0, phi / mean, torch.ones_like(phi))
-    return temperature * phi.clamp(min=1 / 20)
+    return temperature * torch.where(phi.mean() > 0, phi / phi.mean(), 1.0).clamp(min=1 / 20)  # [K]

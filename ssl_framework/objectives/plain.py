@@ -123,7 +123,9 @@ def refuse_lacking(name: str, requires: frozenset[str], given: set[str]) -> None
         ("label", "label=, the class of each sample"),
         ("number", "label=, the number of each sample"),
         ("index", "index=, the position of each sample in the training set, after objective.allocate(num_samples)"),
+        ("maps", "maps and a Batch: call it instead"),
         ("geometry", "a Batch with geometry: call it instead"),
+        ("inputs", "a Batch with the views that were encoded: call it instead"),
         ("heads", "its attribute through_heads: pooled features [N, D] -> the output of every head"),
     ):
         if what in requires and what not in given:

@@ -111,6 +111,8 @@ def without_added(content: dict[str, Any]) -> dict[str, Any]:
     for key in ("max_minutes", "stop_early"):
         if (node.get("trainer") or {}).get(key, 0) is None:
             del node["trainer"][key]
+    if not node.get("labels"):  # labels=all
+        node.pop("labels", None)
     data = node.get("data") or {}
     for (key, value), classes in KEYS.items():  # what a source reads stands once more beside it
         source = str((data.get("source") or {}).get("_target_")).removeprefix("ssl_framework.")

@@ -111,6 +111,10 @@ class RunFolder(NamedTuple):
         return self.path / "pseudo_labels.npy"
 
     @property
+    def generated_file(self) -> Path:
+        return self.path / "generated.npy"
+
+    @property
     def nonfinite(self) -> Path:
         return self.path / "nonfinite"
 
@@ -348,7 +352,7 @@ class RunFolder(NamedTuple):
             return
         for where in self.parts:
             own = (where.config_file, where.about_file, where.names_elsewhere_file, where.pseudo_labels_file)
-            for file in (*own, where.page_file, where.held_file):
+            for file in (*own, where.generated_file, where.page_file, where.held_file):
                 file.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # something else lies there, or nothing at all
                 where.path.rmdir()

@@ -159,6 +159,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "make_store": off,
     },
     DATA + "generated.Arrays": {"path": local},
+    DATA + "paired.PairedFiles": {"path": local},
     DATA + "hub_sets.HubSet": {"root": local, "dataset": no_name, "download": off, "make_cache": off},
     DATA + "litdata_shards.LitDataSource": {
         **{"root": local, "train_shards": local, "test_shards": local, "cache": nothing},
@@ -222,7 +223,7 @@ OPENERS = {
     *(DATA + f"litdata_shards.{name}" for name in ("Index", "LitReader")),
     DATA + "store.Mapped",
     DATA + "webdataset_shards.TarReader",
-    "ssl_framework.evaluation.embedding.FolderSamples",
+    "ssl_framework.evaluation.embedding.FileSamples",
     "ssl_framework.evaluation.embedding.Item",
     "ssl_framework.evaluation.embedding.Parts",
     "ssl_framework.evaluation.foreign.Foreign",

@@ -37,6 +37,7 @@ class Top(TypedDict):
     trainer: Mapping[str, Any]
     evaluation: Mapping[str, Any]
     teacher: Mapping[str, Any] | None
+    labels: Mapping[str, Any] | None
     sampler: Mapping[str, Any] | None
     pseudo_labels: Mapping[str, Any] | None
     generated: Mapping[str, Any] | None

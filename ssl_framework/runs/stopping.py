@@ -297,19 +297,33 @@ def end_with(parent: int, number: int = signal.SIGKILL) -> None:
     """Has this process get a signal when its parent ends, however that happens: no orphans.
 
     Args:
-        parent: its process id, for it may have ended already.
+        parent: its process id, for it may have ended already; of a process that a server has forked for it (the start
+            method forkserver, Python 3.14's own choice), the one that has asked for it.
         number: of the signal.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-    else:
-        threading.Thread(target=wait_for_end, args=(parent, number), daemon=True).start()
-    if os.getppid() != parent:
+    is_child = os.getppid() == parent
+    process = None if is_child else asking(parent)
+    if not is_child and process is None:
         os.kill(os.getpid(), number)
+    elif not is_child or sys.platform != "linux":
+        threading.Thread(target=wait_for_end, args=(parent, number, process), daemon=True).start()
 
 
-def wait_for_end(parent: int, number: int) -> None:
-    """Where the system does not tell: looks every second."""
+def asking(parent: int) -> Any:
+    """What multiprocessing knows of the process that has asked for this one, if that is ``parent``; otherwise None."""
+    from multiprocessing import parent_process
+
+    found = parent_process()
+    return found if found is not None and found.pid == parent else None
+
+
+def wait_for_end(parent: int, number: int, process: Any) -> None:
+    """Where the system does not tell: by multiprocessing's pipe to the process that has asked for this one, or by a
+    look every second."""
+    if process is not None:
+        process.join()
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), number)
@@ -318,13 +332,14 @@ def wait_for_end(parent: int, number: int) -> None:
 def begin_worker(parent: int, *_: Any) -> None:
     """What a worker process of a loader begins with: it ends with its parent, and not by what a terminal, ``timeout``
     or a batch system sends to all processes at once, for the parent has to come to the end of its step."""
-    end_with(parent)
     for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # before there is a thread that it could come to
+        end_with(parent)
         threading.Thread(target=obey, args=(parent,), daemon=True).start()
     else:
+        end_with(parent)
         signal.signal(
             signal.SIGTERM, lambda *_: signal.alarm(int(GRACE))
         )  # by then the parent, if that sent it, means it

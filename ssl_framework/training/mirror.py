@@ -90,7 +90,14 @@ class Mirror:
 def files_of(run: RunFolder) -> Iterator[Path]:
     """What it takes to go on from the last checkpoint."""
     beside = [path for path in sorted(run.checkpoints.glob(f"{run.checkpoint_file.stem}-*/*")) if path.is_file()]
-    own = (run.config_file, run.about_file, run.metrics_file, run.names_elsewhere_file, run.pseudo_labels_file)
+    own = (
+        run.config_file,
+        run.about_file,
+        run.metrics_file,
+        run.names_elsewhere_file,
+        run.pseudo_labels_file,
+        run.generated_file,
+    )
     for path in (*own, *beside):
         if path.is_file():
             yield path

@@ -13,7 +13,7 @@ from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.evaluation.after_training.base import AfterRun
 from ssl_framework.evaluation.during_training.alarm import CollapseAlarm
-from ssl_framework.evaluation.during_training.causes import likely_cause
+from ssl_framework.evaluation.during_training.causes import known_cause, likely_cause
 from ssl_framework.evaluation.frozen import FrozenEvaluation, copied
 from ssl_framework.models.frozen_teacher import FrozenTeacher
 from ssl_framework.models.weights import begin, has_weights
@@ -117,9 +117,11 @@ def build_evaluation(cfg: DictConfig) -> FrozenEvaluation:
     """What scores the run.
 
     Raises:
-        ValueError: it is one of finished runs.
+        ValueError: it is one of finished runs, and no training may wait for it.
     """
     evaluation: FrozenEvaluation | AfterRun = build(cfg.evaluation)
+    if isinstance(evaluation, AfterRun) and evaluation.at_the_end:
+        return FrozenEvaluation({}, every_n_epochs=0, protocol=evaluation.protocol, after=evaluation)
     if isinstance(evaluation, AfterRun):
         raise ValueError(
             f"evaluation={evaluation.name} is of finished runs: choose evaluation=frozen for this one, and then "
@@ -144,7 +146,7 @@ def time_limits(cfg: DictConfig) -> list[L.Callback]:
 def alarms(cfg: DictConfig) -> list[L.Callback]:
     """What warns while the run goes."""
     below = OmegaConf.select(cfg, "trainer.collapse_below")  # a run folder of an earlier version has no such key
-    return [] if below is None else [CollapseAlarm(below, likely_cause(cfg))]
+    return [] if below is None else [CollapseAlarm(below, likely_cause(cfg), known_cause(cfg) is not None)]
 
 
 def begin_with_weights(module: SSLModule) -> list[str]:

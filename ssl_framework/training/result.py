@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssl_framework.build import modalities_of
-from ssl_framework.data.base import SPLITS, Split
-from ssl_framework.data.loader import Undecoded
+from ssl_framework.data.base import SPLITS
+from ssl_framework.data.labels import told
 from ssl_framework.device import cpu_name, device_name
 from ssl_framework.evaluation.protocol import protocol_of
 from ssl_framework.runs.config import config_hash
@@ -21,7 +21,7 @@ def result_of(parts: Parts, resumed_at: int, skipped: Mapping[str, str]) -> dict
     Args:
         parts: of a run that has descended.
         resumed_at: the step it went on from, 0 for a new run.
-        skipped: files that could not be read, and why, as ``unread`` has them of all ranks.
+        skipped: files that could not be read, and why, as ``DataModule.unread`` has them of all ranks.
     """
     left_out = {"num_skipped_files": len(skipped), "skipped_files": dict(skipped)} if skipped else {}
     return {**scores(parts), **identity(parts), **left_out, **cost(parts, resumed_at)}
@@ -32,11 +32,14 @@ def scores(parts: Parts) -> dict[str, Any]:
     evaluation = parts.evaluation
     is_own = evaluation.evaluated_at == parts.trainer.global_step
     assert is_own or not evaluation.wanted, "the run has ended without its evaluation"
+    protocol = protocol_of(parts.cfg.evaluation, parts.about["overrides"])
+    if evaluation.after is not None:
+        protocol["images"] = evaluation.after.images_shown
     return {
         "metrics": evaluation.metrics if is_own else {},
         "intervals": evaluation.intervals if is_own else {},
         "baselines": evaluation.baselines,
-        "protocol": protocol_of(parts.cfg.evaluation, parts.about["overrides"]),
+        "protocol": protocol,
     }
 
 
@@ -56,6 +59,7 @@ def identity(parts: Parts) -> dict[str, Any]:
         "processes": parts.trainer.world_size,
         "sample": modalities_of(parts.cfg.data)[0],
         "images": {name: getattr(parts.data, name).shape[0] for name in SPLITS},
+        **({} if parts.data.labels is None else {"labels": told(parts.data.pretrain)}),  # type: ignore[arg-type]
     }
 
 
@@ -73,14 +77,6 @@ def best_of(parts: Parts) -> dict[str, Any]:
     """The states that were kept as the best ones, the best first, if any were."""
     best = parts.checkpoints.best
     return {} if best is None else {"best": [{"step": step, best.name: value} for value, step in best.found]}
-
-
-def unread(parts: Parts) -> Mapping[str, str]:
-    """The training files that this process found unreadable, and why."""
-    pretrain = parts.data.pretrain
-    if not isinstance(pretrain, Split):
-        return pretrain.unread
-    return pretrain.rows.unread if isinstance(pretrain.rows, Undecoded) else {}
 
 
 def cost(parts: Parts, resumed_at: int) -> dict[str, Any]:

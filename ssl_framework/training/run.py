@@ -28,7 +28,7 @@ from ssl_framework.training.loops import Position
 from ssl_framework.training.parts import Parts, prepare
 from ssl_framework.training.place import environment
 from ssl_framework.training.restored import position_in
-from ssl_framework.training.result import result_of, unread
+from ssl_framework.training.result import result_of
 
 Change = Callable[[Parts], None]
 """What is done to the parts of a run before it descends."""
@@ -129,7 +129,7 @@ def refuse_fewer(parts: Parts, at: Position, step: int) -> None:
 def conclude(parts: Parts, step: int) -> None:
     """Writes and prints the result of a run that came to its end, and then its page."""
     first = parts.trainer.is_global_zero
-    skipped = united(unread(parts))  # each rank has met its own
+    skipped = united(parts.data.unread)  # each rank has met its own
     if first:
         result = result_of(parts, step, skipped)
         RunFolder(parts.folder).write_result(result)

@@ -154,6 +154,10 @@ def patience(cfg: DictConfig) -> timedelta:
 
 
 def refuse_what_is_not_there(cfg: DictConfig) -> None:
-    """Refuses a GPU that this machine lacks."""
+    """Refuses a GPU that this machine lacks, and float16 without one: Lightning would take bf16 and not say so."""
     if accelerator_of(cfg) == "gpu" and not torch.cuda.is_available():
         raise ValueError("trainer.accelerator is gpu, but there is no GPU here: choose trainer=cpu or trainer=ddp_cpu")
+    if accelerator_of(cfg) == "cpu" and cfg.precision == "16-mixed":
+        raise ValueError(
+            "trainer.precision is 16-mixed, which needs a GPU, but this run is on the CPU: choose bf16-mixed or 32-true"
+        )

@@ -68,7 +68,7 @@ class Views(nn.Module):
         min_crop: the least area share of a random crop is raised to this, for data sets whose object is small in the
             image and would be cut away.
         hue: replaces the hue strength of every group that jitters, for data sets whose colours mean nothing.
-        geometry: True reports box and flip of every view.
+        geometry: True reports box and flip of every view, as it does where the objective reads them.
         noise: changes all views together, as pixels in [0, 1] (see ``mixers.noise``); ``None``: no noise.
 
     Raises:

@@ -28,12 +28,16 @@ BESIDE = {
     "launched processes end together": (
         "training/test_launch.py::test_launched_processes_stop_together_share_a_folder_and_go_on"
     ),
+    "Ctrl-C at torchrun": "training/test_launch.py::test_ctrl_c_at_torchrun_has_its_processes_save_and_end",
     "a rank that dies ends the run": "training/test_launch.py::test_a_rank_that_is_killed_ends_the_others",
     "a killed run goes on by its own command": (
         "commands/test_again.py::test_the_same_command_ends_a_run_that_was_killed"
     ),
     "a class of one's own": (
         "examples/test_plugin.py::test_without_the_package_its_run_is_refused_and_the_sentence_says_how_to_trust_it"
+    ),
+    "a class in a folder beside the command": (
+        "cases/test_own_folder.py::test_data_a_network_and_a_loss_beside_the_command_go_through_every_command"
     ),
     "public weights": "models/test_layouts.py::test_the_backbone_comes_out_whole",
     "what was dropped is said": "models/test_layouts.py::test_one_line_says_what_was_taken_and_dropped",

@@ -13,7 +13,7 @@ from ssl_framework.commands import embed as command
 from ssl_framework.data.base import Split
 from ssl_framework.data.images.files import Files
 from ssl_framework.evaluation import embedding
-from ssl_framework.evaluation.embedding import FolderSamples, SplitSamples, embed_to
+from ssl_framework.evaluation.embedding import FileSamples, SplitSamples, embed_to
 from ssl_framework.evaluation.features import Bare, extract_frozen
 from ssl_framework.evaluation.foreign import Foreign, as_many_channels, foreign_config
 from ssl_framework.runs.overrides import composed, merged, resolved
@@ -67,7 +67,7 @@ def test_each_kind_of_file_holds_every_readable_picture(folder: Path, model: Bar
     if ending == ".parquet":
         pytest.importorskip("pyarrow")  # not among the requirements of the tests: litdata reads wrongly beside it
     out = tmp_path / f"vectors{ending}"
-    found = embed_to(out, model, FolderSamples(folder, 16, 3), {}, silent)
+    found = embed_to(out, model, FileSamples(folder, 16, 3), {}, silent)
     columns = table(out)
     names = [
         path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file() and "broken" not in path.name
@@ -85,11 +85,32 @@ def test_each_kind_of_file_holds_every_readable_picture(folder: Path, model: Bar
     assert sorted(path.name for path in tmp_path.iterdir()) == [out.name]
 
 
+def test_a_table_of_files_is_taken_in_the_order_of_its_lines(
+    folder: Path, model: Bare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    names = ["test/class 2/ünder 2.PNG", "missing.png", "train/class 1/ünder 1.PNG"]
+    lines = [f"{folder / names[0]};7.5;validation", f"{names[1]};1;train", f"{folder / names[2]};2;train"]
+    (tmp_path / "list.csv").write_text("\n".join(["file;age;split", *lines]), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["backbone=timm:ssl_tiny", "images=list.csv", "columns={path: file, target: age}", "out=v.npz"]
+    command.main([*arguments, "views.image_size=16"])
+    said = capsys.readouterr()
+    assert "2 vectors of 192 numbers" in said.out
+    assert "note: 1 files could not be read and were left out: missing.png (" in said.err
+    columns = table(tmp_path / "v.npz")
+    assert list(columns["path"]) == [(folder / names[0]).as_posix(), (folder / names[2]).as_posix()]
+    assert list(columns["label"]) == ["7.5", "2"] and list(columns["split"]) == ["val", "train"]
+    samples = FileSamples(Path("list.csv"), 16, 3, {"path": "file", "target": "age"})
+    embed_to(Path("own.npz"), model, samples, {}, silent)
+    expected = extract_frozen(model, Split(Files([folder / names[0], folder / names[2]], 16, 3, 1)))
+    torch.testing.assert_close(torch.from_numpy(table(Path("own.npz"))["vector"]), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_stopped_command_goes_on_and_writes_the_same_file(
     folder: Path, model: Bare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedding, "PART", 5)
-    samples = FolderSamples(folder, 16, 3)
+    samples = FileSamples(folder, 16, 3)
     embed_to(tmp_path / "whole.npz", model, samples, {}, silent)
 
     def stop(done: int) -> None:
@@ -120,7 +141,7 @@ def test_the_splits_of_a_data_set_come_one_after_another(model: Bare, tmp_path: 
 
 
 def test_another_process_is_refused(folder: Path, model: Bare, tmp_path: Path) -> None:
-    samples, out = FolderSamples(folder, 16, 3), tmp_path / "v.npz"
+    samples, out = FileSamples(folder, 16, 3), tmp_path / "v.npz"
 
     def again(done: int) -> None:
         with pytest.raises(ValueError, match="another process writes"):
@@ -139,6 +160,19 @@ def test_another_process_is_refused(folder: Path, model: Bare, tmp_path: Path) -
         (["run=a", "images=c", "out=v.txt"], "out=v.txt ends in .txt: choose one of .npz, .csv, .parquet"),
         (["run=a", "image=c", "out=v.npz"], "there is no image= (did you mean images?): embed takes run=, backbone=,"),
         (["backbone=timm:ssl_tiny", "images=nowhere", "out=v.npz"], "images=nowhere is no folder"),
+        (["run=a", "data=b", "columns={path: file}", "out=v.npz"], "columns= are of the CSV file that images= names"),
+        (
+            ["backbone=timm:ssl_tiny", "images=.", "data.table=list.csv", "out=v.npz"],
+            "data.table=list.csv goes with data=files: give images=list.csv in the place of images=.",
+        ),
+        (
+            ["backbone=timm:ssl_tiny", "images=.", "columns={path: file}", "out=v.npz"],
+            "columns= are of a CSV file, but images=. is a folder: leave them out",
+        ),
+        (
+            ["backbone=timm:ssl_tiny", "images=.", "columns=path", "out=v.npz"],
+            "columns=path names no columns: write columns={path: file, label: class}",
+        ),
         (["backbone=timm:ssl_tiny", "data=waves", "out=v.npz"], "reads pictures, but data=waves is of series"),
     ],
 )

@@ -211,6 +211,21 @@ def test_a_run_with_broken_files_ends_and_counts_them(workers: int, tmp_path: Pa
     assert {Path(name).name for name in skipped} == trained & {"02.png", "03.png"} != set()
 
 
+def test_a_run_that_goes_on_names_what_was_broken_before(tmp_path: Path) -> None:
+    root = broken(tmp_path / "photos", 16)
+    own = ("data=files", f"data.root={root}", "data.image_size=16", "data.batch_size=7", "data.num_workers=0")
+    own += ("data.test_fraction=0.125", "data.on_error=skip", "method=simclr", *QUIET)
+    with pytest.warns(UserWarning, match="cannot be read"):
+        run_in(tmp_path / "run", config(*own, "trainer.max_epochs=1"))
+    before = RunFolder(tmp_path / "run").read_result()
+    for path in (root / "a" / "02.png", root / "b" / "03.png"):  # mended meanwhile
+        Image.new("RGB", (30, 30)).save(path)
+    run_in(tmp_path / "run", config(*own, "trainer.max_epochs=2"), resume=True)
+    after = RunFolder(tmp_path / "run").read_result()
+    assert (before["steps"], after["steps"]) == (2, 4)
+    assert after["skipped_files"] == before["skipped_files"] != {}
+
+
 def test_an_evaluation_sees_black_where_a_file_is_broken(tmp_path: Path) -> None:
     source = FilesSource(str(broken(tmp_path)), 3, 16, 0.0, 0, on_error="skip")
     rows = source.load("train").rows

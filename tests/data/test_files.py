@@ -1,6 +1,7 @@
 """Files decoded when they are needed: the crops are torchvision's, and nothing but (seed, epoch, sample, view) decides
 which."""
 
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,13 @@ def test_the_number_of_workers_changes_nothing(folder: Path) -> None:
             assert_same(alone, other)
     for one in given:
         one.close()
+
+
+def test_what_workers_get_can_be_sent_to_a_process_that_was_not_forked(folder: Path) -> None:
+    """As Python 3.14 starts them."""
+    cutter = Cutter(files(folder), views().groups, seed=0)
+    sent, own = (each[1, [3, 0, 11]] for each in (pickle.loads(pickle.dumps(cutter)), cutter))
+    assert_identical(sent, own)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -114,6 +114,27 @@ def test_a_store_of_grey_pictures_without_labels_or_test(images: Path, tmp_path:
         source.load("test")
 
 
+def test_a_store_of_the_images_that_a_table_lists(images: Path, tmp_path: Path, capsys: Any) -> None:
+    lines = [f"images/{name}/{number}.png,{name * 2},{split}" for name in "ab" for number, split in enumerate(SIX)]
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join(["file,class,split", *lines]))
+    source = made(table, tmp_path / "out", "--columns", "path=file", "label=class")
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}: 8 train and 4 test images 8x8x3, 2 classes, 0.00 GB\n"
+    expected = folder_source(
+        images, image_size=8, stored_size=8, table=str(table), columns={"path": "file", "label": "class"}
+    )
+    assert_same(source, expected)
+    assert source.load("train").classes == ("aa", "bb")
+    with pytest.raises(SystemExit, match=r"^error: .*has no column path, it has file, class, split: name yours.*--col"):
+        made(table, tmp_path / "other")
+    with pytest.raises(SystemExit, match=r"^error: --columns are of a CSV file, but .*images is none: leave them out"):
+        made(images, tmp_path / "other", "--columns", "path=file")
+
+
+SIX = ("train", "test", "train", "train", "testing", "train")
+"""Splits of the six pictures of a class."""
+
+
 def test_unreadable_files_are_refused_or_left_out_of_a_store(images: Path, tmp_path: Path) -> None:
     truncate(images / "a" / "2.jpg")
     (images / "b" / "9.png").write_text("not an image")

@@ -65,6 +65,10 @@ CAUSES = {
         ("method=byol", "objective.student_head=projector"),
         "the student's projector is drawn to the teacher's without a predictor between: choose head=",
     ),
+    "without centring": (
+        ("method=dino", "objective.centre.momentum=1"),
+        "objective.centre.momentum=1 leaves the teacher's outputs uncentred, so that one wins for all samples: set ",
+    ),
     "temperature": (
         ("method=simclr", "objective.temperature=4"),
         "objective.temperature=4 leaves hardly any difference between negatives: set objective.temperature=0.2",
@@ -123,7 +127,13 @@ def test_under_gradient_accumulation_it_looks_once_a_step() -> None:
     assert len(watch.logged) == 1
 
 
-def test_single_numbers_and_maps_are_not_watched() -> None:
+def test_the_positions_of_a_map_are_watched_as_if_they_were_samples() -> None:
+    watch = Watch(CollapseAlarm(0.08), outputs=lambda x: {"pooled": rows(), "projector": x.T.reshape(1, 6, 4, 8)})
+    (message,) = watch.steps(1.0, 0.04, 0.04)
+    assert f"embeddings of a batch point almost all the same way (embedding_std {std(0.04):.2g} at step 3" in message
+
+
+def test_single_numbers_and_tokens_are_not_watched() -> None:
     watch = Watch(CollapseAlarm(0.08), outputs=lambda x: {"pooled": rows(), "projector": x[:, :1]})
     assert watch.steps(1.0, 0.01, 0.01) == [] and set(watch.logged[0][1]) == {"train/feature_std"}
     watch.outputs = lambda x: {"pooled": rows(), "projector": x[..., None]}

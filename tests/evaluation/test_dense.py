@@ -1,5 +1,6 @@
 """Segmentation and correspondence on maps whose answer is known, and on the maps of networks."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,17 +17,17 @@ from ssl_framework.evaluation.after_training.dense import (
     Dense,
     Segmentation,
     cell_shares,
-    in_source,
-    in_view,
     matches,
     scores,
 )
 from ssl_framework.evaluation.probes.linear import LinearProbe
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.module import SSLModule
+from ssl_framework.runs.folder import read_json
 from ssl_framework.types import Geometry, Samples
 from ssl_framework.views.image import Views
-from tests.small_runs import config, small
+from ssl_framework.views.places import in_source, in_view
+from tests.small_runs import config, run_in, small
 
 LINEAR = LinearProbe(1e-4, 100)
 
@@ -236,6 +237,16 @@ def test_the_evaluation_of_a_network_repeats_and_leaves_it_as_it_is() -> None:
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
     assert [part.training for part in module.modules()] == modes
     assert evaluation.score_module(module, data) == found
+
+
+def test_a_training_ends_with_it_where_the_command_asks(tmp_path: Path) -> None:
+    few = ("evaluation.probes.segmentation.linear.max_iter=5", "trainer.max_steps=2")
+    run_in(tmp_path, small("pixpro", "evaluation=dense", *few))
+    result = read_json(tmp_path / "result.json")
+    names = {name.partition("[")[0] for name in result["metrics"]}
+    assert names == {"segmentation", "correspondence"} and list(result["baselines"]) == ["untrained"]
+    assert result["metrics"].keys() == result["baselines"]["untrained"].keys()
+    assert result["protocol"]["name"] == "dense/1" and result["protocol"]["images"].startswith("maps of clean images")
 
 
 def test_the_number_of_images_bounds_what_is_read() -> None:

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from ssl_framework.build import build_module
 from ssl_framework.mixers.base import Context, Rule
-from ssl_framework.mixers.masks import FMix, GridMix, PatchMix, SmoothMix, TokenMix
+from ssl_framework.mixers.masks import FMix, GridMix, MaskMix, PatchMix, SmoothMix, TokenMix
 from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.mixers.partners import Following, Others, Reversed, Shuffle
 from ssl_framework.mixers.puzzle import PuzzleMix
+from ssl_framework.mixers.regions import SMMix, SnapMix
 from ssl_framework.mixers.rules import CutMix, Mixup, ResizeMix, Share, Switch, shrink_weights
-from ssl_framework.mixers.saliency import AttentiveMix, SaliencyMix
+from ssl_framework.mixers.saliency import AttentiveMix, GuidedMixup, SaliencyMix
 from ssl_framework.mixers.scores import SpectralResidual
 from ssl_framework.mixers.targets import class_targets, number_targets, overlap, targets
 from ssl_framework.module import clean_views
@@ -47,6 +48,13 @@ RULES: dict[str, Rule] = {
     "attentivemix_batch": AttentiveMix(RESIDUAL, 2.0, 2.0, False, 3),
     "puzzlemix": PuzzleMix(RESIDUAL, 1.0, True, 4, 3, 0.01, 0.1, 0.01, None),
     "puzzlemix_batch": PuzzleMix(RESIDUAL, 1.0, False, 3, 2, 0.01, 0.1, 0.01, None),
+    "guidedmixup": GuidedMixup(RESIDUAL),
+    "maskmix": MaskMix(1.0, 2, True),
+    "maskmix_batch_share": MaskMix(1.0, 2, False),
+    "smmix": SMMix(RESIDUAL, 0.25, 0.75, True),
+    "smmix_batch": SMMix(RESIDUAL, 0.25, 0.75, False),
+    "snapmix": SnapMix(1.0, True),
+    "snapmix_batch": SnapMix(1.0, False),
     "switch": Switch([Mixup(1.0, True, False), CutMix(1.0, True, False), ResizeMix(0.1, 0.8, True)], [1, 2, 1], True),
     "switch_batch": Switch([Mixup(1.0, False, False), CutMix(1.0, False, False)], [1, 2], False),
 }
@@ -318,7 +326,8 @@ def test_alike_without_a_generator_follows_the_seed_of_the_step() -> None:
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_every_mixer_composes_with_the_methods_that_read_it(mixer: str, method: str) -> None:
     cfg = small(method, f"mixer={mixer}")
-    why_not = {"transmix": "choose backbone=vit_tiny", "rankmixup": "set mixer.add=false"}
+    attention = dict.fromkeys(["transmix", "smmix", "mixpro"], "choose backbone=vit_tiny")
+    why_not = {**attention, "rankmixup": "set mixer.add=false"}
     if method in ("mocov2", "mochi"):
         why_not["adamixup"] = "the student encodes none"
     if mixer in why_not:

@@ -442,6 +442,9 @@ VIT_TINY = ("backbone=vit_tiny", "backbone.options.depth=1", "+backbone.options.
         ("puzzlemix", False, ("data.micro_batch_size=3",)),
         ("transmix", True, VIT_TINY),
         ("tokenmix", False, ()),
+        ("smmix", True, VIT_TINY),
+        ("snapmix", True, ()),
+        ("guidedmixup", True, ()),
     ],
 )
 def test_a_step_with_a_mixer_that_looks(mixer: str, half: bool, overrides: tuple[str, ...]) -> None:

@@ -11,22 +11,31 @@ from ssl_framework.feature_mixers.hallucinator import Hallucinator
 from ssl_framework.feature_mixers.m_mix import MMix
 from ssl_framework.feature_mixers.mochi import MoCHi
 from ssl_framework.feature_mixers.synco import SynCo
-from ssl_framework.memory import Centre, Queue
+from ssl_framework.functional import unit
+from ssl_framework.memory import Centre, DyCE, Queue
+from ssl_framework.models.dense_heads import DenseHead
+from ssl_framework.objectives.all4one import All4One, Transformer
 from ssl_framework.objectives.amcl import AMCL, AMCLBarlow, AMCLMoCo, PairTemperature
 from ssl_framework.objectives.barlow_twins import BarlowTwins
 from ssl_framework.objectives.base import Objective
+from ssl_framework.objectives.beclr import BECLR
 from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.cacr import CACR
 from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
 from ssl_framework.objectives.clip import CLIP
+from ssl_framework.objectives.cmim import CMIM
 from ssl_framework.objectives.conr import ConR
 from ssl_framework.objectives.core_tuning import CoreTuning
 from ssl_framework.objectives.data2vec import Data2Vec
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
 from ssl_framework.objectives.deepcluster_v2 import DeepClusterV2
+from ssl_framework.objectives.densecl import DenseCL
 from ssl_framework.objectives.dino import DINO
 from ssl_framework.objectives.distill import Distill
+from ssl_framework.objectives.frossl import FroSSL
+from ssl_framework.objectives.genview import GenView
+from ssl_framework.objectives.gpc import GPC
 from ssl_framework.objectives.groco import GroCo
 from ssl_framework.objectives.hybrid_distillation import HybridDistillation
 from ssl_framework.objectives.ibot import IBOT
@@ -38,12 +47,15 @@ from ssl_framework.objectives.instance_discrimination import (
     InstanceDiscrimination,
     SimpleContrastive,
 )
+from ssl_framework.objectives.lejepa import LeJEPA
 from ssl_framework.objectives.mae import MAE, SimMIM
+from ssl_framework.objectives.meco import MECO
 from ssl_framework.objectives.metric import Contrastive as ContrastivePairs
 from ssl_framework.objectives.metric import MetricLoss, MultiSimilarity, ProxyAnchor
 from ssl_framework.objectives.metrix import Metrix
 from ssl_framework.objectives.mixco import MixCo
 from ssl_framework.objectives.mixed_ae import MixedAE
+from ssl_framework.objectives.mmcr import MMCR
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.objectives.mocov3 import MoCoV3
 from ssl_framework.objectives.msn import MSN
@@ -59,24 +71,40 @@ from ssl_framework.objectives.multiview import (
     MVInfoNCE,
     PairwiseNTXent,
 )
+from ssl_framework.objectives.nn_siamese import NNBYOL, NNSiam
 from ssl_framework.objectives.nnclr import NNCLR
+from ssl_framework.objectives.obow import OBoW
 from ssl_framework.objectives.patchmix import PatchMix
 from ssl_framework.objectives.pcl import PCL
+from ssl_framework.objectives.pixpro import PixPro
+from ssl_framework.objectives.pretext import Pretext
 from ssl_framework.objectives.rankmixup import MNDCG, MRL, RankMixup
 from ssl_framework.objectives.regression import Regression
+from ssl_framework.objectives.ressl import ReSSL
+from ssl_framework.objectives.sbcl import SBCL
 from ssl_framework.objectives.sdmp import SDMP
 from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.simlap import LabelGate, SimLAP
+from ssl_framework.objectives.simsiam import SimSiam
+from ssl_framework.objectives.slotcon import SlotCon
 from ssl_framework.objectives.smog import SMoG
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
+from ssl_framework.objectives.split_merge import SplitMerge
 from ssl_framework.objectives.supcon import SupCon
 from ssl_framework.objectives.supervised import Supervised
 from ssl_framework.objectives.supremix import SupReMix
+from ssl_framework.objectives.susana import ICNN, ProtoTriplet
 from ssl_framework.objectives.swav import SwAV
 from ssl_framework.objectives.targets import Balanced, Centred
+from ssl_framework.objectives.tico import TiCo
 from ssl_framework.objectives.unmix import UnMix
-from ssl_framework.types import Batch, Mix, Outputs
+from ssl_framework.objectives.vicreg import VIbCReg, VICReg
+from ssl_framework.objectives.vicregl import VICRegL
+from ssl_framework.objectives.visreg import VISReg
+from ssl_framework.objectives.w_mse import WMSE
+from ssl_framework.objectives.wad import WAD
+from ssl_framework.types import Batch, Geometry, Mix, Outputs
 
 DIM = 6
 NUM_SAMPLES = 16  # of the training set that the tests draw indices from
@@ -96,17 +124,32 @@ class Case(NamedTuple):
     least: int = 2  # samples in the smallest global batch it takes
     images: tuple[str, ...] = ()  # heads that give one vector a sample where there are patches
     patches: tuple[int, ...] = ()  # of each view as its encoder gives them; "mask" hides every other one of four
+    maps: tuple[str, ...] = ()  # heads that give a map of 2 x 2 positions: each other rotations of the embedding
+    partial: bool = False  # some samples have no label
+    halves: tuple[str, ...] = ()  # heads half as wide as the others
+    inputs: bool = False  # it reads the views themselves, here as wide as the embeddings
+    answers: int = 0  # classes of changes of the last view, which the views know
 
-    def batch(self, index: Tensor, label: Tensor) -> Batch:
+    def batch(self, index: Tensor, label: Tensor, views: list[Tensor]) -> Batch:
         """What an objective is told beside the outputs, alike on any number of ranks."""
         if not self.patches:
-            return Batch(views=[], index=index, label=label, mix=self.mixes(len(label)))
+            places, mixes = self.geometry(len(label)), self.mixes(len(label))
+            return Batch(self.seen(views), index, label, places, mixes, targets=self.targets(index))
         pixels = torch.sin(index[:, None] + torch.arange(4.0 * DIM)).view(-1, DIM, 2, 2)  # [B, DIM, 2, 2]
         targets = [torch.tensor([[0, 1], [2, 3]]).expand(len(index), -1, -1)]  # [B, 2, 2]
         mixes = self.mixes(len(label))
         if mixes is not None:
             mixes = [mix and mix._replace(clean=pixels) for mix in mixes]
         return Batch([pixels] * self.num_views, index, label, mix=mixes, targets=targets)
+
+    def seen(self, views: list[Tensor]) -> list[Tensor]:
+        """The views V x [B, ...] as a batch has them; none where nothing reads them."""
+        return [view.detach()[:, :DIM] for view in views] if self.inputs else []
+
+    def labels(self, label: Tensor) -> Tensor:
+        """What the objective is told of the classes [B]: every third is hidden, if some are."""
+        hidden = torch.arange(len(label)) % 3 == 2  # [B]
+        return label.masked_fill(hidden, -1) if self.partial else label
 
     def mixes(self, count: int) -> list[Mix | None] | None:
         """What a mixer might have done to ``count`` samples, alike on any number of ranks: neighbours are mixed, and
@@ -121,6 +164,10 @@ class Case(NamedTuple):
         done |= {v: mix._replace(of=of) for v, of in zip(self.added, self.of, strict=False)}
         return [done.get(v) for v in range(self.num_views)]
 
+    def targets(self, index: Tensor) -> list[Tensor] | None:
+        """What the views may have told of samples [B], alike on any number of ranks."""
+        return [index % self.answers] if self.answers else None
+
     @property
     def num_views(self) -> int:
         return 1 + max(self.student + self.teacher)
@@ -130,12 +177,7 @@ class Case(NamedTuple):
         if self.patches:
             return [self.dense(z, self.patches[v]) if v in seen else None for v, z in enumerate(views)]
         return [
-            {
-                head: z.roll(turn, dims=1)[:, : 1 if head in self.numbers else None]
-                for turn, head in enumerate(self.heads)
-            }
-            if v in seen
-            else None
+            {head: self.form(head, z.roll(turn, dims=1)) for turn, head in enumerate(self.heads)} if v in seen else None
             for v, z in enumerate(views)
         ]
 
@@ -149,6 +191,25 @@ class Case(NamedTuple):
         for head in {"layers", "second.layers"} & found.keys():
             found[head] = torch.stack([found[head], tokens.roll(2, dims=2)], dim=1)  # [B, 2, N, D]
         return {**found, "mask": (torch.arange(len(z))[:, None] + torch.arange(4)) % 2 == 0}  # [B, 4]
+
+    def form(self, head: str, z: Tensor) -> Tensor:
+        """An embedding [B, D] in the form in which that head gives it."""
+        if head in self.maps:
+            places = [(1 + place) * z.roll(2 * place, dims=1) for place in range(4)]  # 4 x [B, D]
+            return torch.stack(places, dim=2).unflatten(2, (2, 2))  # [B, D, 2, 2]
+        return z[:, : 1 if head in self.numbers else DIM // 2 if head in self.halves else None]
+
+    def geometry(self, count: int) -> list[Geometry]:
+        """Where views of ``count`` samples might have been cut, alike on any number of ranks; some have nothing in
+        common with others."""
+        own = torch.arange(count) % 4  # [B]
+        found = []
+        for v in range(self.num_views):
+            low = torch.stack([0.13 * own, 0.2 * v + 0.03 * own], dim=1)  # [B, 2]
+            low[own == 3] += 0.55 * v
+            size = torch.stack([0.31 + 0.07 * own, 0.45 - 0.05 * own], dim=1)  # [B, 2]
+            found.append(Geometry(torch.cat([low, low + size], dim=1), own % 2 == v % 2))
+        return found
 
 
 def seeded(build: Callable[[], nn.Module]) -> Any:
@@ -215,10 +276,37 @@ def nnclr(**options: Any) -> NNCLR:
     return seeded(lambda: NNCLR(0.2, Queue(20, DIM), **options))
 
 
+def nnbyol() -> NNBYOL:
+    return seeded(lambda: NNBYOL(Queue(20, DIM)))
+
+
 def cacr_moco() -> CACRMoCo:
     return seeded(lambda: CACRMoCo(1.0, 1.0, 1.0, 2.0, Queue(20, DIM)))
 
 
+def densecl() -> DenseCL:
+    return seeded(lambda: DenseCL(0.2, 0.5, 0.0, Queue(20, DIM), Queue(20, DIM)))
+
+
+def slotcon() -> SlotCon:
+    def build() -> SlotCon:
+        objective = SlotCon(0.1, 0.07, 0.2, 0.5, 0.9, DenseHead("slots", [5], DIM, norm=False))
+        objective.meet({"dense_projector": DIM, "prototypes": DIM})
+        return objective
+
+    return seeded(build)
+
+
+def obow() -> OBoW:
+    def build() -> OBoW:
+        objective = OBoW(["map"], lambda dim: Queue(24, dim), 10.0, 0.99, 5.0, 1, [2, 1], DIM)
+        objective.meet({"map": DIM})
+        return objective
+
+    return seeded(build)
+
+
+MAPS = ("map", "dense_projector", "propagation", "prototypes")
 HEADS = ("projector_0", "projector_1")
 BYOL_HEADS = ("projector", "predictor")
 
@@ -231,6 +319,30 @@ def classifier(build: Callable[[], Objective], **seen: Any) -> Case:
 def distill() -> Distill:
     objective = seeded(lambda: Distill(DIM))
     objective.meet({"pooled": DIM})
+    return objective
+
+
+def wad() -> WAD:
+    """Some samples are chosen in the second of three steps."""
+    objective = seeded(lambda: WAD(DIM, 2, 0.9))
+    objective.meet({"pooled": DIM})
+    objective.allocate(NUM_SAMPLES)
+    return objective
+
+
+def sbcl() -> SBCL:
+    """As after a clustering: classes of two subclasses, and samples that were not seen yet."""
+    objective = allocated(lambda: SBCL(6, DIM, 0.2, 0.07, 0.25, 2, 0, 1, 5))
+    objective.subclass[:12] = torch.arange(12) % 2 + 2 * torch.tensor([0, 1, 0, 1, 0, 0, 2, 3, 0, 1, 0, 1])
+    objective.class_temperature[:4] = torch.tensor([0.2, 0.3, 0.25, 0.1])
+    return objective
+
+
+def gpc() -> GPC:
+    """As after a clustering."""
+    objective = allocated(lambda: GPC(5, 6, SplitMerge(0.1, 1e-4, 0.1, 0.5), DIM, 0.5, 0.2, 0.35, 1.0, 0.3, 1, 10))
+    objective.prototypes[:5] = unit(torch.randn(5, DIM))
+    objective.cluster[:12] = torch.arange(12) % 5
     return objective
 
 
@@ -287,6 +399,16 @@ def smog() -> SMoG:
     return seeded(lambda: SMoG(0.1, 4, 0.9, 2, 4, Queue(16, DIM), DIM))
 
 
+def all4one() -> All4One:
+    transformer = seeded(lambda: Transformer(DIM, 1, 2, 0.0))
+    return seeded(lambda: All4One(0.2, 0.1, 3, transformer, Queue(20, DIM), (0.5, 0.5, 0.5), 10.0))
+
+
+def beclr() -> BECLR:
+    """Its memories are full in the second of three steps, which brings neighbours along."""
+    return seeded(lambda: BECLR(0.1, 2.0, 2, 0.0, lambda: DyCE(16, DIM, 3, 4, 0.05, 3)))
+
+
 def temperature(dim: int) -> PairTemperature:
     return PairTemperature(dim, hidden=5, low=0.1, up=2.0, init=0.5)
 
@@ -330,6 +452,7 @@ OBJECTIVES: dict[str, Case] = {
     "simclr": Case(lambda: SimCLR(0.2)),
     "adainf": Case(lambda: SimCLR(0.2)),
     "g_simclr": Case(lambda: SimCLR(0.1)),
+    "mi_views": Case(lambda: SimCLR(0.2)),
     "mcl": Case(lambda: SimCLR(0.2)),
     "dcl": Case(lambda: DCL(0.2, None)),
     "dclw": Case(lambda: DCL(0.2, 0.5)),
@@ -353,8 +476,24 @@ OBJECTIVES: dict[str, Case] = {
     "mochi_mixed": Case(mochi, student=(0,), teacher=(1,), mixed=(0,)),
     "imix_byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor"), mixed=(0, 1)),
     "byol": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor")),
+    "simsiam": Case(lambda: SimSiam(True), heads=("projector", "predictor")),
+    "simsiam_gradient": Case(lambda: SimSiam(False), heads=("projector", "predictor")),
+    "nnsiam": Case(lambda: seeded(lambda: NNSiam(Queue(20, DIM))), heads=("projector", "predictor")),
+    "nnbyol": Case(nnbyol, teacher=(0, 1), heads=("projector", "predictor")),
+    "vicreg": Case(lambda: VICReg(2.5, 2.5, 0.1, 1e-4)),
+    "vibcreg": Case(lambda: VIbCReg(1.0, 2.0, 4.0, 1e-4)),
+    "w_mse": Case(lambda: WMSE(4, 2, 0.1), student=(0, 1, 2)),
+    "tico": Case(lambda: TiCo(8.0, 0.9, DIM), teacher=(0, 1)),
+    "ressl": Case(lambda: seeded(lambda: ReSSL(0.1, 0.04, Queue(20, DIM))), student=(0,), teacher=(1,)),
+    "mmcr": Case(lambda: MMCR(0.005), student=(0, 1, 2)),
+    "frossl": Case(lambda: FroSSL(1.0, True)),
+    "frossl_views": Case(lambda: FroSSL(0.5, False), student=(0, 1, 2)),
+    "lejepa": Case(lambda: LeJEPA(0.05, 2, 5, 17, 3.0), student=(0, 1, 2)),
+    "visreg": Case(lambda: VISReg(0.6, 2, 5), student=(0, 1, 2)),
     "distill": Case(distill, teacher=(0, 1), heads=("projector", "pooled")),
     "deepcluster_v2": Case(deepcluster_v2, student=(0, 1, 2)),
+    "all4one": Case(all4one, teacher=(0, 1), heads=("projector", "predictor", "second_predictor")),
+    "beclr": Case(beclr, teacher=(0, 1), heads=("projector", "predictor")),
     "pcl": Case(pcl, student=(0,), teacher=(1,)),
     "smog": Case(smog, student=(0,), teacher=(1,), heads=("predictor", "projector")),
     "dino": Case(dino, student=(0, 1, 2), teacher=(0, 1)),
@@ -416,6 +555,9 @@ OBJECTIVES: dict[str, Case] = {
     "unmix_simclr": Case(lambda: UnMix(SimCLR(0.2), 1.0), student=(0, 1, 2), added=(2,)),
     "unmix_byol": Case(lambda: UnMix(BYOL(), 1.0), (0, 1, 2, 3), teacher=(0, 1), heads=BYOL_HEADS, added=(2, 3)),
     "bsim": Case(lambda: UnMix(SimCLR(0.2), 0.5), student=(0, 1, 2, 3), added=(2, 3)),
+    "scatsimclr": Case(lambda: Pretext(SimCLR(0.5), 0.3), (0, 1, 2), heads=("projector", "pretext"), answers=4),
+    "genview": Case(lambda: GenView(SimCLR(0.2), 1.0), heads=("projector", "map")),
+    "genview_byol": Case(lambda: GenView(BYOL(), 1.0), teacher=(0, 1), heads=(*BYOL_HEADS, "map")),
     "groco_all_moved": Case(lambda: GroCo(1.0, 1, None, False), student=(0, 1, 2)),
     "supervised": classifier(lambda: Supervised(DIM, 0.1)),
     "supervised_mixed": classifier(lambda: Supervised(DIM, 0.0), mixed=(0,)),
@@ -440,5 +582,23 @@ OBJECTIVES: dict[str, Case] = {
     "msn": msn(0.0, 3),
     "msn_without_sinkhorn": msn(0.0, 0),
     "pmsn": msn(0.25, 3),
+    "densecl": Case(densecl, (0,), (1,), ("projector", "dense_projector", "map"), maps=MAPS),
+    "pixpro": Case(lambda: PixPro(0.7), teacher=(0, 1), heads=("dense_projector", "propagation"), maps=MAPS),
+    "vicregl": Case(lambda: VICRegL(25.0, 25.0, 1.0, 0.75, (3, 2)), heads=("projector", "dense_projector"), maps=MAPS),
+    "vicregl_views": Case(
+        lambda: VICRegL(25.0, 25.0, 1.0, 0.75, (3, 9)), (0, 1, 2), heads=("projector", "dense_projector"), maps=MAPS
+    ),
+    "slotcon": Case(slotcon, teacher=(0, 1), heads=("dense_projector", "prototypes"), maps=MAPS),
+    "obow": Case(obow, (1, 2, 3), (0,), heads=("projector", "map"), maps=MAPS),
+    "cmim": Case(
+        lambda: CMIM(0.2, 1.0, 1.0), (0,), heads=("posterior", "latent", "decoder"), halves=("latent",), inputs=True
+    ),
+    "proto_triplet": Case(lambda: ProtoTriplet(0.5)),
+    "icnn": Case(lambda: ICNN(3)),
+    "meco": Case(lambda: MECO(0.5), heads=("energy",), numbers=("energy",)),
+    "wad": Case(wad, (0,), (0,), heads=("classifier", "pooled"), partial=True),
+    "sbcl": Case(sbcl),
+    "sbcl_warm_up": Case(lambda: allocated(lambda: SBCL(6, DIM, 0.2, 0.07, 0.25, 2, 1, 1, 5))),
+    "gpc": Case(gpc, heads=("projector", "pooled"), partial=True),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
 }

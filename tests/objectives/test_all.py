@@ -16,7 +16,7 @@ def finite_loss_and_gradient(name: str, views: list[Tensor]) -> Tensor:
     objective = case.build()
     teacher = case.outputs([view.detach() for view in views], case.teacher) if case.teacher else None
     count = len(views[0])
-    batch = case.batch(torch.arange(count), torch.arange(count) % 2)
+    batch = case.batch(torch.arange(count), case.labels(torch.arange(count) % 2), views)
     loss = objective(case.outputs(views, case.student), teacher, batch, CLOCK)["loss"]
     loss.backward()
     seen = [views[v] for v in case.student]

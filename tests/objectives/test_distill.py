@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from safetensors.torch import load_file, save_file
 
 from ssl_framework.build import build_data, build_module
@@ -15,9 +16,10 @@ from ssl_framework.loading import load_run
 from ssl_framework.models.frozen_teacher import FrozenTeacher
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.objectives.distill import Distill
-from ssl_framework.runs.folder import read_json
+from ssl_framework.runs.folder import read_json, read_metrics
 from ssl_framework.training.parts import begin_with_weights
 from ssl_framework.training.progress import Progress
+from ssl_framework.training.run import run
 from ssl_framework.types import Clock
 from tests.models.test_weights import weights_of
 from tests.objectives import loops
@@ -113,6 +115,30 @@ def test_a_run_learns_from_it_and_never_needs_its_weights_again(teacher: Path, t
     exported = load_file(tmp_path / "student.safetensors")
     assert exported.keys() == student.keys() and all(torch.equal(exported[name], student[name]) for name in student)
     assert not torch.equal(exported["features.0.weight"], expected["features.0.weight"])
+
+
+def test_a_scaler_of_float16_leaves_the_teacher_alone(teacher: Path, tmp_path: Path) -> None:
+    """On the CPU, where no command chooses float16. The scale is small enough that no step is left out."""
+    scalers: list[Any] = []
+
+    def scaled(parts: Any) -> None:
+        scalers.append(torch.amp.GradScaler("cpu", init_scale=256.0))
+        parts.trainer.strategy._precision_plugin = MixedPrecision("16-mixed", "cpu", scalers[-1])
+
+    weights = f"teacher.backbone.weights={teacher / 'exported.safetensors'}"
+    cfg = small("distill", weights, "student.heads.projector.hidden=[8]", "trainer.max_epochs=1")
+    names = {"method": "distill", "data": "shapes", "overrides": [], "command": ""}
+    for name, change in (("half", scaled), ("whole", None)):
+        (tmp_path / name).mkdir()
+        run(cfg, tmp_path / name, names, False, change)
+    half, whole = (load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("half", "whole"))
+    assert half["MixedPrecision"]["_growth_tracker"] == half["global_step"] == 6 and scalers[0].get_scale() == 256
+    for name, x in half["state_dict"].items():
+        if name.startswith("teacher."):
+            assert torch.equal(x, whole["state_dict"][name]), name
+    losses = [read_metrics(tmp_path / name / "metrics.csv")["train/loss"] for name in ("half", "whole")]
+    assert [value for _, value in losses[0]] == pytest.approx([value for _, value in losses[1]], rel=0.01)
+    assert losses[0] != losses[1]
 
 
 def test_a_teacher_without_weights_is_refused() -> None:

@@ -8,17 +8,23 @@ from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.mixco import MixCo
 from ssl_framework.objectives.moco import MoCo
+from ssl_framework.objectives.pixpro import PixPro
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.sogclr import SogCLR
 from ssl_framework.objectives.supcon import SupCon
+from ssl_framework.objectives.vicregl import VICRegL
 from ssl_framework.types import Batch, Clock
 from tests.objectives.table import DIM, OBJECTIVES, Case
 
 CLOCK = Clock(step=1, epoch=0, total_steps=3)
 COUNT = 6
 INDEX, LABEL = torch.arange(COUNT), torch.arange(COUNT) % 2
-MASKED = [name for name, case in OBJECTIVES.items() if case.patches or "masks" in case.build().requires]
-CLEAN = [name for name, case in OBJECTIVES.items() if not case.mixed and not case.added and name not in MASKED]
+CLEAN = [
+    name
+    for name, case in OBJECTIVES.items()
+    if not (case.mixed or case.added or case.maps or case.patches or case.inputs or case.answers)
+    and "masks" not in case.build().requires
+]
 
 
 def views_of(case: Case) -> list[torch.Tensor]:
@@ -96,6 +102,8 @@ def test_what_is_lacking_is_named() -> None:
         (SimCLR(0.2), (z, z[:3]), r"SimCLR was given views of \[3, 4\] samples: row b of each must be of sample b"),
         (BYOL(), (z, z), r"BYOL needs more than views: give it teacher=\[k0, ...\]"),
         (SogCLR(0.1, 0.9), (z, z), "SogCLR needs more than views: give it index="),
+        (PixPro(0.7), (z, z), "PixPro needs more than views: give it teacher="),
+        (VICRegL(25.0, 25.0, 1.0, 0.75, (3, 2)), (z, z), "VICRegL needs more than views: give it maps and a Batch"),
         (MixCo(SimCLR(0.5), 0.5, 0.5), (z, z), r"MixCo needs mixtures \(added mixtures\), which plain tensors"),
     ):
         with pytest.raises(ValueError, match=said):

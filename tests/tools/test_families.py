@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tools import families
 from tools.families import RECORD, Row, read, trial
 from tools.pages.families import families_page
 
@@ -24,6 +25,35 @@ def test_a_model_trains_is_scored_exported_and_read_back(model: str, size: int, 
     row = trial(model, size, tmp_path / "run")
     assert (row.model, row.image_size, row.told, row.outcome) == (model, size, told, "whole")
     assert row.dim > 0 and "x" in row.map
+
+
+def test_the_command_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    tried: list[str] = []
+
+    def ended(model: str) -> Row:
+        tried.append(model)
+        if tried == ["a", "b"]:
+            raise KeyboardInterrupt
+        return Row("f", model, 1.5, 32, "", 8, "1 x 1", "whole", 2.0)
+
+    monkeypatch.setattr(families, "ROOT", tmp_path)
+    monkeypatch.setattr(families, "smallest", lambda: ["a", "b", "c"])
+    monkeypatch.setattr(families, "ended", ended)
+    monkeypatch.setattr("sys.argv", ["families"])
+    with pytest.raises(KeyboardInterrupt):
+        families.main()
+    monkeypatch.setattr("sys.argv", ["families", "--minutes", "0"])
+    families.main()
+    assert tried == ["a", "b"] and not (tmp_path / RECORD).exists()
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["families"])
+    families.main()
+    assert tried == ["a", "b", "b", "c"] and [row.model for row in read(tmp_path / RECORD / "table.csv")] == [*"abc"]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and lines[-1].startswith("3 of 3 went whole; timm ")
+    assert not list((tmp_path / families.BEGUN).iterdir())
 
 
 def test_the_page_is_that_of_the_record_which_holds_what_people_ask_for() -> None:

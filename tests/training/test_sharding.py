@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from ssl_framework.build import build_module
+from ssl_framework.data.images.layout import Layout
 from ssl_framework.exporting import export
 from ssl_framework.loading import load_run
 from ssl_framework.models.weights import SHARDS, load_checkpoint, load_without_shards, newest_checkpoint
@@ -28,8 +29,9 @@ from ssl_framework.training.parts import Parts
 from ssl_framework.training.run import run
 from ssl_framework.training.sharding import check_sharding
 from ssl_framework.training.trainer import strategy_of
+from tests.data.test_bands import broken
 from tests.forked import CONTEXT
-from tests.small_runs import small
+from tests.small_runs import config, small
 
 FIVE_STEPS = ("trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=1", "trainer.max_steps=5")
 CASES: dict[str, tuple[str, ...]] = {
@@ -38,7 +40,23 @@ CASES: dict[str, tuple[str, ...]] = {
     "swav": (),  # prototypes are parameters of the objective
     "byol": ("optimizer=lars", "trainer.accumulate_grad_batches=2", "trainer.max_epochs=2"),
     "mocov3": ("backbone=vit_tiny", "backbone.options.depth=2", "backbone.checkpoint_activations=true"),  # AdamW
+    "distill": ("teacher.backbone.weights=simclr_ddp", "student.heads.projector.hidden=[16]"),  # of the run above
 }
+
+
+BEST = (
+    *("trainer.devices=2", "trainer.accelerator=cpu", "data.source.num_train=16", "trainer.max_epochs=9"),
+    *("trainer.keep_best=train/loss", "trainer.keep_best_k=2", "trainer.stop_early=2", "optimizer.lr_per_256=30"),
+)
+"""Two steps an epoch at a rate with which the loss falls and rises."""
+
+
+PHOTOS = (
+    *("method=simclr", "data=files", "data.root=photos", "data.image_size=16", "data.batch_size=10", "trainer=cpu"),
+    *("data.test_fraction=0.15", "data.num_workers=0", "data.on_error=skip", "trainer.devices=2"),
+    *("trainer.max_epochs=1", "evaluation=none", "report=none"),
+)
+"""One step of all files, of which two are broken."""
 
 
 def of(method: str, strategy: str) -> DictConfig:
@@ -81,6 +99,7 @@ def work(process: int, port: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(process), LOCAL_RANK=str(process))
     os.environ.update(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     torch.set_num_threads(1)
+    os.chdir(folder)
     found: dict[str, list[int]] = {}
 
     def go(where: str, cfg: DictConfig, resume: bool = False, change: Any = None) -> None:
@@ -98,6 +117,9 @@ def work(process: int, port: int, folder: str) -> None:
         if process == 0:
             shutil.copytree(Path(folder) / f"{before}_then_{after}", Path(folder) / f"{before}_before_{after}")
         go(f"{before}_then_{after}", of("mocov2", after), resume=True)
+    for strategy in ("ddp", "fsdp"):
+        go(f"best_{strategy}", small("simclr", *BEST, f"trainer.strategy={strategy}"))
+    go("photos_ddp", config(*PHOTOS))
     torch.save(found, Path(folder) / f"{process}.pt")
     dist.destroy_process_group()
 
@@ -105,6 +127,7 @@ def work(process: int, port: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
+    broken(folder / "photos")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -135,6 +158,16 @@ def test_losses_and_weights_are_those_of_ddp(method: str, folder: Path) -> None:
     torch.testing.assert_close(dict(after), dict(before), rtol=1e-4, atol=1e-5)
 
 
+def test_a_frozen_teacher_is_divided_and_stays_as_it_was(folder: Path) -> None:
+    student = last(folder / "simclr_ddp")["state_dict"]
+    for strategy in ("ddp", "fsdp"):
+        found = last(folder / f"distill_{strategy}")["state_dict"]
+        teacher = {name: x for name, x in found.items() if name.startswith("teacher.encoder.")}
+        assert len(teacher) > 20
+        for name, x in teacher.items():
+            assert torch.equal(x, student[name.replace("teacher.encoder", "student")]), name
+
+
 def test_a_rank_holds_half_of_weights_and_moments_and_all_of_the_queue(folder: Path) -> None:
     ranks = [torch.load(folder / f"{rank}.pt") for rank in range(2)]
     for what in ("weights", "moments"):
@@ -153,6 +186,31 @@ def test_resumed_run_ends_as_one_without_interruption(how: str, folder: Path) ->
     torch.testing.assert_close(dict(parts["state_dict"]), dict(whole["state_dict"]), **exact)
     moments = [state["optimizer_states"][0]["state"] for state in (parts, whole)]
     torch.testing.assert_close(*moments, **exact)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_ranks_agree_on_the_best_states_and_on_an_early_end(strategy: str, folder: Path) -> None:
+    run = RunFolder(folder / f"best_{strategy}")
+    steps = losses(run.path)
+    means = [sum(steps[i : i + 2]) / 2 for i in range(0, len(steps), 2)]
+    order = sorted(range(len(means)), key=means.__getitem__)[:2]
+    result = run.read_result()
+    assert result["ended_by"].startswith("trainer.stop_early=2: train/loss was ") and result["processes"] == 2
+    assert result["steps"] == 2 * len(means) == 2 * (order[0] + 3) < 18, means
+    assert [each["step"] for each in result["best"]] == [2 * (epoch + 1) for epoch in order]
+    assert [each["train/loss"] for each in result["best"]] == pytest.approx([means[e] for e in order], rel=1e-6)
+    assert {path.name for path in run.best_checkpoint_files} == {f"best_{2 * (epoch + 1)}.ckpt" for epoch in order}
+    for path in (*run.best_checkpoint_files, run.best_checkpoint_file):
+        found = load_checkpoint(path)  # with its tensors, wherever they lie
+        expected = 2 * (order[0] + 1) if path == run.best_checkpoint_file else int(path.stem.removeprefix("best_"))
+        assert found["global_step"] == expected and len(found["state_dict"]) > 20
+
+
+def test_a_checkpoint_names_the_broken_files_that_all_ranks_have_met(folder: Path) -> None:
+    named = last(folder / "photos_ddp")["DataModule"]["unread"]
+    assert named == read_json(folder / "photos_ddp" / "result.json")["skipped_files"]
+    trained = {path.name for path in Layout(folder / "photos", 0.15, 0).split("train").paths}
+    assert len(trained) == 10 and {Path(name).name for name in named} == trained & {"02.png", "03.png"} != set()
 
 
 def test_tensors_lie_beside_the_checkpoint_in_a_file_a_rank_and_those_of_before_are_gone(folder: Path) -> None:

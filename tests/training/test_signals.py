@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from functools import partial
+from multiprocessing.forkserver import _forkserver as forkserver
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,10 +83,21 @@ class Endless(Dataset):
         return os.getpid()
 
 
-def test_a_worker_ends_by_sigkill_only_and_then_is_named() -> None:
-    """What a terminal sends to all processes does not take the data from a step that is to be ended."""
+def working(method: str) -> Any:
+    """Batches of one worker process that begins as those of our loaders."""
     begin = partial(begin_worker, os.getpid())
-    batches = iter(DataLoader(Endless(), batch_size=None, num_workers=1, worker_init_fn=begin))
+    options: Any = {"num_workers": 1, "multiprocessing_context": method}
+    return iter(DataLoader(Endless(), batch_size=None, worker_init_fn=begin, **options))
+
+
+METHODS = ["fork", "forkserver"]
+"""How Python starts processes: of itself up to 3.13, and from 3.14 on."""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_worker_ends_by_sigkill_only_and_then_is_named(method: str) -> None:
+    """What a terminal sends to all processes does not take the data from a step that is to be ended."""
+    batches = working(method)
     pid = next(batches)
     subprocess.run(["bash", "-c", f"kill -INT {pid}; kill -TERM {pid}; kill -HUP {pid}"], check=True)
     for _ in range(20):
@@ -99,9 +111,7 @@ def test_a_worker_ends_by_sigkill_only_and_then_is_named() -> None:
 
 def end_a_worker() -> None:
     """Exit code 0: it ended at once."""
-    begin = partial(begin_worker, os.getpid())
-    forked: Any = {"num_workers": 1, "multiprocessing_context": "fork"}  # as where nothing has chosen another way
-    batches = iter(DataLoader(Endless(), batch_size=None, worker_init_fn=begin, **forked))
+    batches = working("fork")
     pid, started = next(batches), time.monotonic()
     (worker,) = (child for child in multiprocessing.active_children() if child.pid == pid)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # at which torch raises RuntimeError, wherever the main thread is
@@ -116,6 +126,48 @@ def test_a_worker_ends_at_once_when_its_parent_says_so() -> None:
     parent.start()
     parent.join(60)
     assert parent.exitcode == 0
+
+
+def work(parent: int, path: Path) -> None:
+    """A worker that would live on."""
+    begin_worker(parent)
+    path.write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def leave_a_worker(terminated: bool, path: Path) -> None:
+    """Has the server of the tests fork a worker, and ends it, or itself. Exit code 0: the worker has ended at once."""
+    forkserver.ensure_running = lambda: None  # type: ignore[method-assign]  # it runs, and is no child of this process
+    worker = CONTEXT.Process(target=work, args=(os.getpid(), path))
+    worker.start()
+    trained_to(path)
+    if not terminated:
+        os.kill(os.getpid(), signal.SIGKILL)
+    started = time.monotonic()
+    worker.terminate()
+    worker.join(10)
+    os._exit(int(worker.is_alive() or time.monotonic() - started > 5))
+
+
+@pytest.mark.parametrize("terminated", [True, False])
+def test_a_worker_that_a_server_has_forked_ends_with_the_process_that_it_works_for(
+    terminated: bool, tmp_path: Path
+) -> None:
+    """The server lives on."""
+    forkserver.ensure_running()
+    pid = os.fork()
+    if pid == 0:
+        leave_a_worker(terminated, tmp_path / "pid")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == (0 if terminated else -signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while is_alive(int((tmp_path / "pid").read_text())) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert time.monotonic() < deadline
+
+
+def is_alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(") ")[2][0] != "Z"
 
 
 def test_errors_of_a_lost_process_are_told_from_our_own() -> None:

@@ -26,8 +26,10 @@ SHOWN = "knn[k=20,T=0.1]/top1"
 
 NEEDED = {
     "label": "labels",
+    "partial labels": "which may be missing (-1)",
     "number": "numbers as labels",
     "index": "a state of every training image",
+    "maps": "a map of positions",
     "geometry": "where each view was cut",
     "mixer": "a mixer",
     "added mixtures": "a mixer",
@@ -48,6 +50,7 @@ GROUPS = (
     "Memory, no teacher",
     "Teacher, no memory",
     "Teacher and memory",
+    "Positions of a map",
     "Labels",
     "Hidden patches",
 )
@@ -90,6 +93,8 @@ class Method(NamedTuple):
         if NEEDED["masks"] in self.needs:
             return GROUPS[6]
         if NEEDED["label"] in self.needs or NEEDED["number"] in self.needs:
+            return GROUPS[6]
+        if NEEDED["maps"] in self.needs:
             return GROUPS[5]
         if self.memory or NEEDED["index"] in self.needs:
             return GROUPS[4] if teacher else GROUPS[2]
@@ -131,7 +136,7 @@ def chosen_by(config: dict[str, Any]) -> dict[str, str]:
 def with_defaults(content: dict[str, Any], root: Path) -> dict[str, Any]:
     """A part's file with the files it consists of: ``/backbone@backbone: tiny`` puts one at the key ``backbone``."""
     for item in content.pop("defaults", []):
-        for choice, name in item.items() if isinstance(item, dict) else ():  # "_self_" says that its own keys win
+        for choice, name in item.items() if item != "_self_" else ():
             group, _, key = choice.lstrip("/").partition("@")
             part = yaml.safe_load((root / "configs" / group / f"{name}.yaml").read_text())
             content[key] = {**part, **content.get(key, {})}
@@ -218,7 +223,7 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
         f"{node['_target_'].rpartition('.')[2]}"
         + (f" of {node['size']:,}" if isinstance(node.get("size"), int) else "")
         for node in parts
-        if node["_target_"].startswith("ssl_framework.memory.")
+        if node["_target_"].startswith("ssl_framework.memory.") and "size" in node  # a centre is none
     ]
     modules = [node["_target_"].rpartition(".")[0] for node in parts]
     return {
@@ -229,6 +234,7 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
         "needs": [
             *(["a teacher"] if config.get("teacher") else []),
             *(words for key, words in NEEDED.items() if key in objective.requires),
+            *(["generated images"] if chosen.get("generated", "none") != "none" else []),
         ],
         "feature_mixer": own,
         "mixtures": [words for key, words in MIXTURES.items() if key in objective.accepts | objective.requires],
@@ -282,7 +288,7 @@ def tests_of_data(config: dict[str, Any], root: Path) -> list[Path]:
     """Tests of the parts by which a method says which images meet: tests/<room>/test_<module of the part>.py."""
     chosen = chosen_by(config)
     found = []
-    for group in ("sampler", "pseudo_labels", "generated"):
+    for group in ("labels", "sampler", "pseudo_labels", "generated"):
         if group in chosen:
             part = yaml.safe_load((root / "configs" / group / f"{chosen[group]}.yaml").read_text())
             modules = [node["_target_"].split(".")[-2] for node in targets(part)]

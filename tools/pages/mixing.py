@@ -39,6 +39,16 @@ COST = (
 )
 
 
+LEFT_OUT = {
+    "Co-Mixup": "all mixtures of a batch are chosen together, by an iterative solver that takes longer than the step",
+    "SuperMix": "the masks are optimised through a trained teacher, for every batch anew",
+    "AdAutoMix": "a mask net against a classifier in turns, with a backward pass each; `automix` has one",
+    "SUMix": "the shares follow from distances of features that the classifier's own loss trains",
+    "TLA (token-label alignment)": "labels are carried through every attention layer of the network that is trained",
+}
+"""Policies of OpenMixup (arXiv:2209.04851) that are no mixer here, and why."""
+
+
 class MixerFile(NamedTuple):
     """One file of configs/mixer."""
 
@@ -153,6 +163,8 @@ def mixing_page(root: Path) -> str:
         lines.append(f"| [`{m.name}`](../configs/mixer/{m.name}.yaml) | {m.title} | {m.notes} |{cost}")
     if speed:
         lines += ["", COST]
+    lines += ["", "Of OpenMixup's policies (Li et al., 2022, arXiv:2209.04851) these are left out:", ""]
+    lines += [f"- {name}: {reason}." for name, reason in LEFT_OUT.items()]
     lines += ["", "## Which method takes which mixer", ""]
     found = verdicts(root, methods)
     columns = alike({m.name: tuple(found[method][m.name] == "" for method in methods) for m in mixers})

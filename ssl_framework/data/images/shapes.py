@@ -138,20 +138,63 @@ def tint(intensity: Tensor, hue: Tensor, saturation: float) -> Tensor:
     return intensity[:, None] + saturation * torch.minimum(intensity, 1 - intensity)[:, None] * chroma
 
 
-def texture(family: Tensor, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+class Draws:
+    """Random numbers of one stream.
+
+    Args:
+        generator: of it.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def rand(self, *shape: int) -> Tensor:
+        """Uniform in [0, 1), float32."""
+        return torch.rand(*shape, generator=self.generator)
+
+    def below(self, high: int, num: int) -> Tensor:
+        """[num] int64, uniform in 0 .. high - 1."""
+        return torch.randint(high, (num,), generator=self.generator)
+
+
+class NearDraws(Draws):
+    """Numbers near those of a stream: each is moved towards a number of another one.
+
+    Args:
+        generator: of the stream.
+        other: of the other one.
+        noise: share of the way, in [0, 1]; whole numbers are replaced with this probability.
+    """
+
+    def __init__(self, generator: torch.Generator, other: torch.Generator, noise: float) -> None:
+        super().__init__(generator)
+        self.other = Draws(other)
+        self.noise = noise
+
+    def rand(self, *shape: int) -> Tensor:
+        """In [0, 1), float32."""
+        return torch.lerp(super().rand(*shape), self.other.rand(*shape), self.noise)
+
+    def below(self, high: int, num: int) -> Tensor:
+        """[num] int64, in 0 .. high - 1."""
+        new = self.other.rand(num) < self.noise  # [num]
+        return torch.where(new, self.other.below(high, num), super().below(high, num))
+
+
+def texture(family: Tensor, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
     """Backgrounds in [-1, 1].
 
     Args:
         family: [N] int64, position in ``FACTORS["background"]``.
         x, y: [S, S] coordinates.
-        generator: for angle, period and phase of each image.
+        draws: of angle, period and phase of each image.
 
     Returns:
         [N, S, S] float32.
     """
     num = len(family)
-    angle, period, phase = torch.rand(3, num, 1, 1, generator=generator)  # each [N, 1, 1]
-    cells = torch.rand(num, 1, 6, 6, generator=generator) * 2 - 1  # [N, 1, 6, 6]
+    angle, period, phase = draws.rand(3, num, 1, 1)  # each [N, 1, 1]
+    cells = draws.rand(num, 1, 6, 6) * 2 - 1  # [N, 1, 6, 6]
     along = x * (angle * math.tau).cos() + y * (angle * math.tau).sin()  # [N, S, S]
     across = y * (angle * math.tau).cos() - x * (angle * math.tau).sin()  # [N, S, S]
     frequency = math.tau / (0.3 + 0.3 * period)  # one period is 15 to 30 % of the image's side
@@ -255,15 +298,27 @@ class Shapes:
             self.drawn[name] = (pixels, factors)
         return self.drawn[name]
 
-    def chunks(self, name: str) -> Iterator[tuple[Tensor, dict[str, Tensor], Tensor]]:
-        """Draws the images of "train" or "test", some at a time; see ``draw_chunk``."""
+    def redrawn(self, noise: float, seed: int) -> Tensor:
+        """The training images once more, each of the same shape and with all else moved: [N, 3, S, S] uint8.
+
+        Args:
+            noise: how far every number behind a picture is moved towards another one, in [0, 1]; 0: the same images.
+            seed: of the others.
+        """
+        return torch.cat([pixels for pixels, _, _ in self.chunks("train", noise, seed)])  # [N, 3, S, S]
+
+    def chunks(
+        self, name: str, noise: float = 0.0, seed: int = 0
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor], Tensor]]:
+        """Draws the images of "train" or "test", some at a time; see ``draw_chunk`` and ``redrawn``."""
         generator = torch.Generator().manual_seed(step_seed(self.seed, list(self.count).index(name)))
         num = self.count[name]
         shape = torch.randperm(num, generator=generator) % len(SHAPES)  # [N], classes equal to within one image
+        draws = NearDraws(generator, torch.Generator().manual_seed(seed), noise) if noise else Draws(generator)
         for part in shape.split(CHUNK):
-            yield self.draw_chunk(part, generator)
+            yield self.draw_chunk(part, draws)
 
-    def draw_chunk(self, shape: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    def draw_chunk(self, shape: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """One image for each entry of ``shape`` [N]: pixels [N, 3, S, S] uint8, factors [N] int64 and float32, masks
         [N, S, S] uint8."""
         num, pixel = len(shape), 2 / self.image_size
@@ -271,9 +326,9 @@ class Shapes:
         y, x = torch.meshgrid(steps, steps, indexing="ij")  # [S, S]
 
         def uniform(low: float, high: float) -> Tensor:
-            return low + (high - low) * torch.rand(num, generator=generator)  # [N]
+            return low + (high - low) * draws.rand(num)  # [N]
 
-        canvas, family, intensity = self.draw_background(num, x, y, generator)  # [N, 3, S, S], [N], [N]
+        canvas, family, intensity = self.draw_background(num, x, y, draws)  # [N, 3, S, S], [N], [N]
         difference = uniform(self.contrast, 0.45) * (uniform(0, 1) < 0.5).float().mul(2).sub(1)  # [N]
         outside = (intensity + difference - 0.5).abs() > 0.45  # keep room for the colour: go the other way
         hue = uniform(0, math.tau)
@@ -305,18 +360,16 @@ class Shapes:
         mask = torch.where(distance < 0, (shape + 1)[:, None, None], 0).to(torch.uint8)  # [N, S, S]
         return (canvas * 255).round().clamp(0, 255).to(torch.uint8), factors, mask
 
-    def draw_background(
-        self, num: int, x: Tensor, y: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def draw_background(self, num: int, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """Textured, with distractors: canvas [num, 3, S, S], family [num] int64 and its plain intensity [num]."""
-        family = torch.randint(len(FACTORS["background"]), (num,), generator=generator)
-        intensity = 0.25 + 0.5 * torch.rand(num, generator=generator)  # [num]
-        hue = math.tau * torch.rand(num, generator=generator)  # [num]
+        family = draws.below(len(FACTORS["background"]), num)
+        intensity = 0.25 + 0.5 * draws.rand(num)  # [num]
+        hue = math.tau * draws.rand(num)  # [num]
         colour = tint(intensity, hue, self.saturation / 2)[:, :, None, None]  # [num, 3, 1, 1]
-        canvas = colour + self.texture_contrast * texture(family, x, y, generator)[:, None]  # [num, 3, S, S]
-        count = torch.randint(self.num_distractors + 1, (num,), generator=generator)  # [num]
+        canvas = colour + self.texture_contrast * texture(family, x, y, draws)[:, None]  # [num, 3, S, S]
+        count = draws.below(self.num_distractors + 1, num)  # [num]
         for index in range(self.num_distractors):
-            draw_x, draw_y, radius, bright, hue = torch.rand(5, num, generator=generator)  # each [num]
+            draw_x, draw_y, radius, bright, hue = draws.rand(5, num)  # each [num]
             radius = torch.where(count > index, 0.06 + 0.1 * radius, -1.0)[
                 :, None, None
             ]  # [num, 1, 1], of half the side

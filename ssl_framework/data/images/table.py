@@ -93,7 +93,8 @@ class Table(NamedTuple):
         if missing := [names[key] for key in ("path", *self.columns) if names[key] not in there]:
             raise ValueError(
                 f"data.table={self.path} has no column {missing[0]}, it has {', '.join(there) or 'none'}: name yours, "
-                "as in '+data.source.columns={path: file, label: class}'."
+                "as in '+data.source.columns={path: file, label: class}' (of a run), --columns path=file label=class "
+                "(of prepare) or columns={path: file} (of embed)."
             )
         found = {key: name for key, name in names.items() if name in there}
         if {"label", "target"} <= found.keys():

@@ -1,6 +1,7 @@
 """Evaluations of a finished run: they train, or take longer than a training should wait for.
 
-``python scripts/evaluate.py run=<folder> evaluation=<name>`` runs them; ``train.py`` refuses them.
+``python scripts/evaluate.py run=<folder> evaluation=<name>`` runs them; ``train.py`` refuses them, but for those that
+``FrozenEvaluation`` may run at the end of a training.
 """
 
 import copy
@@ -25,6 +26,9 @@ class AfterRun(ABC):
 
     images_shown: ClassVar[str]
     """What is trained and scored on, for the record of the protocol."""
+
+    at_the_end: ClassVar[bool] = False
+    """Whether a training may wait for it."""
 
     def __init__(self, protocol: str) -> None:
         self.protocol = protocol

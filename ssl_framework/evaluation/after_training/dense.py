@@ -24,6 +24,7 @@ from ssl_framework.module import SSLModule
 from ssl_framework.types import Geometry, Samples
 from ssl_framework.views.image import Views, picture_views
 from ssl_framework.views.image_ops import with_channels
+from ssl_framework.views.places import in_source, in_view
 
 CHUNK = 128
 """Images whose pixels are classified, or whose views are compared, at once."""
@@ -48,6 +49,7 @@ class Dense(AfterRun):
         "maps of clean images, encoder in eval mode; segmentation fitted on images of train, scored on those of test; "
         "correspondence of two crops of each test image"
     )
+    at_the_end = True
 
     def __init__(self, protocol: str, probes: Mapping[str, DenseProbe | None]) -> None:
         super().__init__(protocol)
@@ -247,22 +249,3 @@ def matches(first: Tensor, second: Tensor, of_first: Geometry, of_second: Geomet
     truth = there * size - 0.5  # [n, h * w, 2], in cells
     close = ((truth[:, :, None] - cell).abs() <= 1 + 1e-4).all(dim=3)  # [n, h * w, h * w]
     return close.gather(2, best[:, :, None])[:, :, 0], close.float().mean(dim=2), seen
-
-
-def in_source(point: Tensor, geometry: Geometry) -> Tensor:
-    """Points of a view [P, 2] (x, y in [0, 1]) as fractions of the image it was cut from: [n, P, 2]."""
-    low, high = geometry.box[:, None, :2].to(point), geometry.box[:, None, 2:].to(point)  # [n, 1, 2]
-    return low + (high - low) * mirrored(point.expand(len(low), -1, -1), geometry.flip)  # [n, P, 2]
-
-
-def in_view(point: Tensor, geometry: Geometry) -> Tensor:
-    """Points of an image [n, P, 2] as fractions of a view that was cut from it, outside [0, 1] where it shows them
-    not: [n, P, 2]."""
-    low, high = geometry.box[:, None, :2].to(point), geometry.box[:, None, 2:].to(point)  # [n, 1, 2]
-    return mirrored((point - low) / (high - low), geometry.flip)
-
-
-def mirrored(point: Tensor, flip: Tensor) -> Tensor:
-    """Points [n, P, 2] left-right mirrored in those of n views that are."""
-    x, y = point.unbind(dim=2)  # 2 x [n, P]
-    return torch.stack([torch.where(flip[:, None].to(x.device), 1 - x, x), y], dim=2)  # [n, P, 2]

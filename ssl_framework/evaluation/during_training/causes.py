@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_framework.runs.suggestions import choices
+from ssl_framework.arguments import shown
+from ssl_framework.objectives.base import Objective
+from ssl_framework.runs.suggestions import nodes_of, one_of
 
 WARMEST = 1.0
 """Temperature above which a softmax over cosines, of which none is above 1, hardly tells a negative from another."""
@@ -12,25 +15,67 @@ WARMEST = 1.0
 PREDICTOR = "predictor"
 """Name of a head behind the one that a teacher has as well."""
 
+DENSE = "dense_projector"
+"""Name of a head of positions that a teacher has as well."""
+
+PROPAGATION = "propagation"
+"""Name of the head behind it that stands in a predictor's place."""
+
 LONG_WARMUP = 0.1
 """Share of the run over which the papers' large rates are reached."""
+
+
+def known_cause(cfg: DictConfig) -> str | None:
+    """``most likely because ...: set ...`` where the config lacks what the method needs against collapse.
+
+    A missing predictor is sure: of BYOL's projectors that were drawn together without one, ``embedding_std`` fell from
+    0.81 to 0.04 in 56 steps on shapes. A teacher that is a copy (``teacher.momentum=0``) did no harm there. So is an
+    argument that the objective names in ``against_collapse`` and that is switched off.
+
+    Args:
+        cfg: of the run, resolved.
+
+    Returns:
+        ``None`` where nothing is missing.
+    """
+    target = OmegaConf.select(cfg, "objective._target_")
+    objective: Any = get_class(target) if target else Objective
+    needed = objective.against_collapse
+    pairs = [("student_head", "teacher_head", "the teacher's")]
+    pairs += [(PREDICTOR, "projector", "the other view's")] if PREDICTOR in needed else []
+    for predicts, predicted, whose in pairs:
+        read = [OmegaConf.select(cfg, f"objective.{key}") for key in (predicts, predicted)]
+        if read[0] is not None and read[0] == read[1]:
+            between = PROPAGATION if read[0] == DENSE else PREDICTOR
+            with_it = [name for name, head in nodes_of("head").items() if between in head]
+            return (
+                f"most likely because the student's {read[0]} is drawn to {whose} without a {between} between: choose "
+                f"{one_of('head', with_it)}another objective, and set objective.{predicts}={between}"
+            )
+    for centre in ("objective.centre", "objective.targets.centre"):
+        if OmegaConf.select(cfg, f"{centre}.momentum") == 1:
+            return (
+                f"most likely because {centre}.momentum=1 leaves the teacher's outputs uncentred, so that one wins "
+                f"for all samples: set {centre}.momentum=0.9"
+            )
+    for key in needed:
+        value = OmegaConf.select(cfg, f"objective.{key}")
+        if not value:
+            alike = [node for node in nodes_of("objective").values() if node.get("_target_") == target]
+            cures = (f"set objective.{key}={shown(node[key])}" for node in alike if node.get(key))
+            cure = next(cures, "give it another value")
+            return f"most likely because objective.{key}={shown(value)} takes away what keeps embeddings apart: {cure}"
+    return None
 
 
 def likely_cause(cfg: DictConfig) -> str:
     """``most likely because ...: set ...``; what nothing in the config explains is put down to the learning rate.
 
-    A missing predictor is sure: of BYOL's projectors that were drawn together without one, ``embedding_std`` fell from
-    0.81 to 0.04 in 56 steps on shapes. A teacher that is a copy (``teacher.momentum=0``) did no harm there.
-
     Args:
         cfg: of the run, resolved.
     """
-    read = [OmegaConf.select(cfg, f"objective.{key}") for key in ("student_head", "teacher_head")]
-    if read[0] is not None and read[0] == read[1]:
-        return (
-            f"most likely because the student's {read[0]} is drawn to the teacher's without a predictor between: "
-            f"choose {choices('head', has_predictor)}another objective, and set objective.student_head={PREDICTOR}"
-        )
+    if (known := known_cause(cfg)) is not None:
+        return known
     temperature = OmegaConf.select(cfg, "objective.temperature")
     if isinstance(temperature, int | float) and temperature > WARMEST:
         return (
@@ -42,8 +87,3 @@ def likely_cause(cfg: DictConfig) -> str:
         return "most likely because the learning rate is too high: lower it"
     longer = f" optimizer.warmup={LONG_WARMUP}" if warmup is not None and warmup < LONG_WARMUP else ""
     return f"most likely because the learning rate is too high: set optimizer.lr_per_256={rate / 3:.2g}{longer}"
-
-
-def has_predictor(head: Any) -> bool:
-    """Whether a choice of heads has one."""
-    return PREDICTOR in head

@@ -65,7 +65,8 @@ class OnlineLinear(L.Callback):
     def _learn_from(self, objective: Objective, inputs: Any, losses: Any) -> None:
         student, _, batch, _ = inputs
         assert batch.label is not None
-        self.learn(gather(first_clean(student, batch)), gather(batch.label))
+        label = gather(batch.label)  # [W * B]
+        self.learn(gather(first_clean(student, batch))[label >= 0], label[label >= 0])  # -1: not told (labels=partial)
 
     @torch.no_grad()
     def learn(self, x: Tensor, y: Tensor) -> None:
@@ -73,7 +74,9 @@ class OnlineLinear(L.Callback):
         rows = F.pad(x.float(), (0, 1), value=1.0)  # [W * B, D + 1]: the bias is the weight of a constant
         right = y[:, None] == torch.arange(len(self.weight), device=y.device)  # [W * B, classes]
         error = (rows @ self.weight.T).softmax(dim=1) - right.float()  # [W * B, classes]: of the mean cross-entropy
-        gradient = (error.T @ rows).div_(len(rows)).add_(self.weight, alpha=self.weight_decay)  # [classes, D + 1]
+        gradient = (
+            (error.T @ rows).div_(max(1, len(rows))).add_(self.weight, alpha=self.weight_decay)
+        )  # [classes, D + 1]
         self.speed.mul_(self.momentum).add_(gradient)
         self.weight.sub_(self.speed, alpha=self.lr)
 

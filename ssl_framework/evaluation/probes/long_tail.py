@@ -3,7 +3,6 @@
 L samples of the train split's largest class, n of its long-tailed part, M of the test split, D features, C classes.
 """
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ssl_framework.arguments import AtLeastOne, Count, Seed, guarded
+from ssl_framework.data.labels import long_tail_sizes
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.base import are_classes, right
 from ssl_framework.evaluation.probes.few_labels import drawn_by_class
@@ -94,12 +94,8 @@ class LongTail:
 
     def sizes(self, classes: Sequence[Tensor]) -> list[int]:
         """How many samples each class keeps, at least one."""
-        if self.imbalance is None or len(classes) == 1:
-            return [len(rows) for rows in classes]
-        largest, last = max(len(rows) for rows in classes), len(classes) - 1
-        wanted = [largest * self.imbalance ** (-c / last) for c in range(len(classes))]
-        # A whole number may come out a little below itself.
-        return [min(len(rows), max(1, math.floor(size + 1e-9))) for rows, size in zip(classes, wanted, strict=True)]
+        sizes = [len(rows) for rows in classes]
+        return sizes if self.imbalance is None else long_tail_sizes(sizes, self.imbalance)
 
     def groups(self, train_y: Tensor, test_y: Tensor) -> dict[str, Tensor]:
         """Which test samples [M] are of each group, by the number of samples of their class among [n] labels."""

@@ -1,0 +1,131 @@
+"""Which training samples have a label, and how many of each class there are: what semi-supervised and long-tailed
+learning begin with. Evaluators' own splits keep all samples and labels.
+
+A choice of ``labels`` is any callable Split -> Split; it changes the pretraining split before anything else reads it.
+
+N samples, C classes, n_c of class c.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ssl_framework.arguments import AtLeastOne, PositiveFraction, Seed, guarded
+from ssl_framework.data.base import Split
+
+UNLABELLED = -1
+"""The label of a sample whose class is not told."""
+
+
+class Labels(Protocol):
+    """Anything that says what a method is told of the training set."""
+
+    def __call__(self, split: Split) -> Split:
+        """The pretraining split as the method gets it; a function of the split and its own arguments alone.
+
+        Raises:
+            ValueError: the split has no classes.
+        """
+        ...
+
+
+@guarded
+class PartialLabels:
+    """Some samples of some classes keep their label, all others have -1: semi-supervised learning (all classes known)
+    and the discovery of new classes (Vaze et al., Generalized Category Discovery, CVPR 2022, arXiv:2201.02609).
+
+    Args:
+        share: of the samples of each known class, rounded, at least one.
+        known: share of the classes, in the order of their numbers, rounded up.
+        seed: of which samples; a larger share keeps the samples of a smaller one.
+    """
+
+    def __init__(self, share: PositiveFraction, known: PositiveFraction, seed: Seed) -> None:
+        self.share = share
+        self.known = known
+        self.seed = seed
+
+    def __call__(self, split: Split) -> Split:
+        """As in ``Labels``."""
+        label = classes_of(split, "partial")  # [N]
+        generator = torch.Generator().manual_seed(self.seed)
+        told = torch.full_like(label, UNLABELLED)  # [N]
+        for members in of_each_class(label, generator)[: num_known(int(label.max()) + 1, self.known)]:
+            kept = members[: max(1, round(self.share * len(members)))]  # [kept]
+            told[kept] = label[kept]
+        return split._replace(label=told)
+
+
+@guarded
+class LongTailed:
+    """A part of the training set with the exponential profile of Cui et al., Class-Balanced Loss, CVPR 2019
+    (arXiv:1901.05555): class c of C keeps ``floor(n_max imbalance^(-c / (C - 1)))`` samples, or all if it has fewer.
+
+    Args:
+        imbalance: samples of the largest class over those of the smallest.
+        seed: of which samples; a smaller imbalance keeps the samples of a larger one.
+    """
+
+    def __init__(self, imbalance: AtLeastOne, seed: Seed) -> None:
+        self.imbalance = imbalance
+        self.seed = seed
+
+    def __call__(self, split: Split) -> Split:
+        """As in ``Labels``.
+
+        Raises:
+            ValueError: the samples are not in memory, or some of them are generated.
+        """
+        label = classes_of(split, "long_tail")  # [N]
+        if not isinstance(split.rows, Tensor) or split.real is not None:
+            raise ValueError(
+                "labels=long_tail picks samples in memory, which these are not, or are generated: choose a data set "
+                "in memory, such as data=cifar10, without generated images, or labels=all"
+            )
+        members = of_each_class(label, torch.Generator().manual_seed(self.seed))  # C x [n_c]
+        sizes = long_tail_sizes([len(rows) for rows in members], self.imbalance)
+        kept = torch.cat([rows[:size] for rows, size in zip(members, sizes, strict=True)])  # [kept]
+        return split.picked(kept.sort().values)
+
+
+def classes_of(split: Split, name: str) -> Tensor:
+    """Labels [N] int64 of a split, on the CPU.
+
+    Raises:
+        ValueError: it has none, or numbers.
+    """
+    if not isinstance(split, Split) or split.label is None or split.label.is_floating_point():
+        found = "numbers for labels" if isinstance(split, Split) and split.label is not None else "no labels in memory"
+        raise ValueError(
+            f"labels={name} goes by the classes of the training samples, but they have {found}: choose a data set with "
+            "classes, or labels=all"
+        )
+    return split.label.cpu()
+
+
+def of_each_class(label: Tensor, generator: torch.Generator) -> list[Tensor]:
+    """The samples of every class in a random order: [N] -> C x [n_c] int64."""
+    order = torch.randperm(len(label), generator=generator)  # [N]
+    return [order[label[order] == c] for c in range(int(label.max()) + 1)]
+
+
+def num_known(num_classes: int, share: float) -> int:
+    """How many of the classes, counted from 0, are known: rounded up, at least one."""
+    return max(1, math.ceil(share * num_classes - 1e-9))  # a whole number may come out a little above itself
+
+
+def long_tail_sizes(sizes: Sequence[int], imbalance: float) -> list[int]:
+    """How many samples of each class are kept, at least one of each that has any."""
+    wanted = [max(sizes) * imbalance ** (-c / max(1, len(sizes) - 1)) for c in range(len(sizes))]
+    # A whole number may come out a little below itself.
+    return [min(size, max(1, math.floor(many + 1e-9))) for size, many in zip(sizes, wanted, strict=True)]
+
+
+def told(split: Split) -> dict[str, int]:
+    """What a method is told of a pretraining split, for a record: samples, labelled samples, classes with a label."""
+    label = classes_of(split, "all")  # [N]
+    labelled = label[label != UNLABELLED]
+    return {"samples": len(label), "labelled": len(labelled), "classes": len(labelled.unique())}
