@@ -96,6 +96,7 @@ class Case(NamedTuple):
     least: int = 2  # samples in the smallest global batch it takes
     partial: bool = False  # some samples have no label
     halves: tuple[str, ...] = ()  # heads half as wide as the others
+    size: float = 1.0  # factor of all outputs: below one where a loss grows with their exponential
     inputs: bool = False  # it reads the views themselves, here as wide as the embeddings
 
     def seen(self, views: list[Tensor]) -> list[Tensor]:
@@ -128,9 +129,8 @@ class Case(NamedTuple):
         """What an encoder with those heads would give for embeddings V x [B, D]: each head another rotation of them."""
         return [
             {
-                head: z.roll(turn, dims=1)[
-                    :, : 1 if head in self.numbers else DIM // 2 if head in self.halves else None
-                ]
+                head: self.size
+                * z.roll(turn, dims=1)[:, : 1 if head in self.numbers else DIM // 2 if head in self.halves else None]
                 for turn, head in enumerate(self.heads)
             }
             if v in seen
@@ -406,7 +406,12 @@ OBJECTIVES: dict[str, Case] = {
     "clip": Case(lambda: CLIP(0.2, 100.0)),
     "align": Case(lambda: CLIP(0.2, 100.0, label_smoothing=0.1)),
     "cmim": Case(
-        lambda: CMIM(0.2, 1.0, 1.0), (0,), heads=("posterior", "latent", "decoder"), halves=("latent",), inputs=True
+        lambda: CMIM(0.2, 1.0, 1.0),
+        student=(0,),
+        heads=("posterior", "latent", "decoder"),
+        halves=("latent",),
+        size=0.1,
+        inputs=True,
     ),
     "proto_triplet": Case(lambda: ProtoTriplet(0.5)),
     "icnn": Case(lambda: ICNN(3)),
