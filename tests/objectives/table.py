@@ -127,6 +127,7 @@ class Case(NamedTuple):
     maps: tuple[str, ...] = ()  # heads that give a map of 2 x 2 positions: each other rotations of the embedding
     partial: bool = False  # some samples have no label
     halves: tuple[str, ...] = ()  # heads half as wide as the others
+    size: float = 1.0  # factor of all outputs: below one where a loss grows with their exponential
     inputs: bool = False  # it reads the views themselves, here as wide as the embeddings
     answers: int = 0  # classes of changes of the last view, which the views know
 
@@ -178,6 +179,13 @@ class Case(NamedTuple):
             return [self.dense(z, self.patches[v]) if v in seen else None for v, z in enumerate(views)]
         return [
             {head: self.form(head, z.roll(turn, dims=1)) for turn, head in enumerate(self.heads)} if v in seen else None
+            {
+                head: self.size
+                * z.roll(turn, dims=1)[:, : 1 if head in self.numbers else DIM // 2 if head in self.halves else None]
+                for turn, head in enumerate(self.heads)
+            }
+            if v in seen
+            else None
             for v, z in enumerate(views)
         ]
 
@@ -591,7 +599,12 @@ OBJECTIVES: dict[str, Case] = {
     "slotcon": Case(slotcon, teacher=(0, 1), heads=("dense_projector", "prototypes"), maps=MAPS),
     "obow": Case(obow, (1, 2, 3), (0,), heads=("projector", "map"), maps=MAPS),
     "cmim": Case(
-        lambda: CMIM(0.2, 1.0, 1.0), (0,), heads=("posterior", "latent", "decoder"), halves=("latent",), inputs=True
+        lambda: CMIM(0.2, 1.0, 1.0),
+        student=(0,),
+        heads=("posterior", "latent", "decoder"),
+        halves=("latent",),
+        size=0.1,
+        inputs=True,
     ),
     "proto_triplet": Case(lambda: ProtoTriplet(0.5)),
     "icnn": Case(lambda: ICNN(3)),

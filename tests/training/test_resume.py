@@ -61,7 +61,7 @@ def crash() -> None:
 
 
 RESUMED = [(method, step) for method in ("mocov2", "mochi", "byol", "simclr") for step in (3, 6, 9)]
-EPOCHAL = [("deepcluster_v2", 6), ("deepcluster_v2", 9), ("pcl", 9), ("gpc", 9), ("sbcl", 6)]
+EPOCHAL = [("deepcluster_v2", 6), ("deepcluster_v2", 9), ("pcl", 9), ("gpc", 9)]
 """Methods that compute something once an epoch, stopped before and after they have."""
 
 
