@@ -56,8 +56,9 @@ class DINO(Objective):
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
     ) -> dict[str, Tensor]:
         assert teacher is not None
-        log_p = {v: (view[self.head] / self.temperature).log_softmax(dim=-1) for v, view in enumerate(student) if view}
-        outputs = {v: view[self.head] for v, view in enumerate(teacher) if view}  # [B, K] each
+        seen = {v: view[self.head] for v, view in enumerate(student) if view is not None}  # [B, K] each
+        outputs = {v: view[self.head] for v, view in enumerate(teacher) if view is not None}  # [B, K] each
+        log_p = {v: (x / self.temperature).log_softmax(dim=-1) for v, x in seen.items()}  # [B, K] each
         tau = warmed(self.first_teacher_temperature, self.teacher_temperature, self.temperature_warmup, clock)
         targets = {v: ((x - self.centre.read()) / tau).softmax(dim=-1) for v, x in outputs.items()}  # [B, K] each
         costs = [-(t * p).sum(dim=-1).mean() for v, t in targets.items() for s, p in log_p.items() if s != v]
