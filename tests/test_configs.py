@@ -185,11 +185,9 @@ def test_what_does_not_fit_the_modality_of_the_data_is_refused(overrides: tuple[
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_builds(method: str) -> None:
-    cfg = config(f"method={method}")
-    module = build_module(cfg, has_labels=True, num_samples=5000)
-    if cfg.backbone.name != "ssl_tiny":  # methods of patches bring a transformer
-        assert cfg.backbone.name.startswith("vit_")
-        return
+    module = build_module(config(f"method={method}"), has_labels=True, num_samples=5000)
+    if "override /backbone" in (CONFIGS / "method" / f"{method}.yaml").read_text():
+        return  # it chooses one of its own
     assert sum(p.numel() for p in module.student.backbone.parameters()) == 9 * (
         3 * 32 + 32 * 64 + 64 * 128 + 128 * 192
     ) + 2 * (32 + 64 + 128 + 192)

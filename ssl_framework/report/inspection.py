@@ -106,7 +106,7 @@ class Inspection:
     @cached_property
     def data(self) -> DataModule:
         """The run's data."""
-        return build_data(self.cfg)
+        return build_data(self.cfg, self.folder, resumed=True)  # what it has made lies in its folder
 
     @cached_property
     def train(self) -> Split:

@@ -14,7 +14,7 @@ from ssl_framework.data.images.paired import Paired
 
 def maker(**change: object) -> LatentViews:
     settings = {"widths": [4, 8], "chunk": 2, "chunks": 3, "noise": 0.1, "epochs": 2, "batch_size": 16, "lr": 3e-3}
-    rest = {"measured": 64, "temperature": 0.1, "turned": 0.4, "kept": 0.9, "variations": 2, "seed": 0}
+    rest = {"measured": 64, "temperatures": [0.1], "turned": 0.4, "kept": 0.9, "variations": 2, "seed": 0}
     return LatentViews(**{**settings, **rest, **change})  # type: ignore[arg-type]
 
 
@@ -46,14 +46,16 @@ def test_the_bound_against_a_loop() -> None:
     for i in range(5):
         row = [float(torch.cosine_similarity(a[i], b[j], dim=0)) / 0.2 for j in range(5)]
         total += math.log(sum(map(math.exp, row))) - row[i]
-    assert bound(a, b, 0.2).item() == pytest.approx(math.log(5) - total / 5)
-    assert bound(a, a, 0.001).item() == pytest.approx(math.log(5), abs=1e-6)
+    at_two_tenths = math.log(5) - total / 5
+    assert bound(a, b, [0.2]).item() == pytest.approx(at_two_tenths)
+    assert bound(a, b, [0.2, 1e3]).item() == pytest.approx(max(at_two_tenths, 0.0), abs=1e-3)
+    assert bound(a, a, [0.001]).item() == pytest.approx(math.log(5), abs=1e-6)
 
 
 def test_chunks_that_the_picture_ignores_say_nothing_and_are_turned() -> None:
     seen = torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0, 1.0])
     torch.manual_seed(0)
-    z, own = torch.randn(64, 6), maker(temperature=0.01)
+    z, own = torch.randn(64, 6), maker(temperatures=[0.01, 5.0])
     says = own.information(Linear(seen), z)  # type: ignore[arg-type]
     assert says[1].abs() < 1e-5 and says[[0, 2]].min() > 0.5 * math.log(64)
     least = says.argsort()[:1]

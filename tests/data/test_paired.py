@@ -81,7 +81,7 @@ def test_only_the_method_sees_them() -> None:
     cfg = config("method=genview", *SMALL)
     data = build_data(cfg)
     assert data.pretrain.beside["generated"].shape == (48, 1, 3, 32, 32)
-    assert data.train.beside is None and data.test.beside is None and data.pretrain.label is not None
+    assert data.train is data.pretrain and data.train.label is not None and data.test.beside is None
     views = build(cfg.views)
     samples = Samples(
         data.pretrain.rows[:4], torch.arange(4), beside={"generated": data.pretrain.beside["generated"][:4]}

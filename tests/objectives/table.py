@@ -179,13 +179,6 @@ class Case(NamedTuple):
             return [self.dense(z, self.patches[v]) if v in seen else None for v, z in enumerate(views)]
         return [
             {head: self.form(head, z.roll(turn, dims=1)) for turn, head in enumerate(self.heads)} if v in seen else None
-            {
-                head: self.size
-                * z.roll(turn, dims=1)[:, : 1 if head in self.numbers else DIM // 2 if head in self.halves else None]
-                for turn, head in enumerate(self.heads)
-            }
-            if v in seen
-            else None
             for v, z in enumerate(views)
         ]
 
@@ -205,7 +198,7 @@ class Case(NamedTuple):
         if head in self.maps:
             places = [(1 + place) * z.roll(2 * place, dims=1) for place in range(4)]  # 4 x [B, D]
             return torch.stack(places, dim=2).unflatten(2, (2, 2))  # [B, D, 2, 2]
-        return z[:, : 1 if head in self.numbers else DIM // 2 if head in self.halves else None]
+        return self.size * z[:, : 1 if head in self.numbers else DIM // 2 if head in self.halves else None]
 
     def geometry(self, count: int) -> list[Geometry]:
         """Where views of ``count`` samples might have been cut, alike on any number of ranks; some have nothing in
@@ -592,9 +585,9 @@ OBJECTIVES: dict[str, Case] = {
     "pmsn": msn(0.25, 3),
     "densecl": Case(densecl, (0,), (1,), ("projector", "dense_projector", "map"), maps=MAPS),
     "pixpro": Case(lambda: PixPro(0.7), teacher=(0, 1), heads=("dense_projector", "propagation"), maps=MAPS),
-    "vicregl": Case(lambda: VICRegL(25.0, 25.0, 1.0, 0.75, (3, 2)), heads=("projector", "dense_projector"), maps=MAPS),
+    "vicregl": Case(lambda: VICRegL(2.5, 2.5, 0.1, 0.75, (3, 2)), heads=("projector", "dense_projector"), maps=MAPS),
     "vicregl_views": Case(
-        lambda: VICRegL(25.0, 25.0, 1.0, 0.75, (3, 9)), (0, 1, 2), heads=("projector", "dense_projector"), maps=MAPS
+        lambda: VICRegL(2.5, 2.5, 0.1, 0.75, (3, 9)), (0, 1, 2), heads=("projector", "dense_projector"), maps=MAPS
     ),
     "slotcon": Case(slotcon, teacher=(0, 1), heads=("dense_projector", "prototypes"), maps=MAPS),
     "obow": Case(obow, (1, 2, 3), (0,), heads=("projector", "map"), maps=MAPS),

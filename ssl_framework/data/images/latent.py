@@ -75,7 +75,7 @@ class LatentViews:
             latent numbers say.
         epochs, batch_size, lr: of Adam.
         measured: M, images that mutual information is estimated from, at most.
-        temperature: of InfoNCE on cosines of the encoder's means.
+        temperatures: of InfoNCE on cosines of the encoder's means; the one with the highest bound counts.
         turned: share of the chunks that are changed, those that say least; at least one.
         kept: share of what tells unchanged pictures apart that a change must leave, in (0, 1).
         variations: K.
@@ -94,7 +94,7 @@ class LatentViews:
         batch_size: Several,
         lr: Positive,
         measured: Several,
-        temperature: Positive,
+        temperatures: Annotated[Sequence[Positive], Len(1)],
         turned: PositiveFraction,
         kept: OpenFraction,
         variations: Count,
@@ -108,7 +108,7 @@ class LatentViews:
         self.batch_size = batch_size
         self.lr = lr
         self.measured = measured
-        self.temperature = temperature
+        self.temperatures = temperatures
         self.turned = turned
         self.kept = kept
         self.variations = variations
@@ -166,7 +166,7 @@ class LatentViews:
             other = z.roll(1, dims=0).clone()  # [M, L]
             other[:, own] = z[:, own]
             first, second = (vae.posterior(self.generated(vae, x))[0][:, own] for x in (z, other))  # [M, chunk] each
-            found.append(bound(first, second, self.temperature))
+            found.append(bound(first, second, self.temperatures))
         return torch.stack(found)
 
     def furthest(self, vae: VAE, z: Tensor, changed: Tensor) -> float:
@@ -176,7 +176,7 @@ class LatentViews:
         means = [
             vae.posterior(self.generated(vae, self.turn(z, changed, angle, within=False)))[0] for angle in steps
         ]  # of [M, L]; the first is as it is
-        bounds = [bound(means[0], each, self.temperature) for each in means]
+        bounds = [bound(means[0], each, self.temperatures) for each in means]
         enough = [value >= self.kept * bounds[0] for value in bounds]
         return max(angle for step, angle in enumerate(steps) if all(enough[: step + 1]))
 
@@ -203,9 +203,12 @@ class LatentViews:
         return torch.cat([(vae.generate(part) * 255).round().to(torch.uint8) for part in z.split(CHUNK)])
 
 
-def bound(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    """``log M`` less InfoNCE, a lower bound of the mutual information of two representations: two [M, D] -> scalar."""
-    return math.log(len(a)) - nce(unit(a), unit(b), torch.arange(len(a)), temperature).mean()
+def bound(a: Tensor, b: Tensor, temperatures: Sequence[float]) -> Tensor:
+    """``log M`` less InfoNCE, a lower bound of the mutual information of two representations, at the temperature where
+    it is highest: two [M, D] -> scalar."""
+    own = torch.arange(len(a))  # [M]
+    losses = [nce(unit(a), unit(b), own, temperature).mean() for temperature in temperatures]
+    return math.log(len(a)) - torch.stack(losses).amin()
 
 
 def floats(images: Split, index: Tensor) -> Tensor:

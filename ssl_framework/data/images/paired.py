@@ -5,7 +5,8 @@
     RedrawnShapes  the generator of data=shapes itself, asked for nearly the same picture once more
     LatentViews    an auto-encoder that has learned the samples (see ``latent``)
 
-Only the method sees them; evaluators see the real images alone. They lie in memory, ``Split.beside["generated"]``.
+Only the method sees them, and the page of a run; evaluators see the real images alone. They lie in memory,
+``Split.beside["generated"]``.
 
 N samples, K generated images of each.
 """
@@ -89,23 +90,24 @@ class Paired:
         self.loaded: Split | None = None
 
     def load(self, split: str) -> Split:
-        """As ``real``, but for "pretrain".
+        """As ``real``, but for "pretrain", and for "train" where that is the same set.
 
         Raises:
             ValueError: images that are decoded by workers or read in a stream; and what the generator raises.
         """
         check_split(split)
+        own = self.real.load(split)
         if split != "pretrain":
-            return self.real.load(split)
+            first = self.load("pretrain")
+            return first if own.rows is first.rows else own
         if self.loaded is None:
-            real = self.real.load("pretrain")
-            if not isinstance(real, Split) or isinstance(real.rows, Undecoded) or len(real.shape) != 4:
+            if not isinstance(own, Split) or isinstance(own.rows, Undecoded) or len(own.shape) != 4:
                 raise ValueError(
                     "generated images stand beside pictures that are decoded already, but these samples are not: "
                     "choose data=folder or data=store, or generated=none"
                 )
-            made = Made(real.beside or {}, lambda: self.images(real))
-            self.loaded = real._replace(beside=made if self.generator.slow else dict(made))
+            made = Made(own.beside or {}, lambda: self.images(own))
+            self.loaded = own._replace(beside=made if self.generator.slow else dict(made))
         return self.loaded
 
     def images(self, real: Split) -> Tensor:
