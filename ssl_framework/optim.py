@@ -44,7 +44,7 @@ class LARS(Optimizer):
             "momentum": momentum,
             "weight_decay": weight_decay,
             "trust": trust,
-            "clip": clip,
+            "clipped": clip,
             "adapt": True,
         }
         super().__init__(params, defaults)
@@ -67,7 +67,7 @@ class LARS(Optimizer):
                     # A zero weight or gradient leaves the rate as it is, as in the authors' code.
                     known = (weight > 0) & (grad > 0)
                     rate = group["trust"] * weight / grad
-                    if group["clip"]:
+                    if group.get("clipped"):  # earlier checkpoints do not say
                         rate = (rate / group["lr"]).clamp(max=1)
                     update.mul_(torch.where(known, rate, torch.ones_like(weight)))
             for p in params:
