@@ -224,7 +224,7 @@ def class_head(context: Context, name: str, part: object) -> Classifier:
     if not isinstance(head, Classifier) or context.label is None or context.label.is_floating_point():
         raise ValueError(
             f"{type(part).__name__} reads class scores of the student's head {name} and the samples' classes, which "
-            "this run lacks: choose a method that learns classes, on data with them, or another score or law as mixer.labels"
+            "this run lacks: choose a method that learns classes, on data with them, or another score or mixer.labels"
         )
     return head
 
