@@ -45,7 +45,7 @@ class Balanced(nn.Module):
         self.iterations = iterations
 
     def forward(self, outputs: Tensor, temperature: float, counts: Tensor) -> Tensor:
-        """As ``Centred``; rows that do not count are 0."""
+        """As ``Centred``; rows that do not count are 0. Holds the outputs of all ranks meanwhile."""
         rows, chosen = gather(outputs), gather(counts)  # [W * R, K], [W * R]
         targets = torch.zeros_like(rows)
         if chosen.any():
