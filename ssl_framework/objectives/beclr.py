@@ -70,14 +70,15 @@ class BECLR(Objective):
     def enhanced(self, x: Tensor, memory: nn.Module, clock: Clock) -> Tensor:
         """The rows and, once it is time, their neighbours: [2, B, D] -> [2, (1 + k) * B, D]. Changes the memory."""
         assert isinstance(memory, DyCE)
-        both = x.flatten(0, 1)  # [2 * B, D]
+        own, both = x, x.flatten(0, 1)  # [2 * B, D]
         full = memory.full_since(world_size() * len(both))
         if clock.step == full:
             memory.begin(clock.generator())
         if self.neighbours and clock.progress >= self.start and clock.step >= full:
             near = memory.neighbours(both, self.neighbours).reshape(2, -1, x.shape[2])  # [2, k * B, D]
             x = torch.cat([x, near], dim=1)  # [2, (1 + k) * B, D]
-        memory.push(both)
+        for view in own:  # one after the other, so that the order of rows does not depend on the number of ranks
+            memory.push(view)
         return x
 
 

@@ -26,7 +26,7 @@ class SMoG(Objective):
         temperature: tau.
         num_groups: K.
         momentum: beta, share of a group's old feature that is kept when keys join it.
-        restart: steps from one k-means of the recent keys to the next.
+        restart: steps from one k-means of the recent keys to the next; the first is made once there are enough.
         iterations: of k-means.
         queue: the recent keys.
         dim: D, width of the heads' outputs.
@@ -68,8 +68,9 @@ class SMoG(Objective):
     ) -> dict[str, Tensor]:
         (q,) = map(unit, outputs_of(student, self.student_head))  # [B, D]
         (k,) = map(unit, outputs_of(teacher, self.teacher_head))  # [B, D]
-        if clock.step > 0 and clock.step % self.restart == 0:
-            from_first_rank([self.groups], lambda: [self.grouped(clock, world_size() * len(k))])
+        full = -(-self.queue.size // (world_size() * len(k)))  # the first step at which the queue holds keys only
+        if clock.step == full or (clock.step > full and clock.step % self.restart == 0):
+            from_first_rank([self.groups], lambda: [self.grouped(clock)])
         joined = nearest_centres(k, unit(self.groups))  # [B]
         counts = self.move(gather(k), gather(joined))  # [K]
         self.queue.push(k)
@@ -84,7 +85,7 @@ class SMoG(Objective):
         self.groups.lerp_(means, (1 - self.momentum) * (counts > 0).to(means)[:, None])
         return counts
 
-    def grouped(self, clock: Clock, length: int) -> Tensor:
-        """Centres of the recent keys [K, D], of those that were pushed so far, ``length`` at a time."""
-        keys = self.queue.read()[: clock.step * length]  # [M, D]
-        return kmeans(keys, len(self.groups), self.iterations, spherical=True, generator=clock.generator()).centres
+    def grouped(self, clock: Clock) -> Tensor:
+        """Centres of the recent keys: [K, D] unit rows"""
+        rows, count = self.queue.read(), len(self.groups)  # [M, D]
+        return kmeans(rows, count, self.iterations, spherical=True, generator=clock.generator()).centres

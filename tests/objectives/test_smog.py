@@ -59,16 +59,21 @@ def test_gradient_reaches_queries_only_and_the_groups_of_later_steps_do_not_chan
     assert q.grad is not None and q.grad.abs().sum() > 0.1 and not list(smog.parameters())
 
 
-def test_groups_begin_anew_from_the_keys_so_far() -> None:
-    """Three directions; at the third step six of the queue's twelve rows are keys."""
-    smog = objective(loops.random_unit(3, 5, 9), restart=2)
-    keys = torch.eye(5).double()[[0, 1, 2]] + 0.01 * loops.random_unit(3, 5, 4)
-    for step in range(2):
-        loss(smog, keys, keys, Clock(step, 0, 9))
-    assert smog.groups.norm(dim=1).max() < 1
-    centres = smog.grouped(Clock(2, 0, 9), 3)
-    loss(smog, keys, keys, Clock(2, 0, 9))
+def test_groups_begin_anew_once_the_queue_is_full_and_then_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of three directions; four steps fill the queue's twelve rows."""
+    smog, steps = objective(loops.random_unit(3, 5, 9), restart=5), []
+    keys = torch.eye(5).double()[:3] + 0.01 * loops.random_unit(3, 5, 4)
+    grouped = smog.grouped
+
+    def noted(clock: Clock) -> Tensor:
+        steps.append(clock.step)
+        return grouped(clock)
+
+    monkeypatch.setattr(smog, "grouped", noted)
+    for step in range(12):
+        loss(smog, keys, keys, Clock(step, 0, 12))
+        if step == 3:
+            centres = grouped(Clock(4, 0, 12))
+    assert steps == [4, 5, 10]
+    assert sorted((centres @ keys.T).argmax(dim=1).tolist()) == [0, 1, 2]
     torch.testing.assert_close(centres.norm(dim=1), torch.ones(3).double())
-    torch.testing.assert_close(
-        torch.nn.functional.normalize(smog.groups, dim=1) @ centres.T, centres @ centres.T, rtol=0.05, atol=0.05
-    )
