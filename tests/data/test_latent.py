@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -112,3 +113,8 @@ def test_a_run_finds_its_images_again(tmp_path: Path) -> None:
     again = Paired(Source(), broken, tmp_path, resumed=True).load("pretrain")
     assert torch.equal(first.beside["generated"], again.beside["generated"])
     assert [path.name for path in tmp_path.iterdir()] == ["generated.npy"]
+    np.save(tmp_path / "generated.npy", np.zeros((3, 2, 1, 9, 9), dtype=np.uint8))
+    with pytest.raises(
+        ValueError, match=r"\[3, 2, 1, 9, 9\] \[N, K, C, H, W\], but the training samples are \[48, 1, 9"
+    ):
+        Paired(Source(), broken, tmp_path, resumed=True).load("pretrain").beside["generated"]
