@@ -73,7 +73,7 @@ class LatentViews:
         chunks: G.
         noise: standard deviation of a pixel around the generated one, in the likelihood; the smaller, the more the
             latent numbers say.
-        epochs, batch_size, lr: of Adam.
+        steps, batch_size, lr: of Adam.
         measured: M, images that mutual information is estimated from, at most.
         temperatures: of InfoNCE on cosines of the encoder's means; the one with the highest bound counts.
         turned: share of the chunks that are changed, those that say least; at least one.
@@ -90,7 +90,7 @@ class LatentViews:
         chunk: Count,
         chunks: Several,
         noise: Positive,
-        epochs: Count,
+        steps: Count,
         batch_size: Several,
         lr: Positive,
         measured: Several,
@@ -104,7 +104,7 @@ class LatentViews:
         self.chunk = chunk
         self.chunks = chunks
         self.noise = noise
-        self.epochs = epochs
+        self.steps = steps
         self.batch_size = batch_size
         self.lr = lr
         self.measured = measured
@@ -142,18 +142,15 @@ class LatentViews:
     def train(self, vae: VAE, real: Split) -> None:
         """Maximises the evidence lower bound. Changes the weights."""
         optimizer = torch.optim.Adam(vae.parameters(), self.lr)
-        for _ in range(self.epochs):
-            for index in torch.randperm(real.shape[0]).split(self.batch_size):
-                if len(index) == 1:  # batch normalisation
-                    continue
-                x = floats(real, index)  # [B, C, H, W]
-                mean, log_variance = vae.posterior(x)  # [B, L] each
-                z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-                wrong = (vae.generate(z) - x).square().sum(dim=(1, 2, 3)) / (2 * self.noise**2)  # [B]
-                prior = (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1) / 2  # [B]
-                optimizer.zero_grad()
-                (wrong + prior).mean().backward()
-                optimizer.step()
+        for _ in range(self.steps):
+            x = floats(real, torch.randint(real.shape[0], (self.batch_size,)))  # [B, C, H, W]
+            mean, log_variance = vae.posterior(x)  # [B, L] each
+            z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+            wrong = (vae.generate(z) - x).square().sum(dim=(1, 2, 3)) / (2 * self.noise**2)  # [B]
+            prior = (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1) / 2  # [B]
+            optimizer.zero_grad()
+            (wrong + prior).mean().backward()
+            optimizer.step()
 
     def information(self, vae: VAE, z: Tensor) -> Tensor:
         """Lower bound of the mutual information of each chunk and the picture, in nats: [M, L] -> [G].

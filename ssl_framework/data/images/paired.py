@@ -113,7 +113,13 @@ class Paired:
     def images(self, real: Split) -> Tensor:
         """[N, K, C, H, W] uint8, from the run's folder if they are there."""
         if self.file is not None and self.resumed and self.file.is_file():
-            return torch.from_numpy(np.load(self.file, allow_pickle=False))
+            images = torch.from_numpy(np.load(self.file, allow_pickle=False))
+            if images.shape[:1] + images.shape[2:] != real.shape:
+                raise ValueError(
+                    f"{self.file} has images {list(images.shape)} [N, K, C, H, W], but the training samples are "
+                    f"{list(real.shape)} [N, C, H, W]: it belongs to other data; begin a new run"
+                )
+            return images
         images = self.generator(real)
         if self.file is not None:
             partial = self.file.with_suffix(f".{os.getpid()}.partial.npy")  # every process of a run makes the same
