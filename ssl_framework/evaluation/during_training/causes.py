@@ -32,7 +32,8 @@ def known_cause(cfg: DictConfig) -> str | None:
         ``None`` where nothing is missing.
     """
     target = OmegaConf.select(cfg, "objective._target_")
-    needed = get_class(target).against_collapse if target else ()
+    kind: Any = get_class(target) if target else None
+    needed: tuple[str, ...] = kind.against_collapse if kind else ()
     pairs = [("student_head", "teacher_head", "the teacher's")]
     pairs += [(PREDICTOR, "projector", "the other view's")] if PREDICTOR in needed else []
     for predicts, predicted, whose in pairs:
