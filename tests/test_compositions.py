@@ -179,7 +179,7 @@ def test_crosses_are_refused_with_their_sentences() -> None:
     )
     assert refused("method=byol head=simclr") == (
         "BYOL reads predictor of the student, but the head that was chosen has projector: choose head=beclr, byol, "
-        "cacr_mocov3, imix_byol, mocov3, nnclr or another objective"
+        "cacr_mocov3, imix_byol, mocov3, nnbyol, nnclr, nnsiam, simsiam or another objective"
     )
     assert refused("method=supervised head=core_tuning") == (
         "Supervised reads classifier of the student, but the head that was chosen has projector besides, which nothing "

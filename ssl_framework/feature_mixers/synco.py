@@ -37,7 +37,7 @@ class SynCo(FeatureMixer):
             2. extrapolated: ``q + b (n - q)``, b ~ U(1, 1.5).
             3. mixed: ``c n + (1 - c) n'``, c ~ U(0, 1), n and n' different.
             4. noisy: n plus Gaussian noise.
-            5. perturbed: n moved along the gradient of its similarity to the query.
+            5. perturbed: n moved along the gradient of its inner product with the query, which is the query.
             6. adversarial: n moved along the signs of that gradient.
         sigma: standard deviation of the noise, in each dimension.
         delta: length of the move along the gradient, in gradients.
@@ -91,8 +91,8 @@ class SynCo(FeatureMixer):
             torch.lerp(q, two, 1 + 0.5 * shares[1]),
             torch.lerp(negatives[hard.rows.gather(1, other)], three, shares[2]),
             four + self.sigma * self.gaussian(len(q), generator, negatives),
-            five + self.delta * similarity_gradient(q, five),
-            six + self.eta * similarity_gradient(q, six).sign(),
+            five + self.delta * q,
+            six + self.eta * q.sign(),
         ]
         return features._replace(extra=unit(torch.cat(kinds, dim=1)))  # [N, S, D]
 
@@ -102,8 +102,3 @@ class SynCo(FeatureMixer):
         count = shape[1] * shape[2]
         radius = (-2 * torch.log1p(-uniform(num_queries, count, generator, like))).sqrt()  # [N, S_4 * D]
         return (radius * torch.cos(2 * torch.pi * uniform(num_queries, count, generator, like))).view(shape)
-
-
-def similarity_gradient(q: Tensor, n: Tensor) -> Tensor:
-    """Gradient of the cosine of q and n with respect to n, at unit length: [N, 1, D], [N, S, D] -> [N, S, D]."""
-    return q - (q * n).sum(dim=-1, keepdim=True) * n

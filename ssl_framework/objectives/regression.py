@@ -52,7 +52,8 @@ class Regression(Objective):
         target = [
             number_targets(mix, label) for seen, mix in zip(student, mixes, strict=True) if seen is not None
         ]  # V x [B]
-        predicted, wanted = torch.cat(numbers_of(student, self.head)), torch.cat(target)  # [V * B] each
+        predicted = torch.cat(numbers_of(student, self.head))  # [V * B]
+        wanted = torch.cat(target).to(predicted.dtype)  # [V * B]; the backward pass of huber takes no two dtypes
         error = (predicted - wanted).abs().mean()
         return {"loss": LOSSES[self.loss](predicted, wanted), "absolute_error": error.detach()}
 

@@ -23,8 +23,13 @@ def results_of(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def evaluation_tables(record: Mapping[str, Any]) -> list[Table]:
-    """One table of all protocols for a single data set; for several, one a protocol with a row a data set."""
-    results = results_of(record)
+    """One table of all protocols for a single data set; for several, one a protocol with a row a data set.
+
+    Where nothing was measured, as notes say, there is no row, and without any row no table.
+    """
+    results = [result for result in results_of(record) if result["metrics"]]
+    if not results:
+        return []
     data = list(dict.fromkeys(result["data"] for result in results))
     if len(data) == 1:
         return [by_protocol(record, results)]

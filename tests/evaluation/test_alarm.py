@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ssl_framework.build import build_module
 from ssl_framework.evaluation.during_training.alarm import CollapseAlarm
+from ssl_framework.evaluation.during_training.causes import known_cause
 from ssl_framework.evaluation.measures import feature_std
 from ssl_framework.runs.folder import read_metrics
 from ssl_framework.training.parts import alarms
@@ -69,6 +70,18 @@ CAUSES = {
         ("method=dino", "objective.centre.momentum=1"),
         "objective.centre.momentum=1 leaves the teacher's outputs uncentred, so that one wins for all samples: set ",
     ),
+    "without stop-gradient": (
+        ("method=simsiam", "objective.stop_gradient=false"),
+        "objective.stop_gradient=false takes away what keeps embeddings apart: set objective.stop_gradient=true",
+    ),
+    "siamese without a predictor": (
+        ("method=simsiam", "head=ressl", "objective.predictor=projector"),
+        "the student's projector is drawn to the other view's without a predictor between: choose head=",
+    ),
+    "without variance": (
+        ("method=vicreg", "objective.variance=0"),
+        "objective.variance=0 takes away what keeps embeddings apart: set objective.variance=25.0",
+    ),
     "temperature": (
         ("method=simclr", "objective.temperature=4"),
         "objective.temperature=4 leaves hardly any difference between negatives: set objective.temperature=0.2",
@@ -93,6 +106,22 @@ def test_it_names_the_likely_cause_and_its_cure_in_one_line(kind: str) -> None:
     _, found, cause = message.partition(": the encoder has collapsed, most likely because ")
     assert found and cause.startswith(words) and "\n" not in message
     assert kind != "rate and long warm-up" or cause == words
+
+
+def test_where_the_cause_is_known_two_thirds_of_the_first_value_are_low_enough() -> None:
+    spreads = (1.0, 0.7, 0.35, 0.35)
+    assert std(0.7) > std(1.0) * 2 / 3 > std(0.35) > 0.08
+    (message,) = Watch(CollapseAlarm(0.08, "most likely because of that", known=True)).steps(*spreads)
+    assert message.startswith("the embeddings of a batch point more and more the same way (embedding_std ")
+    assert message.endswith("the encoder is collapsing, most likely because of that")
+    assert Watch(CollapseAlarm(0.08)).steps(*spreads) == []
+
+
+@pytest.mark.parametrize(
+    "method", ["simsiam", "nnsiam", "nnbyol", "vicreg", "tico", "lejepa", "visreg", "nnclr", "byol"]
+)
+def test_recipes_as_shipped_have_no_known_cause(method: str) -> None:
+    assert known_cause(config(f"method={method}")) is None
 
 
 def test_features_are_watched_as_embeddings_are() -> None:

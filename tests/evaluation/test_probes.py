@@ -18,11 +18,12 @@ from ssl_framework.evaluation.probes.few_labels import FewLabels, drawn_by_class
 from ssl_framework.evaluation.probes.few_shot import FewShot, Transport, episode, nearest_mean
 from ssl_framework.evaluation.probes.knn import KNN
 from ssl_framework.evaluation.probes.leave_one_out import LeaveOneOut
-from ssl_framework.evaluation.probes.linear import LinearProbe
+from ssl_framework.evaluation.probes.linear import LinearProbe, LinearSGD
 from ssl_framework.evaluation.probes.linear_auto import LinearAuto
 from ssl_framework.evaluation.probes.long_tail import LongTail
 from ssl_framework.evaluation.probes.naive_bayes import NaiveBayes, naive_bayes
 from ssl_framework.evaluation.probes.out_of_distribution import OutOfDistribution
+from ssl_framework.evaluation.probes.retrieval import Retrieval
 from ssl_framework.runs.groups import CONFIGS
 from tests.evaluation.test_evaluation import clusters
 from tests.golden import core_view
@@ -407,6 +408,10 @@ def test_ood_says_why_it_is_skipped(classes: list[int], test: Frozen, words: str
 
 
 PROBES: dict[str, Callable[[], Any]] = {
+    "knn": lambda: KNN([1, 20], 0.1),
+    "linear": lambda: LINEAR,
+    "linear_sgd": lambda: LinearSGD([0.1, 1.0], 2, 64, 0.9, 0.0, 0.2, 0),
+    "retrieval": lambda: Retrieval([1]),
     "few_shot": few_shot,
     "clustering": lambda: Clustering(2),
     "semi_supervised": lambda: FewLabels([0.1], LINEAR, 0),
@@ -422,6 +427,22 @@ PROBES: dict[str, Callable[[], Any]] = {
 def test_numbers_are_skipped_with_one_line(name: str) -> None:
     with pytest.warns(UserWarning, match="skipped: it needs classes") as caught:
         assert PROBES[name]()(numbers(EASY[0]), numbers(EASY[1])) == {}
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("name", PROBES)
+@pytest.mark.parametrize("broken", [0, 1])
+def test_features_that_are_not_finite_are_skipped_with_one_line(name: str, broken: int) -> None:
+    """Of the train or the test split; a score of them would look like chance."""
+    parts = [EASY[0], EASY[1]]
+    x = parts[broken].x.clone()
+    x[7, 3] = math.nan
+    parts[broken] = parts[broken]._replace(x=x)
+    if broken == 0 and name in ("few_shot", "clustering", "retrieval"):  # these read the test split alone
+        assert PROBES[name]()(*parts) == PROBES[name]()(*EASY)
+        return
+    with pytest.warns(UserWarning, match="skipped: some features are not finite") as caught:
+        assert PROBES[name]()(*parts) == {}
     assert len(caught) == 1
 
 

@@ -45,6 +45,17 @@ def test_classes_are_read_as_numbers() -> None:
     assert out["loss"].item() == out["absolute_error"].item() == 3.0
 
 
+@pytest.mark.parametrize("name", ["l1", "mse", "huber"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("label", [torch.tensor([0, 3]), torch.tensor([0.0, 3.0]), torch.tensor([0.0, 3.0]).double()])
+def test_predictions_and_labels_of_any_dtypes(name: str, dtype: torch.dtype, label: Tensor) -> None:
+    predicted = torch.tensor([0.5, 1.0], dtype=dtype, requires_grad=True)
+    out = Regression(name)(outputs(predicted), None, loops.batch(2, label), loops.CLOCK)
+    out["loss"].backward()
+    slopes = {"l1": [0.5, -0.5], "mse": [0.5, -2.0], "huber": [0.25, -0.5]}[name]
+    torch.testing.assert_close(predicted.grad, torch.tensor(slopes, dtype=dtype))
+
+
 def test_refused() -> None:
     with pytest.raises(ValueError, match=r"objective\.loss is rmse: choose one of l1, mse, huber"):
         Regression("rmse")

@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from ssl_framework.evaluation.features import Accuracy
+from ssl_framework.evaluation.features import Accuracy, Frozen
 
 
 def right(answer: Tensor, y: Tensor) -> Accuracy:
@@ -18,6 +18,17 @@ def are_classes(y: Tensor, name: str) -> bool:
     if y.is_floating_point():
         warnings.warn(f"{name} skipped: it needs classes, but the labels are numbers: choose evaluation=regression")
     return not y.is_floating_point()
+
+
+def are_finite(name: str, *parts: Frozen) -> bool:
+    """Whether all features of the splits are finite; where not, warns in one line that the probe ``name`` is skipped.
+
+    A row of NaN would count as an answer like any other, and the score look like chance.
+    """
+    finite = all(bool(part.x.isfinite().all()) for part in parts)
+    if not finite:
+        warnings.warn(f"{name} skipped: some features are not finite")
+    return finite
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:

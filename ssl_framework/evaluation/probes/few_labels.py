@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ssl_framework.arguments import PositiveFraction, Seed, guarded
 from ssl_framework.evaluation.features import Frozen
-from ssl_framework.evaluation.probes.base import are_classes
+from ssl_framework.evaluation.probes.base import are_classes, are_finite
 from ssl_framework.evaluation.probes.linear import LinearProbe
 
 
@@ -38,7 +38,10 @@ class FewLabels:
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
         """Top-1 accuracy in percent for each share, named ``linear[labels=1%,l2=0.0001]/top1``."""
-        if not are_classes(train.y, "the linear probe on few labels"):
+        if not (
+            are_classes(train.y, "the linear probe on few labels")
+            and are_finite("the linear probe on few labels", train, test)
+        ):
             return {}
         classes = drawn_by_class(train.y, self.seed)
         if len(classes) < 2:

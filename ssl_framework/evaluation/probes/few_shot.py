@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssl_framework.arguments import Count, Positive, Seed, Several, guarded
 from ssl_framework.evaluation.features import Frozen
-from ssl_framework.evaluation.probes.base import are_classes
+from ssl_framework.evaluation.probes.base import are_classes, are_finite
 from ssl_framework.evaluation.probes.few_labels import rows_by_class
 from ssl_framework.functional import balanced
 
@@ -103,7 +103,7 @@ class FewShot:
         Classes with fewer than K + Q images are left out, with one warning that says how many; so are numbers of shots
         for which fewer than W classes are left.
         """
-        if not are_classes(test.y, "few-shot"):
+        if not (are_classes(test.y, "few-shot") and are_finite("few-shot", test)):
             return {}
         z = F.normalize(test.x.float(), dim=1)  # [M, D]
         found: dict[str, float] = {}

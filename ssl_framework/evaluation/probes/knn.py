@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssl_framework.arguments import Count, Positive, guarded
 from ssl_framework.evaluation.features import Frozen
-from ssl_framework.evaluation.probes.base import are_classes, right
+from ssl_framework.evaluation.probes.base import are_classes, are_finite, right
 
 
 @guarded
@@ -47,7 +47,7 @@ class KNN:
 
         A k larger than the bank is left out, with one warning that says so; so is everything for numbers.
         """
-        if not are_classes(train.y, "k-NN"):
+        if not (are_classes(train.y, "k-NN") and are_finite("k-NN", train, test)):
             return {}
         return {f"{name}/top1": right(answer, test.y) for name, answer in self.answers(train, test.x).items()}
 

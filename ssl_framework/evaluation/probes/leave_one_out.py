@@ -12,7 +12,7 @@ from annotated_types import Len
 
 from ssl_framework.arguments import Count, Positive, guarded
 from ssl_framework.evaluation.features import Frozen
-from ssl_framework.evaluation.probes.base import are_classes
+from ssl_framework.evaluation.probes.base import are_classes, are_finite
 from ssl_framework.evaluation.probes.knn import KNN, neighbours
 
 
@@ -39,6 +39,8 @@ class LeaveOneOut:
 
         A k that is not below N is left out, with one warning that says so.
         """
+        if not are_finite("k-NN with k by leave-one-out", train, test):
+            return {}
         chosen, _ = self.choose(train)
         if chosen is None:
             return {}

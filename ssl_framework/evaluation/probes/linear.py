@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssl_framework.arguments import BelowOne, Count, NonNegative, OpenFraction, Positive, Seed, guarded
 from ssl_framework.evaluation.features import Frozen
-from ssl_framework.evaluation.probes.base import accuracies, are_classes, moments, right
+from ssl_framework.evaluation.probes.base import accuracies, are_classes, are_finite, moments, right
 
 
 @guarded
@@ -31,7 +31,7 @@ class LinearProbe:
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
         """Top-1 accuracy in percent, named ``linear[l2=0.0001]/top1``; nothing, with a warning, for numbers."""
-        if not are_classes(train.y, "the linear probe"):
+        if not (are_classes(train.y, "the linear probe") and are_finite("the linear probe", train, test)):
             return {}
         return {f"{name}/top1": right(answer, test.y) for name, answer in self.answers(train, test.x).items()}
 
@@ -113,7 +113,7 @@ class LinearSGD:
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
         """Top-1 accuracy in percent, named ``linear_sgd[epochs=...]/top1``, and the rate that was chosen; nothing,
         with a warning, for numbers."""
-        if not are_classes(train.y, "the linear probe"):
+        if not (are_classes(train.y, "the linear probe") and are_finite("the linear probe", train, test)):
             return {}
         order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(self.seed))  # [N]
         cut = max(1, round(self.held_out * len(order)))

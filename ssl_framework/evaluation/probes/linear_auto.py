@@ -13,7 +13,7 @@ from annotated_types import Len
 from ssl_framework.arguments import Count, OpenFraction, Positive, Seed, guarded
 from ssl_framework.data.base import holdout
 from ssl_framework.evaluation.features import Frozen
-from ssl_framework.evaluation.probes.base import are_classes, moments, right
+from ssl_framework.evaluation.probes.base import are_classes, are_finite, moments, right
 from ssl_framework.evaluation.probes.linear import LinearProbe
 
 TOLERANCE = 1e-6
@@ -51,7 +51,7 @@ class LinearAuto:
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
         """Top-1 accuracy in percent, named ``linear[l2=auto]/top1``, and the penalty chosen, ``linear[l2=auto]/l2``."""
-        if not are_classes(train.y, "the linear probe"):
+        if not (are_classes(train.y, "the linear probe") and are_finite("the linear probe", train, test)):
             return {}
         held = holdout(train.y, len(train.y), self.held_out, self.seed)  # [N]
         if len(train.y.unique()) < 2 or not held.any():

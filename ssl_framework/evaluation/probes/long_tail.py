@@ -13,7 +13,7 @@ from torch import Tensor
 from ssl_framework.arguments import AtLeastOne, Count, Seed, guarded
 from ssl_framework.data.labels import long_tail_sizes
 from ssl_framework.evaluation.features import Frozen
-from ssl_framework.evaluation.probes.base import are_classes, right
+from ssl_framework.evaluation.probes.base import are_classes, are_finite, right
 from ssl_framework.evaluation.probes.few_labels import drawn_by_class
 
 
@@ -64,7 +64,7 @@ class LongTail:
 
         Groups without test samples are left out, with one warning that names them.
         """
-        if not are_classes(train.y, "the long tail"):
+        if not (are_classes(train.y, "the long tail") and are_finite("the long tail", train, test)):
             return {}
         classes = drawn_by_class(train.y, self.seed)
         largest = max(len(rows) for rows in classes)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ssl_framework.arguments import Count, Positive, Seed, guarded
 from ssl_framework.evaluation.features import Accuracy, Frozen
-from ssl_framework.evaluation.probes.base import are_classes
+from ssl_framework.evaluation.probes.base import are_classes, are_finite
 from ssl_framework.evaluation.probes.few_labels import drawn_by_class
 from ssl_framework.evaluation.probes.linear import LinearProbe
 
@@ -51,7 +51,7 @@ class NaiveBayes:
 
         An n larger than the smallest class is left out, with one warning that says so.
         """
-        if not are_classes(train.y, "naive Bayes"):
+        if not (are_classes(train.y, "naive Bayes") and are_finite("naive Bayes", train, test)):
             return {}
         classes = drawn_by_class(train.y, self.seed)
         if len(classes) < 2:

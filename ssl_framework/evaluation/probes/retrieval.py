@@ -10,7 +10,7 @@ from annotated_types import Len
 
 from ssl_framework.arguments import Count, guarded
 from ssl_framework.evaluation.features import Frozen
-from ssl_framework.evaluation.probes.base import are_classes
+from ssl_framework.evaluation.probes.base import are_classes, are_finite
 
 
 @guarded
@@ -33,7 +33,7 @@ class Retrieval:
 
     def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
         """Percent, named ``retrieval[test,cosine]/recall@1`` ... and ``retrieval[test,cosine]/map@r``."""
-        if not are_classes(test.y, "retrieval"):
+        if not (are_classes(test.y, "retrieval") and are_finite("retrieval", test)):
             return {}
         count = torch.bincount(test.y)[test.y] - 1  # [M]: R of each
         asks = (count > 0).nonzero()[:, 0]  # [Q]
