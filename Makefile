@@ -11,7 +11,7 @@ train: $(INSTALLED)
 	$(RUN) train.py $(ARGS)
 
 test: lint
-	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check .

@@ -16,7 +16,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.build import build_module, check_data
-from ssl_framework.runs.config import hosted
+from ssl_framework.runs.config import config_hash, hosted
 from ssl_framework.runs.folder import read_json
 from ssl_framework.runs.groups import CONFIGS
 from tests.forked import Command
@@ -41,6 +41,10 @@ OF_MODALITY = {name: ("data=waves",) for name in ("series", "series_tiny")}
 EXPERIMENTS = sorted(
     str(path.relative_to(CONFIGS / "experiment").with_suffix("")) for path in (CONFIGS / "experiment").rglob("*.yaml")
 )
+
+
+HASHES = json.loads((ROOT / "tests" / "runs" / "hashes.json").read_text())
+"""Of every choice as it was composed before the package was divided into rooms."""
 
 
 def targets(node: object) -> list[str]:
@@ -82,24 +86,32 @@ def test_a_data_set_leaves_everything_else_alone(data: str) -> None:
 def merged(method: str, data: str) -> dict:
     """The resolved config of a method with a data set."""
     whole = {**unresolved(f"method={method}")[1], "data": unresolved(f"data={data}")[0]}
-    return resolved(whole, whole)
+    return resolved(whole, whole, functools.cache(lambda: OmegaConf.create(whole)))
 
 
-def resolved(node: Any, whole: dict) -> Any:
-    """A copy with every ``${a.b}`` replaced by what stands there; other interpolations are left to OmegaConf."""
+def resolved(node: Any, whole: dict, cfg: Callable[[], DictConfig]) -> Any:
+    """A copy with every ``${a.b}`` replaced by what stands there; other interpolations are left to OmegaConf.
+
+    Args:
+        node: of ``whole``.
+        whole: a config, as it is written.
+        cfg: makes it a config of OmegaConf, once.
+    """
     if isinstance(node, dict):
-        return {key: resolved(value, whole) for key, value in node.items()}
+        return {key: resolved(value, whole, cfg) for key, value in node.items()}
     if isinstance(node, list):
-        return [resolved(value, whole) for value in node]
+        return [resolved(value, whole, cfg) for value in node]
     if not (isinstance(node, str) and "${" in node):
         return node
     path = re.fullmatch(r"\$\{([a-z_0-9]+(?:\.[a-z_0-9]+)*)\}", node)
     if path is None:
-        return plain(OmegaConf.create({**whole, "wanted": node}))["wanted"]
-    value: Any = whole
+        cfg()["wanted"] = node
+        value: Any = cfg()["wanted"]
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    value = whole
     for key in path[1].split("."):
         value = value[key]
-    return resolved(value, whole)
+    return resolved(value, whole, cfg)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -219,6 +231,11 @@ def test_configs_of_tests_are_put_together_as_hydra_composes_them(overrides: tup
             return repr(refusal)
 
     assert content(put_together) == content(composed)
+
+
+@pytest.mark.parametrize("choice", HASHES)
+def test_a_choice_has_the_hash_it_had(choice: str) -> None:
+    assert config_hash(config(choice)) == HASHES[choice]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

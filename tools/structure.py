@@ -1,7 +1,7 @@
 """The rooms of the package, read from its imports: which may know which, which do, and how large they are."""
 
 import ast
-from collections.abc import Iterator
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,13 +46,16 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
     return {name: path for name, path in found.items() if not name.endswith("__init__") and "configs" not in name}
 
 
-def imports(path: Path) -> Iterator[str]:
+@functools.cache
+def imports(path: Path) -> tuple[str, ...]:
     """Dotted names that a file imports, also inside functions."""
+    found: list[str] = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return tuple(found)
 
 
 def within(path: Path, known: dict[str, Path]) -> set[str]:

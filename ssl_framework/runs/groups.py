@@ -1,6 +1,7 @@
 """Where config files lie: the shipped ones and those of plugins, which groups they form, and how they are composed."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,11 +50,11 @@ def folders() -> list[Path]:
 
 def files(group: str) -> dict[str, Path]:
     """The choices of a group in the order of their names, ``dcl/batch_size`` where they lie deeper, and their files."""
-    found = {
-        path.relative_to(folder / group).with_suffix("").as_posix(): path
-        for folder in folders()
-        for path in (folder / group).rglob("*.yaml")
-    }
+    found = {}
+    for top in (folder / group for folder in folders()):
+        for where, _, names in os.walk(top):
+            below = Path(where).relative_to(top)
+            found |= {(below / name[:-5]).as_posix(): Path(where, name) for name in names if name.endswith(".yaml")}
     return dict(sorted(found.items()))
 
 

@@ -1,5 +1,6 @@
 """What a result was made with: versions and commit."""
 
+import functools
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -13,13 +14,17 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Of this package, Python and what the numbers depend on."""
-    found = {"ssl_framework": "unknown", "python": platform.python_version()}
-    for name in ("ssl-framework", *PACKAGES):
-        try:
-            found[name.replace("ssl-framework", "ssl_framework")] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    own = {"ssl_framework": installed("ssl-framework") or "unknown", "python": platform.python_version()}
+    return {**own, **{name: found for name in PACKAGES if (found := installed(name)) is not None}}
+
+
+@functools.cache
+def installed(package: str) -> str | None:
+    """The version of a package, looked up once: this process goes on with what it has imported. ``None``: not there."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def commit() -> str | None:

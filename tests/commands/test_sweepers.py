@@ -191,23 +191,24 @@ def test_a_multirun_that_searches_nothing_returns_nothing(tmp_path: Path, monkey
 
 @submitit
 def test_runs_through_submitit(tmp_path: Path) -> None:
-    """A study and a plain multirun hand their run to another process and wait for it."""
+    """A study, whose runs are multiruns of one job, and a plain multirun hand a job to another process and wait for it:
+    the one trains, the other is refused there."""
     environment = {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}  # of the processes that submitit starts
     launcher = "hydra/launcher=submitit_local"
     study = declare(tmp_path, rows={"SimCLR": ["method=simclr"]}, columns={"16": ["data.batch_size=16"]})
     small = [item for item in TABLE["scales"]["small"]["overrides"] if "max_epochs" not in item]  # type: ignore[index]
-    jobs = ("-m", "hydra.sweep.dir=sweep", launcher, *small, "data.batch_size=16", "trainer.max_epochs=1,few")
+    jobs = ("-m", "hydra.sweep.dir=sweep", launcher, *small, "data.batch_size=16", "trainer.max_epochs=few")
     started = [
         Command(tmp_path, study, launcher, "trainer.max_epochs=1", become=forked.study, environment=environment),
         Command(tmp_path, *jobs, environment=environment),
     ]
     ended = [process.end(timeout=240) for process in started]
     outputs = [done.stdout + done.stderr for done in ended]
-    assert [done.returncode for done in ended] == [0, 1], outputs  # one job of the multirun is refused
+    assert [done.returncode for done in ended] == [0, 1], outputs
     assert "1 different runs, 0 done, 1 to run" in outputs[0] and "0 (1 failed)" in outputs[1]
     assert re.search(r"\| SimCLR \| \d+\.\d \(1\) \|", outputs[0])
     (of_study,) = (tmp_path / "outputs" / "studies" / "runs").glob("*-seed0/result.json")
-    (of_sweep,) = (tmp_path / "sweep").glob("*/result.json")
-    for path in (of_study, of_sweep):
-        assert json.loads(path.read_text())["steps"] == 4
+    assert json.loads(of_study.read_text())["steps"] == 4
+    (refused,) = (tmp_path / "sweep").glob("*/error.txt")
+    assert "max_epochs is few" in refused.read_text() and not list((tmp_path / "sweep").glob("*/result.json"))
     assert list((tmp_path / "sweep" / ".submitit").iterdir())

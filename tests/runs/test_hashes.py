@@ -1,4 +1,7 @@
-"""A hash names what a run learns from, so that records and studies find their runs again: it outlives moves of code."""
+"""A hash names what a run learns from, so that records and studies find their runs again: it outlives moves of code.
+
+That every choice has the hash it had is seen where the choices are composed, in tests/test_configs.py.
+"""
 
 import json
 from pathlib import Path
@@ -13,15 +16,7 @@ from ssl_framework.runs.addresses import MOVED, as_first_published, as_now
 from ssl_framework.runs.config import config_hash
 from tests.small_runs import config
 
-HASHES = json.loads(Path(__file__).with_name("hashes.json").read_text())
-"""Of every choice as it was composed before the package was divided into rooms."""
-
 RECORDS = Path(__file__).resolve().parents[2] / "results"
-
-
-@pytest.mark.parametrize("choice", HASHES)
-def test_a_choice_has_the_hash_it_had(choice: str) -> None:
-    assert config_hash(config(choice)) == HASHES[choice]
 
 
 @pytest.mark.parametrize("method", ["byol", "simlap", "symmetric_relu_head", "clip"])

@@ -1,6 +1,7 @@
 """docs/compositions.md: which objective goes with which head and teacher; every verdict is that of the code that builds
 a run."""
 
+import copy
 import functools
 import json
 from pathlib import Path
@@ -82,8 +83,9 @@ def verdicts(root: Path) -> Verdicts:
     )
     outputs = {n: json.dumps({output: one["source"] for output, one in node.items()}) for n, node in heads.items()}
     alone = {key: heads[name] for name, key in outputs.items()}  # wiring asks for outputs, and what they read, alone
+    built = Built({}, {})
     for objective, method in found.method.items():
-        around = Around(chosen_for(root, method, shipped, GROUPS), shipped)
+        around = Around(chosen_for(root, method, shipped, GROUPS), shipped, built)
         refusals = {key: around.refusal(heads=node) for key, node in alone.items()}
         found.head[objective] = {name: refusals[key] for name, key in outputs.items()}
         found.teacher[objective] = {name: around.refusal(teacher=node) for name, node in teachers.items()}
@@ -97,24 +99,33 @@ def part(root: Path, group: str, name: str) -> Any:
     return None if "@package _global_" in text else with_defaults(yaml.safe_load(text), root)
 
 
+class Built(NamedTuple):
+    """What several methods have alike."""
+
+    backbones: dict[str, Any]  # by their nodes
+    students: dict[str, Encoder | str]  # by all that they consist of; why there is none
+
+
 class Around:
     """A method, parts of which are replaced; those that are not are built once.
 
     Args:
         cfg: what the method's file says.
         shipped: the default config.
+        built: what other methods have built.
     """
 
-    def __init__(self, cfg: DictConfig, shipped: DictConfig) -> None:
-        with torch.device("meta"):
-            self.backbone = backbone = build(cfg.backbone)
-        self.data = OmegaConf.to_container(shipped.data, resolve=True)
+    def __init__(self, cfg: DictConfig, shipped: DictConfig, built: Built) -> None:
+        self.data = OmegaConf.create({"data": OmegaConf.to_container(shipped.data, resolve=True)})
+        key = json.dumps(OmegaConf.to_container(cfg.backbone, resolve=True))
+        if key not in built.backbones:
+            with torch.device("meta"):
+                built.backbones[key] = build(cfg.backbone)
+        self.backbone = built.backbones[key]
         own: Any = OmegaConf.to_container(cfg)
-        self.own = {"objective": own["objective"], "teacher": own["teacher"], "heads": own["student"]["heads"]}
-        self.student: Any = functools.partial(Encoder, beside=dict.fromkeys(own["student"].get("beside", ()), backbone))
-        if others := own["student"].get("others"):
-            main = own["student"]["main"]
-            self.student = functools.partial(AlikeTowers, main=main, others=dict.fromkeys(others, backbone))
+        self.own = {"objective": own["objective"], "teacher": own["teacher"], "heads": own["student"].pop("heads")}
+        self.kind, self.students = {"backbone": key, **own["student"]}, built.students
+        self.parts: dict[str, Any] = {}  # objectives and teachers
         self.which = {key: cfg[key] for key in ("student_views", "teacher_views")}
         self.views, self.optimizer, self.feature_mixer = map(build, (cfg.views, shipped.optimizer, cfg.feature_mixer))
         self.mixer = build(cfg.mixer if "_target_" in cfg.mixer else None)
@@ -128,18 +139,47 @@ class Around:
             replaced: "heads", "teacher" or "objective" -> its node.
         """
         parts = {**self.own, **replaced}
-        cfg = OmegaConf.create(
-            {"data": self.data, "student": {"heads": parts["heads"]}, "objective": parts["objective"]}
-        )
+        cfg = copy.deepcopy(self.data)
+        cfg.update({"student": {"heads": parts["heads"]}, "objective": parts["objective"], "teacher": parts["teacher"]})
         try:
             with torch.device("meta"):
-                student = self.student(self.backbone, build(cfg.student.heads))
-                objective = build(with_widths(cfg.objective, student))
+                student = self.student(cfg.student.heads)
+                objective = self.built(with_widths(cfg.objective, student))
             if not host:
-                self.module(student, objective, parts["teacher"])
+                self.module(student, objective, self.built(cfg.teacher))
         except ValueError as error:
             return str(error)
         return ""
+
+    def student(self, heads: DictConfig) -> Encoder:
+        """With these heads; a mixer may change a student, and has one of its own.
+
+        Raises:
+            ValueError: there is none with these heads.
+        """
+        key = json.dumps([self.kind, OmegaConf.to_container(heads, resolve=True)])
+        if key not in self.students or self.mixer is not None:
+            try:
+                self.students[key] = self.build_student(heads)
+            except ValueError as error:
+                self.students[key] = str(error)
+        if isinstance(found := self.students[key], str):
+            raise ValueError(found)
+        return found
+
+    def build_student(self, heads: DictConfig) -> Any:
+        """As the method's file says: one encoder, or one a modality."""
+        if others := self.kind.get("others"):
+            towers = dict.fromkeys(others, self.backbone)
+            return AlikeTowers(self.backbone, build(heads), main=self.kind["main"], others=towers)
+        return Encoder(self.backbone, build(heads), beside=dict.fromkeys(self.kind.get("beside", ()), self.backbone))
+
+    def built(self, node: DictConfig) -> Any:
+        """An objective or a teacher, one for all heads that its node is alike for."""
+        key = json.dumps(OmegaConf.to_container(node, resolve=True)) if node else ""
+        if key not in self.parts:
+            self.parts[key] = build(node)
+        return self.parts[key]
 
     def module(self, student: Encoder, objective: Objective, teacher: Any) -> None:
         """Puts a module together, as ``build_module`` does."""
@@ -148,7 +188,7 @@ class Around:
             student=student,
             objective=objective,
             optimizer=self.optimizer,
-            teacher=build(OmegaConf.create({"data": self.data, "teacher": teacher}).teacher),
+            teacher=teacher,
             mixer=self.mixer,
             masker=self.masker,
             feature_mixer=self.feature_mixer,
@@ -174,6 +214,7 @@ def kind_of(sentence: str) -> str:
     return next(kind for kind in KINDS if kind in sentence)
 
 
+@functools.cache
 def refused(overrides: str) -> str:
     """The sentence in which a command ends before it trains."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):

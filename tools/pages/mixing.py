@@ -1,5 +1,6 @@
 """docs/mixing.md: the mixers, and which method takes which; every verdict is that of the code that builds a run."""
 
+import functools
 import json
 import re
 from collections.abc import Sequence
@@ -98,11 +99,11 @@ def verdicts(root: Path, methods: Sequence[str]) -> dict[str, dict[str, str]]:
             cfg.objective.dim = 1
         objective, views, feature_mixer = build(cfg.objective), build(cfg.views), build(cfg.feature_mixer)
         found[method] = {}
+        said, seen = OmegaConf.to_yaml(cfg.mixer), (views.num_views, cfg.student_views, cfg.teacher_views)
         for mixer in mixers:
-            key = mixer.name, OmegaConf.to_yaml(cfg.mixer)
+            key = mixer.name, said
             if key not in built:
                 built[key] = build(OmegaConf.merge(mixer.node, cfg.mixer))
-            seen = (views.num_views, cfg.student_views, cfg.teacher_views)
             try:
                 check_wiring(objective, cfg.teacher is not None, built[key], feature_mixer, *seen)
                 found[method][mixer.name] = ""
@@ -122,14 +123,19 @@ def chosen_for(
     chosen = {key.split("/")[-1]: value for item in own.pop("defaults", []) for key, value in item.items()}
     default = {"backbone": "tiny", "views": "simclr", "feature_mixer": "none", "mixer": "none", "masker": "none"}
     files = {
-        group: OmegaConf.load(root / "configs" / group / f"{chosen.get(group, default[group])}.yaml")
-        for group in groups
+        group: read_part(root / "configs" / group / f"{chosen.get(group, default[group])}.yaml") for group in groups
     }
     empty: dict[str, Any] = {"teacher": None, "student_views": None, "teacher_views": None, "mixer": {}}
     around = {"data": shipped.data, **({} if "backbone" in groups else {"backbone": shipped.backbone})}
     cfg = OmegaConf.merge(around, empty, files, own)
     assert isinstance(cfg, DictConfig)
     return cfg
+
+
+@functools.cache
+def read_part(path: Path) -> Any:
+    """A file of configs, not to be changed."""
+    return OmegaConf.load(path)
 
 
 def mixing_page(root: Path) -> str:
