@@ -83,7 +83,7 @@ def verdicts(root: Path) -> Verdicts:
     )
     outputs = {n: json.dumps({output: one["source"] for output, one in node.items()}) for n, node in heads.items()}
     alone = {key: heads[name] for name, key in outputs.items()}  # wiring asks for outputs, and what they read, alone
-    built = Built({}, {})
+    built = Built({}, {}, {})
     for objective, method in found.method.items():
         around = Around(chosen_for(root, method, shipped, GROUPS), shipped, built)
         refusals = {key: around.refusal(heads=node) for key, node in alone.items()}
@@ -104,6 +104,12 @@ class Built(NamedTuple):
 
     backbones: dict[str, Any]  # by their nodes
     students: dict[str, Encoder | str]  # by all that they consist of; why there is none
+    teachers: dict[str, Any]  # by their nodes
+
+
+def asking(node: Any, what: str, answer: Any) -> list[Any]:
+    """The answer, where a node asks for it."""
+    return [answer] if what in json.dumps(node) else []
 
 
 class Around:
@@ -124,8 +130,8 @@ class Around:
         self.backbone = built.backbones[key]
         own: Any = OmegaConf.to_container(cfg)
         self.own = {"objective": own["objective"], "teacher": own["teacher"], "heads": own["student"].pop("heads")}
-        self.kind, self.students = {"backbone": key, **own["student"]}, built.students
-        self.parts: dict[str, Any] = {}  # objectives and teachers
+        self.kind, self.built = {"backbone": key, **own["student"]}, built
+        self.objectives: dict[str, Objective] = {}  # by their nodes
         self.which = {key: cfg[key] for key in ("student_views", "teacher_views")}
         self.views, self.optimizer, self.feature_mixer = map(build, (cfg.views, shipped.optimizer, cfg.feature_mixer))
         self.mixer = build(cfg.mixer if "_target_" in cfg.mixer else None)
@@ -139,33 +145,53 @@ class Around:
             replaced: "heads", "teacher" or "objective" -> its node.
         """
         parts = {**self.own, **replaced}
-        cfg = copy.deepcopy(self.data)
-        cfg.update({"student": {"heads": parts["heads"]}, "objective": parts["objective"], "teacher": parts["teacher"]})
         try:
-            with torch.device("meta"):
-                student = self.student(cfg.student.heads)
-                objective = self.built(with_widths(cfg.objective, student))
+            student = self.student(parts)
+            objective = self.objective(parts, student)
             if not host:
-                self.module(student, objective, self.built(cfg.teacher))
+                self.module(student, objective, self.teacher(parts))
         except ValueError as error:
             return str(error)
         return ""
 
-    def student(self, heads: DictConfig) -> Encoder:
+    def config(self, parts: dict[str, Any]) -> DictConfig:
+        """The parts and the data, which they may refer to."""
+        cfg = copy.deepcopy(self.data)
+        cfg.update({"student": {"heads": parts["heads"]}, "objective": parts["objective"], "teacher": parts["teacher"]})
+        return cfg
+
+    def student(self, parts: dict[str, Any]) -> Encoder:
         """With these heads; a mixer may change a student, and has one of its own.
 
         Raises:
             ValueError: there is none with these heads.
         """
-        key = json.dumps([self.kind, OmegaConf.to_container(heads, resolve=True)])
-        if key not in self.students or self.mixer is not None:
+        key = json.dumps([self.kind, parts["heads"], *asking(parts["heads"], "${objective", parts["objective"])])
+        if key not in self.built.students or self.mixer is not None:
             try:
-                self.students[key] = self.build_student(heads)
+                with torch.device("meta"):
+                    self.built.students[key] = self.build_student(self.config(parts).student.heads)
             except ValueError as error:
-                self.students[key] = str(error)
-        if isinstance(found := self.students[key], str):
+                self.built.students[key] = str(error)
+        if isinstance(found := self.built.students[key], str):
             raise ValueError(found)
         return found
+
+    def objective(self, parts: dict[str, Any], student: Encoder) -> Objective:
+        """One for all heads, unless it is as wide as they are."""
+        key = json.dumps([parts["objective"], *asking(parts["objective"], "${width", student.dims)])
+        if key not in self.objectives:
+            with torch.device("meta"):
+                self.objectives[key] = build(with_widths(self.config(parts).objective, student))
+        return self.objectives[key]
+
+    def teacher(self, parts: dict[str, Any]) -> Any:
+        """One for all methods."""
+        key = json.dumps(parts["teacher"])
+        if key not in self.built.teachers:
+            with torch.device("meta"):
+                self.built.teachers[key] = build(self.config(parts).teacher)
+        return self.built.teachers[key]
 
     def build_student(self, heads: DictConfig) -> Any:
         """As the method's file says: one encoder, or one a modality."""
@@ -173,13 +199,6 @@ class Around:
             towers = dict.fromkeys(others, self.backbone)
             return AlikeTowers(self.backbone, build(heads), main=self.kind["main"], others=towers)
         return Encoder(self.backbone, build(heads), beside=dict.fromkeys(self.kind.get("beside", ()), self.backbone))
-
-    def built(self, node: DictConfig) -> Any:
-        """An objective or a teacher, one for all heads that its node is alike for."""
-        key = json.dumps(OmegaConf.to_container(node, resolve=True)) if node else ""
-        if key not in self.parts:
-            self.parts[key] = build(node)
-        return self.parts[key]
 
     def module(self, student: Encoder, objective: Objective, teacher: Any) -> None:
         """Puts a module together, as ``build_module`` does."""
