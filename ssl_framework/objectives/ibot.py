@@ -97,6 +97,11 @@ class IBOT(Objective):
 
     def of_image(self, view: Outputs) -> Tensor:
         """[B, K]; a head of all tokens has the class token's first."""
+        if self.patch_head is None and view[self.head].ndim != 3:
+            raise ValueError(
+                f"IBOT reads tokens of {self.head}, which gives one vector a sample: choose head=ibot, or name a head "
+                "of patches in objective.patch_head"
+            )
         return view[self.head] if self.patch_head is not None else view[self.head][:, 0]
 
     def of_patches(self, view: Outputs, count: int) -> Tensor:

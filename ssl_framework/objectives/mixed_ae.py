@@ -50,7 +50,9 @@ class MixedAE(Objective):
     requires = frozenset({"masks", "masked_tokens=mark"})
     num_views = (1, None)
 
-    def __init__(self, norm_pix: bool, temperature: Positive, weight: NonNegative, head: str = "decoder") -> None:
+    def __init__(
+        self, norm_pix: bool, temperature: Positive, weight: NonNegative, head: str = "mixture_decoder"
+    ) -> None:
         super().__init__()
         self.norm_pix, self.temperature, self.weight, self.head = norm_pix, temperature, weight, head
         self.reads = (head, "patches", "mask")

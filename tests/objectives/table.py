@@ -188,7 +188,8 @@ class Case(NamedTuple):
         found = {head: tokens.roll(turn, dims=2) for turn, head in enumerate(self.heads)}
         found |= {head: z.roll(turn, dims=1) for turn, head in enumerate(self.heads) if head in self.images}
         if self.mixed:
-            found["decoder"] = torch.stack([found["decoder"], tokens.roll(3, dims=2)], dim=1)  # [B, 2, N, D]
+            own = found["mixture_decoder"]  # [B, N, D]
+            found["mixture_decoder"] = torch.stack([own, tokens.roll(3, dims=2)], dim=1)  # [B, 2, N, D]
         for head in {"layers", "second.layers"} & found.keys():
             found[head] = torch.stack([found[head], tokens.roll(2, dims=2)], dim=1)  # [B, 2, N, D]
         return {**found, "mask": (torch.arange(len(z))[:, None] + torch.arange(4)) % 2 == 0}  # [B, 4]
@@ -578,7 +579,7 @@ OBJECTIVES: dict[str, Case] = {
     "ijepa": Case(ijepa, student=(0,), teacher=(1,), heads=("patch_features", "patches"), patches=(2, 4)),
     "ibot": Case(ibot, (0, 1), (0, 1), patches=(5, 5)),
     "dinov2": Case(dinov2, (0, 1), (0, 1), DINOV2_HEADS, images=("projector", "pooled"), patches=(4, 4)),
-    "mixed_ae": Case(mixed_ae, (0,), (), ("decoder", "patches"), mixed=(0,), patches=(4,)),
+    "mixed_ae": Case(mixed_ae, (0,), (), ("mixture_decoder", "patches"), mixed=(0,), patches=(4,)),
     "hybrid_distillation": Case(hybrid, (0,), (0,), HYBRID_HEADS, patches=(4,)),
     "msn": msn(0.0, 3),
     "msn_without_sinkhorn": msn(0.0, 0),

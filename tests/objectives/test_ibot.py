@@ -104,6 +104,14 @@ def test_a_shared_head_has_the_class_token_first_and_the_patches_last() -> None:
     torch.testing.assert_close(value, apart(*parts, loops.batch(6), FIRST)["loss"])
 
 
+def test_a_shared_head_of_vectors_is_refused() -> None:
+    both = [view(mix_raw(v), mix_raw(v, 24, 8).view(6, 4, 8), MASK) for v in range(2)]
+    with pytest.raises(
+        ValueError, match="IBOT reads tokens of projector, which gives one vector a sample: choose head="
+    ):
+        objective(patch_head=None)(both, both, loops.batch(6), FIRST)
+
+
 def shared_view(image: Tensor, patches: Tensor) -> dict[str, Tensor]:
     """With a register between the class token and the patches."""
     return {"projector": torch.cat([image[:, None], 9 * image[:, None], patches], dim=1)}

@@ -32,7 +32,7 @@ def test_equals_the_loop() -> None:
     mask = torch.tensor([[1, 0, 0, 1]] * 2 + [[1, 0, 0, 0]]).bool()  # the last: a token alone of its image
     source = torch.tensor([[0, 1], [1, 2], [2, 0]])
     mix = Mix(images, source, torch.empty(0), None, 0)
-    student = [{"decoder": decoded, "patches": tokens, "mask": mask}]
+    student = [{"mixture_decoder": decoded, "patches": tokens, "mask": mask}]
     out = MixedAE(True, 0.3, 0.2)(student, None, Batch([], torch.arange(3), mix=[mix]), loops.CLOCK)
     whole, means = normalised(patches_of(images, 4)), []
     for image in range(2):
