@@ -82,7 +82,7 @@ class PCL(Objective):
     def clusterings(self, clock: Clock) -> list[Tensor]:
         """New buffers of every clustering, made of the keys in the bank."""
         generator, seen = clock.generator(), self.bank.visited.nonzero()[:, 0]  # [M]
-        rows, buffers = self.bank.read("key", seen), []  # [M, D]
+        rows, buffers = self.bank.read("key", seen), list[Tensor]()  # [M, D]
         for count in self.num_clusters:
             found = kmeans(rows, count, self.iterations, spherical=False, generator=generator)
             assigned = torch.full_like(self.bank.visited, -1, dtype=torch.long)  # [N]

@@ -61,8 +61,8 @@ def places(name: str) -> list[Place]:
     return found
 
 
-SIZES = {"train": 2560, "test": 100}
-"""As many as naive Bayes' largest sample and the measures' draw need."""
+SIZES = {"train": 2560, "test": 200}
+"""As many as naive Bayes' largest sample, the measures' draw and few-shot episodes need."""
 
 
 @functools.cache
