@@ -26,6 +26,11 @@ def positions(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2)  # [B, h * w, D]
 
 
+def bounded(log_variance: Tensor) -> Tensor:
+    """Between -8 and 8: the likelihood of a code has no other bound where only its own spread is at stake."""
+    return log_variance.clamp(-8.0, 8.0)
+
+
 class Mixture(NamedTuple):
     """Targets with a few columns an anchor: rows of a sparse row-stochastic matrix."""
 

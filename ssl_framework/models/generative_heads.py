@@ -9,12 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ssl_framework.arguments import Channels, Count, Pixels, guarded
+from ssl_framework.functional import bounded
 from ssl_framework.models.heads import Head, linear_by_linear
-
-
-def bounded(log_variance: Tensor) -> Tensor:
-    """Between -8 and 8: a likelihood has no other bound where nothing but a code's own spread is at stake."""
-    return log_variance.clamp(-8.0, 8.0)
 
 
 @guarded

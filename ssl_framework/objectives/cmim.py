@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ssl_framework.arguments import NonNegative, Positive, guarded
 from ssl_framework.distributed import gather_with_grad, rank
-from ssl_framework.functional import full_precision, log_sum_exp, unit
-from ssl_framework.models.generative_heads import bounded
+from ssl_framework.functional import bounded, full_precision, log_sum_exp, unit
 from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Outputs
 

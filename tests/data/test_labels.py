@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from ssl_framework.build import build_data, build_module, check_labels
 from ssl_framework.data.base import Split
@@ -76,5 +77,6 @@ def test_the_result_says_how_many_labels_there_were_and_all_labels_change_no_has
     assert read_json(tmp_path / "result.json")["labels"] == {"samples": 48, "labelled": 10, "classes": 5}
     cfg = config(*SMALL)
     before = config_hash(cfg)
+    OmegaConf.set_struct(cfg, False)  # as stored by an earlier version
     del cfg["labels"]
     assert config_hash(cfg) == before != config_hash(config("labels=long_tail", *SMALL))
