@@ -1,12 +1,11 @@
-"""One thread a test process: the tests' tensors are small, and two processes share the work (``make test``). What the
-tests have imported is set aside once for all collections of garbage and for all commands that tests start."""
+"""One thread a test process: the tests' tensors are small, and two processes share the work (``make test``). What they
+have imported is set aside for all collections of garbage."""
 
 import atexit
 import contextlib
 import gc
 import os
 import signal
-import sys
 
 import pytest
 
@@ -25,9 +24,6 @@ LONGEST = (
     *("test_compositions", "mixers/test_mixers", "training/test_going_on", "training/test_resume"),
 )
 """The files of ten seconds and more, which begin first: a long one at the end would leave the other process idle."""
-
-FORKING = {"tests.forked", "tools.chaos.starts"}
-"""What tests import that start commands."""
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -53,7 +49,3 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     gc.collect()
     gc.freeze()
     atexit.register(gc.unfreeze)  # libraries that count what is left would complain
-    if FORKING & sys.modules.keys() and not session.config.option.collectonly:
-        from tests.forked import serve
-
-        serve()

@@ -5,76 +5,19 @@ torchrun, for the ranks of one that starts them, for the jobs of a launcher. The
 own means: its signals, exit code, working directory and output.
 """
 
-import atexit
-import contextlib
-import ctypes
-import faulthandler
-import logging
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing import forkserver, util
 from pathlib import Path
 from typing import Any
-from unittest import mock
-
-from tests.small_runs import composed
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["ssl_framework.training.stages"])
-
-
-def serve() -> None:
-    """Makes this process, which has imported the tests and run none, the one from which commands are forked.
-
-    multiprocessing starts an interpreter for that otherwise, which imports everything once more.
-    """
-
-    def fork(executable: object, arguments: Sequence[Any], passed: Sequence[int]) -> int:
-        process = os.fork()
-        if process == 0:
-            try:
-                as_started(passed)
-                exec(arguments[-1], {})
-            except Exception:
-                traceback.print_exc()
-            finally:
-                sys.stderr.flush()
-                os._exit(0)
-        return process
-
-    composed()  # reads files, and has the parser of command lines learn its grammar, which every command would do
-    sys.stdout.flush()
-    with mock.patch.object(util, "spawnv_passfds", fork):
-        forkserver.ensure_running()
-
-
-def as_started(passed: Sequence[int]) -> None:
-    """Takes away what pytest and its workers have given this process: files, streams, hooks, log handlers, ends."""
-    faulthandler.disable()
-    atexit._clear()
-    kept = {0, 1, 2, *passed}
-    for name in os.listdir("/dev/fd"):
-        if int(name) not in kept:
-            with contextlib.suppress(OSError):
-                os.close(int(name))
-    streams = [open(number, mode, closefd=False) for number, mode in enumerate("rww")]  # noqa: SIM115
-    sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = streams
-    sys.excepthook, sys.unraisablehook = sys.__excepthook__, sys.__unraisablehook__
-    threading.excepthook = threading.__excepthook__
-    logging.root.handlers.clear()
-    for logger in logging.root.manager.loggerDict.values():
-        for handler in getattr(logger, "handlers", ()):
-            if type(handler) is logging.StreamHandler:
-                handler.stream = sys.stderr
-    forkserver._forkserver.__init__()  # type: ignore[misc]  # is locked while it starts this process
-
+CONTEXT.set_forkserver_preload(["tools.chaos.ready"])
 
 PID = "pid.txt"
 """In the folder of a study's run: which process it is, for tests that outlive the study."""
@@ -167,23 +110,6 @@ def launched(arguments: Sequence[str]) -> None:
     """A process of torchrun, which starts each in a session of its own."""
     os.setsid()
     train(arguments)
-
-
-def machine(namespace: str, arguments: Sequence[str]) -> None:
-    """Becomes ``torchrun ARGUMENTS`` in a network namespace, whose processes are forks of it."""
-    from torch.distributed.launcher.api import elastic_launch
-    from torch.distributed.run import config_from_args, parse_args
-
-    with open(f"/run/netns/{namespace}") as file:
-        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), NETWORK) != 0:
-            raise OSError(ctypes.get_errno(), namespace)
-    asked = parse_args(["--start-method=fork", *arguments])
-    config, *_ = config_from_args(asked)
-    elastic_launch(config, train)(asked.training_script_args)
-
-
-NETWORK = 0x40000000
-"""Linux: CLONE_NEWNET."""
 
 
 class Fork:

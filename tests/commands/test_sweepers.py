@@ -210,5 +210,5 @@ def test_runs_through_submitit(tmp_path: Path) -> None:
     (of_study,) = (tmp_path / "outputs" / "studies" / "runs").glob("*-seed0/result.json")
     assert json.loads(of_study.read_text())["steps"] == 4
     (refused,) = (tmp_path / "sweep").glob("*/error.txt")
-    assert "max_epochs is few" in refused.read_text() and not list((tmp_path / "sweep").glob("*/result.json"))
+    assert "max_epochs is 'few'" in refused.read_text() and not list((tmp_path / "sweep").glob("*/result.json"))
     assert list((tmp_path / "sweep" / ".submitit").iterdir())
