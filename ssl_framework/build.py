@@ -24,6 +24,7 @@ from ssl_framework.models.towers import Towers
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
 from ssl_framework.runs.config import leaves
+from ssl_framework.runs.messages import nearest
 from ssl_framework.views.base import ViewMaker
 from ssl_framework.wiring import check_modalities, methods, refuse_missing
 
@@ -111,17 +112,27 @@ def located(target: Any, key: str) -> Any:
     """The class that a node names.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name, or its module is not found or cannot be imported.
     """
     module, _, name = str(target).rpartition(".")
+    said = f"{key}._target_ is {target!r}"
     try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and not module.startswith(error.name):
+        holds = importlib.import_module(module) if module else None
+    except ModuleNotFoundError as error:
+        if error.name and not module.startswith(error.name):
             raise ValueError(
                 f"{error.name} is not installed, and {key}._target_={target} needs it: pip install {error.name}"
             ) from error
-        raise ValueError(f"{key}._target_ is {target!r}: there is no class of that name") from error
+        raise ValueError(
+            f"{said}, but Python finds no module {error.name}: correct the name, or put the folder in which the module "
+            "lies on PYTHONPATH (PYTHONPATH=. where it is this one)"
+        ) from error
+    except Exception as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"{said}, but {module} cannot be imported ({why}): mend it first") from error
+    if not hasattr(holds, name):
+        raise ValueError(f"{said}: there is no class of that name{nearest(name, dir(holds) if holds else ())}")
+    found = getattr(holds, name)
     if not callable(found):
         raise ValueError(f"{key}._target_ is {target}, which is no class")
     return found

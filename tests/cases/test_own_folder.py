@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ssl_framework.build import located
 from ssl_framework.commands import embed, evaluate, export, report
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.folder import RunFolder
@@ -159,3 +160,33 @@ def test_data_a_network_and_a_loss_beside_the_command_go_through_every_command(
     assert json.loads((thirteen / "run.json").read_text())["command"].startswith(
         'python train.py --config-dir configs "trust=[mine]" data=plates backbone=plate_net objective=nearer'
     )
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("plates_of.Net", "Python finds no module plates_of: correct the name, or put the folder .* on PYTHONPATH"),
+        (
+            "broken_plates.Net",
+            r"broken_plates cannot be imported \(NameError: name 'nn' is not defined\): mend it first",
+        ),
+        (
+            "lonely_plates.Net",
+            "no_such_package is not installed, and backbone._target_=lonely_plates.Net needs it: pip",
+        ),
+        ("lonely.Net", "Python finds no module lonely: "),
+        ("mine.Nett", r"there is no class of that name \(did you mean Net\?\)"),
+        ("Net", "there is no class of that name$"),
+    ],
+)
+def test_a_class_that_cannot_be_had_is_told_apart_from_one_that_is_not_there(
+    target: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text("Net = dict\n")
+    (tmp_path / "broken_plates.py").write_text("class Net(nn.Module): ...\n")
+    (tmp_path / "lonely_plates.py").write_text("import no_such_package\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match=f"^backbone._target_ is '{target}'.*{said}|^{said}") as refused:
+        located(target, "backbone")
+    assert "\n" not in str(refused.value)
+    without(target.partition(".")[0])
