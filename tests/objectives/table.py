@@ -586,9 +586,9 @@ OBJECTIVES: dict[str, Case] = {
     "pmsn": msn(0.25, 3),
     "densecl": Case(densecl, (0,), (1,), ("projector", "dense_projector", "map"), maps=MAPS),
     "pixpro": Case(lambda: PixPro(0.7), teacher=(0, 1), heads=("dense_projector", "propagation"), maps=MAPS),
-    "vicregl": Case(lambda: VICRegL(2.5, 2.5, 0.1, 0.75, (3, 2)), heads=("projector", "dense_projector"), maps=MAPS),
+    "vicregl": Case(lambda: VICRegL(0.5, 0.5, 0.02, 0.75, (3, 2)), heads=("projector", "dense_projector"), maps=MAPS),
     "vicregl_views": Case(
-        lambda: VICRegL(2.5, 2.5, 0.1, 0.75, (3, 9)), (0, 1, 2), heads=("projector", "dense_projector"), maps=MAPS
+        lambda: VICRegL(0.5, 0.5, 0.02, 0.75, (3, 9)), (0, 1, 2), heads=("projector", "dense_projector"), maps=MAPS
     ),
     "slotcon": Case(slotcon, teacher=(0, 1), heads=("dense_projector", "prototypes"), maps=MAPS),
     "obow": Case(obow, (1, 2, 3), (0,), heads=("projector", "map"), maps=MAPS),
