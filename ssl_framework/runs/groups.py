@@ -50,7 +50,7 @@ def folders() -> list[Path]:
 
 def files(group: str) -> dict[str, Path]:
     """The choices of a group in the order of their names, ``dcl/batch_size`` where they lie deeper, and their files."""
-    found = {}
+    found: dict[str, Path] = {}
     for top in (folder / group for folder in folders()):
         for where, _, names in os.walk(top):
             below = Path(where).relative_to(top)
