@@ -26,8 +26,8 @@ class LARS(Optimizer):
         momentum: of the update.
         weight_decay: added to the gradient before the rate is adapted.
         trust: eta, the trust coefficient.
-        clip: the adapted rate is never above ``lr`` (LARC, as solo-learn takes it for small images); otherwise ``lr``
-            times the adapted rate.
+        clip_rate: the adapted rate is never above ``lr`` (LARC, as solo-learn takes it for small images); otherwise it
+            is a factor of ``lr``.
     """
 
     def __init__(
@@ -37,14 +37,14 @@ class LARS(Optimizer):
         momentum: BelowOne = 0.9,
         weight_decay: NonNegative = 0.0,
         trust: Positive = 0.001,
-        clip: bool = False,
+        clip_rate: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
             "momentum": momentum,
             "weight_decay": weight_decay,
             "trust": trust,
-            "clipped": clip,
+            "clipped": clip_rate,
             "adapt": True,
         }
         super().__init__(params, defaults)

@@ -53,12 +53,12 @@ def refuse_missing(name: str, reads: Sequence[str], student: Encoder, whose: str
         )
 
 
-def refuse_lacking(name: str, missing: Sequence[str], encoder: Encoder, whose: str) -> None:
+def refuse_lacking(name: str, missing: Sequence[str], encoder: Encoder, whose: str, instead: str = "") -> None:
     """Raises ValueError if what is missing should have come from the backbone."""
     if lacking := [output for output in missing if is_feature(output)]:
         raise ValueError(
-            f"{name} reads {listed(lacking)} of {whose}, which {encoder.backbone.name} has not: choose another "
-            "backbone, such as backbone=resnet18 or vit_tiny on pictures, or another objective"
+            f"{name} reads {listed(lacking)} of {whose}, which {encoder.backbone.name} has not: choose "
+            f"{instead}another backbone, such as backbone=resnet18 or vit_tiny on pictures, or another objective"
         )
 
 
@@ -109,7 +109,8 @@ def check_teacher(objective: Objective, teacher: Encoder) -> None:
     encoders = [encoder for encoder, _ in teacher.encoders()]
     missing = [name for name in objective.teacher_reads if not all(name in encoder.dims for encoder in encoders)]
     for encoder in encoders:
-        refuse_lacking(type(objective).__name__, missing, encoder, "the teacher")
+        instead = teachers_with(objective.teacher_reads)
+        refuse_lacking(type(objective).__name__, missing, encoder, "the teacher", instead)
     if missing:
         raise ValueError(
             f"{type(objective).__name__} reads {listed(missing)} of the teacher, but teacher.heads is "

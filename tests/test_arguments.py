@@ -150,7 +150,7 @@ def test_a_base_class_looks_at_what_its_subclass_hands_on() -> None:
         ({"report.seed": -1}, "report.seed is -1: it must be at least 0 and below 4294967296"),
         (
             {"objective._target_": "ssl_framework.nothing.No"},
-            "objective._target_ is 'ssl_framework.nothing.No': there is no",
+            "objective._target_ is 'ssl_framework.nothing.No', but Python finds no module ssl_framework.nothing",
         ),
     ],
 )

@@ -48,6 +48,18 @@ MIXED += [("byol", "mixer=manifold_mixup"), ("simclr", "mixer=alignmix")]  # ins
 MIXED += [("mocov2", "mixer=automix"), ("byol", "mixer=samix"), ("simclr", "mixer=adamixup")]  # learned
 
 
+WAITS = {
+    **dict.fromkeys(("mae", "msn", "pmsn"), 2),  # how many patches are left, and of which row
+    "ijepa": 3,  # likewise, and the smallest context of the batch
+    "dinov2": 4,  # Sinkhorn's balance takes the hidden patches alone, or none
+    "slotcon": 4,  # the slots that are in a picture
+    "proto_triplet": 4,  # the classes that came
+    "w_mse": 2,  # whether the factorisation failed
+    "wad": 2,  # how often samples were chosen
+}
+"""Methods that ask the device for sizes in a step, and how often at most. All others never do."""
+
+
 @pytest.mark.parametrize(("method", "mixer"), [*((method, None) for method in METHODS), *MIXED])
 def test_nothing_after_the_views_waits_for_the_device(method: str, mixer: str | None) -> None:
     """Mixers, encoders, objective, backward pass, optimizer and teacher; the views have their own GPU test."""
@@ -67,12 +79,12 @@ def test_nothing_after_the_views_waits_for_the_device(method: str, mixer: str | 
             schedule.step()
             if module.teacher is not None:
                 module.teacher.update(module.student, Clock(step + 5, 0, 10))
-    assert reads.seen == []
+    assert len(reads.seen) <= WAITS.get(method, 0), reads.seen
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in WAITS])
 def test_a_whole_step_on_a_gpu_never_waits(method: str) -> None:
     """The driver's own count: an operation that synchronises is an error."""
     cfg = small(method)

@@ -36,7 +36,7 @@ def test_a_clipped_rate_is_the_smaller_of_the_adapted_and_the_own() -> None:
     for trust, rate in ((0.02, 0.02 * 5 / 10), (0.5, 0.1)):  # |weight| is 5, |gradient| 10
         weight = torch.tensor([[3.0, 4.0]], requires_grad=True)
         weight.grad = torch.tensor([[6.0, -8.0]])
-        LARS([weight], lr=0.1, momentum=0.0, trust=trust, clip=True).step()
+        LARS([weight], lr=0.1, momentum=0.0, trust=trust, clip_rate=True).step()
         torch.testing.assert_close(weight.detach(), torch.tensor([[3.0 - 6 * rate, 4.0 + 8 * rate]]))
 
 

@@ -15,7 +15,7 @@ KEYS: dict[tuple[str, Any], str] = {
     ("masked_tokens", None): "models.backbone.Backbone",
     ("last_layers", 0): "models.backbone.Backbone",
     ("layer_decay", 1.0): "optim.OptimizerRecipe",
-    ("clip", False): "optim.LARS",
+    ("clip_rate", False): "optim.LARS",
     ("bits", None): "data.images.folder.FolderSource data.images.files.FilesSource",
     ("on_error", "refuse"): (
         "data.images.files.FilesSource data.images.litdata_shards.LitDataSource "

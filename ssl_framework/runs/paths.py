@@ -209,8 +209,12 @@ ONLY: dict[str, tuple[str, ...]] = {
 
 NO_PATHS = {
     ("ssl_framework.evaluation.probes.naive_bayes.NaiveBayes", "sizes"),  # numbers of images
+    ("ssl_framework.masks.base.Drawn", "targets"),  # places
+    ("ssl_framework.masks.block.IJEPAMask", "targets"),  # how many
     ("ssl_framework.mixers.rules.Switch", "weights"),  # of chance
     ("ssl_framework.models.backbone.Backbone", "checkpoint_activations"),  # a switch of the backward pass
+    ("ssl_framework.objectives.all4one.All4One", "weights"),  # of its terms
+    *(("ssl_framework.objectives.ibot.IBOT", name) for name in ("targets", "patch_targets")),  # how they are made
     ("torch.optim.Rprop", "step_sizes"),  # numbers
 }
 """Arguments that are called like a path and are none."""
@@ -221,7 +225,7 @@ OPENERS = {
     *(DATA + f"layout.{name}" for name in ("Layout", "Listing")),
     *(DATA + f"table.{name}" for name in ("Line", "Table")),
     *(DATA + f"litdata_shards.{name}" for name in ("Index", "LitReader")),
-    DATA + "store.Mapped",
+    *(DATA + name for name in ("paired.Paired", "store.Mapped")),
     DATA + "webdataset_shards.TarReader",
     "ssl_framework.evaluation.embedding.FileSamples",
     "ssl_framework.evaluation.embedding.Item",

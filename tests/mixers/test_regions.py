@@ -194,7 +194,7 @@ def test_class_scores_that_are_not_there(label: Tensor | None) -> None:
     for network in (classes(False), Encoder(Backbone("ssl_tiny", None, 16, 3), {})):
         if label is None or not network.heads:
             given = label if network.heads else torch.tensor([0, 1])
-            with pytest.raises(ValueError, match=f"ClassActivation {words}choose method=supervised"):
+            with pytest.raises(ValueError, match=f"ClassActivation {words}choose a method that learns classes"):
                 ClassActivation("classifier")(images(2), context(network)._replace(label=given))
     with pytest.raises(ValueError, match=r"mixer\.rule\.least is 0\.75 and most 0\.5"):
         SMMix(Given(torch.empty(0)), 0.75, 0.5, True)

@@ -36,14 +36,17 @@ def test_prototypes_give_cosines() -> None:
     torch.testing.assert_close(scores[1, :, 0, 1], expected)
 
 
+TOKENS = {"tokens": 192, "patches": 192}
+
+
 @pytest.mark.parametrize(
     ("name", "size", "options", "dims"),
     [
         ("ssl_tiny", 32, {}, {"map": 192}),
         ("ssl_tiny", 8, {}, {}),  # one position
         ("ssl_mlp", 8, {}, {}),
-        ("vit_tiny_patch16_224", 32, {"img_size": 32, "patch_size": 8, "depth": 1}, {"tokens": 192, "map": 192}),
-        ("vit_tiny_patch16_224", 16, {"img_size": 16, "depth": 1}, {"tokens": 192}),  # one patch
+        ("vit_tiny_patch16_224", 32, {"img_size": 32, "patch_size": 8, "depth": 1}, {**TOKENS, "map": 192}),
+        ("vit_tiny_patch16_224", 16, {"img_size": 16, "depth": 1}, TOKENS),  # one patch
     ],
 )
 def test_a_backbone_says_what_keeps_places_apart(name: str, size: int, options: dict, dims: dict) -> None:

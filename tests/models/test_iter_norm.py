@@ -13,7 +13,8 @@ def head(width: int, group: int, iterations: int = 12, momentum: float = 0.5) ->
 
 
 def test_each_group_is_whitened_by_the_inverse_root_of_its_covariance() -> None:
-    x = 3 * loops.random_unit(40, 6, 0) @ torch.randn(6, 6, dtype=torch.float64) + 2
+    mixing = torch.eye(6, dtype=torch.float64) + 0.4 * loops.random_unit(6, 6, 1)  # [6, 6]
+    x = 3 * loops.random_unit(40, 6, 0) @ mixing + 2  # [40, 6]
     y = head(6, 3)({"pooled": x})
     for part in (slice(0, 3), slice(3, 6)):
         centred = x[:, part] - x[:, part].mean(dim=0)

@@ -93,6 +93,7 @@ def test_an_epoch_makes_prototypes_of_what_was_seen() -> None:
 
 def test_a_move_divides_the_one_cluster_of_three_new_classes() -> None:
     x, y = blobs()
+    x[y >= 2] += torch.tensor([0.0, 0.0, 0.6, 0.6, 0.6])  # nearer to each other than to the known classes
     moves = SplitMerge(1.0, 0.01, 0.1, 0.0)
     objective = GPC(3, 8, moves, 5, 0.5, 0.2, 0.35, 1.0, 0.3, 1, 50)
     objective.allocate(50)
