@@ -1,6 +1,7 @@
 """scripts/evaluate.py: any protocol, any backbone, any data set; the same numbers as by hand and as in training."""
 
 import csv
+import re
 import time
 from collections import Counter
 from pathlib import Path
