@@ -91,7 +91,7 @@ class Method(NamedTuple):
         """Which of ``GROUPS`` it belongs to, by what it needs."""
         teacher = "a teacher" in self.needs
         if NEEDED["masks"] in self.needs:
-            return GROUPS[6]
+            return GROUPS[7]
         if NEEDED["label"] in self.needs or NEEDED["number"] in self.needs:
             return GROUPS[6]
         if NEEDED["maps"] in self.needs:
