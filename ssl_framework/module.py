@@ -96,7 +96,7 @@ class SSLModule(L.LightningModule):
         self.teacher = None if teacher is None else teacher.follow(student)
         if self.teacher is not None:
             self.teacher.encoder.show(objective.teacher_reads)
-            check_teacher(objective, self.teacher.encoder)
+            check_teacher(objective, self.teacher.encoder, student)
             objective.meet(self.teacher.encoder.encoders()[0][0].dims)
         self.mixer = mixer
         self.masker = masker

@@ -100,7 +100,7 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
-def check_teacher(objective: Objective, teacher: Encoder) -> None:
+def check_teacher(objective: Objective, teacher: Encoder, student: Encoder) -> None:
     """Refuses a teacher without the heads that the objective reads of it.
 
     Raises:
@@ -108,8 +108,10 @@ def check_teacher(objective: Objective, teacher: Encoder) -> None:
     """
     encoders = [encoder for encoder, _ in teacher.encoders()]
     missing = [name for name in objective.teacher_reads if not all(name in encoder.dims for encoder in encoders)]
+    known = {name for own, _ in student.encoders() for name in own.dims}  # what follows the student has
+    others = any(name in known or name.endswith(".layers") for name in missing)
+    instead = teachers_with(objective.teacher_reads) if others else ""
     for encoder in encoders:
-        instead = teachers_with(objective.teacher_reads)
         refuse_lacking(type(objective).__name__, missing, encoder, "the teacher", instead)
     if missing:
         raise ValueError(

@@ -190,7 +190,7 @@ def test_what_an_objective_reads_and_what_nothing_reads_is_asked_of_every_tower(
     objective = CLIP(0.07, 100)
     objective.teacher_reads = ("predictor",)
     with pytest.raises(ValueError, match="CLIP reads predictor of the teacher"):
-        check_teacher(objective, pair())  # type: ignore[arg-type]
+        check_teacher(objective, pair(), pair())  # type: ignore[arg-type]
 
 
 def test_what_builds_a_head_of_an_earlier_version_is_refused() -> None:
