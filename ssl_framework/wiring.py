@@ -87,7 +87,8 @@ def methods(refused: Objective, fits: Callable[[type[Objective]], bool]) -> str:
     """``method=byol, simclr or ``: the methods that are called like their objectives, of another class, which fits."""
     kinds = {name: get_class(target_of(node)) for name, node in nodes_of("objective").items()}
     fitting = [name for name, kind in kinds.items() if kind is not type(refused) and fits(kind)]
-    return one_of("method", [name for name in fitting if name in files("method")])
+    known = files("method")
+    return one_of("method", [name for name in fitting if name in known])
 
 
 def target_of(node: dict[str, Any]) -> str:
