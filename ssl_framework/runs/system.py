@@ -76,15 +76,23 @@ def named(error: OSError, path: Path) -> OSError:
     return error if error.errno is None or elsewhere else OSError(error.errno, os.strerror(error.errno), str(path))
 
 
+def errors_behind(error: BaseException) -> list[BaseException]:
+    """An error, what it was raised from, and so on: each once, for one that is raised anew may go in a circle."""
+    found: list[BaseException] = []
+    behind: BaseException | None = error
+    while behind is not None and not any(behind is other for other in found):
+        found.append(behind)
+        behind = behind.__cause__ or behind.__context__
+    return found
+
+
 def system_error_in(error: BaseException) -> OSError | None:
     """The system's error behind one of a library: of torch.save, which says where it stood instead, or safetensors."""
-    behind: BaseException | None = error
-    while behind is not None:
+    for behind in errors_behind(error):
         if isinstance(behind, OSError):
             return behind
         if found := re.search(r"Os \{ code: (\d+)", str(behind)):  # as safetensors, which is Rust, says it
             return OSError(int(found[1]), os.strerror(int(found[1])))
-        behind = behind.__cause__ or behind.__context__
     if re.search(r"unexpected pos \d+|PytorchStreamWriter failed", str(error)):
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return None

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch.distributed as dist
 
 from ssl_framework.runs.stopping import Interrupted
+from ssl_framework.runs.system import errors_behind
 from ssl_framework.training.watchdog import AFTERWARDS, gone
 
 LOST = re.compile(
@@ -37,15 +38,13 @@ def killed(who: str, number: int) -> str:
 
 def outside(error: BaseException) -> Interrupted | None:
     """What happened outside that an error is the sign of, or ``None``."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in errors_behind(error):
         text = " ".join(str(cause).split())
         if isinstance(cause, RuntimeError) and "DataLoader worker (pid" in text:
             return Interrupted(dead_worker(text))
         network = isinstance(cause, dist.DistNetworkError | dist.DistStoreError)
         if network or (isinstance(cause, RuntimeError) and is_of_group(cause, text) and LOST.search(text)):
             return Lost(lost(text))
-        cause = cause.__cause__ or cause.__context__
     return None
 
 

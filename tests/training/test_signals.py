@@ -180,6 +180,9 @@ def test_errors_of_a_lost_process_are_told_from_our_own() -> None:
     wrapped = ValueError("of Lightning")
     wrapped.__cause__ = gloo
     assert isinstance(outside(wrapped), Lost)
+    refusal, other = ValueError("no patches"), ValueError("raised anew")
+    refusal.__cause__, other.__cause__ = other, refusal  # a circle, which Python allows
+    assert outside(refusal) is None
     assert outside(RuntimeError("Caught RuntimeError in DataLoader worker process 0.")) is None
     assert outside(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
     assert outside(dist.DistBackendError("NCCL error: invalid usage, duplicate GPU detected")) is None
