@@ -100,8 +100,13 @@ def own_rows(x: Tensor) -> Tensor:
 
 
 def mean_of(each: Tensor, counts: Tensor) -> Tensor:
-    """Mean of values [N] over those that count [N] bool, of all ranks together, however many each has: the mean of what
-    the ranks return is that. 0 where none counts."""
+    """Mean of values over those that count, of all ranks together, however many each has: the mean of what the ranks
+    return is that. 0 where none counts.
+
+    Args:
+        each: [...] of this rank.
+        counts: [...] bool.
+    """
     total = gather(counts.sum()[None]).sum()
     return world_size() * (each * counts).sum() / total.clamp(min=1)
 

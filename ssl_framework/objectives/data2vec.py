@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_framework.arguments import Positive, guarded
+from ssl_framework.distributed import mean_of
 from ssl_framework.functional import full_precision
 from ssl_framework.objectives.base import Objective
-from ssl_framework.objectives.mae import mean_over_hidden
 from ssl_framework.types import Batch, Clock, Outputs
 
 
@@ -54,6 +54,6 @@ class Data2Vec(Objective):
                 continue
             target = target_of(whole["layers"])  # [B, N, D]
             errors = F.smooth_l1_loss(seen[self.head], target, beta=self.beta, reduction="none").mean(dim=2)  # [B, N]
-            losses.append(mean_over_hidden(errors, seen["mask"]))
+            losses.append(mean_of(errors, seen["mask"]))
             spreads.append(target.std(dim=0, correction=0).mean())
         return {"loss": torch.stack(losses).mean(), "target_std": torch.stack(spreads).mean()}

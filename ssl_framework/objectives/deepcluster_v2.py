@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_framework.arguments import Count, Positive, Several, guarded
-from ssl_framework.distributed import from_first_rank, gather
+from ssl_framework.distributed import from_first_rank, mean_of
 from ssl_framework.functional import kmeans, unit
 from ssl_framework.memory import SampleBank
 from ssl_framework.objectives.base import Objective, outputs_of
@@ -91,7 +91,7 @@ class DeepClusterV2(Objective):
         rows = {f"view_{v}": z[v].detach() for v in range(self.num_assign)}
         self.bank.write(batch.index, rows)
         hit = (logits.argmax(dim=-1) == classes).float()  # [V, H, B]
-        return {"loss": classification(logits, classes), "predicted": mean_where(hit, classes >= 0)}
+        return {"loss": classification(logits, classes), "predicted": over_clusterings(hit, classes >= 0)}
 
 
 def classification(logits: Tensor, classes: Tensor) -> Tensor:
@@ -103,18 +103,12 @@ def classification(logits: Tensor, classes: Tensor) -> Tensor:
     """
     known, every = classes >= 0, classes.clamp(min=0).expand(logits.shape[:-1])  # [H, B], [V, H, B]
     costs = F.cross_entropy(logits.flatten(0, -2), every.flatten(), reduction="none").view(every.shape)  # [V, H, B]
-    return mean_where(costs, known)
+    return over_clusterings(costs, known)
 
 
-def mean_where(values: Tensor, known: Tensor) -> Tensor:
-    """Mean over views and clusterings of the mean over known samples; the mean over ranks is that of all samples.
-
-    Args:
-        values: [V, H, B].
-        known: [H, B] bool; a clustering without any counts as zero.
-    """
-    count = gather(known.sum(dim=1)[None]).float().mean(dim=0).clamp(min=1e-6)  # [H], of a rank on average
-    return ((values * known).sum(dim=2) / count).mean()
+def over_clusterings(values: Tensor, known: Tensor) -> Tensor:
+    """Mean over views [V, H, B] and the known samples [H, B] of all ranks, then over the clusterings."""
+    return torch.stack([mean_of(own, where) for own, where in zip(values.mean(dim=0), known, strict=True)]).mean()
 
 
 def refuse_more_clusters(num_clusters: int, num_samples: int) -> None:

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_framework.arguments import Count, Fraction, Natural, NonNegative, Positive, guarded
-from ssl_framework.distributed import from_first_rank
+from ssl_framework.distributed import from_first_rank, mean_of
 from ssl_framework.functional import full_precision, unit
 from ssl_framework.memory import SampleBank
 from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.objectives.grouping import semi_supervised_kmeans
 from ssl_framework.objectives.infonce import nt_xent
-from ssl_framework.objectives.partial import labelled_supcon, mean_where
+from ssl_framework.objectives.partial import labelled_supcon
 from ssl_framework.objectives.pcl import concentration
 from ssl_framework.objectives.split_merge import SplitMerge
 from ssl_framework.types import Batch, Clock, Outputs
@@ -113,7 +113,7 @@ class GPC(Objective):
         target = self.cluster[batch.index]  # [B]
         scored = (batch.label < 0) & (target >= 0)  # [B]
         per_view = [self.prototype_loss(x, target.clamp(min=0)) for x in (x0, x1)]  # 2 x [B]
-        prototype = mean_where((per_view[0] + per_view[1]) / 2, scored)
+        prototype = mean_of((per_view[0] + per_view[1]) / 2, scored)
         self.bank.write(batch.index, {"features": x0.detach(), "label": batch.label.float()})
         loss = (1 - self.balance) * simclr + self.balance * supervised + self.prototype_weight * prototype
         clusters = (self.prototypes != 0).any(dim=1).sum().to(loss.dtype)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssl_framework.arguments import guarded
-from ssl_framework.distributed import gather
+from ssl_framework.distributed import mean_of
 from ssl_framework.functional import full_precision
 from ssl_framework.objectives.base import Objective
 from ssl_framework.types import Batch, Clock, Outputs
@@ -29,20 +29,6 @@ def patches_of(images: Tensor, count: int) -> Tensor:
 def normalised(patches: Tensor) -> Tensor:
     """Each patch with mean 0 and unbiased variance 1, as the authors' code: [..., M] -> [..., M]"""
     return (patches - patches.mean(dim=-1, keepdim=True)) / (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
-
-
-def mean_over_hidden(errors: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the hidden patches of the batches of all ranks, as this rank's part of it.
-
-    Args:
-        errors: [B, N] of each patch.
-        mask: [B, N] bool, True where hidden.
-
-    Returns:
-        Scalar; the mean over ranks is that over all hidden patches, also where ranks have different numbers of them.
-    """
-    count = gather(mask.sum()[None]).to(errors.dtype).mean()
-    return (errors * mask).sum() / count.clamp(min=1)
 
 
 @guarded
@@ -73,7 +59,7 @@ class MAE(Objective):
             if self.norm_pix:
                 target = normalised(target)
             errors = (view[self.head] - target).square().mean(dim=2)  # [B, N]
-            losses.append(mean_over_hidden(errors, view["mask"]))
+            losses.append(mean_of(errors, view["mask"]))
         return {"loss": torch.stack(losses).mean()}
 
 
@@ -101,5 +87,5 @@ class SimMIM(Objective):
             if view is None:
                 continue
             errors = (view[self.head] - patches_of(images, view["mask"].shape[1])).abs().mean(dim=2)  # [B, N]
-            losses.append(mean_over_hidden(errors, view["mask"]))
+            losses.append(mean_of(errors, view["mask"]))
         return {"loss": torch.stack(losses).mean()}

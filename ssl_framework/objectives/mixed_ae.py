@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ssl_framework.arguments import NonNegative, Positive, guarded
+from ssl_framework.distributed import mean_of
 from ssl_framework.functional import unit
 from ssl_framework.objectives.base import Objective
-from ssl_framework.objectives.mae import mean_over_hidden, normalised, patches_of
+from ssl_framework.objectives.mae import normalised, patches_of
 from ssl_framework.types import Batch, Clock, Outputs
 
 
@@ -70,7 +71,7 @@ class MixedAE(Objective):
             whole = normalised(whole) if self.norm_pix else whole
             for image, hidden in ((0, mask), (1, ~mask)):
                 error = (view[self.head][:, image] - whole[mix.source[:, image]]).square().mean(dim=2)  # [B, N]
-                errors.append(mean_over_hidden(error, hidden))
+                errors.append(mean_of(error, hidden))
             contrasts.append(homologous(view["patches"], mask, self.temperature))
         pixels, contrast = torch.stack(errors).mean(), torch.stack(contrasts).mean()
         loss = pixels + self.weight * contrast

@@ -6,21 +6,8 @@ B samples of this rank, W ranks, N rows of this rank, D dimensions.
 import torch
 from torch import Tensor
 
-from ssl_framework.distributed import gather, gather_with_grad, rank
+from ssl_framework.distributed import gather, gather_with_grad, mean_of, rank
 from ssl_framework.functional import SameClass, class_sums, nce
-
-
-def mean_where(values: Tensor, where: Tensor) -> Tensor:
-    """The mean of some values of all ranks, as a mean over this rank's samples: W ranks still equal one when the ranks
-    have unequally many of them. 0 where no rank has any.
-
-    Args:
-        values: [B] of this rank.
-        where: [B] bool, which of them count.
-    """
-    counted = where.to(values.dtype)  # [B]
-    everyone = gather(counted)  # [W * B]
-    return (counted * values).mean() / everyone.mean().clamp(min=1 / len(everyone))
 
 
 def labelled_supcon(z: Tensor, label: Tensor, temperature: float) -> Tensor:
@@ -37,4 +24,4 @@ def labelled_supcon(z: Tensor, label: Tensor, temperature: float) -> Tensor:
     counts = (label >= 0) & (count > 0)  # [N]
     exclude = (itself | (classes < 0)) & counts[:, None]  # [N, W * N]; a row that does not count keeps its columns
     per_anchor = nce(z, keys, SameClass(label, classes, own), temperature, exclude=exclude)  # [N]
-    return mean_where(per_anchor, counts)
+    return mean_of(per_anchor, counts)

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_framework.arguments import Count, Fraction, NonNegative, Positive, Several, guarded
-from ssl_framework.distributed import from_first_rank
+from ssl_framework.distributed import from_first_rank, mean_of
 from ssl_framework.functional import Clusters, kmeans, unit
 from ssl_framework.memory import SampleBank
 from ssl_framework.objectives.base import Objective, outputs_of
-from ssl_framework.objectives.deepcluster_v2 import mean_where, refuse_more_clusters
+from ssl_framework.objectives.deepcluster_v2 import refuse_more_clusters
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.types import Batch, Clock, Outputs
 
@@ -115,7 +115,7 @@ def proto_nce(q: Tensor, index: Tensor, prototypes: Tensor, phi: Tensor, assigne
     """
     own = assigned[index]  # [B]
     costs = F.cross_entropy(q @ prototypes.T / phi, own.clamp(min=0), reduction="none")  # [B]
-    return mean_where(costs[None, None], own[None] >= 0)
+    return mean_of(costs, own >= 0)
 
 
 def concentration(rows: Tensor, found: Clusters, smoothing: float, temperature: float) -> Tensor:

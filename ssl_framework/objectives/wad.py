@@ -16,11 +16,10 @@ from annotated_types import Interval
 from torch import Tensor
 
 from ssl_framework.arguments import Classes, Count, guarded
-from ssl_framework.distributed import gather
+from ssl_framework.distributed import gather, mean_of
 from ssl_framework.functional import unit
 from ssl_framework.memory import SampleBank
 from ssl_framework.objectives.base import Objective, outputs_of
-from ssl_framework.objectives.partial import mean_where
 from ssl_framework.types import Batch, Clock, Outputs
 
 
@@ -75,12 +74,12 @@ class WAD(Objective):
         told = F.cross_entropy(scores, batch.label.clamp(min=0), reduction="none")  # [B]
         found = F.cross_entropy(scores, answer, reduction="none")  # [B]
         chosen = ~labelled & (self.bank.read("chosen", batch.index) > 0)  # [B]
-        loss = mean_where(told, labelled) + mean_where(weight * found, chosen)
+        loss = mean_of(told, labelled) + mean_of(weight * found, chosen)
         member = F.one_hot(gather(batch.label) + 1, self.num_classes + 1)[:, 1:].to(features.dtype)  # [W * B, C]
         self.axes += (member.T @ gather(features)).to(self.axes.dtype)  # [C, T]
         self.bank.write(batch.index, {"loss": found.detach().masked_fill(labelled, -1.0)})
         right = (scores.detach().argmax(dim=1) == batch.label).float()  # [B]
-        logged = {"accuracy": mean_where(right, labelled), "weight": mean_where(weight, ~labelled)}
+        logged = {"accuracy": mean_of(right, labelled), "weight": mean_of(weight, ~labelled)}
         return {"loss": loss, **logged, "chosen": self.bank.column("chosen").mean()}
 
     def choose(self, clock: Clock) -> None:

@@ -9,6 +9,8 @@ They are given as ``views.noise`` and change one view; what they did is the last
 B samples, C channels, s pixels along a side.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ TILES = 3
 """Along a side."""
 
 
-class Question:
+class Question(ABC):
     """Base: changes view ``view`` by one of ``answers`` classes of changes, each sample by another.
 
     Args:
@@ -48,9 +50,9 @@ class Question:
         views = [self.change(x, answer) if v == self.view else view for v, view in enumerate(batch.views)]
         return batch._replace(views=views, targets=[*(batch.targets or ()), answer])
 
+    @abstractmethod
     def change(self, x: Tensor, answer: Tensor) -> Tensor:
         """[B, C, s, s] and [B] -> [B, C, s, s]."""
-        raise NotImplementedError(f"{type(self).__name__} must define change")
 
 
 @guarded

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_framework.objectives.mae import MAE, SimMIM, mean_over_hidden, normalised, patches_of
+from ssl_framework.distributed import mean_of
+from ssl_framework.objectives.mae import MAE, SimMIM, normalised, patches_of
 from ssl_framework.types import Batch
 from tests.golden import cos_map, golden, sin_map
 from tests.objectives import loops
@@ -72,4 +73,4 @@ def test_only_hidden_patches_have_a_gradient() -> None:
 
 
 def test_nothing_hidden_is_a_loss_of_zero() -> None:
-    assert mean_over_hidden(torch.ones(2, 3), torch.zeros(2, 3, dtype=torch.bool)) == 0
+    assert mean_of(torch.ones(2, 3), torch.zeros(2, 3, dtype=torch.bool)) == 0

@@ -3,15 +3,16 @@
 import pytest
 import torch
 
-from ssl_framework.objectives.partial import labelled_supcon, mean_where
+from ssl_framework.distributed import mean_of
+from ssl_framework.objectives.partial import labelled_supcon
 from tests.golden import core_view
 from tests.objectives import loops
 
 
 def test_the_mean_of_some_and_of_none() -> None:
     values = torch.tensor([1.0, 2.0, 4.0])
-    assert mean_where(values, torch.tensor([True, False, True])).item() == pytest.approx(2.5)
-    assert mean_where(values, torch.zeros(3, dtype=torch.bool)).item() == 0.0
+    assert mean_of(values, torch.tensor([True, False, True])).item() == pytest.approx(2.5)
+    assert mean_of(values, torch.zeros(3, dtype=torch.bool)).item() == 0.0
 
 
 def test_supcon_among_the_labelled_is_that_without_the_others() -> None:
