@@ -26,12 +26,12 @@ python scripts/study.py study=dcl/batch_size scale=small data.root=data jobs=2
 python scripts/study.py study=dcl/batch_size --dry-run      # what would run, and for how long
 ```
 
-`scale=paper` is the published setting as far as it is known. `scale=small` takes minutes on two CPU cores. `scale=long`
-takes hours on them, and states what the paper leads one to expect as effects: a difference of cells, the least size
-that counts, and a test. Its criterion stands in the declaration before the runs are made, and the table says of each effect
-whether it was seen, was not seen, or went the other way. The tables below are computed from the records; each says of
-which scale it is and what that can and cannot show. The runs shared two cores with other work: their seconds are upper
-bounds.
+`scale=paper` is the published setting as far as it is known. `scale=small` takes minutes on two CPU cores.
+`scale=long` takes hours on them, and states what the paper leads one to expect as effects: a difference of cells, the
+least size that counts, and a test. Its criterion stands in the declaration before the runs are made, and the table
+says of each effect whether it was seen, was not seen, or went the other way. The tables below are computed from the
+records; each says of which scale it is and what that can and cannot show. The runs shared two cores with other work:
+their seconds are upper bounds.
 """
 
 
