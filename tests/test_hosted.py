@@ -131,9 +131,7 @@ def test_a_run_on_series_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
 SOUNDS = ("data=spoken_digits", "data.source.num_train=48", "data.source.num_test=24", "data.length=2048")
 
 
-@pytest.mark.parametrize(
-    "method", ["simclr", "mochi", "byol", "swav", "imix", "unmix_simclr", "patchmix", "mae", "densecl"]
-)
+@pytest.mark.parametrize("method", ["simclr", "mochi", "byol", "swav", "imix", "unmix_simclr", "patchmix", "mae"])
 def test_methods_of_pictures_and_their_mixers_make_a_step_on_sounds(method: str) -> None:
     """Log-mel pictures have one channel: nothing that mixes, hides or compares places of pictures needs to know."""
     cfg = config(f"method={method}", *SOUNDS, *SMALL, *SMALL_OF.get(method, ()))

@@ -2,8 +2,9 @@
 
 A word is a row of sounds. A sound is its three resonances (formants), how much of it is voice and how much is hiss, and
 how loud it is. A source of pulses and noise passes, window by window, through a filter with these resonances, which
-glide from sound to sound (source-filter model: Fant, Acoustic Theory of Speech Production, 1960). The formants of vowels
-are the means over men of Peterson and Barney, J. Acoust. Soc. Am. 24 (1952), table II; those of consonants are coarse.
+glide from sound to sound (source-filter model: Fant, Acoustic Theory of Speech Production, 1960). The formants of
+vowels are the means over men of Peterson and Barney, J. Acoust. Soc. Am. 24 (1952), table II; those of consonants are
+coarse.
 
 What makes it hard: every sample has a voice of its own (pitch, its fall, length of the vocal tract), a pace and a place
 of its own, the echo of a room, a channel that damps high frequencies, a loudness and noise.
