@@ -156,8 +156,6 @@ def test_a_run_on_sounds_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
     for key in ("state_dict", "optimizer_states"):
         assert_identical(whole[key], parts[key], key)
     results = [read_json(tmp_path / name / "result.json") for name in ("whole", "parts")]
-    assert results[0]["metrics"] == results[1]["metrics"] and list(results[0]["baselines"]) == [
-        "raw_input",
-        "untrained",
-    ]
+    assert results[0]["metrics"] == results[1]["metrics"]
+    assert list(results[0]["baselines"]) == ["raw_input", "untrained"]
     assert (tmp_path / "whole" / "pictures" / "views.png").is_file()

@@ -137,7 +137,7 @@ class SpokenDigits:
         """``count`` samples, a function of the seed."""
         generator = torch.Generator().manual_seed(seed)
         label = torch.arange(count) % len(WORDS)  # [N]
-        drawn = {key: between(count, *ends, generator) for key, ends in self.ranges.items()}  # [N] each
+        drawn = {key: between(count, low, high, generator) for key, (low, high) in self.ranges.items()}  # [N] each
         parts = [
             self.speak(label[at], {key: value[at] for key, value in drawn.items()}, generator)
             for at in torch.arange(count).split(CHUNK)
