@@ -181,7 +181,12 @@ def test_the_command_line_wins_over_data_of_another_modality() -> None:
         (
             ("data=waves", "backbone=resnet18"),
             r"backbone\.image_size reads data\.image_size, which data=waves has not, being of modality series: choose "
-            "backbone=series_tiny or data=captioned_shapes, data=cifar10, ",
+            "backbone=series_tiny or other data, such as data=shapes$",
+        ),
+        (
+            ("method=clip", "data=waves"),
+            "the method has towers of image and text, but data=waves has no image: choose data=captioned_shapes or a "
+            "method of series$",
         ),
         (
             ("data=cifar10", "views=series"),
@@ -301,6 +306,14 @@ def test_the_stem_follows_the_image_size(data: str, backbone: str, expected: str
         ("objective.temperature=", []),
         ("teacher=null", ["teacher=null chooses nothing: choose teacher=none"]),
         ("head=mlp4", ["there is no head=mlp4 (did you mean mlp3?)"]),
+        ("method=SimCLR", ["there is no method=SimCLR (did you mean simclr?)"]),
+        ("simclr", ["simclr is not key=value (did you mean method=simclr?): python train.py --help lists groups"]),
+        ("run", ["run is not key=value: python train.py --help lists groups"]),
+        ("batch_size=8", ["there is no key batch_size (did you mean data.batch_size?); the config has: "]),
+        ("epochs=8", ["there is no key epochs (did you mean trainer.max_epochs?)"]),
+        ("optimizer.lr=8", ["there is no key optimizer.lr (did you mean optimizer.lr_per_256?); optimizer has: "]),
+        ("device=cpu", ["there is no key device (did you mean trainer.devices?)"]),
+        ("backbone=test_resnet", ["(did you mean backbone=timm backbone.name=test_resnet?); backbone can be: mlp"]),
     ],
 )
 def test_misspelt_names_are_refused_with_what_exists_and_the_nearest(
