@@ -199,8 +199,11 @@ def test_networks_that_do_not_serve(score: Score, network: bool | None, words: s
 
 
 def test_a_vit_with_other_attention_is_refused() -> None:
+    network = encoder(True)
+    for block in network.backbone.net.blocks:
+        block.attn = nn.Identity()  # such as timm's attn_layer=diff
     with pytest.raises(ValueError, match=r"backbone\.name is vit_tiny_patch16_224: choose backbone=vit_tiny"):
-        ClassAttention()(images(), context(encoder(True, attn_layer="diff")))
+        ClassAttention()(images(), context(network))
 
 
 def test_saliencymix_puts_the_box_where_the_partner_is_highest(monkeypatch: pytest.MonkeyPatch) -> None:
