@@ -191,11 +191,21 @@ def no_pair(word: str) -> str:
     return f"{word} is not key=value{meant}: {typed('train')} --help lists groups, their choices and keys"
 
 
+ELSEWHERE = {
+    **dict.fromkeys(("out", "output", "out_dir", "output_dir", "save_dir", "log_dir", "run_dir"), "hydra.run.dir"),
+    **dict.fromkeys(("gpu", "gpus", "num_gpus"), "trainer.devices"),
+    **dict.fromkeys(("workers", "num_workers"), "data.num_workers"),
+}
+"""What other programs call keys of ours."""
+
+
 def deeper(wanted: str, node: DictConfig, where: str) -> str:
     """`` (did you mean data.batch_size?)`` where a key below a node is called so, or has it as a word of its name, the
     shortest one; or nothing."""
     below = [key for key in keys_below(OmegaConf.to_container(node), where) if not key.startswith("hydra.")]
     last = {key: key.rpartition(".")[2] for key in below}
+    if not where and wanted in ELSEWHERE:
+        return f" (did you mean {ELSEWHERE[wanted]}?)"
     called = [key for key in below if last[key] == wanted]
     called = called or [key for key in below if wanted in last[key].split("_")]
     called = called or [key for key in below if last[key] == f"{wanted}s"]

@@ -74,7 +74,8 @@ def pair(item: str) -> tuple[str, str]:
     """
     key, found, value = item.partition("=")
     if not found or not key:
-        raise ValueError(f"{item!r} is not of the form key=value")
+        meant = f" (did you mean run={item}?)" if (Path(item) / "config.yaml").is_file() else ""
+        raise ValueError(f"{item!r} is not of the form key=value{meant}")
     return key, value
 
 

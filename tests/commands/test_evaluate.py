@@ -337,6 +337,8 @@ def test_pretrained_weights_bring_their_own_normalisation_and_size(
         ("run={run} backbone=timm:resnet18", "two backbones"),
         ("run={run} run={run}", "run= is there twice"),
         ("run={run} model=resnet18", "model= goes with backbone="),
+        ("{run}", "is not of the form key=value (did you mean run="),
+        ("run={run}/checkpoints/last.ckpt", "last.ckpt is a file: name the folder of the run, "),
         ("run={run} evalution=frozen", r"there is no evalution= (did you mean evaluation?)"),
         ("run={run} method=byol", "there is no method=: evaluate takes run="),
         ("run={run} frozen", "'frozen' is not of the form key=value"),

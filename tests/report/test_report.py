@@ -122,6 +122,9 @@ def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as ended:
         main([str(tmp_path)])
     assert "holds no finished job" in str(ended.value)
+    (tmp_path / "config.yaml").write_text("seed: 0")
+    with pytest.raises(SystemExit, match=r"is a single run: python scripts/show.py report run=.* makes its page"):
+        main([str(tmp_path)])
 
 
 def test_settings_are_rows_of_their_own_and_what_belongs_to_the_data_is_none(tmp_path: Path) -> None:
