@@ -156,9 +156,9 @@ def explain(error: Exception) -> str:
         return f"the config has no key {cause.full_key}, which is needed: leave out what takes it away, or add it"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, wanted = (error.missing_cfg_file or "").rpartition("/")
-        meant = of_timm(wanted) if group == "backbone" else ""
-        meant = meant or nearest(wanted, error.options)
-        return f"there is no {group}={wanted}{meant}; {group} can be: {', '.join(error.options)}"
+        timm = f"; a model of timm is backbone=timm backbone.name={wanted}" if group == "backbone" else ""
+        known = f"{group} can be: {', '.join(error.options)}"
+        return f"there is no {group}={wanted}{nearest(wanted, error.options)}; {known}{timm}"
     key = getattr(cause, "key", None)
     parent = getattr(cause, "parent_node", None)
     if isinstance(error, ConfigCompositionException) and key is not None and isinstance(parent, DictConfig):
@@ -217,13 +217,6 @@ def keys_below(node: Any, where: str) -> Iterator[str]:
     for name, value in node.items() if isinstance(node, dict) else ():
         key = f"{where}.{name}" if where else str(name)
         yield from keys_below(value, key) if isinstance(value, dict) else [key]
-
-
-def of_timm(name: str) -> str:
-    """`` (did you mean backbone=timm backbone.name=X?)`` of a model of timm; or nothing."""
-    import timm  # takes seconds: only now
-
-    return f" (did you mean backbone=timm backbone.name={name}?)" if timm.is_model(name) else ""
 
 
 def quiet() -> None:

@@ -95,17 +95,9 @@ class Views(nn.Module):
         self.image_size = image_size
         self.channels = channels
         mean, std = each_channel(mean, channels), each_channel(std, channels)
-        mean = read_numbers(
-            mean,
-            "views.mean",
-            self.channels,
-            "one number per channel in [0, 1]" + grey(mean, "mean", channels),
-            0.0,
-            1.0,
-        )
-        std = read_numbers(
-            std, "views.std", self.channels, "one number per channel in (0, 1]" + grey(std, "std", channels), 1e-6, 1.0
-        )
+        each = "one number per channel in"
+        mean = read_numbers(mean, "views.mean", self.channels, f"{each} [0, 1]{grey('mean', mean)}", 0.0, 1.0)
+        std = read_numbers(std, "views.std", self.channels, f"{each} (0, 1]{grey('std', std)}", 1e-6, 1.0)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
         if isinstance(groups, str | Mapping) or not isinstance(groups, Sequence) or len(groups) == 0:

@@ -192,7 +192,7 @@ def test_keys_of_a_command_that_resumes_are_those_of_the_runs_choices(
     typed = ["data=files", "method=byol", "trainer.max_epochs=2", "head=gone", "backbone@teacher.backbone=timm"]
     run.write_about({"method": "byol", "data": "files", "overrides": typed, "command": ""})
     found = point_to_resumed_folder(["resume=run", "method=byol", "data.num_workers=2"])
-    assert found == [typed[0], typed[4], "resume=run", "method=byol", "data.num_workers=2", "hydra.run.dir=run"]
+    assert found == [typed[0], typed[4], "resume=run", "method=byol", "data.num_workers=2", "hydra.run.dir='run'"]
 
 
 def test_jobs_do_not_change_the_folder_in_which_paths_are_read(tmp_path: Path) -> None:
