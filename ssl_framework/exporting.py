@@ -39,7 +39,7 @@ from ssl_framework.models.weights import refuse_non_finite_weights
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.messages import nearest
-from ssl_framework.runs.system import refuse_unwritable
+from ssl_framework.runs.system import refuse_unwritable, writing
 
 TOLERANCE = 1e-4
 """Largest difference of a feature, of features whose largest is 1, between the run's network and what was written."""
@@ -434,11 +434,13 @@ def export(folder: Path, out: Path | None = None, format: str = "timm") -> tuple
     if not chosen.ending:
         if out.exists():
             raise ValueError(f"out={out} exists: format={format} makes a new folder, so remove it or choose another")
-        return out, chosen.write(trained, out)
+        with writing(out):
+            return out, chosen.write(trained, out)
     partial = out.with_name(f".{out.stem}.partial{chosen.ending}")
     try:
-        said = chosen.write(trained, partial)
-        partial.replace(out)
+        with writing(out):
+            said = chosen.write(trained, partial)
+            partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
     return out, said.replace(str(partial), str(out))

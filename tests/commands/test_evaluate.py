@@ -26,7 +26,7 @@ from ssl_framework.evaluation.features import Frozen, Splits
 from ssl_framework.evaluation.probes.knn import KNN
 from ssl_framework.evaluation.probes.linear import LinearProbe
 from ssl_framework.evaluation.probes.retrieval import Retrieval
-from ssl_framework.evaluation.request import evaluate
+from ssl_framework.evaluation.request import evaluate, protocols_of
 from ssl_framework.evaluation.score_all import Chosen, score_all
 from ssl_framework.exporting import export
 from ssl_framework.loading import load_run
@@ -328,6 +328,12 @@ def test_pretrained_weights_bring_their_own_normalisation_and_size(
 
     monkeypatch.setattr(timm, "create_model", offline)
     assert "timm cannot load the pretrained weights of resnet10t (OSError: no network)" in refused(*arguments)
+
+
+def test_a_run_that_was_not_evaluated_is_by_the_default_protocol() -> None:
+    found, taken, _ = protocols_of(composed("evaluation", "none"), None, ["evaluation.probes.knn.k=5"])
+    assert list(found) == ["frozen"] and taken == [["evaluation.probes.knn.k=5"]]
+    assert list(protocols_of(composed("evaluation", "none"), "none", [])[0]) == ["none"]
 
 
 @pytest.mark.parametrize(
