@@ -158,7 +158,8 @@ def explain(error: Exception) -> str:
         group, _, wanted = (error.missing_cfg_file or "").rpartition("/")
         timm = f"; a model of timm is backbone=timm backbone.name={wanted}" if group == "backbone" else ""
         known = f"{group} can be: {', '.join(error.options)}"
-        return f"there is no {group}={wanted}{nearest(wanted, error.options)}; {known}{timm}"
+        meant = " (trainer=auto takes a GPU)" if (group, wanted) in GPU else nearest(wanted, error.options)
+        return f"there is no {group}={wanted}{meant}; {known}{timm}"
     key = getattr(cause, "key", None)
     parent = getattr(cause, "parent_node", None)
     if isinstance(error, ConfigCompositionException) and key is not None and isinstance(parent, DictConfig):
@@ -190,6 +191,9 @@ def no_pair(word: str) -> str:
     meant = f" (did you mean {homes[0]}={word}?)" if homes else ""
     return f"{word} is not key=value{meant}: {typed('train')} --help lists groups, their choices and keys"
 
+
+GPU = {("trainer", "gpu"), ("trainer", "cuda")}
+"""Choices that one may look for."""
 
 ELSEWHERE = {
     **dict.fromkeys(("out", "output", "out_dir", "output_dir", "save_dir", "log_dir", "run_dir"), "hydra.run.dir"),
