@@ -277,12 +277,14 @@ def to_hub(trained: Trained, out: Path) -> str:
         ValueError: the network is none of timm's own, or what timm reads back differs.
     """
     net = of_pictures(trained, "hub")
-    name, views = trained.module.student.backbone.name, trained.cfg.views
-    data = {"mean": tuple(views.mean), "std": tuple(views.std)}
-    data["input_size"] = (views.channels, views.image_size, views.image_size)
-    plain = copy.deepcopy(trained.net).to(memory_format=torch.contiguous_format)  # as safetensors wants it
+    backbone, views = trained.module.student.backbone, trained.cfg.views
+    name = backbone.name
+    plain: Any = copy.deepcopy(trained.net).to(memory_format=torch.contiguous_format)  # as safetensors wants it
+    size = {"input_size": (views.channels, views.image_size, views.image_size)}
+    plain.pretrained_cfg = {**plain.pretrained_cfg, **size, "mean": tuple(views.mean), "std": tuple(views.std)}
+    told = {**backbone.options, **({"in_chans": views.channels} if views.channels != 3 else {})}
     try:
-        save_for_hf(plain, str(out), data_config=data, safe_serialization=True)
+        save_for_hf(plain, str(out), model_args=told, safe_serialization=True)
     except RuntimeError as error:  # of safetensors
         shutil.rmtree(out)
         raise ValueError(

@@ -313,6 +313,7 @@ def test_the_stem_follows_the_image_size(data: str, backbone: str, expected: str
         ("epochs=8", ["there is no key epochs (did you mean trainer.max_epochs?)"]),
         ("optimizer.lr=8", ["there is no key optimizer.lr (did you mean optimizer.lr_per_256?); optimizer has: "]),
         ("trainer=gpu", ["there is no trainer=gpu (trainer=auto takes a GPU); trainer can be: auto, cpu"]),
+        ("seed=1,2", ["seed=1,2 gives several values: add -m for a run of each, or write seed=[1,2] for a list"]),
         ("output_dir=x", ["there is no key output_dir (did you mean hydra.run.dir?)"]),
         ("device=cpu", ["there is no key device (did you mean trainer.devices?)"]),
         (

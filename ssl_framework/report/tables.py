@@ -76,7 +76,7 @@ def sweep_table(folder: Path) -> Table:
     table = Table(
         title=title,
         caption=terminal_text(caption),
-        min_width=min(80, max(len(title), len(caption))),  # or a table of few columns breaks its title
+        min_width=len(title),  # or a table of few columns breaks it
         box=box.SIMPLE,
         pad_edge=False,
         show_edge=False,

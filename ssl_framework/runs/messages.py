@@ -175,6 +175,9 @@ def explain(error: Exception) -> str:
     found = re.search(r"Could not override '(\w+)'", message)
     if found and "No match in the defaults list" in message:
         return f"there is no group {found[1]}{nearest(found[1], groups())}; groups are: {', '.join(groups())}"
+    if found := re.match(r"Ambiguous value for argument '([^=]+)=(.*?)'\s", message, re.DOTALL):
+        key, values = found.groups()
+        return f"{key}={values} gives several values: add -m for a run of each, or write {key}=[{values}] for a list"
     return " ".join(message.split())
 
 
