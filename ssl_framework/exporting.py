@@ -39,7 +39,7 @@ from ssl_framework.models.weights import refuse_non_finite_weights
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.messages import nearest
-from ssl_framework.runs.system import refuse_unwritable
+from ssl_framework.runs.system import refuse_unwritable, writing
 
 TOLERANCE = 1e-4
 """Largest difference of a feature, of features whose largest is 1, between the run's network and what was written."""
@@ -277,12 +277,14 @@ def to_hub(trained: Trained, out: Path) -> str:
         ValueError: the network is none of timm's own, or what timm reads back differs.
     """
     net = of_pictures(trained, "hub")
-    name, views = trained.module.student.backbone.name, trained.cfg.views
-    data = {"mean": tuple(views.mean), "std": tuple(views.std)}
-    data["input_size"] = (views.channels, views.image_size, views.image_size)
-    plain = copy.deepcopy(trained.net).to(memory_format=torch.contiguous_format)  # as safetensors wants it
+    backbone, views = trained.module.student.backbone, trained.cfg.views
+    name = backbone.name
+    plain: Any = copy.deepcopy(trained.net).to(memory_format=torch.contiguous_format)  # as safetensors wants it
+    size = {"input_size": (views.channels, views.image_size, views.image_size)}
+    plain.pretrained_cfg = {**plain.pretrained_cfg, **size, "mean": tuple(views.mean), "std": tuple(views.std)}
+    told = {**backbone.options, **({"in_chans": views.channels} if views.channels != 3 else {})}
     try:
-        save_for_hf(plain, str(out), data_config=data, safe_serialization=True)
+        save_for_hf(plain, str(out), model_args=told, safe_serialization=True)
     except RuntimeError as error:  # of safetensors
         shutil.rmtree(out)
         raise ValueError(
@@ -434,11 +436,13 @@ def export(folder: Path, out: Path | None = None, format: str = "timm") -> tuple
     if not chosen.ending:
         if out.exists():
             raise ValueError(f"out={out} exists: format={format} makes a new folder, so remove it or choose another")
-        return out, chosen.write(trained, out)
+        with writing(out):
+            return out, chosen.write(trained, out)
     partial = out.with_name(f".{out.stem}.partial{chosen.ending}")
     try:
-        said = chosen.write(trained, partial)
-        partial.replace(out)
+        with writing(out):
+            said = chosen.write(trained, partial)
+            partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
     return out, said.replace(str(partial), str(out))

@@ -48,7 +48,7 @@ def cached_losses(
         torch.manual_seed(step_seed(seed, number))
         return [rows_only(view) for view in encode(parts[number])]
 
-    with torch.no_grad(), running_statistics_kept(network):
+    with without_graph(), running_statistics_kept(network):
         outputs = together([encode_part(number) for number in range(len(parts))])
     leaves = [x.requires_grad_() for view in outputs if view is not None for x in view.values()]  # each [B, D]
     torch.manual_seed(step_seed(seed, len(parts)))
@@ -69,6 +69,18 @@ def cached_losses(
     # The value of the loss, the gradient of the last micro-batch (and of the objective's own parameters).
     loss = losses["loss"] if objective_has_parameters else losses["loss"].detach()
     return {**losses, "loss": loss + (surrogate - surrogate.detach())}
+
+
+@contextlib.contextmanager
+def without_graph() -> Iterator[None]:
+    """For a pass through a network whose parameters need a gradient later in the same step.
+
+    Half-precision weights that autocast has cast without gradient would stay in its cache, where torch up to at least
+    2.9 hands them to later passes, which then have none.
+    """
+    with torch.no_grad():
+        yield
+    torch.clear_autocast_cache()
 
 
 def full_precision_backward(like: Tensor) -> torch.autocast:

@@ -32,6 +32,8 @@ def load_run_config(folder: str | Path, said: Collection[str] = ()) -> DictConfi
     path = RunFolder(Path(folder)).config_file
     if not path.is_file():
         what = "has no config.yaml: it is not a run folder" if Path(folder).is_dir() else "does not exist"
+        within = [above for above in Path(folder).parents if Path(folder).is_file() and (above / path.name).is_file()]
+        what = f"is a file: name the folder of the run, {within[0]}" if within else what
         raise FileNotFoundError(f"the run folder {folder} {what}")
     RunFolder(Path(folder)).refuse_cut_config()
     content = as_now(read_config(path))

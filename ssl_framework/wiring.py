@@ -33,6 +33,7 @@ def check_heads(objective: Objective, student: Encoder) -> None:
     for encoder, modalities in student.encoders():
         whose = f"the student's tower for {listed(modalities)}" if modalities else "the student"
         refuse_missing(name, objective.reads, encoder, whose)
+        refuse_vectors(name, objective.token_reads, encoder)
         behind = encoder.heads_behind(objective.reads)
         unread = [head for head in encoder.heads if head not in behind]
         if unread:
@@ -60,6 +61,19 @@ def refuse_lacking(name: str, missing: Sequence[str], encoder: Encoder, whose: s
             f"{name} reads {listed(lacking)} of {whose}, which {encoder.backbone.name} has not: choose "
             f"{instead}another backbone, such as backbone=resnet18 or vit_tiny on pictures, or another objective"
         )
+
+
+def refuse_vectors(name: str, token_reads: Sequence[str], encoder: Encoder) -> None:
+    """Raises ValueError if the objective of that name reads tokens of a head that gives one vector a sample."""
+    for head in token_reads:
+        source = head
+        while source in encoder.heads:
+            source = encoder.heads[source].source  # type: ignore[assignment]
+        if source == "pooled":
+            fitting = choices("head", lambda node, head=head: node.get(head, {}).get("source") in ("tokens", "patches"))
+            raise ValueError(
+                f"{name} reads tokens of {head}, which gives one vector a sample: choose {fitting}another objective"
+            )
 
 
 def is_feature(name: str) -> bool:

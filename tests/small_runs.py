@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import timm
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -31,6 +32,13 @@ SMALL = (
     "evaluation=none",
 )
 """Two epochs of six steps on the embedded data set."""
+
+
+def skip_without(model: str) -> None:
+    """Leaves a test out where timm is too old for a model."""
+    if not timm.is_model(model):
+        pytest.skip(f"timm {timm.__version__} has no {model}")
+
 
 SMALL_QUEUE = ("objective.queue.size=24",)
 SMALL_HOST_QUEUE = ("objective.host.queue.size=24",)

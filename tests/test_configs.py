@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from ssl_framework.build import build_module, check_data
 from ssl_framework.runs.config import config_hash, hosted
 from ssl_framework.runs.folder import read_json
-from ssl_framework.runs.groups import CONFIGS
+from ssl_framework.runs.groups import CONFIGS, composing
+from ssl_framework.runs.messages import explain
 from tests.forked import Command
 from tests.small_runs import (
     DEFAULT_DATA,
@@ -181,7 +183,12 @@ def test_the_command_line_wins_over_data_of_another_modality() -> None:
         (
             ("data=waves", "backbone=resnet18"),
             r"backbone\.image_size reads data\.image_size, which data=waves has not, being of modality series: choose "
-            "backbone=series_tiny or data=captioned_shapes, data=cifar10, ",
+            "backbone=series_tiny or other data, such as data=shapes$",
+        ),
+        (
+            ("method=clip", "data=waves"),
+            "the method has towers of image and text, but data=waves has no image: choose data=captioned_shapes or a "
+            "method of series$",
         ),
         (
             ("data=cifar10", "views=series"),
@@ -312,6 +319,37 @@ def test_misspelt_names_are_refused_with_what_exists_and_the_nearest(
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     for word in words:
         assert word in line
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("method=SimCLR", "there is no method=SimCLR (did you mean simclr?); method can be: "),
+        ("simclr", "simclr is not key=value (did you mean method=simclr?): python train.py --help lists groups"),
+        ("run", "run is not key=value: python train.py --help lists groups"),
+        ("batch_size=8", "there is no key batch_size (did you mean data.batch_size?); the config has: "),
+        ("epochs=8", "there is no key epochs (did you mean trainer.max_epochs?); the config has: "),
+        ("optimizer.lr=8", "there is no key optimizer.lr (did you mean optimizer.lr_per_256?); optimizer has: "),
+        ("device=cpu", "there is no key device (did you mean trainer.devices?); "),
+        ("output_dir=x", "there is no key output_dir (did you mean hydra.run.dir?); "),
+        ("trainer=gpu", "there is no trainer=gpu (trainer=auto takes a GPU); trainer can be: auto, cpu, "),
+        ("backbone=test_resnet", "; a model of timm is backbone=timm backbone.name=test_resnet"),
+    ],
+)
+def test_what_others_call_it_is_answered_with_our_name(
+    argument: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    with composing(), pytest.raises(HydraException) as refused:
+        compose("train", [argument])
+    assert words in explain(refused.value)
+
+
+def test_several_values_of_a_single_run_are_told_what_they_may_be() -> None:
+    said = "Ambiguous value for argument 'seed=1,2'\n1. To use it as a list, use key=[value1,value2]\n2. ..."
+    assert explain(HydraException(said)) == (
+        "seed=1,2 gives several values: add -m for a run of each, or write seed=[1,2] for a list"
+    )
 
 
 def test_help_and_the_config_answer_without_torch() -> None:

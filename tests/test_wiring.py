@@ -16,7 +16,7 @@ from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.runs.trust import is_trusted
 from ssl_framework.training.place import local_processes
 from ssl_framework.training.trainer import build_trainer
-from tests.small_runs import SMALL, config, run_in, small
+from tests.small_runs import SMALL, config, run_in, skip_without, small
 
 
 def refused(*overrides: str) -> str:
@@ -172,6 +172,7 @@ def test_bad_values(override: str, words: str) -> None:
 
 
 def test_images_of_a_size_that_the_backbone_cannot_take() -> None:
+    skip_without("test_coatnet")
     message = refused("backbone.name=test_coatnet", "data.image_size=40")
     assert "cannot take 3 x 40 x 40 images" in message and "such as 32, 64" in message
 

@@ -3,7 +3,7 @@
     python -m tools.odd_values OUT.json [GROUP=CHOICE ...]      some methods and all choices of all groups, or those
 
 A key is set as the command line would set it, and everything that the config describes is built, without data sets that
-lie on a disk and without training. What may come of it:
+lie on a disk and without training. Stopped, it goes on where it was (``OUT.json.tried``). What may come of it:
 
     refused      one sentence that names the key
     unnamed      one sentence that does not
@@ -167,9 +167,15 @@ def work(found: Sequence[tuple[DictConfig, Case]], first: int, pipe: Connection)
         pipe.send((number, *outcome(*found[number])))
 
 
-def tried(found: Sequence[tuple[DictConfig, Case]], say: Callable[[str], None]) -> list[tuple[Case, str, str]]:
-    """Every case with its outcome; a process that hangs or dies costs its case only."""
-    context, done = multiprocessing.get_context("fork"), []
+Outcome = tuple[str, str, str]
+"""A case as words of a command, its kind, and what was said."""
+
+
+def tried(
+    found: Sequence[tuple[DictConfig, Case]], say: Callable[[str], None], before: Sequence[Outcome] = ()
+) -> Iterator[Outcome]:
+    """Every case with its outcome, behind those ``before``; a process that hangs or dies costs its case only."""
+    context, done = multiprocessing.get_context("fork"), list(before)
     while len(done) < len(found):
         here, there = context.Pipe()
         worker = context.Process(target=work, args=(found, len(done), there), daemon=True)
@@ -180,26 +186,41 @@ def tried(found: Sequence[tuple[DictConfig, Case]], say: Callable[[str], None]) 
                 if not here.poll(PATIENCE):
                     raise TimeoutError
                 number, kind, said = here.recv()
-                done.append((found[number][1], kind, said))
+                done.append((str(found[number][1]), kind, said))
+                yield done[-1]
                 if len(done) % 500 == 0:
                     say(f"{len(done)} of {len(found)}")
         except TimeoutError:
-            done.append((found[len(done)][1], "hang", f"nothing within {PATIENCE:.0f} s"))
+            done.append((str(found[len(done)][1]), "hang", f"nothing within {PATIENCE:.0f} s"))
+            yield done[-1]
         except EOFError:
             worker.join()
-            done.append((found[len(done)][1], "died", f"exit code {worker.exitcode}"))
+            done.append((str(found[len(done)][1]), "died", f"exit code {worker.exitcode}"))
+            yield done[-1]
         worker.kill()
         worker.join()
-    return done
+
+
+def read_tried(path: Path, found: Sequence[tuple[DictConfig, Case]]) -> list[Outcome]:
+    """The outcomes of a command that was stopped; none of one that tried other cases."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    before: list[Outcome] = [tuple(json.loads(line)) for line in lines]  # type: ignore[misc]
+    same = all(words == str(case) for (words, _, _), (_, case) in zip(before, found, strict=False))
+    return before if same else []
 
 
 def main(arguments: Sequence[str]) -> None:
     """Entry point."""
     out, *asked = arguments
-    done = tried(list(cases(asked)), lambda line: print(line, flush=True))
+    found, partial = list(cases(asked)), Path(f"{out}.tried")
+    done = read_tried(partial, found)
+    with partial.open("a" if done else "w", buffering=1) as file:
+        for each in tried(found, lambda line: print(line, flush=True), done):
+            done.append(each)
+            file.write(json.dumps(each) + "\n")
     counts = Counter(kind for _, kind, _ in done)
-    record = {"counts": dict(sorted(counts.items())), "cases": [[str(case), kind, said] for case, kind, said in done]}
-    Path(out).write_text(json.dumps(record, indent=1) + "\n")
+    Path(out).write_text(json.dumps({"counts": dict(sorted(counts.items())), "cases": done}, indent=1) + "\n")
+    partial.unlink()
     print(", ".join(f"{number} {kind}" for kind, number in counts.most_common()))
 
 

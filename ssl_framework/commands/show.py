@@ -60,6 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
         meant = f" (did you mean {near[0]}?)" if near else ""
         parser.error(f"{what!r}{meant} is neither key=value nor one of {', '.join(known)}")
     with refusing():
+        if not what and any(item.startswith("run=") for item in overrides):
+            raise ValueError(f"say what to show of the run: {', '.join(OF_RUNS)} or {REPLAY}, before run=")
         if what == REPLAY:
             show_step(overrides, given.out)
         elif what in OF_RUNS:

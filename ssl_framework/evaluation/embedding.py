@@ -87,6 +87,8 @@ class FileSamples:
             raise FileNotFoundError(f"images={place} is no folder: give a folder of image files, or a CSV file of them")
         if columns and place.is_dir():
             raise ValueError(f"columns= are of a CSV file, but images={place} is a folder: leave them out")
+        if place.is_file() and place.suffix.lower() in SUFFIXES:
+            raise ValueError(f"images={place} is one file: give the folder it lies in, or a CSV file of images")
         self.size, self.channels = size, channels
         found = below(place) if place.is_dir() else listed(Table(place, columns or {}, skips=True))
         self.paths: list[Path] = [path for path, _ in found]

@@ -255,7 +255,7 @@ def protocols_of(
     """Name -> ``{evaluation: ...}`` for ``evaluation=``, the overrides each has taken, and whether they were named."""
     if value == "all":
         names = sorted(stored("evaluation"), key=lambda name: (name != "frozen", name))
-    elif value is None and "evaluation" not in base:
+    elif value is None and ("evaluation" not in base or base.evaluation.get("protocol") == "none/1"):
         names = ["frozen"]
     else:
         names = [] if value is None else names_of("evaluation", value)

@@ -91,8 +91,11 @@ class PuzzleMix:
         mask = z[lowest(cells, *self.borders(x, other, z))]  # [B, g, g]
         own = by_cell(mask, h, w, "mixer.rule.blocks")[:, None]  # [B, 1, h, w]
         if self.transport is not None:
-            x = transported(x, score, mask > 0, self.transport)  # [B, C, h, w]
-            other = transported(other, theirs, mask < 1, self.transport)  # [B, C, h, w]
+            moves = [moves_of(s, m > 0, self.transport) for s, m in ((score, mask), (theirs, 1 - mask))]  # 2 x [B, n]
+            x, other = moved(x, moves[0], self.blocks), moved(other, moves[1], self.blocks)  # [B, C, h, w] each
+            if context.taken is not None:
+                shown = [left(m, move) for m, move in zip((mask, 1 - mask), moves, strict=True)]  # 2 x [B, g, g]
+                context.taken.append(torch.stack([by_cell(m, h, w, "mixer.rule.blocks") for m in shown], dim=1))
         return torch.lerp(other, x, own.to(x.dtype)), owned(own)
 
     def borders(self, x: Tensor, other: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,44 +173,61 @@ def lowest(cells: Tensor, below: Tensor, beside: Tensor) -> Tensor:
     return torch.cat(labels[::-1], dim=1).view(count, rows, columns)
 
 
-def transported(x: Tensor, score: Tensor, shown: Tensor, price: float) -> Tensor:
-    """Moves an image's cells so that those that matter are shown (algorithm 1 of the paper).
+def moves_of(score: Tensor, shown: Tensor, price: float) -> Tensor:
+    """Which cell of an image goes to which place, so that those that matter are shown (algorithm 1 of the paper).
 
     Each cell asks for the place where ``price * distance^2 - score * shown`` is lowest. Where several ask for one
     place, the lowest gets it; the others ask for their next choice. There are as many rounds as cells; a place that
     nobody has asked for by then shows the cell that was there.
 
     Args:
-        x: [B, C, h, w].
         score: [B, g, g] of the cells.
         shown: [B, g, g] bool, the places that the mask shows.
         price: of moving over a side of the image.
 
     Returns:
-        [B, C, h, w].
-
-    Raises:
-        ValueError: g does not divide the sides.
+        [B, n] int64, for each place the cell that it gets.
     """
-    count, channels, h, w = x.shape
     g = score.shape[1]
-    if h % g or w % g:
-        raise ValueError(
-            f"mixer.rule.blocks is {g}, which does not divide views of {h} x {w} pixels: choose one that does, or set "
-            "mixer.rule.transport=null"
-        )
-    place = torch.arange(g * g, device=x.device)  # [n]
+    place = torch.arange(g * g, device=score.device)  # [n]
     rows, columns = place // g, place % g  # [n] each
     distance = ((rows[:, None] - rows).square() + (columns[:, None] - columns).square()) / (g - 1) ** 2  # [n, n]
     cost = price * distance - score.flatten(1)[:, :, None] * shown.flatten(1)[:, None]  # [B, n, n places]
-    asked = torch.zeros_like(cost, dtype=torch.bool)  # [B, n, n]
     for _ in range(g * g):
         asked = place == cost.argmin(dim=2, keepdim=True)  # [B, n, n places]
         offers = torch.where(asked, cost, torch.inf)  # [B, n, n places]
         won = place[:, None] == offers.argmin(dim=1, keepdim=True)  # [B, n, n places]
         cost = torch.where(asked & ~won, torch.inf, cost)
     asked = (place == cost.argmin(dim=2, keepdim=True)) & cost.isfinite()  # [B, n, n places]
-    comes = torch.where(asked.any(dim=1), torch.where(asked, cost, torch.inf).argmin(dim=1), place)  # [B, n places]
+    return torch.where(asked.any(dim=1), torch.where(asked, cost, torch.inf).argmin(dim=1), place)  # [B, n places]
+
+
+def moved(x: Tensor, moves: Tensor, g: int) -> Tensor:
+    """Images [B, C, h, w] with the cell ``moves`` [B, n] of g x g in each place.
+
+    Raises:
+        ValueError: g does not divide the sides.
+    """
+    count, channels, h, w = x.shape
+    if h % g or w % g:
+        raise ValueError(
+            f"mixer.rule.blocks is {g}, which does not divide views of {h} x {w} pixels: choose one that does, or set "
+            "mixer.rule.transport=null"
+        )
     cells = x.view(count, channels, g, h // g, g, w // g).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)  # [B, n, C, ., .]
-    moved = cells[torch.arange(count, device=x.device)[:, None], comes].unflatten(1, (g, g))  # [B, g, g, C, ., .]
-    return moved.permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
+    there = cells[torch.arange(count, device=x.device)[:, None], moves].unflatten(1, (g, g))  # [B, g, g, C, ., .]
+    return there.permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
+
+
+def left(shown: Tensor, moves: Tensor) -> Tensor:
+    """How much of each cell is seen, where it went: at the place of two that shows more of it, 0 where at none.
+
+    Args:
+        shown: [B, g, g] in [0, 1], how much each place shows of the image.
+        moves: [B, n] as of ``moves_of``.
+
+    Returns:
+        [B, g, g] in [0, 1].
+    """
+    seen = shown.flatten(1)  # [B, n places]
+    return torch.zeros_like(seen).scatter_reduce(1, moves, seen, "amax").view(shown.shape)

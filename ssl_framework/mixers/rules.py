@@ -96,8 +96,10 @@ class ResizeMix:
             with torch.autocast(x.device.type, enabled=False):  # half precision would round the pixels
                 small = torch.einsum(("bij,bcjw->bciw", "bij,bchj->bchi")[axis], weights, small)  # [B, C, h, w]
             boxes.append(inside(first, first + pixels, size))  # [B, size]
-        box = (boxes[0][:, :, None] & boxes[1][:, None])[:, None]  # [B, 1, h, w]
-        return pasted(x, small, box.float())
+        box = (boxes[0][:, :, None] & boxes[1][:, None])[:, None].float()  # [B, 1, h, w]
+        if context.taken is not None:  # all of the partner is shown, wherever it lies
+            context.taken.append(torch.cat([1 - box, torch.ones_like(box)], dim=1))  # [B, 2, h, w]
+        return pasted(x, small, box)
 
 
 @guarded
@@ -131,12 +133,22 @@ class Switch:
         """As the rule that was chosen for each sample, or for the batch."""
         count = len(x) if self.per_sample else 1
         draw = uniform((count, 1, 1, 1), x, context.draws(self.per_sample))  # [B, 1, 1, 1] or [1, 1, 1, 1]
-        context = context._replace(taken=None)  # that of a rule which may not be the chosen one
-        mixed, owner = self.rules[-1](x, source, context)
+        mixed, owner, shown = self.of(self.rules[-1], x, source, context)
         for rule, until in zip(reversed(self.rules[:-1]), reversed(self.until[:-1]), strict=True):
-            each = rule(x, source, context)
-            mixed, owner = torch.where(draw < until, each[0], mixed), torch.where(draw < until, each[1], owner)
+            each, chosen = self.of(rule, x, source, context), draw < until
+            mixed, owner, shown = (
+                torch.where(chosen, new, old) for new, old in zip(each, (mixed, owner, shown), strict=True)
+            )
+        if context.taken is not None:
+            context.taken.append(shown)  # [B, P, h, w]
         return mixed, owner
+
+    @staticmethod
+    def of(rule: Rule, x: Tensor, source: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """What one rule makes [B, C, h, w], of whom each pixel is and which pixels of each are shown [B, P, h, w]."""
+        taken: list[Tensor] = []
+        mixed, owner = rule(x, source, context._replace(taken=taken))
+        return mixed, owner, taken[0] if taken else owner
 
 
 @guarded

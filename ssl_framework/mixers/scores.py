@@ -192,7 +192,8 @@ def smooth(score: Tensor, sigma: float) -> Tensor:
 
 @contextlib.contextmanager
 def looking(network: Encoder) -> Iterator[None]:
-    """The network in evaluation mode, each part back in its own mode afterwards."""
+    """The network in evaluation mode, each part back in its own mode afterwards; autocast forgets the weights that it
+    has cast meanwhile (see ``gradient_cache.without_graph``)."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -200,6 +201,7 @@ def looking(network: Encoder) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+        torch.clear_autocast_cache()
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ The small ones are registered with timm, so that exported weights load through `
 """
 
 import contextlib
+import difflib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -89,8 +90,13 @@ class Backbone(nn.Module):
         self.full_name = name
         self.name = small_name if small_name is not None and image_size <= SMALL_IMAGE else name
         if not timm.is_model(self.name):
-            near = ", ".join(timm.list_models(f"*{self.name[:8]}*")[:6]) or "see timm.list_models()"
-            raise ValueError(f"backbone.name is {self.name}, which timm does not know; it has, for example: {near}")
+            known = timm.list_models()
+            near = timm.list_models(f"{self.name}*") or difflib.get_close_matches(self.name, known, n=6)
+            near = near or timm.list_models(f"*{self.name[:8]}*")
+            raise ValueError(
+                f"backbone.name is {self.name}, which timm does not know; it has, for example: "
+                f"{', '.join(near[:6] or known[:6])}"
+            )
         refuse_places(options or {})
         if masked_tokens is not None or last_layers:
             asked = (

@@ -284,7 +284,7 @@ def said_of(
     if dropped:
         parts.append(f"dropped {', '.join(dropped[:4])}{' ...' if len(dropped) > 4 else ''}")
     if rest:
-        parts.append(f"{rest} others left out")
+        parts.append(f"{rest} other{'s' if rest > 1 else ''} left out")
     left = [key for key in own if key not in taken and not key.endswith("num_batches_tracked")]
     if left:
         parts.append(f"left as they begin: {', '.join(left)}")

@@ -72,6 +72,7 @@ class IBOT(Objective):
         self.patch_weight, self.koleo_weight = patch_weight, koleo_weight
         self.head, self.patch_head = head, patch_head
         self.teacher_reads = (head,) if patch_head is None else (head, patch_head)
+        self.token_reads = (head,) if patch_head is None else (patch_head,)
         self.reads = (*self.teacher_reads, "mask", *(("pooled",) if koleo_weight else ()))
 
     def forward(
@@ -97,11 +98,6 @@ class IBOT(Objective):
 
     def of_image(self, view: Outputs) -> Tensor:
         """[B, K]; a head of all tokens has the class token's first."""
-        if self.patch_head is None and view[self.head].ndim != 3:
-            raise ValueError(
-                f"IBOT reads tokens of {self.head}, which gives one vector a sample: choose head=ibot, or name a head "
-                "of patches in objective.patch_head"
-            )
         return view[self.head] if self.patch_head is not None else view[self.head][:, 0]
 
     def of_patches(self, view: Outputs, count: int) -> Tensor:

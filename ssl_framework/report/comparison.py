@@ -20,7 +20,8 @@ from ssl_framework.report.layout import by_method, in_order, shared
 from ssl_framework.report.render import text_of
 from ssl_framework.report.results_csv import read_csv, write_csv
 from ssl_framework.report.sheet import Entry, Sheet, cells, entry_of
-from ssl_framework.runs.folder import Summary, read_runs, write, write_json
+from ssl_framework.runs.folder import RunFolder, Summary, read_runs, write, write_json
+from ssl_framework.runs.messages import shell_word, typed
 from ssl_framework.runs.numbers import mean_and_spread, natural, short
 from ssl_framework.runs.plain import printable
 
@@ -228,7 +229,14 @@ def condense(folder: Path, out: Path, with_references: bool) -> Record:
     """
     runs = in_order(read_runs(folder))
     if not any(run.state == "done" for run in runs):
-        raise ValueError(f"{folder} holds no finished job of a multirun")
+        if RunFolder(folder).config_file.is_file():
+            raise ValueError(
+                f"{folder} is a single run: {typed('show')} report {shell_word(f'run={folder}')} makes its page; a "
+                "record is of a folder in which the jobs of a multirun lie"
+            )
+        raise ValueError(
+            f"{folder} holds no finished job of a multirun: give its hydra.sweep.dir, the folder in which the jobs lie"
+        )
     about = {**about_of(runs), "references": score_references(runs) if with_references else {}}
     record = Record(sheet_of(entries_of(runs)), about)
     table = markdown(record)

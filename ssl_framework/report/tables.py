@@ -72,9 +72,11 @@ def sweep_table(folder: Path) -> Table:
     """
     sheet, common = by_variation(read_runs(folder))
     found = cells(sheet)
+    title, caption = f"{unit_of(sheet.metrics)}, mean ± standard deviation over n seeds, final epoch", " ".join(common)
     table = Table(
-        title=f"{unit_of(sheet.metrics)}, mean ± standard deviation over n seeds, final epoch",
-        caption=terminal_text(" ".join(common)),
+        title=title,
+        caption=terminal_text(caption),
+        min_width=len(title),  # or a table of few columns breaks it
         box=box.SIMPLE,
         pad_edge=False,
         show_edge=False,

@@ -22,6 +22,7 @@ KEYS: dict[tuple[str, Any], str] = {
         "data.images.webdataset_shards.WebDatasetSource"
     ),
     ("table", None): "data.images.folder.FolderSource data.images.files.FilesSource",
+    ("columns", None): "data.images.folder.FolderSource data.images.files.FilesSource",
     ("head", "projector"): (
         "objectives.barlow_twins.BarlowTwins objectives.cacr.CACR objectives.cacr_moco.CACRMoCo objectives.dcl.DCL "
         "objectives.groco.GroCo objectives.instance_discrimination.InstanceDiscrimination objectives.metrix.Metrix "

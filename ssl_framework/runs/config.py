@@ -13,16 +13,20 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_framework.runs import composition
+from ssl_framework.runs import composition, suggestions
 from ssl_framework.runs.added_keys import without_added
 from ssl_framework.runs.addresses import as_first_published, as_now
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import choices, files, groups
 from ssl_framework.runs.messages import command_line
 from ssl_framework.runs.overrides import key_of
+from ssl_framework.runs.suggestions import towers_of
 
 PICTURES = "ssl_framework.views.image.Views"
 """What makes views of pictures, in a config."""
+
+EMBEDDED = "shapes"
+"""The data set of pictures that needs no file."""
 
 
 def hosted(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
@@ -60,14 +64,34 @@ def refuse_missing_data(cfg: DictConfig) -> None:
         for wanted in re.findall(r"\$\{data\.([\w.]+)\}", value) if isinstance(value, str) else ():
             above, _, name = f"data.{wanted}".rpartition(".")
             if name not in (OmegaConf.select(cfg, above) or {}):
-                group, modalities = key.split(".")[0], " and ".join(cfg.data.get("modalities", ["image"]))
+                own = list(cfg.data.get("modalities", ["image"]))
+                refuse_towers(cfg, own)
+                group = key.split(".")[0]
                 fitting = [f"{group}={choice}" for choice in choices(group) if reads(group, choice) <= set(cfg.data)]
-                others = [f"data={choice}" for choice in choices("data") if has(choice, wanted)]
-                instead = " or ".join(filter(None, [", ".join(fitting), ", ".join(others)]))
-                raise ValueError(
-                    f"{key} reads data.{wanted}, which data={cfg.data.name} has not, being of modality {modalities}: "
-                    f"choose {instead}"
+                others = sorted(
+                    filter(lambda choice: has(choice, wanted), choices("data")), key=lambda choice: choice != EMBEDDED
                 )
+                instead = [", ".join(fitting), *(f"other data, such as data={choice}" for choice in others[:1])]
+                raise ValueError(
+                    f"{key} reads data.{wanted}, which data={cfg.data.name} has not, being of modality "
+                    f"{' and '.join(own)}: choose {' or '.join(filter(None, instead))}"
+                )
+
+
+def refuse_towers(cfg: DictConfig, modalities: Sequence[str]) -> None:
+    """Raises ValueError where the method has a tower for what the data have not."""
+    towers = towers_of(cfg)
+    if lacking := [name for name in towers if name not in modalities]:
+        fits = data_with(towers)
+        raise ValueError(
+            f"the method has towers of {' and '.join(towers)}, but data={cfg.data.name} has no {lacking[0]}: choose "
+            f"{fits}a method of {' and '.join(modalities)}"
+        )
+
+
+def data_with(modalities: Sequence[str]) -> str:
+    """``data=captioned_shapes or ``: the data sets that have all of some modalities."""
+    return suggestions.choices("data", lambda node: set(modalities) <= set(node.get("modalities") or ["image"]))
 
 
 def reads(group: str, choice: str) -> set[str]:
@@ -117,7 +141,7 @@ def refers_to(cfg: DictConfig, name: str) -> bool:
 
 MAY_CHANGE = (
     *("trainer", "logger", "evaluation", "report", "resume"),
-    *("data.root", "data.download", "data.num_workers", "data.resident_share", "data.store"),
+    *("data.root", "data.table", "data.download", "data.num_workers", "data.resident_share", "data.store"),
 )
 """Keys that may differ when a run is resumed: they say how and how long it runs, not what it learns from."""
 

@@ -20,6 +20,7 @@ from ssl_framework.runs.addresses import as_first_published
 from ssl_framework.runs.durable import replacing, sweep
 from ssl_framework.runs.held import held, holder, is_held
 from ssl_framework.runs.plain import plain_json, printable, read_config
+from ssl_framework.runs.plugins import typed
 
 LATEST = Path("outputs") / "latest"
 """Link to the folder of the run that began last."""
@@ -54,7 +55,8 @@ class RunFolder(NamedTuple):
     path: Path
 
     def __str__(self) -> str:
-        return str(self.path)
+        """As a user would type it here."""
+        return typed(self.path)
 
     @property
     def config_file(self) -> Path:
@@ -429,7 +431,7 @@ class Summary(NamedTuple):
 
 
 def runs_in(folder: Path) -> list[RunFolder]:
-    """The runs whose folders lie in ``folder``, in the order of their names.
+    """The runs whose folders lie in ``folder``, in the order of their names; outputs/latest is no folder of its own.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -437,8 +439,14 @@ def runs_in(folder: Path) -> list[RunFolder]:
     if not folder.is_dir():
         raise FileNotFoundError(f"the folder {folder} does not exist")
     with os.scandir(folder) as entries:
-        found = [RunFolder(folder / name) for name in sorted(entry.name for entry in entries if entry.is_dir())]
+        own = [entry.name for entry in entries if entry.is_dir() and not is_latest(entry)]
+    found = [RunFolder(folder / name) for name in sorted(own)]
     return [run for run in found if run.about_file.is_file() or run.config_file.is_file()]
+
+
+def is_latest(entry: os.DirEntry) -> bool:
+    """Whether it is the link to the run that began last."""
+    return entry.name == LATEST.name and entry.is_symlink()
 
 
 def read_runs(folder: Path) -> list[Summary]:

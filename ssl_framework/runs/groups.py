@@ -11,6 +11,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
+from ssl_framework import __version__
 from ssl_framework.runs.plugins import Plugin, of_command_line, plugins, remember, split_plugins, trusted
 
 HERE = Path(__file__).resolve().parents[1]  # the package
@@ -21,8 +22,12 @@ CONFIGS = HERE / "configs" if (HERE / "configs").is_dir() else HERE.parent / "co
 def admit(arguments: Sequence[str]) -> list[str]:
     """The arguments of a command without those that name plugins, which are known from here on.
 
-    Ends the process with one sentence where one of them, or an installed plugin, is refused.
+    Ends the process with one sentence where one of them, or an installed plugin, is refused; and with our version where
+    that is asked for.
     """
+    if "--version" in arguments:
+        print(f"ssl_framework {__version__}")
+        sys.exit(0)
     try:
         return admitted(arguments)
     except ValueError as error:

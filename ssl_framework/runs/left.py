@@ -58,7 +58,17 @@ def refuse_other_run(cfg: DictConfig, run: RunFolder, names: Mapping[str, Any], 
     except (ValueError, FileNotFoundError) as error:
         refuse_other_names(run, names, key, str(error))
         return
-    refuse_other_config(cfg, run, key)
+    try:
+        refuse_other_config(cfg, run, key)
+    except ValueError as error:
+        before = names_of(run)
+        for what in ("method", "data") if before else ():
+            if before[what] != names[what]:
+                raise ValueError(
+                    f"{run} holds a run of {what}={before[what]}, but this one is of {names[what]}: choose another "
+                    f"{key}, or remove that folder"
+                ) from error
+        raise
 
 
 def refuse_other_names(run: RunFolder, names: Mapping[str, Any], key: str, fault: str) -> None:

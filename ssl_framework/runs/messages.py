@@ -10,13 +10,14 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from ssl_framework.runs.groups import CONFIGS, HERE, groups
+from ssl_framework.runs.groups import CONFIGS, HERE, choices, groups
 from ssl_framework.runs.plain import printable
 from ssl_framework.runs.plugins import as_typed as plugins_as_typed
 from ssl_framework.runs.stopping import AGAIN as AGAIN
@@ -145,6 +146,8 @@ def explain(error: Exception) -> str:
         cause = cause.__cause__
     message = str(error).strip()
     if isinstance(error, OverrideParseException):
+        if re.fullmatch(r"[\w./-]+", error.override):
+            return no_pair(error.override)
         return (
             f"{error.override} cannot be read: put a value with brackets, commas or spaces into quotes twice, "
             f"as in \"key='a, b'\""
@@ -153,9 +156,10 @@ def explain(error: Exception) -> str:
         return f"the config has no key {cause.full_key}, which is needed: leave out what takes it away, or add it"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, wanted = (error.missing_cfg_file or "").rpartition("/")
-        return (
-            f"there is no {group}={wanted}{nearest(wanted, error.options)}; {group} can be: {', '.join(error.options)}"
-        )
+        timm = f"; a model of timm is backbone=timm backbone.name={wanted}" if group == "backbone" else ""
+        known = f"{group} can be: {', '.join(error.options)}"
+        meant = " (trainer=auto takes a GPU)" if (group, wanted) in GPU else nearest(wanted, error.options)
+        return f"there is no {group}={wanted}{meant}; {known}{timm}"
     key = getattr(cause, "key", None)
     parent = getattr(cause, "parent_node", None)
     if isinstance(error, ConfigCompositionException) and key is not None and isinstance(parent, DictConfig):
@@ -166,17 +170,60 @@ def explain(error: Exception) -> str:
             known = sorted({*known, *groups()})
         if not known:
             return f"there is no key {full}, and {where} is empty as shipped: add it with +{full}=..."
-        return f"there is no key {full}{nearest(str(key), known)}; {where} has: {', '.join(known)}"
+        meant = nearest(str(key), known) or deeper(str(key), parent, "" if where == "the config" else where)
+        return f"there is no key {full}{meant}; {where} has: {', '.join(known)}"
     found = re.search(r"Could not override '(\w+)'", message)
     if found and "No match in the defaults list" in message:
         return f"there is no group {found[1]}{nearest(found[1], groups())}; groups are: {', '.join(groups())}"
+    if found := re.match(r"Ambiguous value for argument '([^=]+)=(.*?)'\s", message, re.DOTALL):
+        key, values = found.groups()
+        return f"{key}={values} gives several values: add -m for a run of each, or write {key}=[{values}] for a list"
     return " ".join(message.split())
 
 
 def nearest(wanted: str, known: Sequence[str]) -> str:
-    """`` (did you mean X?)`` or nothing."""
-    match = difflib.get_close_matches(wanted, [name for name in known if name != wanted], n=1)
-    return f" (did you mean {match[0]}?)" if match else ""
+    """`` (did you mean X?)`` or nothing; capitals do not count."""
+    lower = {name.lower(): name for name in known if name != wanted}
+    match = difflib.get_close_matches(wanted.lower(), lower, n=1)
+    return f" (did you mean {lower[match[0]]}?)" if match else ""
+
+
+def no_pair(word: str) -> str:
+    """What is said of a word of a command that sets nothing."""
+    homes = [group for group in ("method", *groups()) if word in choices(group)]
+    meant = f" (did you mean {homes[0]}={word}?)" if homes else ""
+    return f"{word} is not key=value{meant}: {typed('train')} --help lists groups, their choices and keys"
+
+
+GPU = {("trainer", "gpu"), ("trainer", "cuda")}
+"""Choices that one may look for."""
+
+ELSEWHERE = {
+    **dict.fromkeys(("out", "output", "out_dir", "output_dir", "save_dir", "log_dir", "run_dir"), "hydra.run.dir"),
+    **dict.fromkeys(("gpu", "gpus", "num_gpus"), "trainer.devices"),
+    **dict.fromkeys(("workers", "num_workers"), "data.num_workers"),
+}
+"""What other programs call keys of ours."""
+
+
+def deeper(wanted: str, node: DictConfig, where: str) -> str:
+    """`` (did you mean data.batch_size?)`` where a key below a node is called so, or has it as a word of its name, the
+    shortest one; or nothing."""
+    below = [key for key in keys_below(OmegaConf.to_container(node), where) if not key.startswith("hydra.")]
+    last = {key: key.rpartition(".")[2] for key in below}
+    if not where and wanted in ELSEWHERE:
+        return f" (did you mean {ELSEWHERE[wanted]}?)"
+    called = [key for key in below if last[key] == wanted]
+    called = called or [key for key in below if wanted in last[key].split("_")]
+    called = called or [key for key in below if last[key] == f"{wanted}s"]
+    return f" (did you mean {min(called, key=lambda key: (key.count('.'), len(key)))}?)" if called else ""
+
+
+def keys_below(node: Any, where: str) -> Iterator[str]:
+    """``a.b`` for every value in nested mappings."""
+    for name, value in node.items() if isinstance(node, dict) else ():
+        key = f"{where}.{name}" if where else str(name)
+        yield from keys_below(value, key) if isinstance(value, dict) else [key]
 
 
 def quiet() -> None:

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import choices, composing
 from ssl_framework.runs.messages import nearest
 from ssl_framework.runs.typed_paths import with_paths_quoted
@@ -74,7 +75,8 @@ def pair(item: str) -> tuple[str, str]:
     """
     key, found, value = item.partition("=")
     if not found or not key:
-        raise ValueError(f"{item!r} is not of the form key=value")
+        meant = f" (did you mean run={item}?)" if RunFolder(Path(item)).config_file.is_file() else ""
+        raise ValueError(f"{item!r} is not of the form key=value{meant}")
     return key, value
 
 

@@ -42,6 +42,9 @@ GRACE = 60.0
 ABRUPT = 30.0
 """Seconds from a signal to the end of a process that has nothing to save."""
 
+FINDING = 5.0
+"""The same, of a process that waits for the others of its run to come: in C, where it hears no signal."""
+
 SAVING = 900.0
 """Seconds for what a run does once all of its processes know that it stops: it saves, and ends its loggers."""
 
@@ -81,6 +84,7 @@ class Stop:
         self.saving: Callable[[], None] | None = None  # is told that the process has come to where it saves
         self.heard_at: float | None = None
         self.ends_at: float | None = None
+        self.abrupt = ABRUPT
         self.ear: tuple[int, int] | None = None
 
     def listen(self, hard: bool) -> bool:
@@ -201,7 +205,7 @@ class Stop:
         now = time.monotonic()
         if self.heard_at is None:
             self.heard_at, self.first = now, number
-            self.ends_at = now + (GRACE if self.noting else ABRUPT)
+            self.ends_at = now + (GRACE if self.noting else self.abrupt)
         elif now > self.heard_at + BOUNCE:
             self.end_at_once(number, "after an earlier signal, and ended at once")
 

@@ -91,7 +91,7 @@ def system_error_in(error: BaseException) -> OSError | None:
     for behind in errors_behind(error):
         if isinstance(behind, OSError):
             return behind
-        if found := re.search(r"Os \{ code: (\d+)", str(behind)):  # as safetensors, which is Rust, says it
+        if found := re.search(r"\b(?:Os \{ code:|os error) (\d+)", str(behind)):  # safetensors is Rust
             return OSError(int(found[1]), os.strerror(int(found[1])))
     if re.search(r"unexpected pos \d+|PytorchStreamWriter failed", str(error)):
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

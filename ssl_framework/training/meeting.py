@@ -17,8 +17,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from ssl_framework.runs import stopping
 from ssl_framework.runs.messages import Interrupted, RunFailed
-from ssl_framework.runs.stopping import end_with
 from ssl_framework.training.place import Place, join, place
 
 PATIENCE = timedelta(minutes=30)
@@ -49,7 +49,8 @@ class Meeting:
 
         join(here)
         if "TORCHELASTIC_RUN_ID" in os.environ:
-            end_with(os.getppid(), signal.SIGTERM)  # torchrun was killed: save and end
+            stopping.end_with(os.getppid(), signal.SIGTERM)  # torchrun was killed: save and end
+        stopping.stop.abrupt = stopping.FINDING  # until the run trains
         self.here = here
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = come_together(here, patience_of_meeting())

@@ -160,6 +160,8 @@ def starting(node: DictConfig) -> Iterator[None]:
         yield
     except Exception as error:
         reason = " ".join(sentence(error).split())
+        if isinstance(error, ModuleNotFoundError):
+            reason = f"{error.name} is not installed: pip install {error.name}"
         raise ValueError(
             f"logger: {node._target_.rsplit('.', 1)[-1]} cannot start: {reason} (logger=csv always works)"
         ) from error

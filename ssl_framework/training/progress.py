@@ -1,5 +1,6 @@
 """What accompanies training without changing it: progress, checkpoints, and stopping in good order."""
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -55,7 +56,7 @@ class Progress(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._since, self._counted = time.perf_counter(), 0
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+            self._bar.update(self._task, description=f"epoch {trainer.current_epoch + 1}/{last_epoch(trainer)}")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any) -> None:
         assert trainer.train_dataloader is not None
@@ -75,7 +76,7 @@ class Progress(L.Callback):
         self.seconds += elapsed
         stopped = trainer.should_stop and not trainer.is_last_batch  # in the middle of the epoch
         if self._bar is None and rank() == 0 and self._counted and not stopped:  # a resumed run may make but its end
-            done, of = trainer.current_epoch + 1, trainer.max_epochs
+            done, of = trainer.current_epoch + 1, last_epoch(trainer)
             left = (of - done) * elapsed if of is not None and of > 0 else 0.0
             self.console.print(
                 f"epoch {done}/{of}  loss {self._loss:.3f}  {self._counted / elapsed:,.0f} {self.samples}/s  "
@@ -92,6 +93,15 @@ class Progress(L.Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def last_epoch(trainer: L.Trainer) -> int | None:
+    """The epoch in which the run ends, by its epochs or by its steps; ``None`` where nothing bounds it."""
+    bounds = [trainer.max_epochs] if trainer.max_epochs is not None and trainer.max_epochs > 0 else []
+    batches = trainer.num_training_batches
+    if trainer.max_steps > 0 and 0 < batches < math.inf:
+        bounds.append(math.ceil(trainer.max_steps / math.ceil(batches / trainer.accumulate_grad_batches)))
+    return min(bounds, default=None)
 
 
 class EvaluationLines(L.Callback):

@@ -15,14 +15,16 @@ from omegaconf.errors import OmegaConfBaseException
 from ssl_framework.runs.composition import PARTS, choice_of
 from ssl_framework.runs.config import hosted, may_change
 from ssl_framework.runs.folder import RunFolder
+from ssl_framework.runs.groups import choices, groups
 from ssl_framework.runs.left import names_of
 from ssl_framework.runs.messages import command_line, explain
 from ssl_framework.runs.overrides import key_of, keys_of, latest_of
-from ssl_framework.runs.typed_paths import folder_override, quoted, unquoted
+from ssl_framework.runs.typed_paths import folder_override, quoted, unquoted, with_paths_quoted
 
 
 def point_to_resumed_folder(arguments: list[str]) -> list[str]:
-    """``resume=FOLDER`` writes into FOLDER: the run folder Hydra makes is the one that is resumed.
+    """``resume=FOLDER`` writes into FOLDER: the run folder Hydra makes is the one that is resumed. Keys of this command
+    are those of the run's own choices (``data=files``), which are added to it.
 
     Args:
         arguments: of the command, folders quoted.
@@ -33,7 +35,16 @@ def point_to_resumed_folder(arguments: list[str]) -> list[str]:
     folder = RunFolder(Path(given[-1]).resolve())  # outputs/latest is a link that a new start would move
     if not (folder.config_file.is_file() or folder.about_file.is_file()):
         sys.exit(f"error: resume={given[-1]}: there is no run in that folder (no {folder.config_file.name})")
-    return [*arguments, f"hydra.run.dir={quoted(os.path.relpath(folder.path))}"]
+    said = keys_of(arguments)
+    chosen = [item for item in names_of(folder).get("overrides", ()) if is_choice(item) and key_of(item) not in said]
+    return [*with_paths_quoted(chosen), *arguments, f"hydra.run.dir={quoted(os.path.relpath(folder.path))}"]
+
+
+def is_choice(item: str) -> bool:
+    """Whether an override chooses a file of a group, ``data=files`` or ``backbone@teacher.backbone=timm``, that is
+    there."""
+    group = key_of(item).partition("@")[0]
+    return group in groups() and item.partition("=")[2] in choices(group)
 
 
 def resumed(cfg: DictConfig, run: RunFolder, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
@@ -57,7 +68,7 @@ def resumed(cfg: DictConfig, run: RunFolder, overrides: Sequence[str]) -> tuple[
             f"resume={run}: {run.about_file} does not say any more which method and data the run is of: give the "
             f"command that began it, with hydra.run.dir={run}, which writes it again"
         )
-    changes = [item for item in overrides if key_of(item) != "resume"]
+    changes = [item for item in overrides if key_of(item) != "resume" and item not in names["overrides"]]
     for item in changes:
         refuse_fixed(item, cfg, stored, names, run)
     if free := [item for item in changes if may_change(key_of(item))]:

@@ -119,8 +119,8 @@ def refuse_fewer(parts: Parts, at: Position, step: int) -> None:
         longest, key = parts.cfg.trainer.max_steps, "max_steps"
     if step > longest:
         raise ValueError(
-            f"{parts.folder} has trained for {step} steps, but trainer.{key}={parts.cfg.trainer[key]} allows "
-            f"{longest}: leave trainer.{key} out, or raise it"
+            f"{RunFolder(parts.folder)} has trained for {step} steps, but trainer.{key}={parts.cfg.trainer[key]} "
+            f"allows {longest}: leave trainer.{key} out, or raise it"
         )
     if step == longest and at.ended and RunFolder(parts.folder).read_result().get("steps") == step:
         raise ValueError(f"{parts.folder} is complete ({step} steps): raise trainer.{key} to train it further")

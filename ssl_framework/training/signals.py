@@ -8,7 +8,7 @@ import torch.distributed as dist
 from rich.console import Console
 
 from ssl_framework.distributed import world_size
-from ssl_framework.runs.stopping import SAVING, Stopped, stop, to_nowhere
+from ssl_framework.runs.stopping import ABRUPT, SAVING, Stopped, stop, to_nowhere
 
 
 class StopSignals(L.Callback):
@@ -47,7 +47,7 @@ class StopSignals(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._listens = stop.listen(hard=False)
-        stop.noting = True
+        stop.noting, stop.abrupt = True, ABRUPT
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: object) -> None:
         stop.noting = True

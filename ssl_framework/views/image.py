@@ -18,7 +18,7 @@ from ssl_framework.types import Batch, Geometry, Samples
 from ssl_framework.views import image_ops
 from ssl_framework.views.base import ViewMaker
 from ssl_framework.views.crops import central_box, draw_crops, uniform
-from ssl_framework.views.reading import Group, read_group, read_numbers
+from ssl_framework.views.reading import Group, is_number, read_group, read_numbers
 
 CHUNK_PIXELS = 1024 * 32 * 32  # pixels (of a source or a view) worked on at once on the CPU: 12 MiB of RGB floats
 
@@ -95,8 +95,9 @@ class Views(nn.Module):
         self.image_size = image_size
         self.channels = channels
         mean, std = each_channel(mean, channels), each_channel(std, channels)
-        mean = read_numbers(mean, "views.mean", self.channels, "one number per channel in [0, 1]", 0.0, 1.0)
-        std = read_numbers(std, "views.std", self.channels, "one number per channel in (0, 1]", 1e-6, 1.0)
+        each = "one number per channel in"
+        mean = read_numbers(mean, "views.mean", self.channels, f"{each} [0, 1]{grey('mean', mean)}", 0.0, 1.0)
+        std = read_numbers(std, "views.std", self.channels, f"{each} (0, 1]{grey('std', std)}", 1e-6, 1.0)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
         if isinstance(groups, str | Mapping) or not isinstance(groups, Sequence) or len(groups) == 0:
@@ -286,6 +287,12 @@ def each_channel(values: Sequence[float], channels: int) -> Sequence[float]:
     """One number a channel; of images that are neither grey nor RGB a single one is that of all bands."""
     single = isinstance(values, Sequence) and len(values) == 1 and channels != 3
     return [*values] * channels if single else values
+
+
+def grey(name: str, values: Sequence[float]) -> str:
+    """What to set where numbers of three colours were left for grey images."""
+    colours = isinstance(values, Sequence) and len(values) == 3 and all(map(is_number, values))
+    return f", of grey images data.{name}=[{sum(values) / 3:.3f}]" if colours else ""
 
 
 def make_view(

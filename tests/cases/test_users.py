@@ -14,6 +14,7 @@ from PIL import Image
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import choices
+from ssl_framework.training.resumed import point_to_resumed_folder
 from ssl_framework.training.trainer import build_trainer
 from tests.forked import Command
 from tests.small_runs import SMALL, config, run_in, small
@@ -177,9 +178,21 @@ def test_a_run_whose_data_have_moved_goes_on_with_them_and_a_wrong_place_changes
         assert refused.returncode == 1 and "does not exist: set data.root" in refused.stderr
     assert "data.root=data does" in refused.stderr
     assert before == [(pictures / "run" / name).read_bytes() for name in ("config.yaml", "run.json")]
-    done = Command(pictures, *further, "data.root=a=b, c").end()
+    done = Command(pictures, *further, "data.root=a=b, c", "data.store=arrays").end()  # a key of data=folder only
     assert done.returncode == 0, done.stderr
     assert RunFolder(pictures / "run").read_config().data.root == "a=b, c"
+
+
+def test_keys_of_a_command_that_resumes_are_those_of_the_runs_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    typed = ["data=files", "method=byol", "trainer.max_epochs=2", "head=gone", "backbone@teacher.backbone=timm"]
+    run.write_about({"method": "byol", "data": "files", "overrides": typed, "command": ""})
+    found = point_to_resumed_folder(["resume=run", "method=byol", "data.num_workers=2"])
+    assert found == [typed[0], typed[4], "resume=run", "method=byol", "data.num_workers=2", "hydra.run.dir='run'"]
 
 
 def test_jobs_do_not_change_the_folder_in_which_paths_are_read(tmp_path: Path) -> None:

@@ -150,6 +150,9 @@ def test_another_process_is_refused(folder: Path, model: Bare, tmp_path: Path) -
     assert embed_to(out, model, samples, {}, again).number == 11
 
 
+PICTURE = Path(__file__).resolve().parents[2] / "docs" / "speed.png"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -160,6 +163,7 @@ def test_another_process_is_refused(folder: Path, model: Bare, tmp_path: Path) -
         (["run=a", "images=c", "out=v.txt"], "out=v.txt ends in .txt: choose one of .npz, .csv, .parquet"),
         (["run=a", "image=c", "out=v.npz"], "there is no image= (did you mean images?): embed takes run=, backbone=,"),
         (["backbone=timm:ssl_tiny", "images=nowhere", "out=v.npz"], "images=nowhere is no folder"),
+        (["backbone=timm:ssl_tiny", f"images={PICTURE}", "out=v.npz"], ".png is one file: give the folder it lies in"),
         (["run=a", "data=b", "columns={path: file}", "out=v.npz"], "columns= are of the CSV file that images= names"),
         (
             ["backbone=timm:ssl_tiny", "images=.", "data.table=list.csv", "out=v.npz"],

@@ -26,7 +26,7 @@ from ssl_framework.evaluation.features import Frozen, Splits
 from ssl_framework.evaluation.probes.knn import KNN
 from ssl_framework.evaluation.probes.linear import LinearProbe
 from ssl_framework.evaluation.probes.retrieval import Retrieval
-from ssl_framework.evaluation.request import evaluate
+from ssl_framework.evaluation.request import evaluate, protocols_of
 from ssl_framework.evaluation.score_all import Chosen, score_all
 from ssl_framework.exporting import export
 from ssl_framework.loading import load_run
@@ -330,6 +330,12 @@ def test_pretrained_weights_bring_their_own_normalisation_and_size(
     assert "timm cannot load the pretrained weights of resnet10t (OSError: no network)" in refused(*arguments)
 
 
+def test_a_run_that_was_not_evaluated_is_by_the_default_protocol() -> None:
+    found, taken, _ = protocols_of(composed("evaluation", "none"), None, ["evaluation.probes.knn.k=5"])
+    assert list(found) == ["frozen"] and taken == [["evaluation.probes.knn.k=5"]]
+    assert list(protocols_of(composed("evaluation", "none"), "none", [])[0]) == ["none"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -337,6 +343,8 @@ def test_pretrained_weights_bring_their_own_normalisation_and_size(
         ("run={run} backbone=timm:resnet18", "two backbones"),
         ("run={run} run={run}", "run= is there twice"),
         ("run={run} model=resnet18", "model= goes with backbone="),
+        ("{run}", "is not of the form key=value (did you mean run="),
+        ("run={run}/checkpoints/last.ckpt", "last.ckpt is a file: name the folder of the run, "),
         ("run={run} evalution=frozen", r"there is no evalution= (did you mean evaluation?)"),
         ("run={run} method=byol", "there is no method=: evaluate takes run="),
         ("run={run} frozen", "'frozen' is not of the form key=value"),

@@ -13,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from ssl_framework import exporting
+from ssl_framework.build import build_module
 from ssl_framework.commands.export import main
 from ssl_framework.exporting import TO_TORCHVISION, Trained, export, load, renamed
 from ssl_framework.runs.folder import RunFolder, write_json
@@ -133,6 +134,20 @@ def test_a_folder_for_the_hub_has_a_card_and_is_loaded_by_timm(tiny: Path, tmp_p
     assert result["command"] in text and "hf upload <you>/<name>" in said
     with pytest.raises(ValueError, match="exists: format=hub makes a new folder"):
         export(tiny, out, "hub")
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_a_folder_for_the_hub_of_images_of_other_channels(channels: int, tmp_path: Path) -> None:
+    """timm would make the weights of three channels fit, which these are not."""
+    numbers = [f"data.{key}=[{','.join(['0.5'] * channels)}]" for key in ("mean", "std")]
+    cfg = small("simclr", "data=digits", f"data.channels={channels}", "views=multiband", *numbers)
+    module = build_module(cfg, True, 48).eval()
+    out = tmp_path / "hub"
+    exporting.to_hub(Trained(cfg, module, tmp_path), out)
+    net = timm.create_model(f"local-dir:{out}", pretrained=True, num_classes=0).eval()
+    x = torch.randn(2, channels, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), module.student.backbone(x)["pooled"])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ssl_framework import __version__
 from ssl_framework.commands import train
 from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.runs.messages import SCRIPTS, as_typed, command_line, typed
@@ -43,6 +44,16 @@ def test_help_names_the_command_as_it_was_typed(
     out = " ".join(capsys.readouterr().out.split())
     other = re.search(r"ssl-(?!framework)" if typed == "script" else r"scripts/|train\.py", out)
     assert ours in out and other is None
+
+
+@pytest.mark.parametrize("command", sorted(SCRIPTS))
+def test_every_command_says_our_version(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", [SCRIPTS[command].split()[-1], "--version"])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"ssl_framework.commands.{command}").main()
+    assert ended.value.code == 0 and capsys.readouterr().out == f"ssl_framework {__version__}\n"
 
 
 @pytest.mark.parametrize(("argv", "ours"), [("/opt/bin/ssl-train", "ssl-train"), ("train.py", "python train.py")])

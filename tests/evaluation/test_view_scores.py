@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ssl_framework import functional
-from ssl_framework.build import build, build_module
+from ssl_framework.build import build, build_data, build_module
 from ssl_framework.data.base import Split
 from ssl_framework.evaluation.during_training.view_scores import (
     EDGES,
@@ -179,6 +179,29 @@ def test_views_of_another_size_are_left_out() -> None:
     with torch.no_grad():
         expected = [module.eval().student.encode(view)["projector"] for view in (*first[:2], second[0])]
     assert torch.allclose(z, torch.stack(expected, dim=1), atol=1e-6)
+
+
+def test_views_of_generated_images_are_scored_where_the_samples_have_such() -> None:
+    module = build_module(small("genview"), True, 48)
+    beside = {"generated": images(30).rows[torch.randperm(30)][:, None]}
+    data = images(30)._replace(beside=beside)  # type: ignore[arg-type]
+    index, generator = torch.arange(30), torch.Generator().manual_seed(0)
+    made = module.views(Samples(data.rows[:], index, beside=beside), generator).views  # type: ignore[arg-type]
+    z = ViewScores(**SETTINGS | {"num_views": 2}).embeddings(module, data, index)
+    with torch.no_grad():
+        expected = [module.eval().student.encode(view)["projector"] for view in made]
+    assert torch.allclose(z, torch.stack(expected, dim=1), atol=1e-6)
+    with pytest.warns(UserWarning, match="scores of views skipped: views show generated images of every sample, but"):
+        assert ViewScores(**SETTINGS).measure(module, images()) == ({}, {})
+
+
+def test_views_of_the_main_modality_are_scored_where_there_are_texts() -> None:
+    cfg = small("clip", "data=captioned_shapes")
+    data = build_data(cfg).train
+    module = build_module(cfg, True, 48)
+    values, _ = ViewScores(**SETTINGS).measure(module, data)
+    head = ViewScores(**SETTINGS).head_of(module.student)
+    assert 0 < values[f"scores[n=20,head={head}]/positive_similarity"] < 1
 
 
 @pytest.mark.parametrize(

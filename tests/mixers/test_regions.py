@@ -96,7 +96,9 @@ def test_shares_of_snapmix_are_what_the_sources_lose_and_show() -> None:
         shown = mix.taken[b, 1]
         assert shown.sum() == shown.any(dim=1).sum() * shown.any(dim=0).sum() > 0  # a whole box
     switched = Mixing(Switch([SnapMix(1.0, True)], [1], True), Reversed(), [0], False, 1.0, 0.0, 1.0)
-    assert switched.mixed(Batch([x], torch.arange(4)), 0, context())[1].taken is None
+    mix = switched.mixed(Batch([x], torch.arange(4)), 0, context())[1]
+    assert mix.taken is not None and mix.owner is not None
+    assert torch.equal(mix.taken[:, 0], mix.owner[:, 0]) and not torch.equal(mix.taken[:, 1], mix.owner[:, 1])
 
 
 def test_guidedmixup_is_the_share_of_the_score() -> None:

@@ -12,8 +12,8 @@ from ssl_framework.mixers.hidden import ManifoldMixup
 from ssl_framework.mixers.labels import AttentionShare, ScoreMass
 from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.mixers.partners import Reversed
-from ssl_framework.mixers.puzzle import PuzzleMix, lowest, rarity, seams, transported
-from ssl_framework.mixers.rules import CutMix, Mixup, beta_share
+from ssl_framework.mixers.puzzle import PuzzleMix, left, lowest, moved, moves_of, rarity, seams
+from ssl_framework.mixers.rules import CutMix, Mixup, ResizeMix, Switch, beta_share
 from ssl_framework.mixers.saliency import AttentiveMix, SaliencyMix
 from ssl_framework.mixers.scores import Activation, ClassAttention, Gradient, Score, SpectralResidual, smooth
 from ssl_framework.models.backbone import Backbone
@@ -199,8 +199,11 @@ def test_networks_that_do_not_serve(score: Score, network: bool | None, words: s
 
 
 def test_a_vit_with_other_attention_is_refused() -> None:
+    network = encoder(True)
+    for block in network.backbone.net.blocks:
+        block.attn = nn.Identity()  # such as timm's attn_layer=diff
     with pytest.raises(ValueError, match=r"backbone\.name is vit_tiny_patch16_224: choose backbone=vit_tiny"):
-        ClassAttention()(images(), context(encoder(True, attn_layer="diff")))
+        ClassAttention()(images(), context(network))
 
 
 def test_saliencymix_puts_the_box_where_the_partner_is_highest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,6 +333,10 @@ def test_puzzlemix_keeps_what_matters() -> None:
     assert torch.equal(owner[:, 0].mean(dim=(1, 2)), (drawn > 0.5).float())
 
 
+def transported(x: Tensor, score: Tensor, shown: Tensor, price: float) -> Tensor:
+    return moved(x, moves_of(score, shown, price), score.shape[1])
+
+
 def test_transport_brings_to_light_what_the_mask_hides() -> None:
     x = torch.arange(16.0).view(1, 1, 4, 4).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     score, shown = torch.zeros(1, 4, 4), torch.zeros(1, 4, 4, dtype=torch.bool)
@@ -341,8 +348,8 @@ def test_transport_brings_to_light_what_the_mask_hides() -> None:
     assert torch.equal(transported(x, score, shown, 100.0), x)  # too far
     assert torch.equal(transported(x, score, torch.ones_like(shown), 0.8), x)  # all is seen
     many, random = images(6), torch.rand(6, 4, 4, generator=seeded(7))
-    moved = transported(many, random / random.sum(dim=(1, 2), keepdim=True), random > 0.5, 0.05)
-    tiles = [y.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).reshape(6, 16, -1) for y in (many, moved)]
+    there = transported(many, random / random.sum(dim=(1, 2), keepdim=True), random > 0.5, 0.05)
+    tiles = [y.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).reshape(6, 16, -1) for y in (many, there)]
     same = (tiles[1][:, :, None] == tiles[0][:, None]).all(dim=3)  # [6, places, cells]
     assert (same.sum(dim=2) == 1).all() and (same.sum(dim=1) == 1).float().mean() > 0.9
     mixed, owner = PuzzleMix(Given(random), 1.0, True, 4, 2, 0.0, 0.0, 0.0, 0.8)(many, next_one(6), context())
@@ -411,6 +418,48 @@ def test_label_laws_against_loops(count: int) -> None:
         assert mix.share[count // 2].tolist() == mass.share[count // 2].tolist() == [1, 0]
     else:
         assert (mix.share != plain.share).any() and (mass.share != plain.share).any()
+
+
+def test_score_mass_of_a_partner_that_is_resized_is_all_of_it() -> None:
+    """The partner is whole, wherever it lies: its mass is 1, against what of the own score is not covered."""
+    score = torch.rand(4, 16, 16, generator=seeded(2))
+    score = score / score.sum(dim=(1, 2), keepdim=True)
+    batch = Batch([images(4)], torch.arange(4))
+    switch = Switch([CutMix(1.0, True, False), ResizeMix(0.1, 0.8, True)], [1, 1], True)
+    for rule in (ResizeMix(0.1, 0.8, True), switch):
+        mixer = Mixing(rule, Reversed(), [0], False, 1.0, 0.0, 1.0, labels=ScoreMass(Given(score)))
+        _, mix = mixer.mixed(batch, 0, context())
+        assert mix.owner is not None and mix.taken is not None
+        whole = mix.taken[:, 1].flatten(1).all(dim=1).tolist()
+        assert (True in whole) and (rule is not switch or False in whole)
+        for b in range(4):
+            own = float((score[b] * mix.owner[b, 0]).sum())
+            other = 1.0 if whole[b] else float((score[3 - b] * mix.owner[b, 1]).sum())
+            assert mix.share[b].tolist() == pytest.approx([own / (own + other), other / (own + other)], abs=1e-5)
+
+
+def test_score_mass_of_cells_that_were_moved_is_where_they_came_from() -> None:
+    """The reference follows each cell by its pixels; one that two places show counts as the better of them shows it."""
+    x = torch.randn(6, 1, 16, 16, generator=seeded(3))
+    score = torch.rand(6, 4, 4, generator=seeded(4)) ** 4
+    score = score / score.sum(dim=(1, 2), keepdim=True)
+    law, rule = ScoreMass(Given(score)), PuzzleMix(Given(score), 1.0, True, 4, 2, 0.0, 0.0, 0.5, 0.05)
+    mixed, mix = Mixing(rule, Reversed(), [0], False, 1.0, 0.0, 1.0, labels=law).mixed(
+        Batch([x], torch.arange(6)), 0, context()
+    )
+    strange, places = 0, [(4 * i, 4 * j) for i, j in itertools.product(range(4), range(4))]
+    for b in range(6):
+        mass = [0.0, 0.0]
+        for p, source in enumerate((b, 5 - b)):
+            for i, j in places:
+                cell = x[source, 0, i : i + 4, j : j + 4]
+                seen = [at for at in places if torch.equal(mixed[b, 0, at[0] : at[0] + 4, at[1] : at[1] + 4], cell)]
+                strange += seen not in ([], [(i, j)])
+                mass[p] += float(score[source, i // 4, j // 4]) * bool(seen)
+        assert mix.share[b].tolist() == pytest.approx([m / sum(mass) for m in mass], abs=1e-5)
+    assert strange > 3  # cells have moved
+    moves = torch.tensor([[1, 1, 2, 0]])
+    assert left(torch.tensor([[[0.2, 0.5], [0.3, 0.0]]]), moves).tolist() == [[[0.0, 0.5], [pytest.approx(0.3), 0.0]]]
 
 
 def test_label_laws_where_all_pixels_are_of_both_and_where_no_score_is_shown() -> None:

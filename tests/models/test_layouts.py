@@ -218,7 +218,7 @@ def test_one_line_says_what_was_taken_and_dropped() -> None:
     here, there = resnet(0), resnet(1).state_dict()
     content = {"state_dict": {**below("module.encoder_q.", {**there, **HEAD}), "module.queue": torch.ones(2)}}
     assert fitted(content, here, "x").said == (
-        f"{len(there)} of {len(there)} tensors taken below state_dict.module.encoder_q; dropped fc; 1 others left out"
+        f"{len(there)} of {len(there)} tensors taken below state_dict.module.encoder_q; dropped fc; 1 other left out"
     )
 
 

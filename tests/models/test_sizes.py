@@ -6,12 +6,13 @@ import torch
 
 from ssl_framework.build import build_module
 from ssl_framework.models.backbone import Backbone
-from tests.small_runs import small
+from tests.small_runs import skip_without, small
 
 VIT = "vit_tiny_patch16_224"
 
 
 def backbone(name: str, size: int = 32, **options: object) -> Backbone:
+    skip_without(name)
     torch.manual_seed(0)
     return Backbone(name, None, size, 3, dict(options))
 
@@ -80,6 +81,7 @@ def test_images_of_several_sizes_make_position_embeddings_follow_and_change_no_w
 
 
 def test_views_of_several_sizes_are_refused_where_a_net_takes_one() -> None:
+    skip_without("test_coatnet")
     multicrop = ("backbone=timm", "backbone.name=test_coatnet", "views=multicrop", "views.groups.1.size=64")
     with pytest.raises(ValueError, match=r"views of 64 px, which backbone.name=test_coatnet cannot take beside others"):
         build_module(small("swav", *multicrop), True)

@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssl_framework.build import build_module
 from ssl_framework.memory import Centre
 from ssl_framework.objectives.ibot import IBOT, koleo
 from ssl_framework.objectives.targets import Balanced, Centred
 from ssl_framework.types import Clock
 from tests.golden import core_view, golden, mix_raw
 from tests.objectives import loops
+from tests.small_runs import small
 
 FIRST = Clock(0, 0, 10)
 
@@ -104,12 +106,14 @@ def test_a_shared_head_has_the_class_token_first_and_the_patches_last() -> None:
     torch.testing.assert_close(value, apart(*parts, loops.batch(6), FIRST)["loss"])
 
 
-def test_a_shared_head_of_vectors_is_refused() -> None:
-    both = [view(mix_raw(v), mix_raw(v, 24, 8).view(6, 4, 8), MASK) for v in range(2)]
+@pytest.mark.parametrize("head", ["dino", "simclr"])
+def test_a_shared_head_of_vectors_is_refused_when_it_is_built(head: str) -> None:
+    cfg = small("ibot", f"head={head}", "student.heads.projector.hidden=[32]", "student.heads.projector.out=16")
     with pytest.raises(
-        ValueError, match="IBOT reads tokens of projector, which gives one vector a sample: choose head="
+        ValueError,
+        match=r"^IBOT reads tokens of projector, which gives one vector a sample: choose head=.*ibot.* or an",
     ):
-        objective(patch_head=None)(both, both, loops.batch(6), FIRST)
+        build_module(cfg, True, 48)
 
 
 def shared_view(image: Tensor, patches: Tensor) -> dict[str, Tensor]:

@@ -410,6 +410,7 @@ def test_the_command_draws_runs(copied: Path, tmp_path: Path, capsys: Any) -> No
     ("words", "said"),
     [
         (["report"], "error: say which run: python scripts/show.py report run=outputs/latest"),
+        (["run={run}"], "error: say what to show of the run: report, neighbours, embedding or nonfinite, before run="),
         (["neighbours", "run=/nowhere"], "error: the run folder /nowhere does not exist"),
         (["embedding", "run={run}", "by=lda"], "error: by=lda is not known: choose tsne, pca, umap"),
         (["neighbours", "run={run}", "by=pca"], "by=pca is of the word embedding, not of neighbours: leave it out"),

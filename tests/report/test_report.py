@@ -80,6 +80,15 @@ def test_the_default_metrics_fit_a_terminal(tmp_path: Path) -> None:
     assert "[k=20,T=0.1]  [k=200,T=0.1]  [l2=0.0001]" in out.getvalue()
 
 
+def test_a_table_without_measures_has_its_title_in_a_line(tmp_path: Path) -> None:
+    synthetic_job(tmp_path, "a", "x", 0, 10.0)
+    (path,) = tmp_path.rglob("result.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": {}}))
+    out = io.StringIO()
+    Console(file=out, width=200).print(sweep_table(tmp_path))
+    assert "mean ± standard deviation over n seeds, final epoch" in out.getvalue()
+
+
 def test_runs_of_different_configs_are_not_averaged(tmp_path: Path) -> None:
     synthetic_job(tmp_path, "a", "x", 0, 10.0)
     synthetic_job(tmp_path, "a", "x", 1, 14.0, config_hash="def")
@@ -122,6 +131,9 @@ def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as ended:
         main([str(tmp_path)])
     assert "holds no finished job" in str(ended.value)
+    (tmp_path / "config.yaml").write_text("seed: 0")
+    with pytest.raises(SystemExit, match=r"is a single run: python scripts/show.py report run=.* makes its page"):
+        main([str(tmp_path)])
 
 
 def test_settings_are_rows_of_their_own_and_what_belongs_to_the_data_is_none(tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ def test_runs_of_a_folder_are_those_that_say_what_they_are(tmp_path: Path) -> No
         finished(tmp_path / f"run{seed}", seed)
     (tmp_path / "notes").mkdir()
     (tmp_path / "command.txt").write_text("python train.py -m")
+    (tmp_path / "latest").symlink_to(tmp_path / "run1")
     assert [str(run) for run in runs_in(tmp_path)] == [str(tmp_path / "run0"), str(tmp_path / "run1")]
     assert [run.metrics for run in read_runs(tmp_path)] == [{"knn/top1": 50.0}, {"knn/top1": 51.0}]
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):

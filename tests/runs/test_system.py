@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -82,17 +83,18 @@ def test_a_disk_that_is_full_leaves_the_file_as_it_was(tmp_path: Path, small_fil
 
 def test_a_disk_that_is_full_under_torch_and_safetensors(tmp_path: Path, small_files: None) -> None:
     for name, write in (
-        ("last.ckpt", lambda partial: torch.save(torch.zeros(5000), partial.open("wb"))),
-        ("net.safetensors", tell_rust_error),
+        ("last.ckpt", lambda beside: torch.save(torch.zeros(5000), beside.open("wb"))),
+        ("net.safetensors", partial(tell_rust_error, 'IoError(Os { code: 28, kind: StorageFull, message: "No" })')),
+        ("again.safetensors", partial(tell_rust_error, "I/O error: No space left on device (os error 28)")),
     ):
-        with pytest.raises(OSError) as error, replacing(tmp_path / name) as partial:
-            write(partial)
+        with pytest.raises(OSError) as error, replacing(tmp_path / name) as beside:
+            write(beside)
         assert error.value.filename == str(tmp_path / name) and error.value.errno in (errno.EFBIG, errno.ENOSPC)
     assert os.listdir(tmp_path) == []
 
 
-def tell_rust_error(partial: Path) -> None:
-    raise SafetensorError('IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })')
+def tell_rust_error(words: str, where: Path) -> None:
+    raise SafetensorError(f"Error while serializing: {words}")
 
 
 def test_a_run_that_meets_a_full_disk_is_interrupted_and_keeps_its_checkpoint(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.small_runs import skip_without
 from tools import families
 from tools.families import RECORD, Row, read, trial
 from tools.pages.families import families_page
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
     ],
 )
 def test_a_model_trains_is_scored_exported_and_read_back(model: str, size: int, told: str, tmp_path: Path) -> None:
+    skip_without(model)
     row = trial(model, size, tmp_path / "run")
     assert (row.model, row.image_size, row.told, row.outcome) == (model, size, told, "whole")
     assert row.dim > 0 and "x" in row.map

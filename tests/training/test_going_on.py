@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from ssl_framework.evaluation.frozen import FrozenEvaluation
 from ssl_framework.training.checkpoints import Checkpoints, between_steps
 from ssl_framework.training.loops import position_of
+from ssl_framework.training.progress import last_epoch
 from tests.small_runs import run_in, small
 from tests.training.test_resume import assert_identical, interrupt_at, last, sigterm
 
@@ -115,3 +117,14 @@ def test_a_result_has_metrics_of_its_own_step_only(tmp_path: Path) -> None:
     run_in(tmp_path, small("simclr", *SHORT, "trainer.max_epochs=3"), resume=True)  # evaluation=none from here on
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["steps"], result["metrics"], result["intervals"]) == (6, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "accumulated", "last"),
+    [(15, -1, 1, 15), (15, 8, 1, 1), (15, 23, 1, 3), (2, 23, 1, 2), (-1, 23, 1, 3), (-1, -1, 1, None), (15, 8, 2, 2)],
+)
+def test_the_line_of_an_epoch_says_of_how_many(epochs: int, steps: int, accumulated: int, last: int | None) -> None:
+    trainer: Any = SimpleNamespace(
+        max_epochs=epochs, max_steps=steps, num_training_batches=11, accumulate_grad_batches=accumulated
+    )
+    assert last_epoch(trainer) == last

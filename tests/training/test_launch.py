@@ -16,10 +16,13 @@ import torch
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 
 from ssl_framework.models.weights import load_checkpoint
+from ssl_framework.runs import stopping
 from ssl_framework.runs.folder import read_metrics
+from ssl_framework.training.meeting import Meeting
 from ssl_framework.training.place import Place, join, leave_to_launcher, place, settle
 from ssl_framework.training.run import threads_as_settled
 from tests.forked import Command, torchrun, torchrun_of_forks
+from tests.runs.test_stopping import end, fork
 from tests.small_runs import SMALL, config
 from tests.training.test_resume import assert_identical
 
@@ -184,6 +187,21 @@ def test_processes_that_have_nowhere_to_meet_say_so_once(tmp_path: Path) -> None
     assert first.returncode == second.returncode == 1 and second.stdout == second.stderr == ""
     assert first.stderr.startswith("error: 2 processes were launched without saying where the first one is: set MASTER")
     assert len(first.stderr.splitlines()) == 1 and not (tmp_path / "outputs").exists()
+
+
+def test_a_signal_while_they_find_each_other_costs_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process waits for the second in C."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setattr(stopping, "FINDING", 0.3)
+    started = time.monotonic()
+    pid, said = fork(lambda: Meeting(Place(0, 2, 0, 2)))  # type: ignore[arg-type, return-value]
+    time.sleep(0.5)
+    os.kill(pid, signal.SIGTERM)
+    code, words = end(pid, said)
+    assert code == 128 + signal.SIGTERM and words.startswith("stopped by SIGTERM") and time.monotonic() - started < 8
 
 
 def wait_for(path: Path) -> None:

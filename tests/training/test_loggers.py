@@ -109,6 +109,12 @@ def test_a_resumed_run_goes_on_at_trackio(tmp_path: Path, monkeypatch: pytest.Mo
         run_in(tmp_path / "other", logged_by("trackio", tmp_path / "other"))
 
 
+def test_a_package_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(ValueError, match=r"TrackioRun cannot start: trackio is not installed: pip install trackio"):
+        run_in(tmp_path, logged_by("trackio", tmp_path))
+
+
 def test_trackio_itself(tmp_path: Path) -> None:
     pytest.importorskip("trackio")
     from tests.training.trackio_itself import become

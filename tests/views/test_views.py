@@ -451,6 +451,8 @@ def test_refused_module_arguments() -> None:
         plain([])
     with pytest.raises(ValueError, match=r"views\.mean is \[0\.5\]: give one number per channel"):
         Views([{}], 32, 3, [0.5], [0.25] * 3)
+    with pytest.raises(ValueError, match=r"in \[0, 1\], of grey images data\.mean=\[0\.449\]\.$"):
+        Views([{}], 32, 1, [0.485, 0.456, 0.406], [0.25])
     with pytest.raises(ValueError, match=r"mean is \[125\.0, 125\.0, 125\.0\]: it must be a list of one or more"):
         Views([{}], 32, 3, [125.0] * 3, [0.25] * 3)
     with pytest.raises(ValueError, match=r"std is \[0\.0, 0\.0, 0\.0\]: it must be a list"):

@@ -11,6 +11,7 @@ from tools.chaos.record import story
 from tools.pages.compositions import compositions_page
 from tools.pages.continued import continued_table
 from tools.pages.families import families_page
+from tools.pages.layouts import layouts_table
 from tools.pages.methods import method_tables, methods_page
 from tools.pages.mixing import mixing_page
 from tools.pages.protocols import protocols_page
@@ -25,7 +26,8 @@ def filled(text: str, root: Path) -> str:
     ``<!-- file: PATH -->`` shows a file as code, ``<!-- output: PATH -->`` a record of what a command printed,
     ``<!-- table: methods -->`` and ``<!-- table: data -->`` what configs, tests and the record of the comparison say,
     ``<!-- table: speed -->`` the record of the benchmarks, ``<!-- table: chaos -->`` that of the campaign of kills,
-    ``<!-- table: continue -->`` that of weights that were gone on from,
+    ``<!-- table: continue -->`` that of weights that were gone on from, ``<!-- table: layouts -->`` what is taken of
+    checkpoints by others,
     ``<!-- table: embed -->`` that of vectors for a folder of files.
 
     Args:
@@ -88,6 +90,7 @@ def embed_line(root: Path) -> str:
 TABLES = {
     **{"methods": method_tables, "data": data_table, "speed": speed_table, "chaos": story, "embed": embed_line},
     "continue": continued_table,
+    "layouts": layouts_table,
 }
 """What a block can ask for."""
 

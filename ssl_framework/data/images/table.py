@@ -88,12 +88,12 @@ class Table(NamedTuple):
             ValueError: a column that is needed or named is not there.
         """
         if unknown := [key for key in self.columns if key not in COLUMNS]:
-            raise ValueError(f"data.source.columns has {unknown[0]}: it names {', '.join(COLUMNS)}.")
+            raise ValueError(f"data.columns has {unknown[0]}: it names {', '.join(COLUMNS)}.")
         names = {**COLUMNS, **self.columns}
         if missing := [names[key] for key in ("path", *self.columns) if names[key] not in there]:
             raise ValueError(
                 f"data.table={self.path} has no column {missing[0]}, it has {', '.join(there) or 'none'}: name yours, "
-                "as in '+data.source.columns={path: file, label: class}' (of a run), --columns path=file label=class "
+                "as in 'data.columns={path: file, label: class}' (of a run), --columns path=file label=class "
                 "(of prepare) or columns={path: file} (of embed)."
             )
         found = {key: name for key, name in names.items() if name in there}

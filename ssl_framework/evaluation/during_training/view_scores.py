@@ -20,14 +20,13 @@ from torch import Tensor
 from ssl_framework.arguments import Count, Natural, NonNegative, Positive, Seed, Several, guarded
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
-from ssl_framework.data.loader import chosen
+from ssl_framework.data.loader import each_tensor, take
 from ssl_framework.distributed import is_divided, rank
 from ssl_framework.evaluation.features import in_eval_mode, refuse_non_finite
 from ssl_framework.evaluation.frozen import due, ended
 from ssl_framework.evaluation.measures import alignment
 from ssl_framework.evaluation.spectrum import lidar
 from ssl_framework.functional import tiles, unit
-from ssl_framework.models.encoder import Encoder
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.types import Samples
@@ -116,7 +115,7 @@ class ViewScores(L.Callback):
     Args:
         num_samples: N at most, the first ones of an order drawn from the seed.
         num_views: q views of each, at least 2; LiDAR reads all of them, the other scores the first two. They are the
-            run's own train views of the size of the first; more than it makes at a time are drawn anew.
+            run's own train views of the modality and size of the first; more than it makes at a time are drawn anew.
         head: whose output is compared; ``None``: the student's first head, or its pooled features if it has none.
         temperature: tau of matching probability and multiplier. The shipped config takes the objective's own where that
             is one number, else 0.2.
@@ -172,8 +171,8 @@ class ViewScores(L.Callback):
         self.seed = seed
         self.measured_at = -1
 
-    def head_of(self, student: Encoder) -> str:
-        """The name of the head that is read.
+    def head_of(self, student: Any) -> str:
+        """The name of the head of an encoder, or of the main one of several, that is read.
 
         Raises:
             ValueError: the student has no such head.
@@ -187,16 +186,17 @@ class ViewScores(L.Callback):
     def embeddings(self, module: SSLModule, images: Split, index: Tensor) -> Tensor:
         """What the head makes of q views of the samples [N], on the CPU: [N, q, D] float32, not normalised."""
         generator, head = torch.Generator().manual_seed(self.seed), self.head_of(module.student)
-        parts = []
+        kinds, parts = module.views.modality, []
         with in_eval_mode(module), torch.autocast(module.device.type, enabled=False):
             for part in index.split(CHUNK):
-                pixels = chosen(images.rows, part.to(images.rows.device)).to(module.device)  # [b, C, H, W]
-                samples, views = Samples(pixels, part.to(module.device)), list[Tensor]()
+                samples, views = at(images, part, module.device), list[Tensor]()
                 while len(views) < self.num_views:
                     made = module.views(samples, generator).views  # V x [b, C, h_v, w_v]
-                    views += [view for view in made if view.shape == made[0].shape]
+                    own = [view for view, kind in zip(made, kinds, strict=True) if kind == kinds[0]]
+                    views += [view for view in own if view.shape == made[0].shape]
                 # As the class has it: a compiled ``encode`` would be compiled once more for this mode.
-                encoded = [Encoder.encode(module.student, view)[head] for view in views[: self.num_views]]
+                encode = type(module.student).encode
+                encoded = [encode(module.student, view)[head] for view in views[: self.num_views]]
                 parts.append(torch.stack(encoded, dim=1).float().cpu())  # [b, q, D], or more where it is no vector
         return torch.cat(parts)
 
@@ -208,6 +208,11 @@ class ViewScores(L.Callback):
         """
         order = torch.randperm(len(images.rows), generator=torch.Generator().manual_seed(self.seed))
         index = order[: self.num_samples].sort().values  # [N]
+        try:
+            module.views(at(images, index[:1], module.device), torch.Generator())
+        except ValueError as error:  # such as views of what only the training samples have beside them
+            warnings.warn(f"scores of views skipped: {error}")
+            return {}, {}
         z = self.embeddings(module, images, index)  # [N, q, D]
         if len(z) < 2 or z.ndim != 3:
             why = "the train split has fewer than two samples"
@@ -263,6 +268,11 @@ class ViewScores(L.Callback):
         for logger in trainer.loggers:
             logger.log_metrics({f"eval/{name}": value for name, value in scores.items()}, step=trainer.global_step)
         append(path_of(trainer), trainer.global_step, trainer.current_epoch + 1, counts)
+
+
+def at(images: Split, index: Tensor, device: torch.device) -> Samples:
+    """The samples at positions [B], with what stands beside them, on ``device``."""
+    return each_tensor(take(images, index.to(images.rows.device)), lambda x: x.to(device))
 
 
 def path_of(trainer: L.Trainer) -> Path:

@@ -280,6 +280,7 @@ def mix_by_all(overrides: list[str], names: Sequence[str]) -> list[tuple[str, Mi
     Raises:
         ValueError: none can be drawn.
     """
+    refuse_other_modality(build(composed(overrides)[0].views), "mixers")
     images, drawn = None, []
     for name in names:
         refused = ""
