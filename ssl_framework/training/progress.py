@@ -76,7 +76,10 @@ class Progress(L.Callback):
         stopped = trainer.should_stop and not trainer.is_last_batch  # in the middle of the epoch
         if self._bar is None and rank() == 0 and self._counted and not stopped:  # a resumed run may make but its end
             done, of = trainer.current_epoch + 1, trainer.max_epochs
-            left = (of - done) * elapsed if of is not None and of > 0 else 0.0
+            assert trainer.train_dataloader is not None
+            batches = self._counted / trainer.train_dataloader.global_batch_size
+            to_go = (trainer.estimated_stepping_batches - trainer.global_step) * trainer.accumulate_grad_batches
+            left = to_go * elapsed / batches  # max_steps may end the run before its last epoch
             self.console.print(
                 f"epoch {done}/{of}  loss {self._loss:.3f}  {self._counted / elapsed:,.0f} {self.samples}/s  "
                 f"{left:.0f} s left",
