@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +94,8 @@ class OptimizerRecipe:
         layer_decay: factor of the rate from a layer of the backbone to the one before it; heads have the whole rate,
             the last layer ``layer_decay`` times it, and so on (Bao et al., BEiT, ICLR 2022, arXiv:2106.08254). 1: one
             rate for all.
+        final_weight_decay: which the weight decay reaches at the end of the run, along half a cosine from
+            ``weight_decay`` (Caron et al., DINO, arXiv:2104.14294, section 3.1: 0.04 to 0.4). ``None``: it stays.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class OptimizerRecipe:
         exclude_bias_and_norm: bool,
         warmup: BelowOne,
         layer_decay: PositiveFraction = 1.0,
+        final_weight_decay: NonNegative | None = None,
     ) -> None:
         self.algorithm = algorithm
         self.lr_per_256 = lr_per_256
@@ -110,6 +114,7 @@ class OptimizerRecipe:
         self.exclude_bias_and_norm = exclude_bias_and_norm
         self.warmup = warmup
         self.layer_decay = layer_decay
+        self.final_weight_decay = final_weight_decay
 
     def build(
         self,
@@ -145,7 +150,38 @@ class OptimizerRecipe:
         groups = [part for group in groups for part in of_one_kind(group)]
         algorithm = self.algorithm if fused else unfused(self.algorithm)
         optimizer = algorithm(groups, lr=lr, weight_decay=self.weight_decay)
-        return optimizer, LambdaLR(optimizer, lambda step: warmup_cosine(step, total_steps, self.warmup))
+        return optimizer, Schedule(optimizer, total_steps, self.warmup, self.final_weight_decay)
+
+
+class Schedule(LambdaLR):
+    """Learning rate and weight decay of every group in steps; groups without decay stay without.
+
+    Args:
+        optimizer: whose groups they are.
+        total_steps: of the run.
+        warmup: see ``OptimizerRecipe``, as ``final_weight_decay``.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float, final_weight_decay: float | None) -> None:
+        self.total_steps = total_steps
+        self.final_weight_decay = final_weight_decay
+        self.first_weight_decay = [group["weight_decay"] for group in optimizer.param_groups]
+        super().__init__(optimizer, lambda step: warmup_cosine(step, total_steps, warmup))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Without what the config says: a run may be resumed with more steps."""
+        own = ("total_steps", "final_weight_decay", "first_weight_decay")
+        return {name: value for name, value in super().state_dict().items() if name not in own}
+
+    def step(self, epoch: int | None = None) -> None:
+        """Sets both for the next update."""
+        super().step(epoch)
+        if self.final_weight_decay is None:
+            return
+        left = warmup_cosine(self.last_epoch, self.total_steps, 0.0)
+        for group, first in zip(self.optimizer.param_groups, self.first_weight_decay, strict=True):
+            if first > 0:
+                group["weight_decay"] = self.final_weight_decay + (first - self.final_weight_decay) * left
 
 
 def parameter_groups(module: nn.Module, weight_decay: float, exclude_bias_and_norm: bool) -> list[dict]:

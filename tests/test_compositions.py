@@ -26,7 +26,7 @@ from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.types import Clock
 from tests.objectives.table import DIM, OBJECTIVES
 from tests.small_runs import METHODS, SMALL, composed, config, run_in, small
-from tests.test_methods import three_steps
+from tests.test_methods import begun
 from tools.pages.compositions import REFUSED, compositions_page, refused, verdicts
 from tools.pages.methods import chosen_by
 
@@ -250,9 +250,11 @@ def test_a_teacher_has_the_heads_that_its_heads_read() -> None:
     ],
 )
 def test_a_composition_trains_every_parameter(method: str, overrides: tuple[str, ...]) -> None:
-    module, before, losses = three_steps(method, *overrides)
+    run = begun(method, *overrides)
+    before = {name: p.detach().clone() for name, p in run.module.named_parameters()}
+    losses = [run.step(number) for number in range(3)]
     assert len(set(losses)) == 3 and all(torch.isfinite(torch.tensor(losses)))
-    assert all(not torch.equal(p, before[name]) for name, p in module.named_parameters())
+    assert all(not torch.equal(p, before[name]) for name, p in run.module.named_parameters())
 
 
 # What it is called

@@ -51,10 +51,9 @@ MIXED += [("mocov2", "mixer=automix"), ("byol", "mixer=samix"), ("simclr", "mixe
 WAITS = {
     **dict.fromkeys(("mae", "msn", "pmsn"), 2),  # how many patches are left, and of which row
     "ijepa": 3,  # likewise, and the smallest context of the batch
-    "dinov2": 4,  # Sinkhorn's balance takes the hidden patches alone, or none
+    "dinov2": 4,  # Sinkhorn's balance takes the hidden patches alone, or none: all would be several times the memory
     "slotcon": 4,  # the slots that are in a picture
     "proto_triplet": 4,  # the classes that came
-    "w_mse": 2,  # whether the factorisation failed
     "wad": 2,  # how often samples were chosen
 }
 """Methods that ask the device for sizes in a step, and how often at most. All others never do."""

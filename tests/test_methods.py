@@ -1,48 +1,82 @@
-"""Every method takes three steps in which each trainable parameter moves and the teacher follows without gradient."""
+"""Every method takes three steps in which each trainable parameter moves and the teacher follows without gradient, and
+goes on from what a checkpoint holds as if it had not been interrupted."""
+
+import copy
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
 from ssl_framework.build import build_data, build_module
+from ssl_framework.data.base import Split
 from ssl_framework.data.loader import take
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.frozen_teacher import FrozenTeacher
+from ssl_framework.module import SSLModule
 from ssl_framework.types import Clock
 from tests.small_runs import METHODS, small
+from tests.training.test_resume import assert_identical
 
 
-def three_steps(method: str, *overrides: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor], list[float]]:
-    cfg = small(method, "optimizer.warmup=0.0", *overrides)
-    torch.manual_seed(0)
-    data = build_data(cfg).pretrain
-    module = build_module(cfg, True, data.shape[0])
-    before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    optimizer, _ = module.recipe.build(module, global_batch=256, total_steps=3)
-    losses = []
-    for step in range(3):
-        index = torch.arange(8 * step, 8 * (step + 1))
-        samples = take(data, index)
-        clock = Clock(step, 0, 3)
-        optimizer.zero_grad()
-        out = module.losses(samples, clock)
+class Run(NamedTuple):
+    """A method in training, without a trainer."""
+
+    data: Split
+    module: SSLModule
+    optimizer: torch.optim.Optimizer
+
+    def step(self, number: int) -> float:
+        """A step as ``SSLModule.training_step`` makes it, and the teacher's behind it: the loss."""
+        torch.manual_seed(number)
+        clock = Clock(number, 0, 3)
+        self.optimizer.zero_grad()
+        out = self.module.losses(take(self.data, torch.arange(8 * number, 8 * (number + 1))), clock)
         assert all(value.dtype == torch.float32 and value.ndim == 0 for value in out.values())
         out["loss"].backward()
-        missing = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+        missing = [name for name, p in self.module.named_parameters() if p.requires_grad and p.grad is None]
         assert not missing, f"without gradient: {missing}"
-        optimizer.step()
-        if module.teacher is not None:
-            assert all(p.grad is None and not p.requires_grad for p in module.teacher.parameters())
-            module.teacher.update(module.student, clock)
-        losses.append(out["loss"].item())
-    return module, before, losses
+        self.optimizer.step()
+        if self.module.teacher is not None:
+            assert all(p.grad is None and not p.requires_grad for p in self.module.teacher.parameters())
+            self.module.teacher.update(self.module.student, clock)
+        return out["loss"].item()
+
+    def saved(self) -> Any:
+        """What a checkpoint holds of it."""
+        return copy.deepcopy((self.module.state_dict(), self.optimizer.state_dict()))
+
+
+def begun(method: str, *overrides: str, seed: int = 0, data: Any = None) -> Run:
+    cfg = small(method, "optimizer.warmup=0.0", *overrides)
+    torch.manual_seed(seed)
+    data = data or build_data(cfg).pretrain
+    module = build_module(cfg, True, data.shape[0])
+    return Run(data, module, module.recipe.build(module, global_batch=256, total_steps=3)[0])
+
+
+def plain_state(module: torch.nn.Module) -> dict[str, Any]:
+    """What a module and its parts hold beside buffers and parameters: numbers, texts, tensors and lists of them."""
+    kinds = (int, float, str, tuple, list, torch.Tensor)
+    return {
+        f"{where}.{name}": value
+        for where, part in module.named_modules()
+        for name, value in vars(part).items()
+        if isinstance(value, kinds) and not name.startswith("_")
+    }
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_trainable_parameter_moves_and_the_same_seed_gives_the_same_steps(method: str) -> None:
-    module, before, losses = three_steps(method)
+def test_every_trainable_parameter_moves_and_a_step_repeats_itself_from_what_was_saved(method: str) -> None:
+    """The third step of a run and that of another one, begun with other weights, that has loaded the first one's state:
+    equal bit for bit in loss, weights, optimizer, memories, centres, prototypes and counters."""
+    run = begun(method)
+    module = run.module
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    losses = [run.step(0), run.step(1)]
+    state, steps = run.saved()
+    losses.append(run.step(2))
     assert all(torch.isfinite(torch.tensor(losses))) and len(set(losses)) == 3
-    assert three_steps(method)[2] == losses
     for name, p in module.named_parameters():
         moved = not torch.equal(p, before[name])
         frozen = isinstance(module.teacher, FrozenTeacher) and name.startswith("teacher.")
@@ -52,6 +86,12 @@ def test_every_trainable_parameter_moves_and_the_same_seed_gives_the_same_steps(
         student = dict(module.student.named_parameters())
         for name, p in module.teacher.encoder.named_parameters():
             assert name not in student or not torch.equal(p, student[name]), f"{name} of the teacher is the student's"
+    resumed = begun(method, seed=1, data=run.data)
+    resumed.module.load_state_dict(state)
+    resumed.optimizer.load_state_dict(steps)
+    assert resumed.step(2) == losses[2]
+    assert_identical(run.saved(), resumed.saved())
+    assert_identical(plain_state(module.objective), plain_state(resumed.module.objective))
 
 
 @pytest.mark.parametrize("method", METHODS)

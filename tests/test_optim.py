@@ -80,3 +80,23 @@ def test_step_seeds_differ_for_step_rank_and_seed_and_repeat() -> None:
     a = torch.rand(3, generator=Clock(5, 0, 9, seed=1).generator())
     assert torch.equal(a, torch.rand(3, generator=Clock(5, 7, 99, seed=1).generator()))
     assert not torch.equal(a, torch.rand(3, generator=Clock(6, 0, 9, seed=1).generator()))
+
+
+def test_the_weight_decay_follows_half_a_cosine_to_its_end_and_none_stays_none() -> None:
+    """DINO's schedule as a loop; a run that is resumed with more steps goes along the curve of all of them."""
+    recipe = OptimizerRecipe(torch.optim.SGD, 0.1, 0.04, exclude_bias_and_norm=True, warmup=0.2, final_weight_decay=0.4)
+    net = nn.Linear(3, 2)
+    optimizer, schedule = recipe.build(net, global_batch=256, total_steps=10)
+    for step in range(11):
+        decayed, free = optimizer.param_groups
+        expected = 0.4 + 0.5 * (0.04 - 0.4) * (1 + math.cos(math.pi * step / 10))
+        assert decayed["weight_decay"] == pytest.approx(expected, abs=1e-12) and free["weight_decay"] == 0.0
+        assert decayed["lr"] == pytest.approx(0.1 * warmup_cosine(step, 10, 0.2))
+        optimizer.step()
+        schedule.step()
+    longer, again = recipe.build(net, global_batch=256, total_steps=40)
+    longer.load_state_dict(optimizer.state_dict())
+    again.load_state_dict(schedule.state_dict())
+    longer.step()
+    again.step()
+    assert longer.param_groups[0]["weight_decay"] == pytest.approx(0.22 - 0.18 * math.cos(math.pi * 12 / 40))

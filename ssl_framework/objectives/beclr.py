@@ -37,6 +37,7 @@ class BECLR(Objective):
     """
 
     requires = frozenset({"teacher"})
+    against_collapse = ("predictor",)
 
     def __init__(
         self,

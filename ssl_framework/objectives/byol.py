@@ -24,6 +24,7 @@ class BYOL(Objective):
     """
 
     requires = frozenset({"teacher"})
+    against_collapse = ("student_head",)
     accepts = frozenset({"mixer", "terms of mixtures"})
 
     def __init__(self, student_head: str = "predictor", teacher_head: str = "projector") -> None:

@@ -53,6 +53,7 @@ class NNBYOL(Objective):
     """
 
     requires = frozenset({"teacher"})
+    against_collapse = ("student_head",)
 
     def __init__(self, queue: Queue, student_head: str = "predictor", teacher_head: str = "projector") -> None:
         super().__init__()

@@ -29,6 +29,7 @@ class PixPro(Objective):
     """
 
     requires = frozenset({"teacher", "geometry", "maps"})
+    against_collapse = ("student_head",)
 
     def __init__(
         self, threshold: Positive, student_head: str = "propagation", teacher_head: str = "dense_projector"

@@ -36,6 +36,7 @@ class VICRegL(Objective):
     """
 
     requires = frozenset({"geometry", "maps"})
+    against_collapse = ("variance",)
     num_views = (2, None)
 
     def __init__(

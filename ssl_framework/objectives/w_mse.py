@@ -58,8 +58,11 @@ class WMSE(Objective):
     def whitened(self, z: Tensor) -> Tensor:
         """Rows with mean zero and covariance one, up to ``eps``: [N, D] -> [N, D].
 
+        Where the covariance has no inverse all are NaN, which the watch over the loss reports; with ``eps`` it always
+        has one, up to rounding, and the device is not asked.
+
         Raises:
-            ValueError: the covariance has no inverse.
+            ValueError: it has none because ``eps`` is 0.
         """
         count, dim = z.shape
         if count <= dim and self.eps == 0:
@@ -72,9 +75,7 @@ class WMSE(Objective):
         floor = self.eps * covariance.diagonal().mean().clamp(min=SMALLEST)
         covariance = (1 - self.eps) * covariance + floor * torch.eye(dim, dtype=z.dtype, device=z.device)  # [D, D]
         factor, failed = torch.linalg.cholesky_ex(covariance)  # [D, D]
-        if failed and bool(z.isfinite().all()):  # what is not finite goes on into the loss, where it is reported
-            raise ValueError(
-                f"the covariance of {count} embeddings has no inverse (objective.eps is {self.eps:g}): set "
-                f"objective.eps={max(1e-3, 10 * self.eps):g}"
-            )
+        if self.eps == 0 and failed and bool(z.isfinite().all()):  # what is not finite goes on into the loss
+            raise ValueError(f"the covariance of {count} embeddings has no inverse: set objective.eps=1e-3")
+        factor = factor.masked_fill(failed > 0, torch.nan)  # [D, D]
         return torch.linalg.solve_triangular(factor, centred.T, upper=False).T  # [N, D]

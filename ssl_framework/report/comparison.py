@@ -106,6 +106,8 @@ def about_of(runs: Sequence[Summary]) -> dict[str, Any]:
     done = [run.folder for run in runs if run.state == "done"]
     results, configs = [folder.read_result() for folder in done], [folder.read_config() for folder in sorted(done)]
     protocol = {name: together(OmegaConf.select(cfg, key) for cfg in configs) for name, key in PROTOCOL.items()}
+    if all(cfg.trainer.get("max_steps", -1) > 0 for cfg in configs):
+        del protocol["epochs"]  # the number of steps ends the runs
     data_sets = sorted({result["data"] for result in results})
     images = {
         data: {split: together(r["images"][split] for r in results if r["data"] == data) for split in SPLITS}
@@ -115,12 +117,19 @@ def about_of(runs: Sequence[Summary]) -> dict[str, Any]:
     return {
         "protocol": {
             **protocol,
+            "optimizer": together(trained_with(cfg.optimizer) for cfg in configs),
             "steps": together(r["steps"] for r in results),
             "images": images,
             "common": [item for item in runs[0].overrides if item in shared(runs)],
         },
         **{name: together(result[name] for result in results) for name in names},
     }
+
+
+def trained_with(optimizer: Any) -> str:
+    """An optimizer's settings in words."""
+    name = optimizer.algorithm._target_.rpartition(".")[2]
+    return ", ".join([name, *(f"{key} {optimizer[key]:g}" for key in ("lr_per_256", "weight_decay", "warmup"))])
 
 
 def counted(count: int | list[int]) -> str:
@@ -163,10 +172,13 @@ def protocol_line(about: dict[str, Any]) -> str:
         f"{data}: {', '.join(f'{counted(count)} {split}' for split, count in counts.items())} images"
         for data, counts in protocol["images"].items()
     )
+    optimizer = protocol.get("optimizer")
+    own = "views and other settings" if isinstance(optimizer, str) else "optimizer, views and other settings"
+    shared_one = f"All are trained with one optimizer ({optimizer}). " if isinstance(optimizer, str) else ""
     return (
         f"Top-1 in percent, mean ± standard deviation over seeds (number of seeds), final epoch, nothing chosen on the "
-        f"test split. k-NN votes on the backbone's frozen features of clean images. {said}. {images}. Every method has "
-        "the optimizer, views and other settings of its own file; none was tuned for this budget."
+        f"test split. k-NN votes on the backbone's frozen features of clean images. {said}. {images}. "
+        f"{shared_one}Every method has the {own} of its own file; none was tuned for this budget."
     )
 
 

@@ -15,6 +15,7 @@ KEYS: dict[tuple[str, Any], str] = {
     ("masked_tokens", None): "models.backbone.Backbone",
     ("last_layers", 0): "models.backbone.Backbone",
     ("layer_decay", 1.0): "optim.OptimizerRecipe",
+    ("final_weight_decay", None): "optim.OptimizerRecipe",
     ("clip_rate", False): "optim.LARS",
     ("bits", None): "data.images.folder.FolderSource data.images.files.FilesSource",
     ("on_error", "refuse"): (

@@ -24,7 +24,7 @@ from ssl_framework.runs.folder import read_json
 from tests.small_runs import config, run_in, small
 
 CROPS = {"scale": [0.766, 1.0], "ratio": [1.0, 1.0], "flip": 0.5}
-SHIPPED = ["dense", "finetune", "linear_augmented", "rkhs_complexity", "semi_supervised_finetune"]
+SHIPPED = ["dense", "energy", "finetune", "linear_augmented", "rkhs_complexity", "semi_supervised_finetune"]
 
 
 def bars(n: int, classes: int, seed: int, shuffled: bool = False) -> Split:

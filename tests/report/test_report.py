@@ -29,7 +29,8 @@ def synthetic_job(
     names = {"method": method, "data": data, "overrides": overrides, "command": "python train.py"}
     (folder / "run.json").write_text(json.dumps(names))
     cfg = {"backbone": {"name": "ssl_tiny"}, "trainer": {"max_epochs": 3, "precision": "32-true", "num_threads": 1}}
-    cfg |= {"data": {"batch_size": 128}}
+    recipe = {"algorithm": {"_target_": "torch.optim.SGD"}, "lr_per_256": 0.1, "weight_decay": 0.0, "warmup": 0.1}
+    cfg |= {"data": {"batch_size": 128}, "optimizer": recipe}
     cfg["trainer"]["accelerator"] = "cpu"
     OmegaConf.save(OmegaConf.create(cfg), folder / "config.yaml")
     result = {
@@ -125,6 +126,7 @@ def test_a_record_holds_every_job_and_gives_back_the_same_table(tmp_path: Path) 
     table = (out / "table.md").read_text()
     assert "| a | 12.0 ± 2.8 (2) | 50.0 (1, 1 failed) |" in table and "the loss, it is not finite" in table
     assert table == comparison.markdown(record)
+    assert "All are trained with one optimizer (SGD, lr_per_256 0.1, weight_decay 0, warmup 0.1). Every method" in table
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

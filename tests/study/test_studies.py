@@ -14,7 +14,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from ssl_framework.build import build
+from ssl_framework.build import build, build_data, build_module
 from ssl_framework.data.base import Split
 from ssl_framework.evaluation.frozen import FrozenEvaluation
 from ssl_framework.models.encoder import Encoder
@@ -27,7 +27,7 @@ from ssl_framework.runs.overrides import latest_of
 from ssl_framework.study.cells import cells_of
 from ssl_framework.study.declaration import Line, Study, declared, names_of_studies, read_study
 from ssl_framework.study.record import lead_of, sheet_of
-from tests.small_runs import GROUPS, put_together
+from tests.small_runs import GROUPS, put_together, small
 
 STUDIES = names_of_studies()
 RECORDS = Path(__file__).resolve().parents[2] / "results" / "studies"
@@ -88,7 +88,11 @@ def reported(settings: str) -> frozenset[str]:
         return {layer: torch.randn(len(images.label), width, generator=generator) for layer, width in widths.items()}
 
     splits = {split: SimpleNamespace(label=torch.arange(n) % node["num_classes"]) for split, n in SIZES.items()}
-    return frozenset(evaluation.score(features, SimpleNamespace(**splits), student))  # type: ignore[arg-type]
+    names = frozenset(evaluation.score(features, SimpleNamespace(**splits), student))  # type: ignore[arg-type]
+    if evaluation.after is None:
+        return names
+    cfg = small("simclr")
+    return names | evaluation.after.score_module(build_module(cfg, True), build_data(cfg)).keys()
 
 
 def settings_of(content: dict[str, Any]) -> str:

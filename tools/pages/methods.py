@@ -19,6 +19,9 @@ from ssl_framework.runs.numbers import short
 
 RECORD = Path("results") / "comparison"
 
+HIDDEN = Path("results") / "comparison_vit"
+"""Record of the methods that hide patches, and of others on the same ViT."""
+
 
 SHOWN = "knn[k=20,T=0.1]/top1"
 """Metric of the README's columns, one for each data set of the record."""
@@ -361,7 +364,8 @@ def needs_of(method: Method) -> str:
 
 def methods_page(root: Path) -> str:
     """docs/methods.md: all methods by group, each with paper, files, needs, tests, results and deviations."""
-    methods, record = read_methods(root), read_record(root / RECORD)
+    methods = read_methods(root)
+    records = {where: record for where in (RECORD, HIDDEN) if (record := read_record(root / where)) is not None}
     lines = [
         "# Methods",
         "",
@@ -372,20 +376,20 @@ def methods_page(root: Path) -> str:
         "Two ranks equal one process for all of them.",
         "",
     ]
-    if record is not None:
-        lines += [f"*k-NN*: {protocol_line(record.about)} [Record](../{RECORD})", ""]
+    for where, record in records.items():
+        lines += [f"*k-NN*: {protocol_line(record.about)} [Record](../{where})", ""]
         lines += reference_lines(record)
     for group in GROUPS:
         members = [method for method in methods if method.group == group]
         if members:
             lines += [f"## {group}", ""]
         for method in members:
-            lines += section(method, record)
+            lines += section(method, list(records.values()))
     return "\n".join(lines)
 
 
-def section(method: Method, record: Record | None) -> list[str]:
-    """One method."""
+def section(method: Method, records: Sequence[Record]) -> list[str]:
+    """One method, with what it reached in the records that have it."""
     cited = [method.authors, f"*{method.paper}*", method.venue, f"arXiv:{method.link}" if method.link else ""]
     files = [f"configs/method/{method.name}.yaml", *method.files]
     links = [f"[{'/'.join(Path(file).parts[-2:])}](../{file})" for file in files]
@@ -407,10 +411,11 @@ def section(method: Method, record: Record | None) -> list[str]:
         f"feature mixers: {', '.join(accepted) or 'none'}",
         f"- Tests: {kinds or method.shows}, {tests}",
     ]
-    if record is not None:
-        for data in record.sheet.columns:
+    for record in records:
+        backbone = f" ({record.about['protocol']['backbone']})" if len(records) > 1 else ""
+        for data in record.sheet.columns if method.name in record.sheet.rows else ():
             shown = [f"{short(metric)} {record.shown(method.name, data, metric)}" for metric in record.sheet.metrics]
-            lines.append(f"- {data}: {', '.join(shown)}")
+            lines.append(f"- {data}{backbone}: {', '.join(shown)}")
     lines += [f"- {kind}: {text}" for kind, texts in method.notes.items() for text in texts]
     return [*lines, ""]
 
@@ -429,17 +434,18 @@ def reference_lines(record: Record) -> list[str]:
 
 
 def method_tables(root: Path) -> str:
-    """The README's: one short table a group; with a record, k-NN on ``SHOWN`` and what it means below."""
-    methods, record = read_methods(root), read_record(root / RECORD)
-    if record is not None and SHOWN not in record.sheet.metrics:
-        record = None
-    data_sets = sorted(record.sheet.columns, reverse=True) if record else []
-    head = ["method", "paper", "equal to", "test", *(f"{data} k-NN" for data in data_sets)]
+    """The README's: one short table a group; with a record, k-NN on ``SHOWN`` and what it means below. Methods that
+    hide patches have a record of their own, on another network."""
+    methods, found = read_methods(root), {where: read_record(root / where) for where in (RECORD, HIDDEN)}
+    records = {where: r for where, r in found.items() if r is not None and SHOWN in r.sheet.metrics}
     lines = []
     for group in GROUPS:
         members = [method for method in methods if method.group == group]
+        record = records.get(HIDDEN if group == GROUPS[7] else RECORD)
         if not members:
             continue
+        data_sets = sorted(record.sheet.columns, reverse=True) if record else []
+        head = ["method", "paper", "equal to", "test", *(f"{data} k-NN" for data in data_sets)]
         lines += [f"**{group}**", "", f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |"]
         for method in members:
             paper = ", ".join(filter(None, (method.authors, method.venue, method.link)))
@@ -453,7 +459,22 @@ def method_tables(root: Path) -> str:
             row += [record.shown(method.name, data, SHOWN) for data in data_sets] if record else []
             lines.append(f"| {' | '.join(row)} |")
         lines.append("")
-    if record is not None:
-        lines += [f"k-NN is {short(SHOWN)}. {protocol_line(record.about)} [Record]({RECORD})", ""]
+    for where, record in records.items():
+        which = f"k-NN of {GROUPS[7].lower()}" if where == HIDDEN else "k-NN"
+        lines += [f"{which} is {short(SHOWN)}. {protocol_line(record.about)} [Record]({where})", ""]
         lines += reference_lines(record)
+        if where == HIDDEN and (others := [row for row in record.sheet.rows if row in beside(methods)]):
+            lines += [
+                "- beside them: "
+                + "; ".join(
+                    f"{row} {', '.join(f'{data} {record.shown(row, data, SHOWN)}' for data in record.sheet.columns)}"
+                    for row in others
+                ),
+                "",
+            ]
     return "\n".join(lines[:-1]) + "\n"
+
+
+def beside(methods: Sequence[Method]) -> set[str]:
+    """Names of the methods that hide no patches."""
+    return {method.name for method in methods if method.group != GROUPS[7]}

@@ -38,33 +38,38 @@ def known_cause(cfg: DictConfig) -> str | None:
     Returns:
         ``None`` where nothing is missing.
     """
-    target = OmegaConf.select(cfg, "objective._target_")
+    found = (cause_in(cfg, place) for place in ("objective", "objective.host"))
+    return next((cause for cause in found if cause is not None), None)
+
+
+def cause_in(cfg: DictConfig, place: str) -> str | None:
+    """``known_cause`` of the objective at a key, or of the one that it is added to."""
+    target = OmegaConf.select(cfg, f"{place}._target_")
     objective: Any = get_class(target) if target else Objective
     needed = objective.against_collapse
-    pairs = [("student_head", "teacher_head", "the teacher's")]
-    pairs += [(PREDICTOR, "projector", "the other view's")] if PREDICTOR in needed else []
-    for predicts, predicted, whose in pairs:
-        read = [OmegaConf.select(cfg, f"objective.{key}") for key in (predicts, predicted)]
+    pairs = (("student_head", "teacher_head", "the teacher's"), (PREDICTOR, "projector", "the other view's"))
+    for predicts, predicted, whose in (pair for pair in pairs if pair[0] in needed):
+        read = [OmegaConf.select(cfg, f"{place}.{key}") for key in (predicts, predicted)]
         if read[0] is not None and read[0] == read[1]:
             between = PROPAGATION if read[0] == DENSE else PREDICTOR
             with_it = [name for name, head in nodes_of("head").items() if between in head]
             return (
                 f"most likely because the student's {read[0]} is drawn to {whose} without a {between} between: choose "
-                f"{one_of('head', with_it)}another objective, and set objective.{predicts}={between}"
+                f"{one_of('head', with_it)}another objective, and set {place}.{predicts}={between}"
             )
-    for centre in ("objective.centre", "objective.targets.centre"):
+    for centre in (f"{place}.centre", f"{place}.targets.centre"):
         if OmegaConf.select(cfg, f"{centre}.momentum") == 1:
             return (
                 f"most likely because {centre}.momentum=1 leaves the teacher's outputs uncentred, so that one wins "
                 f"for all samples: set {centre}.momentum=0.9"
             )
     for key in needed:
-        value = OmegaConf.select(cfg, f"objective.{key}")
+        value = OmegaConf.select(cfg, f"{place}.{key}")
         if not value:
             alike = [node for node in nodes_of("objective").values() if node.get("_target_") == target]
-            cures = (f"set objective.{key}={shown(node[key])}" for node in alike if node.get(key))
+            cures = (f"set {place}.{key}={shown(node[key])}" for node in alike if node.get(key))
             cure = next(cures, "give it another value")
-            return f"most likely because objective.{key}={shown(value)} takes away what keeps embeddings apart: {cure}"
+            return f"most likely because {place}.{key}={shown(value)} takes away what keeps embeddings apart: {cure}"
     return None
 
 
