@@ -4,6 +4,7 @@ One process needs no process group; every function here then returns its input u
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
@@ -41,20 +42,32 @@ def world_size() -> int:
     return dist.get_world_size() if in_group() else 1
 
 
-def gather(x: Tensor) -> Tensor:
+def gather(x: Tensor, ranks: int | None = None) -> Tensor:
     """Rows of all ranks, in rank order, without gradient.
 
     Args:
         x: [B, ...], the same B on every rank.
+        ranks: W, of so many neighbouring ranks; they divide all of them. ``None``: of all.
 
     Returns:
         [W * B, ...]
     """
-    if world_size() == 1:
+    ranks = ranks or world_size()
+    if ranks == 1:
         return x.detach()
-    parts = [torch.empty_like(x) for _ in range(world_size())]
-    dist.all_gather(parts, x.detach().contiguous())
+    parts = [torch.empty_like(x) for _ in range(ranks)]
+    dist.all_gather(parts, x.detach().contiguous(), group=neighbours(ranks))
     return torch.cat(parts)  # [W * B, ...]
+
+
+def neighbours(ranks: int) -> dist.ProcessGroup | None:
+    """The group of so many neighbouring ranks that this one is in, ``None`` for all. Made at the first call, by all."""
+    return None if ranks == world_size() else _subgroup(dist.group.WORLD, ranks)
+
+
+@functools.cache
+def _subgroup(world: dist.ProcessGroup, ranks: int) -> dist.ProcessGroup:
+    return dist.new_subgroups(ranks)[0]
 
 
 def united(own: Mapping[str, str]) -> dict[str, str]:
@@ -68,30 +81,33 @@ def united(own: Mapping[str, str]) -> dict[str, str]:
 
 class _GatherWithGrad(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        return gather(x)
+    def forward(ctx, x: Tensor, ranks: int) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.ranks = ranks
+        return gather(x, ranks)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         # A row of this rank is a candidate on every rank, so its gradient is the sum over ranks. DDP then averages
         # over ranks; with each rank's loss the mean over its own anchors this is the gradient of one big process.
         grad = grad.contiguous().clone()
-        dist.all_reduce(grad)
-        return grad.chunk(world_size())[rank()]
+        dist.all_reduce(grad, group=neighbours(ctx.ranks))
+        return grad.chunk(ctx.ranks)[rank() % ctx.ranks], None
 
 
-def gather_with_grad(x: Tensor) -> Tensor:
+def gather_with_grad(x: Tensor, ranks: int | None = None) -> Tensor:
     """Rows of all ranks, in rank order; the backward pass sums gradients over ranks.
 
     torch's own, ``torch.distributed.nn.all_gather``, does the same to a list of tensors, but needs a process group.
 
     Args:
         x: [B, ...], the same B on every rank.
+        ranks: as in ``gather``.
 
     Returns:
         [W * B, ...]
     """
-    return x if world_size() == 1 else _GatherWithGrad.apply(x)
+    ranks = ranks or world_size()
+    return x if ranks == 1 else _GatherWithGrad.apply(x, ranks)
 
 
 def own_rows(x: Tensor) -> Tensor:

@@ -27,11 +27,13 @@ from ssl_framework.models.encoder import EMATeacher, Encoder
 from ssl_framework.models.heads import MLPHead
 from ssl_framework.models.series import SeriesBackbone
 from ssl_framework.module import SSLModule
+from ssl_framework.objectives.clip import CLIP
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.types import Batch, Clock, Outputs, Samples
 from ssl_framework.views.base import ViewMaker
 from ssl_framework.views.series import SeriesViews
 from tests.forked import CONTEXT
+from tests.objectives.loops import random_unit
 from tests.objectives.table import DIM, OBJECTIVES, Case
 from tests.small_runs import small
 
@@ -382,3 +384,41 @@ def test_what_each_rank_has_met_is_known_to_all(two_ranks: list[dict[str, Any]])
     everything = {"met by both": "last by 1", "met by 0": "broken", "met by 1": "broken"}
     assert [each["united"] for each in two_ranks] == [everything, everything]
     assert united({"alone": "broken"}) == {"alone": "broken"}
+
+
+def grouped_loss(groups: int, z0: Tensor, z1: Tensor) -> Tensor:
+    """CLIP's loss inside parts of the global batch."""
+    objective = CLIP(0.1, 100, 0.1, "group", groups=groups).double()
+    return objective([{"projector": z0}, {"projector": z1}], None, Batch([], torch.arange(0)), Clock(0, 0, 1))["loss"]
+
+
+def work_in_groups(process: int, port: int, folder: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=process, world_size=4)
+    own = slice(2 * process, 2 * process + 2)
+    found = {}
+    for groups in (1, 2, 4, 8):
+        z0, z1 = (random_unit(8, 5, v)[own].requires_grad_() for v in range(2))
+        value = grouped_loss(groups, z0, z1)
+        value.backward()
+        found[groups] = (value.detach(), z0.grad, z1.grad)
+    with pytest.raises(ValueError, match=r"objective\.groups is 3, but 4 ranks train, and neither divides the other"):
+        grouped_loss(3, z0, z1)
+    torch.save(found, Path(folder) / f"{process}.pt")
+    dist.destroy_process_group()
+
+
+def test_four_ranks_in_groups_equal_one_process(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.start_processes(work_in_groups, (port, str(tmp_path)), nprocs=4, start_method=CONTEXT.get_start_method())
+    ranks = [torch.load(tmp_path / f"{process}.pt", weights_only=True) for process in range(4)]
+    for groups in (1, 2, 4, 8):
+        z0, z1 = (random_unit(8, 5, v).requires_grad_() for v in range(2))
+        value = grouped_loss(groups, z0, z1)
+        value.backward()
+        torch.testing.assert_close(torch.stack([rank[groups][0] for rank in ranks]).mean(), value.detach())
+        for side, z in ((1, z0), (2, z1)):  # DDP takes the mean over ranks
+            torch.testing.assert_close(torch.cat([rank[groups][side] for rank in ranks]) / 4, z.grad)

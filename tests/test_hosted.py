@@ -12,7 +12,7 @@ from ssl_framework.loading import load_run
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.folder import read_json, read_metrics
 from ssl_framework.types import Clock
-from tests.small_runs import METHODS, SMALL, SMALL_OF, config, run_in, small
+from tests.small_runs import DEFAULT_DATA, METHODS, SMALL, SMALL_OF, config, run_in, small
 from tests.training.test_resume import assert_identical, interrupt_at, sigterm
 
 MIX = {
@@ -39,7 +39,7 @@ REFUSED = {
         name: r"^the method has noise or geometry of pictures \(views\), but data=waves has no pictures: choose another"
         for name in ("dacl", "meco")
     },
-    "clip": "data=waves",
+    **{name: "data=waves" for name in METHODS if DEFAULT_DATA[name] == "captioned_shapes"},
     **dict.fromkeys(MASKED, r"^backbone\.image_size reads data\.image_size, which data=waves has not"),
     **dict.fromkeys(
         ("densecl", "pixpro", "slotcon", "vicregl"),

@@ -3,21 +3,22 @@
 
 The two views of a sample are of two modalities, a picture and a text, say. Each has to find the other among those of
 the global batch, in both directions, by cosine similarity times a scale that is learnt. ALIGN (Jia et al., ICML 2021,
-arXiv:2102.05918) is the same with label smoothing 0.1.
+arXiv:2102.05918) is the same with label smoothing 0.1; M2-Encoder (arXiv:2401.15896) looks among those of its group of
+ranks only.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-from ssl_framework.arguments import BelowOne, Positive, guarded
-from ssl_framework.distributed import gather_with_grad, rank
+from ssl_framework.arguments import BelowOne, Count, Positive, guarded
+from ssl_framework.distributed import gather_with_grad, rank, world_size
 from ssl_framework.functional import nce, unit
 from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Outputs
+
+GATHERS = ("global", "group", "none")
 
 
 @guarded
@@ -28,8 +29,11 @@ class CLIP(Objective):
         temperature: 1 / scale in the first step; the logarithm of the scale is trained (figure 3: t).
         largest_scale: what the scale may grow to (section 2.5: 100).
         label_smoothing: share of the target that is spread over all candidates, in [0, 1).
-        gather: where the candidates are from: "global" (the batches of all ranks) or "none" (this rank's).
+        gather: where the candidates are from: "global" (the batches of all ranks), "group" (those of the own part of
+            the global batch) or "none" (this rank's).
         head: name of the head, the same in every tower, whose outputs are compared.
+        groups: with "group", into how many parts the global batch is cut, in its order, however many ranks share it.
+            Either divides the other: ranks that share a part gather among themselves, a rank of several cuts its own.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class CLIP(Objective):
         label_smoothing: BelowOne = 0.0,
         gather: str = "global",
         head: str = "projector",
+        groups: Count = 1,
     ) -> None:
         super().__init__()
         if not largest_scale * temperature >= 1:
@@ -46,12 +51,15 @@ class CLIP(Objective):
                 f"objective.largest_scale is {largest_scale}, less than the scale at the beginning, 1 / "
                 f"objective.temperature = {1 / temperature:g}: raise one of the two"
             )
-        if gather not in CANDIDATES:
-            raise ValueError(f"objective.gather is {gather}: choose one of {', '.join(CANDIDATES)}")
+        if gather not in GATHERS:
+            raise ValueError(f"objective.gather is {gather}: choose one of {', '.join(GATHERS)}")
+        if groups > 1 and gather != "group":
+            raise ValueError(f"objective.groups is {groups}, but objective.gather is {gather}: set it to group")
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))  # no dimensions: no weight decay
         self.largest = math.log(largest_scale)
         self.label_smoothing = label_smoothing
-        self.candidates = CANDIDATES[gather]
+        self.gather = gather
+        self.groups = groups
         self.head = head
         self.reads = (head,)
 
@@ -61,23 +69,36 @@ class CLIP(Objective):
         """Changes ``log_scale`` where it has grown beyond its bound.
 
         Raises:
-            ValueError: the outputs of the two towers are of different widths.
+            ValueError: the outputs of the two towers are of different widths, or ranks and groups do not go together.
         """
-        with torch.no_grad():  # the parameter itself: behind a clamp in the graph it would stay for ever
-            self.log_scale.clamp_(max=self.largest)
-        z0, z1 = map(unit, outputs_of(student, self.head))  # [B, D] each
-        if z0.shape[1] != z1.shape[1]:
-            raise ValueError(
-                f"CLIP compares {self.head} of both towers, but one has {z0.shape[1]} values and the other "
-                f"{z1.shape[1]}: choose a head that gives both one width (head=linear)"
-            )
-        loss = (self.one_way(z0, z1) + self.one_way(z1, z0)) / 2  # [B]
-        return {"loss": loss.mean(), "scale": self.log_scale.detach().exp()}
+        self.bound()
+        z0, z1 = rows_of(student, self.head)  # [B, D] each
+        return {"loss": self.both_ways(z0, z1).mean(), "scale": self.log_scale.detach().exp()}
+
+    @torch.no_grad()
+    def bound(self) -> None:
+        """Takes the scale back to its bound: the parameter, which behind a clamp in the graph would stay for ever."""
+        self.log_scale.clamp_(max=self.largest)
+
+    @property
+    def temperature(self) -> Tensor:
+        """1 / scale, with gradient."""
+        return (-self.log_scale).exp()
+
+    def both_ways(self, z0: Tensor, z1: Tensor) -> Tensor:
+        """The mean of both directions for each sample: two [B, D] of unit rows -> [B]."""
+        return (self.one_way(z0, z1) + self.one_way(z1, z0)) / 2  # [B]
 
     def one_way(self, anchors: Tensor, others: Tensor) -> Tensor:
         """Cross-entropy of each anchor finding its own other view: two [B, D] of unit rows -> [B]."""
+        parts = self.parts()
+        found = [self.find(*pair) for pair in zip(anchors.tensor_split(parts), others.tensor_split(parts), strict=True)]
+        return torch.cat(found)  # [B]
+
+    def find(self, anchors: Tensor, others: Tensor) -> Tensor:
+        """As ``one_way`` for rows that are all of one group."""
         keys, own = self.candidates(others)  # [M, D], [B]
-        temperature = (-self.log_scale).to(anchors.dtype).exp()
+        temperature = self.temperature.to(anchors.dtype)
         loss = nce(anchors, keys, own, temperature)  # [B]
         if self.label_smoothing:
             # The smoothed target is linear in the keys: its similarity is that to the mean of all of them.
@@ -85,19 +106,44 @@ class CLIP(Objective):
             loss = loss + self.label_smoothing * advantage
         return loss
 
+    def candidates(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [B, D] -> those that anchors choose among [M, D], with gradient, and where z itself is among them [B].
 
-def of_all_ranks(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [B, D] -> those of the global batch [W * B, D], with gradient, and where this rank's are among them [B]."""
-    own = rank() * len(z) + torch.arange(len(z), device=z.device)  # [B]
-    return gather_with_grad(z), own
+        Raises:
+            ValueError: neither of groups and ranks divides the other.
+        """
+        own = torch.arange(len(z), device=z.device)  # [B]
+        if self.gather == "none":
+            return z, own
+        ranks = self.ranks_a_group()
+        return gather_with_grad(z, ranks), rank() % ranks * len(z) + own
+
+    def ranks_a_group(self) -> int:
+        """How many ranks choose among the same candidates."""
+        ranks = world_size()
+        if max(ranks, self.groups) % min(ranks, self.groups):
+            raise ValueError(
+                f"objective.groups is {self.groups}, but {ranks} ranks train, and neither divides the other: set "
+                f"objective.groups={ranks}, or train on another number of ranks"
+            )
+        return max(1, ranks // self.groups)
+
+    def parts(self) -> int:
+        """How many groups this rank has."""
+        return max(1, self.groups // world_size())
 
 
-def of_this_rank(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows [B, D] -> the same, and their positions [B]."""
-    return z, torch.arange(len(z), device=z.device)
+def rows_of(student: list[Outputs | None], head: str) -> list[Tensor]:
+    """Unit rows of the views that were encoded, which can be compared: V x [B, D].
 
-
-CANDIDATES: Mapping[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = MappingProxyType(
-    {"global": of_all_ranks, "none": of_this_rank}
-)
-"""``objective.gather`` -> what makes candidates and own columns of a rank's rows."""
+    Raises:
+        ValueError: they are of different widths.
+    """
+    rows = [unit(z) for z in outputs_of(student, head)]  # V x [B, D]
+    widths = list(dict.fromkeys(z.shape[1] for z in rows))
+    if len(widths) > 1:
+        raise ValueError(
+            f"{head} of all towers is compared, but one has {widths[0]} values and the other {widths[1]}: choose a "
+            "head that gives both one width (head=linear)"
+        )
+    return rows

@@ -31,6 +31,7 @@ KEYS: dict[tuple[str, Any], str] = {
         "objectives.simlap.SimLAP objectives.sogclr.ISogCLR objectives.sogclr.SogCLR objectives.supcon.SupCon "
         "objectives.supremix.SupReMix objectives.swav.SwAV"
     ),
+    ("groups", 1): "objectives.clip.CLIP",
     ("head", "classifier"): (
         "objectives.decoupled_mixup.DecoupledMixup objectives.rankmixup.RankMixup objectives.supervised.Supervised"
     ),

@@ -16,6 +16,7 @@ from ssl_framework.evaluation.during_training.alarm import CollapseAlarm
 from ssl_framework.evaluation.during_training.causes import known_cause, likely_cause
 from ssl_framework.evaluation.frozen import FrozenEvaluation, copied
 from ssl_framework.models.frozen_teacher import FrozenTeacher
+from ssl_framework.models.towers import Towers
 from ssl_framework.models.weights import begin, has_weights
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder
@@ -154,7 +155,7 @@ def begin_with_weights(module: SSLModule) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no such folder or file.
-        ValueError: it cannot be read safely, or does not fit, or a teacher that never learns has none.
+        ValueError: it cannot be read safely, or does not fit, or what never learns has none.
     """
     if isinstance(module.teacher, FrozenTeacher):
         for key, backbone in zip(("backbone", "second"), module.teacher.encoder.backbones, strict=False):
@@ -163,6 +164,13 @@ def begin_with_weights(module: SSLModule) -> list[str]:
                     "teacher=frozen stays as it begins, but no weights are named for it: set "
                     f"teacher.{key}.weights=<run folder or file>, or teacher.{key}.pretrained=true"
                 )
+    for name in module.student.frozen if isinstance(module.student, Towers) else ():
+        if not has_weights(module.student.tower(name).backbone):
+            key = "backbone" if name == module.student.main else f"{name}_backbone"
+            raise ValueError(
+                f"student.frozen names {name}, whose tower stays as it begins, but no weights are named for it: set "
+                f"{key}.weights=<run folder or file>, or student.frozen=[]"
+            )
     encoders = [module.student] if module.teacher is None else [module.student, module.teacher.encoder]
     said = [begin(backbone) for encoder in encoders for backbone in encoder.backbones]
     return [line for line in dict.fromkeys(said) if line]

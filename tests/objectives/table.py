@@ -22,10 +22,13 @@ from ssl_framework.objectives.beclr import BECLR
 from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.cacr import CACR
 from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
+from ssl_framework.objectives.cleanclip import CleanCLIP
 from ssl_framework.objectives.clip import CLIP
 from ssl_framework.objectives.cmim import CMIM
 from ssl_framework.objectives.conr import ConR
+from ssl_framework.objectives.contrastive_gap import ContrastiveGap
 from ssl_framework.objectives.core_tuning import CoreTuning
+from ssl_framework.objectives.cwcl import CWCL
 from ssl_framework.objectives.data2vec import Data2Vec
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
@@ -36,6 +39,7 @@ from ssl_framework.objectives.distill import Distill
 from ssl_framework.objectives.frossl import FroSSL
 from ssl_framework.objectives.genview import GenView
 from ssl_framework.objectives.gpc import GPC
+from ssl_framework.objectives.gram import GRAM
 from ssl_framework.objectives.groco import GroCo
 from ssl_framework.objectives.hybrid_distillation import HybridDistillation
 from ssl_framework.objectives.ibot import IBOT
@@ -48,6 +52,8 @@ from ssl_framework.objectives.instance_discrimination import (
     SimpleContrastive,
 )
 from ssl_framework.objectives.lejepa import LeJEPA
+from ssl_framework.objectives.m2_mix import M2Mix
+from ssl_framework.objectives.m3col import M3CoL
 from ssl_framework.objectives.mae import MAE, SimMIM
 from ssl_framework.objectives.meco import MECO
 from ssl_framework.objectives.metric import Contrastive as ContrastivePairs
@@ -84,6 +90,7 @@ from ssl_framework.objectives.ressl import ReSSL
 from ssl_framework.objectives.sbcl import SBCL
 from ssl_framework.objectives.sdmp import SDMP
 from ssl_framework.objectives.sepclr import SepCLR
+from ssl_framework.objectives.siglip import SigLIP
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.simlap import LabelGate, SimLAP
 from ssl_framework.objectives.simsiam import SimSiam
@@ -97,6 +104,7 @@ from ssl_framework.objectives.supremix import SupReMix
 from ssl_framework.objectives.susana import ICNN, ProtoTriplet
 from ssl_framework.objectives.swav import SwAV
 from ssl_framework.objectives.targets import Balanced, Centred
+from ssl_framework.objectives.terms import Terms
 from ssl_framework.objectives.tico import TiCo
 from ssl_framework.objectives.unmix import UnMix
 from ssl_framework.objectives.vicreg import VIbCReg, VICReg
@@ -306,6 +314,24 @@ def obow() -> OBoW:
         return objective
 
     return seeded(build)
+
+
+def m3col(switch: float) -> M3CoL:
+    return seeded(lambda: M3CoL(DIM, DIM, 0.1, 0.2, 0.5, 0.5, switch, 0.5))
+
+
+def cl2l() -> Terms:
+    terms = {"global": CLIP(0.2, 100.0), "local": CLIP(0.2, 100.0, 0.1, head="local_projector")}
+    return Terms(terms, {"global": 0.5, "local": 0.5}, {"global": [[0, 2]], "local": [[1, 3]]})
+
+
+def rocket(build: Callable[[], Objective], *heads: str) -> Case:
+    """CLIP and another objective behind a head of its own."""
+
+    def both() -> Terms:
+        return seeded(lambda: Terms({"clip": CLIP(0.2, 100.0), "other": build()}, {"clip": 1.0, "other": 0.5}, {}))
+
+    return Case(both, heads=("projector", "second_projector", *heads))
 
 
 MAPS = ("map", "dense_projector", "propagation", "prototypes")
@@ -573,6 +599,20 @@ OBJECTIVES: dict[str, Case] = {
     "conr": Case(lambda: ConR(0.5, 0.1, 0.2, 4.0), heads=("pooled", "regressor"), numbers=("regressor",)),
     "clip": Case(lambda: CLIP(0.2, 100.0)),
     "align": Case(lambda: CLIP(0.2, 100.0, label_smoothing=0.1)),
+    "m2_encoder": Case(lambda: CLIP(0.2, 100.0, 0.1, "group", groups=2)),
+    "m2_encoder_of_four": Case(lambda: CLIP(0.2, 100.0, 0.0, "group", groups=4)),
+    "siglip": Case(lambda: SigLIP(0.2, -2.0)),
+    "contrastive_gap": Case(lambda: ContrastiveGap(0.2, 100.0, 1.0, 1.0, 1.0, 2.0)),
+    "cwcl": Case(lambda: CWCL(0.2, 100.0, 0), heads=("projector", "pooled")),
+    "m2_mix": Case(lambda: M2Mix(0.2, 100.0, ["modalities", "main", "other", "both"], 0.5, 0.5, 0.1)),
+    "m3col": Case(lambda: m3col(1.0), heads=("projector", "classifier")),
+    "m3col_soft": Case(lambda: m3col(0.0), heads=("projector", "classifier")),
+    "cleanclip": Case(lambda: CleanCLIP(0.2, 100.0, 1.0), student=(0, 1, 2, 3)),
+    "gram": Case(lambda: GRAM(0.2, 100.0, 0.1, -1, 1e-6), student=(0, 1, 2)),
+    "cl2l": Case(cl2l, student=(0, 1, 2, 3), heads=("projector", "local_projector")),
+    "barlip": rocket(lambda: BarlowTwins(5e-3, 0.025, "second_projector")),
+    "siamlip": rocket(lambda: SimSiam(True, "second_projector", "predictor"), "predictor"),
+    "swalip": rocket(lambda: SwAV(0.1, 0.05, 3, 8, DIM, 2, 0.0, None, 0.0, "second_projector")),
     "mae": Case(lambda: MAE(norm_pix=True), student=(0,), heads=("decoder",), patches=(4,)),
     "simmim": Case(lambda: SimMIM(), heads=("pixels",), patches=(4, 4)),
     "data2vec": Case(lambda: Data2Vec(2.0), (0,), (0,), heads=("patch_predictor", "layers"), patches=(4,)),

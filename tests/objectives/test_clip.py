@@ -98,13 +98,30 @@ def test_the_scale_grows_to_its_bound_can_come_back_and_has_no_weight_decay() ->
         ((0, 100), "temperature is 0: it must be above 0"),
         ((0.07, 10), "objective.largest_scale is 10, less than the scale at the beginning"),
         ((0.07, 100, 1.0), "label_smoothing is 1.0: it must be at least 0 and below 1"),
-        ((0.07, 100, 0.0, "node"), "objective.gather is node: choose one of global, none"),
+        ((0.07, 100, 0.0, "global", "projector", 2), "objective.groups is 2, but objective.gather is global"),
+        ((0.07, 100, 0.0, "node"), "objective.gather is node: choose one of global, group, none"),
     ],
 )
 def test_bad_values(settings: tuple, words: str) -> None:
     with pytest.raises(ValueError) as error:
         CLIP(*settings)
     assert words in str(error.value)
+
+
+def grouped(groups: int, smoothing: float = 0.0) -> CLIP:
+    objective = CLIP(0.1, 100, smoothing, "group", groups=groups).double()
+    with torch.no_grad():
+        objective.log_scale.fill_(math.log(10))
+    return objective
+
+
+def test_golden_of_groups() -> None:
+    a, b = mix_rows(0), mix_rows(1)
+    found = grouped(2)(loops.outputs(a, b), None, loops.batch(6), loops.CLOCK)["loss"]
+    assert found.item() == pytest.approx(golden("grouped_gather: two groups of three rows"), abs=1e-7)
+    three = sum(loss(a[i : i + 2], b[i : i + 2], 10.0, 0.3).item() for i in (0, 2, 4)) / 3
+    found = grouped(3, 0.3)(loops.outputs(a, b), None, loops.batch(6), loops.CLOCK)["loss"]
+    assert found.item() == pytest.approx(three)
 
 
 def test_towers_of_different_widths_are_refused() -> None:

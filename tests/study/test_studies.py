@@ -16,6 +16,9 @@ from omegaconf import OmegaConf
 
 from ssl_framework.build import build, build_data, build_module
 from ssl_framework.data.base import Split
+from ssl_framework.data.images.shapes import FACTORS
+from ssl_framework.data.pairs.captioned_shapes import NAMED, PROMPTS
+from ssl_framework.evaluation.cross_modal import CrossModal, Pairs
 from ssl_framework.evaluation.frozen import FrozenEvaluation
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.report.render import as_csv, latex, markdown
@@ -88,11 +91,21 @@ def reported(settings: str) -> frozenset[str]:
         return {layer: torch.randn(len(images.label), width, generator=generator) for layer, width in widths.items()}
 
     splits = {split: SimpleNamespace(label=torch.arange(n) % node["num_classes"]) for split, n in SIZES.items()}
-    names = frozenset(evaluation.score(features, SimpleNamespace(**splits), student))  # type: ignore[arg-type]
-    if evaluation.after is None:
-        return names
-    cfg = small("simclr")
-    return names | evaluation.after.score_module(build_module(cfg, True), build_data(cfg)).keys()
+    found = set(evaluation.score(features, SimpleNamespace(**splits), student))  # type: ignore[arg-type]
+    if evaluation.cross is not None:
+        found |= across(evaluation.cross)
+    if evaluation.after is not None:
+        cfg = small("simclr")
+        found |= evaluation.after.score_module(build_module(cfg, True), build_data(cfg)).keys()
+    return frozenset(found)
+
+
+def across(cross: CrossModal) -> set[str]:
+    """What is reported of two towers, of embeddings of noise; the factors are those of captioned shapes."""
+    prompts = {factor: torch.randn(len(FACTORS[factor]), 2 * len(PROMPTS[factor]), 8) for factor in NAMED}
+    label = {factor: torch.arange(500) % len(x) for factor, x in prompts.items()}
+    pairs = Pairs(*torch.randn(2, 500, 8), ("image", "text"), torch.arange(500), prompts, label)
+    return {name for probe in cross.probes.values() for name in probe(pairs)}
 
 
 def settings_of(content: dict[str, Any]) -> str:
