@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 from hydra.utils import get_class
 
-from ssl_framework.report.comparison import Record, protocol_line, read_record
+from ssl_framework.report.comparison import Record
 from ssl_framework.runs.composition import PARTS
 from ssl_framework.runs.numbers import short
 
@@ -21,7 +21,7 @@ RECORD = Path("results") / "comparison"
 
 
 SHOWN = "knn[k=20,T=0.1]/top1"
-"""Metric of the README's columns, one for each data set of the record."""
+"""Metric of the columns of docs/methods.md, one for each data set of the record."""
 
 
 NEEDED = {
@@ -359,62 +359,6 @@ def needs_of(method: Method) -> str:
     return ", ".join([views, *method.needs, *method.memory])
 
 
-def methods_page(root: Path) -> str:
-    """docs/methods.md: all methods by group, each with paper, files, needs, tests, results and deviations."""
-    methods, record = read_methods(root), read_record(root / RECORD)
-    lines = [
-        "# Methods",
-        "",
-        "Made by `python -m tools.pages.readme` from the configs, the tests and the records; a test compares.",
-        "",
-        "*Tests* says what the values of a method's loss are compared with, beside a loop over samples in float64: a "
-        "golden value that the authors' public code gave, or one of the paper's formula computed apart from this code. "
-        "Two ranks equal one process for all of them.",
-        "",
-    ]
-    if record is not None:
-        lines += [f"*k-NN*: {protocol_line(record.about)} [Record](../{RECORD})", ""]
-        lines += reference_lines(record)
-    for group in GROUPS:
-        members = [method for method in methods if method.group == group]
-        if members:
-            lines += [f"## {group}", ""]
-        for method in members:
-            lines += section(method, record)
-    return "\n".join(lines)
-
-
-def section(method: Method, record: Record | None) -> list[str]:
-    """One method."""
-    cited = [method.authors, f"*{method.paper}*", method.venue, f"arXiv:{method.link}" if method.link else ""]
-    files = [f"configs/method/{method.name}.yaml", *method.files]
-    links = [f"[{'/'.join(Path(file).parts[-2:])}](../{file})" for file in files]
-    kinds = ", ".join(
-        f"{count} {'golden value' + 's' * (count > 1) + ' of ' + kind if kind != 'formula' else 'by formula'}"
-        for kind, count in method.golden.items()
-    )
-    tests = ", ".join(f"[{Path(name).name}](../tests/{name})" for name in method.tests) or "none"
-    accepted = [f"**{name}**" if name == method.feature_mixer else name for name in method.feature_mixers]
-    lines = [
-        f"### {method.name}",
-        "",
-        f"{method.title}: {', '.join(filter(None, cited))}",
-        "",
-        f"- `{method.command}`",
-        f"- Files: {', '.join(links)}",
-        f"- Needs: {needs_of(method)}",
-        f"- Mixtures: {' or '.join(method.mixtures) or 'none'}{' ([which](mixing.md))' * bool(method.mixtures)}; "
-        f"feature mixers: {', '.join(accepted) or 'none'}",
-        f"- Tests: {kinds or method.shows}, {tests}",
-    ]
-    if record is not None:
-        for data in record.sheet.columns:
-            shown = [f"{short(metric)} {record.shown(method.name, data, metric)}" for metric in record.sheet.metrics]
-            lines.append(f"- {data}: {', '.join(shown)}")
-    lines += [f"- {kind}: {text}" for kind, texts in method.notes.items() for text in texts]
-    return [*lines, ""]
-
-
 def reference_lines(record: Record) -> list[str]:
     """The raw input and the untrained backbone, where they were scored."""
     lines = []
@@ -426,34 +370,3 @@ def reference_lines(record: Record) -> list[str]:
         )
         lines.append(f"- {words}: {scores}")
     return [*lines, ""] if lines else []
-
-
-def method_tables(root: Path) -> str:
-    """The README's: one short table a group; with a record, k-NN on ``SHOWN`` and what it means below."""
-    methods, record = read_methods(root), read_record(root / RECORD)
-    if record is not None and SHOWN not in record.sheet.metrics:
-        record = None
-    data_sets = sorted(record.sheet.columns, reverse=True) if record else []
-    head = ["method", "paper", "equal to", "test", *(f"{data} k-NN" for data in data_sets)]
-    lines = []
-    for group in GROUPS:
-        members = [method for method in methods if method.group == group]
-        if not members:
-            continue
-        lines += [f"**{group}**", "", f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |"]
-        for method in members:
-            paper = ", ".join(filter(None, (method.authors, method.venue, method.link)))
-            notes = [
-                word
-                for kind, word in (("Unverified", "unverified detail"), ("Differs", "differs"))
-                if method.notes[kind]
-            ]
-            tests = ", ".join(f"[{Path(name).stem[5:]}](tests/{name})" for name in method.tests) or "none"
-            row = [f"[`{method.name}`](docs/methods.md#{method.name})", paper, "; ".join([method.shows, *notes]), tests]
-            row += [record.shown(method.name, data, SHOWN) for data in data_sets] if record else []
-            lines.append(f"| {' | '.join(row)} |")
-        lines.append("")
-    if record is not None:
-        lines += [f"k-NN is {short(SHOWN)}. {protocol_line(record.about)} [Record]({RECORD})", ""]
-        lines += reference_lines(record)
-    return "\n".join(lines[:-1]) + "\n"
