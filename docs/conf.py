@@ -2,7 +2,6 @@
 
 import re
 import sys
-from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -92,13 +91,12 @@ def resolve(app: Any, doctree: Any, name: str) -> None:
         if node.get("refuri", "").startswith("repository:"):
             path = node["refuri"].removeprefix("repository:")
             node["refuri"] = app.builder.get_relative_uri(name, f"repository/{path}")
-            node["internal"] = True
 
 
-def repository_pages(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """A page for each file and folder of the repository that is pointed to, so that the site needs no other place."""
-    waiting, done = sorted(linked), set()
-    while waiting:
+def write_repository(app: Any, error: Exception | None) -> None:
+    """A plain page for each file and folder of the repository that is pointed to: the site needs no other place."""
+    out, waiting, done = Path(app.outdir) / "repository", sorted(linked), set()
+    while error is None and waiting:
         path = waiting.pop()
         if path in done:
             continue
@@ -106,18 +104,34 @@ def repository_pages(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
         target = ROOT / path
         if target.is_dir():
             below = sorted(one for one in target.iterdir() if not one.name.startswith((".", "__pycache__")))
-            waiting += [one.relative_to(ROOT).as_posix() for one in below if one.is_file()]
-            waiting += [one.relative_to(ROOT).as_posix() for one in below if one.is_dir()]
-            body = "".join(f'<li><a href="{target.name}/{one.name}.html">{escape(one.name)}</a></li>' for one in below)
+            if path in linked:  # folders in it are named only
+                waiting += [one.relative_to(ROOT).as_posix() for one in below if one.is_file()]
+            body = "".join(f"<li>{entry(target, one, path in linked)}</li>" for one in below)
             body = f"<ul>{body}</ul>"
         else:
             body = shown(target)
-        title = escape(path)
-        yield (
-            f"repository/{path}",
-            {"title": title, "body": f"<h1>{title}</h1>{body}", "toc": "", "display_toc": False},
-            "page.html",
-        )
+        page = out / f"{path}.html"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        home = "../" * (path.count("/") + 1)
+        page.write_text(PAGE.format(title=escape(path), home=home, style=STYLE, body=body))
+
+
+def entry(folder: Path, one: Path, is_linked: bool) -> str:
+    """A line of a folder's page."""
+    name = escape(one.name)
+    is_page = (is_linked and one.is_file()) or one.relative_to(ROOT).as_posix() in linked
+    return f'<a href="{folder.name}/{name}.html">{name}</a>' if is_page else name
+
+
+STYLE = HtmlFormatter().get_style_defs(".highlight")
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width">
+<style>body {{ font: 16px/1.5 sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em }} pre {{ overflow: auto }}
+{style}</style>
+<p><a href="{home}index.html">ssl_framework</a></p><h1>{title}</h1>{body}
+</html>
+"""
 
 
 def shown(target: Path) -> str:
@@ -151,5 +165,5 @@ def setup(app: Any) -> None:
     app.connect("source-read", read_source)
     app.connect("include-read", read_included)
     app.connect("doctree-resolved", resolve)
-    app.connect("html-collect-pages", repository_pages)
+    app.connect("build-finished", write_repository)
     app.connect("autodoc-process-docstring", escaped, priority=900)

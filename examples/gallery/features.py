@@ -1,5 +1,7 @@
 """Features of a run elsewhere: export to safetensors, read it with timm alone, and fit a classifier of scikit-learn."""
 
+from pathlib import Path
+
 import timm
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -12,7 +14,7 @@ composition = ssl_framework.compose(
     *("trainer=cpu", "trainer.max_epochs=1", "report=none", "evaluation=none"),
 )
 run = composition.fit("outputs/gallery/features")
-export(run.folder, "outputs/gallery/encoder.safetensors")
+export(run.folder, Path("outputs/gallery/encoder.safetensors"))
 
 data = composition.data()
 net = timm.create_model("ssl_tiny", num_classes=0, checkpoint_path="outputs/gallery/encoder.safetensors").eval()

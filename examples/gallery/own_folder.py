@@ -19,8 +19,8 @@ for label, draw_it in (("disc", ImageDraw.ImageDraw.ellipse), ("square", ImageDr
         picture.save(folder / label / f"{number}.png")
 
 run = ssl_framework.compose(
-    *("method=simclr", "data=folder", f"data.root={folder}", "data.image_size=32", "data.batch_size=16"),
-    *("trainer=cpu", "trainer.max_epochs=3", "report=none", "evaluation.baselines=false"),
+    *("method=simclr", "data=folder", f"data.root={folder}", "data.image_size=32", "data.stored_size=40"),
+    *("data.batch_size=16", "trainer=cpu", "trainer.max_epochs=3", "report=none", "evaluation.baselines=false"),
     *("evaluation.probes.knn.k=5", "evaluation.probes.linear=null"),
 ).fit("outputs/gallery/own_folder")
 print(run.metrics)

@@ -7,7 +7,7 @@ from ssl_framework.objectives.dcl import DCL
 
 composition = ssl_framework.compose("method=dcl", "data=shapes", "data.source.num_train=256", "data.source.num_test=16")
 pixels, views = composition.data().pretrain.rows, composition.views()
-objective = DCL(temperature=0.2)
+objective = DCL(temperature=0.2, weight_sigma=None)
 
 torch.manual_seed(0)
 net = torch.nn.Sequential(

@@ -1,6 +1,7 @@
 """From a sweep to a table: two temperatures, two seeds, mean and spread.
 
-On the command line this is ``python train.py -m objective.temperature=0.1,0.5 seed=0,1``.
+On the command line this is ``python train.py -m objective.temperature=0.1,0.5 seed=0,1``. So short that
+all score at chance: leave out num_train and num_test and set trainer.max_epochs=15 to compare them.
 """
 
 from pathlib import Path

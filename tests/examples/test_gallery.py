@@ -41,8 +41,10 @@ def test_mixing_draws_what_the_network_sees(called: Any, tmp_path: Path) -> None
 
 
 def test_a_sweep_ends_in_a_table(called: Any) -> None:
-    rows = [line for line in called("sweep")["table"].splitlines() if "temperature=" in line]
-    assert len(rows) == 2 and all("±" in row for row in rows)
+    lines = called("sweep")["table"].splitlines()
+    at = next(place for place, line in enumerate(lines) if line.startswith("| objective.temperature →"))
+    assert lines[at] == "| objective.temperature → | 0.1 | 0.5 |"
+    assert lines[at + 2].count("±") == 2 and lines[at + 2].count("(2)") == 2
 
 
 def test_timm_gives_the_features_of_the_run(called: Any) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -244,22 +245,18 @@ def test_commands_that_are_said_to_be_refused_are(
 
 
 @pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="pip install -e '.[docs]'")
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "sphinx",
-        "-W",
-        "--keep-going",
-        "-q",
-        "-b",
-        "html",
-        str(ROOT / "docs"),
-        str(tmp_path),
-    ]
-    built = subprocess.run(command, capture_output=True, text=True)
+def test_the_site_builds_without_a_warning_and_works_in_a_browser(tmp_path: Path) -> None:
+    """A minute or two. SSL_FRAMEWORK_BROWSER asks for the browser: the folder that tools/site/check.mjs names."""
+    options = ["-W", "--keep-going", "-q", "-b", "html"]
+    built = subprocess.run(
+        [sys.executable, "-m", "sphinx", *options, str(ROOT / "docs"), str(tmp_path)], capture_output=True, text=True
+    )
     assert built.returncode == 0, built.stderr
     assert (tmp_path / "index.html").is_file() and (tmp_path / "methods" / "simclr.html").is_file()
+    if browser := os.environ.get("SSL_FRAMEWORK_BROWSER"):
+        command = ["node", str(ROOT / "tools" / "site" / "check.mjs"), str(tmp_path), browser]
+        seen = subprocess.run(command, capture_output=True, text=True)
+        assert seen.returncode == 0, seen.stderr
 
 
 def test_the_messages_of_troubleshooting_are_said_somewhere() -> None:

@@ -120,7 +120,7 @@ def method_page(root: Path, method: Method, record: Record | None, studies: list
     notes = [
         f"- {'Not verified: ' * (kind == 'Unverified')}{text}" for kind, texts in method.notes.items() for text in texts
     ]
-    lines += [*(notes or ["Nothing is known to differ but the sizes and rates that the YAML names."]), ""]
+    lines += [*(notes or ["Nothing is known to differ but what the comments of the YAML files name: sizes, rates, optimizer."]), ""]
     lines += ["## What tests hold", "", *tested(root, method), ""]
     lines += ["## Numbers", "", *numbers(method, record)]
     for name, title, kept in studies:

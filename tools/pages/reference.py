@@ -215,7 +215,8 @@ def text_of(value: Any, lines: list[str]) -> str:
     found += [line.strip() for line in lines[start.line + 1 : end.line]]
     if start.line != end.line and end.column:
         found.append(lines[end.line][: end.column].strip())
-    return re.sub(r"\s+#.*", "", " ".join(found).strip())
+    text = re.sub(r"\s+#.*", "", " ".join(found).strip())
+    return text[1:-1] if re.fullmatch(r'"[^"]+"', text) else text
 
 
 def kind_of(value: Any) -> str:
