@@ -1,11 +1,12 @@
 # make train [ARGS="method=mochi data=cifar10"]   installs into .venv on the first call, then runs train.py
 # make test                                       the same environment, then lint, types and tests
+# make docs                                       the site, in build/docs/index.html
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: train test lint clean
+.PHONY: train test lint docs clean
 
 train: $(INSTALLED)
 	$(RUN) train.py $(ARGS)
@@ -17,6 +18,14 @@ lint: $(INSTALLED)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+docs: $(VENV)/.docs
+	$(RUN) -m sphinx -W --keep-going -b html docs build/docs
+	@echo build/docs/index.html
+
+$(VENV)/.docs: $(INSTALLED)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[docs]" -c constraints.txt
+	@touch $@
 
 # Reinstalls only when the requirements change.
 $(INSTALLED): pyproject.toml constraints.txt

@@ -44,6 +44,6 @@ def caption(root: Path, row: dict[str, str]) -> str:
     versions = ", ".join(f"{name} {public['versions'][name]}" for name in ("torch", "lightning", "timm"))
     return (
         f"`{row['metric']}`, one number a seed. The public weight: `{public['command']}`, {public['steps']:,} steps. "
-        f"[Record](../{RECORD.as_posix()}) by `python -m tools.continued`, {public['device']} ({public['cpu']}), "
+        f"[Record]({RECORD.as_posix()}) by `python -m tools.continued`, {public['device']} ({public['cpu']}), "
         f"{versions}."
     )

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 from hydra.utils import get_class
 
-from ssl_framework.report.comparison import Record, protocol_line, read_record
+from ssl_framework.report.comparison import Record
 from ssl_framework.runs.composition import PARTS
 from ssl_framework.runs.numbers import short
 
@@ -24,7 +24,7 @@ HIDDEN = Path("results") / "comparison_vit"
 
 
 SHOWN = "knn[k=20,T=0.1]/top1"
-"""Metric of the README's columns, one for each data set of the record."""
+"""Metric of the columns of docs/methods.md, one for each data set of the record."""
 
 
 NEEDED = {
@@ -362,64 +362,6 @@ def needs_of(method: Method) -> str:
     return ", ".join([views, *method.needs, *method.memory])
 
 
-def methods_page(root: Path) -> str:
-    """docs/methods.md: all methods by group, each with paper, files, needs, tests, results and deviations."""
-    methods = read_methods(root)
-    records = {where: record for where in (RECORD, HIDDEN) if (record := read_record(root / where)) is not None}
-    lines = [
-        "# Methods",
-        "",
-        "Made by `python -m tools.pages.readme` from the configs, the tests and the records; a test compares.",
-        "",
-        "*Tests* says what the values of a method's loss are compared with, beside a loop over samples in float64: a "
-        "golden value that the authors' public code gave, or one of the paper's formula computed apart from this code. "
-        "Two ranks equal one process for all of them.",
-        "",
-    ]
-    for where, record in records.items():
-        lines += [f"*k-NN*: {protocol_line(record.about)} [Record](../{where})", ""]
-        lines += reference_lines(record)
-    for group in GROUPS:
-        members = [method for method in methods if method.group == group]
-        if members:
-            lines += [f"## {group}", ""]
-        for method in members:
-            lines += section(method, list(records.values()))
-    return "\n".join(lines)
-
-
-def section(method: Method, records: Sequence[Record]) -> list[str]:
-    """One method, with what it reached in the records that have it."""
-    cited = [method.authors, f"*{method.paper}*", method.venue, f"arXiv:{method.link}" if method.link else ""]
-    files = [f"configs/method/{method.name}.yaml", *method.files]
-    links = [f"[{'/'.join(Path(file).parts[-2:])}](../{file})" for file in files]
-    kinds = ", ".join(
-        f"{count} {'golden value' + 's' * (count > 1) + ' of ' + kind if kind != 'formula' else 'by formula'}"
-        for kind, count in method.golden.items()
-    )
-    tests = ", ".join(f"[{Path(name).name}](../tests/{name})" for name in method.tests) or "none"
-    accepted = [f"**{name}**" if name == method.feature_mixer else name for name in method.feature_mixers]
-    lines = [
-        f"### {method.name}",
-        "",
-        f"{method.title}: {', '.join(filter(None, cited))}",
-        "",
-        f"- `{method.command}`",
-        f"- Files: {', '.join(links)}",
-        f"- Needs: {needs_of(method)}",
-        f"- Mixtures: {' or '.join(method.mixtures) or 'none'}{' ([which](mixing.md))' * bool(method.mixtures)}; "
-        f"feature mixers: {', '.join(accepted) or 'none'}",
-        f"- Tests: {kinds or method.shows}, {tests}",
-    ]
-    for record in records:
-        backbone = f" ({record.about['protocol']['backbone']})" if len(records) > 1 else ""
-        for data in record.sheet.columns if method.name in record.sheet.rows else ():
-            shown = [f"{short(metric)} {record.shown(method.name, data, metric)}" for metric in record.sheet.metrics]
-            lines.append(f"- {data}{backbone}: {', '.join(shown)}")
-    lines += [f"- {kind}: {text}" for kind, texts in method.notes.items() for text in texts]
-    return [*lines, ""]
-
-
 def reference_lines(record: Record) -> list[str]:
     """The raw input and the untrained backbone, where they were scored."""
     lines = []
@@ -431,50 +373,3 @@ def reference_lines(record: Record) -> list[str]:
         )
         lines.append(f"- {words}: {scores}")
     return [*lines, ""] if lines else []
-
-
-def method_tables(root: Path) -> str:
-    """The README's: one short table a group; with a record, k-NN on ``SHOWN`` and what it means below. Methods that
-    hide patches have a record of their own, on another network."""
-    methods, found = read_methods(root), {where: read_record(root / where) for where in (RECORD, HIDDEN)}
-    records = {where: r for where, r in found.items() if r is not None and SHOWN in r.sheet.metrics}
-    lines = []
-    for group in GROUPS:
-        members = [method for method in methods if method.group == group]
-        record = records.get(HIDDEN if group == GROUPS[7] else RECORD)
-        if not members:
-            continue
-        data_sets = sorted(record.sheet.columns, reverse=True) if record else []
-        head = ["method", "paper", "equal to", "test", *(f"{data} k-NN" for data in data_sets)]
-        lines += [f"**{group}**", "", f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |"]
-        for method in members:
-            paper = ", ".join(filter(None, (method.authors, method.venue, method.link)))
-            notes = [
-                word
-                for kind, word in (("Unverified", "unverified detail"), ("Differs", "differs"))
-                if method.notes[kind]
-            ]
-            tests = ", ".join(f"[{Path(name).stem[5:]}](tests/{name})" for name in method.tests) or "none"
-            row = [f"[`{method.name}`](docs/methods.md#{method.name})", paper, "; ".join([method.shows, *notes]), tests]
-            row += [record.shown(method.name, data, SHOWN) for data in data_sets] if record else []
-            lines.append(f"| {' | '.join(row)} |")
-        lines.append("")
-    for where, record in records.items():
-        which = f"k-NN of {GROUPS[7].lower()}" if where == HIDDEN else "k-NN"
-        lines += [f"{which} is {short(SHOWN)}. {protocol_line(record.about)} [Record]({where})", ""]
-        lines += reference_lines(record)
-        if where == HIDDEN and (others := [row for row in record.sheet.rows if row in beside(methods)]):
-            lines += [
-                "- beside them: "
-                + "; ".join(
-                    f"{row} {', '.join(f'{data} {record.shown(row, data, SHOWN)}' for data in record.sheet.columns)}"
-                    for row in others
-                ),
-                "",
-            ]
-    return "\n".join(lines[:-1]) + "\n"
-
-
-def beside(methods: Sequence[Method]) -> set[str]:
-    """Names of the methods that hide no patches."""
-    return {method.name for method in methods if method.group != GROUPS[7]}

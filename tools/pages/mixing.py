@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_framework.build import build
+from ssl_framework.build import WIDTHS, build
 from ssl_framework.report.comparison import protocol_line, read_record, table_of
+from ssl_framework.runs.config import leaves
 from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.wiring import check_wiring
 from tools.pages.methods import comment, composed_by
@@ -95,8 +96,9 @@ def verdicts(root: Path, methods: Sequence[str]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for method in methods:
         cfg = chosen_for(root, method, shipped)
-        if isinstance(cfg.objective.get("dim"), str):  # as wide as the backbone's features: any number does here
-            cfg.objective.dim = 1
+        for place, value in list(leaves(OmegaConf.to_container(cfg.objective, resolve=False))):
+            if place.split(".")[-1] in WIDTHS and isinstance(value, str):  # as wide as an output: any number does here
+                OmegaConf.update(cfg.objective, place, 1)
         objective, views, feature_mixer = build(cfg.objective), build(cfg.views), build(cfg.feature_mixer)
         found[method] = {}
         said, seen = OmegaConf.to_yaml(cfg.mixer), (views.num_views, cfg.student_views, cfg.teacher_views)
@@ -148,10 +150,27 @@ def mixing_page(root: Path) -> str:
         "Made by `python -m tools.pages.readme` from the configs, the code that builds a run and the records; "
         "a test compares.",
         "",
-        "`mixer=<name>` mixes views, `feature_mixer=<name>` embeddings ([methods.md](methods.md) says which method "
-        "takes which of those). A mixer says of every pixel how much of it is of which sample; labels are the means of "
+        "`mixer=<name>` mixes views, `feature_mixer=<name>` embeddings ([methods](methods.md): the page of each says "
+        "which it takes). A mixer says of every pixel how much of it is of which sample; labels are the means of "
         "that unless the table says otherwise. `mixer.views` chooses the views, `mixer.probability` how many samples, "
         "`mixer.start` and `mixer.stop` the part of the run: `mixer.stop=0.5` is early-stopped mixup.",
+        "",
+        "![what the mixers make of the same two images](pictures/mixer_gallery.png)",
+        "",
+        "```",
+        "python train.py method=mocov2 mixer=cutmix feature_mixer=mochi   # mixed images and mixed negatives",
+        "python train.py method=unmix_byol mixer=fmix                     # Un-Mix's loss on BYOL, other mixtures",
+        "python train.py method=supervised mixer=mixup mixer.stop=0.75    # mixup stopped early, with calibration",
+        "python train.py method=supervised backbone=vit_tiny mixer=transmix",
+        "python train.py method=dacl data=digits backbone=mlp             # mixtures as views, of vectors",
+        "python scripts/show.py mixer=puzzlemix data=cifar10 data.root=data",
+        "```",
+        "",
+        "```",
+        "$ python train.py method=hallucinator mixer=cutmix",
+        "error: Hallucinator changes positive pairs, but with CutMix a positive is a mixture of two: set mixer=none or "
+        "feature_mixer=none",
+        "```",
         "",
         "![every mixer on the embedded data set](pictures/mixers.png)",
         "",
