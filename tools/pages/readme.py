@@ -32,8 +32,8 @@ def filled(text: str, root: Path, above: str = "") -> str:
     ``<!-- file: PATH -->`` shows a file as code, ``<!-- output: PATH -->`` a record of what a command printed,
     ``<!-- table: data -->`` what the configs of data say, ``<!-- table: speed -->`` the record of the benchmarks,
     ``<!-- table: chaos -->`` that of the campaign of kills, ``<!-- table: continue -->`` that of weights that were gone
-    on from, ``<!-- table: layouts -->`` what is taken of checkpoints by others, ``<!-- table: embed -->`` that of vectors
-    for a folder of files, ``<!-- table: budget -->`` what an epoch costs.
+    on from, ``<!-- table: layouts -->`` what is taken of checkpoints by others, ``<!-- table: embed -->`` that of
+    vectors for a folder of files, ``<!-- table: budget -->`` what an epoch costs.
 
     Args:
         text: of the page.
