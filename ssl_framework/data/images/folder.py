@@ -49,7 +49,9 @@ def check_bits(bits: int | None) -> None:
         raise ValueError(f"data.bits is {bits}: it must be a whole number from 9 to 16, or null.")
 
 
-def check_failed(root: Path, name: str, paths: Sequence[Path], failed: dict[int, str], on_error: str) -> None:
+def check_failed(
+    root: Path, name: str, paths: Sequence[Path], failed: dict[int, str], on_error: str, many: str = "images"
+) -> None:
     """Says which files of a split could not be read.
 
     Args:
@@ -58,6 +60,7 @@ def check_failed(root: Path, name: str, paths: Sequence[Path], failed: dict[int,
         paths: all files of the split.
         failed: position in ``paths`` -> reason.
         on_error: "refuse" or "skip".
+        many: what the files are, in words.
 
     Warns:
         with "skip", how many were left out, and which come first.
@@ -69,7 +72,7 @@ def check_failed(root: Path, name: str, paths: Sequence[Path], failed: dict[int,
         return
     first = ", ".join(f"{seen_from(root, paths[index])} ({failed[index]})" for index in list(failed)[:3])
     more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
-    found = f"{len(failed)} of {len(paths)} images of the {name} split in {root} cannot be read: {first}{more}"
+    found = f"{len(failed)} of {len(paths)} {many} of the {name} split in {root} cannot be read: {first}{more}"
     if len(failed) == len(paths):
         raise ValueError(f"{found}; none is left, so replace these files or change data.root.")
     if on_error == "refuse":

@@ -40,6 +40,17 @@ def split_called(name: str) -> str:
     return SPELLINGS.get(name.lower(), name.lower() if name.lower() in SPLIT_FOLDERS else name)
 
 
+class Kind(NamedTuple):
+    """What a folder is one of, in words, and the endings of the files that are read."""
+
+    one: str
+    many: str
+    suffixes: tuple[str, ...]
+
+
+IMAGES = Kind("image", "images", SUFFIXES)
+
+
 class Listing(NamedTuple):
     """The files of one split."""
 
@@ -72,22 +83,24 @@ def visible(folder: Path) -> tuple[list[Path], list[Path]]:
     return [path for path in entries if path.is_dir()], [path for path in entries if path.is_file()]
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Image files anywhere below ``folder``, sorted; linked folders are followed, hidden ones are not."""
+def image_files(folder: Path, kind: Kind = IMAGES) -> list[Path]:
+    """Files of a kind anywhere below ``folder``, sorted; linked folders are followed, hidden ones are not."""
     found = []
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in files if not name.startswith(".") and name.lower().endswith(SUFFIXES)]
+        found += [
+            Path(parent, name) for name in files if not name.startswith(".") and name.lower().endswith(kind.suffixes)
+        ]
     return sorted(found)
 
 
-def left_out(root: Path) -> Counter[str]:
-    """Endings of the visible files anywhere below ``root`` that are no images, and how many have each."""
+def left_out(root: Path, kind: Kind = IMAGES) -> Counter[str]:
+    """Endings of the visible files anywhere below ``root`` that are of no such kind, and how many have each."""
     found: Counter[str] = Counter()
     for _, folders, files in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         suffixes = (Path(name).suffix.lower() for name in files if not name.startswith("."))
-        found.update(suffix for suffix in suffixes if suffix not in SUFFIXES)
+        found.update(suffix for suffix in suffixes if suffix not in kind.suffixes)
     return found
 
 
@@ -96,23 +109,24 @@ def counted(left: Counter[str]) -> str:
     return ", ".join(f"{suffix or 'no ending'} ({number})" for suffix, number in left.most_common(5))
 
 
-def list_images(folder: Path) -> tuple[list[Path], list[int] | None, tuple[str, ...]]:
+def list_images(folder: Path, kind: Kind = IMAGES) -> tuple[list[Path], list[int] | None, tuple[str, ...]]:
     """Files, classes and class names of one flat folder (None, ()) or one folder of class folders.
 
     Raises:
-        ValueError: no images, a class folder without images, a single class folder, or images beside class folders.
+        ValueError: no files of the kind, a class folder without any, a single class folder, or files beside class
+            folders.
     """
     folders, files = visible(folder)
-    flat = [path for path in files if path.suffix.lower() in SUFFIXES]
+    flat = [path for path in files if path.suffix.lower() in kind.suffixes]
     if flat and folders:
         raise ValueError(
-            f"{folder} has both images ({flat[0].name}) and folders ({folders[0].name}): move the images into class "
-            f"folders, or point data.root at a folder of one kind."
+            f"{folder} has both {kind.many} ({flat[0].name}) and folders ({folders[0].name}): move the {kind.many} "
+            f"into class folders, or point data.root at a folder of one kind."
         )
     if not flat and not folders:
         raise ValueError(
-            f"{folder} has no images ({len(files)} other files): point data.root at a folder of "
-            f"{', '.join(suffix[1:] for suffix in SUFFIXES)} files or of class folders."
+            f"{folder} has no {kind.many} ({len(files)} other files): point data.root at a folder of "
+            f"{', '.join(suffix[1:] for suffix in kind.suffixes)} files or of class folders."
         )
     if flat:
         return flat, None, ()
@@ -121,17 +135,18 @@ def list_images(folder: Path) -> tuple[list[Path], list[int] | None, tuple[str, 
             f"{folder} has the single class folder {folders[0].name!r}: point data.root at that folder to pretrain "
             f"without labels, or add a folder for each further class."
         )
-    members = [image_files(path) for path in folders]
+    members = [image_files(path, kind) for path in folders]
     if empty := [path.name for path, found in zip(folders, members, strict=True) if not found]:
         raise ValueError(
-            f"{folder} has class folders without images ({', '.join(empty[:5])}): remove them or put images into them."
+            f"{folder} has class folders without {kind.many} ({', '.join(empty[:5])}): remove them or put {kind.many} "
+            "into them."
         )
     paths = [path for found in members for path in found]
     return paths, [index for index, found in enumerate(members) for _ in found], tuple(path.name for path in folders)
 
 
 class Layout:
-    """Where the two splits of a folder of images come from.
+    """Where the two splits of a folder of images, or of files of another kind, come from.
 
     Args:
         root: the folder, in one of the layouts of this module's docstring.
@@ -141,6 +156,7 @@ class Layout:
         targets: CSV file with the columns path (below the root) and target: the number that is the label of that
             image; None: the sub-folders are the classes.
         table: lists the files instead; the root is then its folder.
+        kind: of the files.
 
     Raises:
         ValueError: an argument outside its range, or both a table and targets.
@@ -154,6 +170,7 @@ class Layout:
         test_folder: str | None = None,
         targets: str | Path | None = None,
         table: Tabled | None = None,
+        kind: Kind = IMAGES,
     ) -> None:
         if table is not None and targets is not None:
             raise ValueError("data.table and data.source.targets both say labels: keep one, a table may have targets.")
@@ -163,6 +180,7 @@ class Layout:
             raise ValueError(f"data.test_folder={test_folder} is not known: choose val, test or null.")
         self.root = Path(root).expanduser() if table is None else table.path.parent
         self.table = table
+        self.kind = kind
         self.test_fraction = test_fraction
         self.seed = seed
         self.test_folder = test_folder
@@ -176,7 +194,7 @@ class Layout:
             self.listed = self.table.splits(self.test_fraction, self.seed, self.test_folder)
         if not self.listed:
             splits = self.list_splits()
-            if left := left_out(self.root):
+            if left := left_out(self.root, self.kind):
                 note(f"{sum(left.values())} files below {self.root} are of other kinds and left out: {counted(left)}")
             self.listed = splits if self.targets is None else with_numbers(splits, self.root, self.targets)
         return self.listed
@@ -186,8 +204,8 @@ class Layout:
         listing = self.splits()[name]
         if not listing.paths:
             raise ValueError(
-                f"{self.root} leaves no image for the {name} split with data.test_fraction={self.test_fraction}: "
-                f"raise it, add a test folder, or switch the evaluation off."
+                f"{self.root} leaves no {self.kind.one} for the {name} split with "
+                f"data.test_fraction={self.test_fraction}: raise it, add a test folder, or switch the evaluation off."
             )
         return listing
 
@@ -199,9 +217,11 @@ class Layout:
             ValueError: a layout that is not one of the module's.
         """
         if not self.root.exists():
-            raise FileNotFoundError(f"data.root={self.root} does not exist: set data.root to a folder of images.")
+            raise FileNotFoundError(
+                f"data.root={self.root} does not exist: set data.root to a folder of {self.kind.many}."
+            )
         if not self.root.is_dir():
-            raise ValueError(f"data.root={self.root} is a file: set data.root to a folder of images.")
+            raise ValueError(f"data.root={self.root} is a file: set data.root to a folder of {self.kind.many}.")
         folders: dict[str, Path] = {}
         for path in visible(self.root)[0]:
             if (other := folders.setdefault(split_called(path.name), path)) != path:
@@ -228,8 +248,8 @@ class Layout:
 
     def list_given(self, train: Path, test: Path) -> dict[str, Listing]:
         """The splits of two folders, classes numbered by the names in ``train``; raises as ``list_splits``."""
-        train_paths, train_label, classes = list_images(train)
-        test_paths, test_label, test_classes = list_images(test)
+        train_paths, train_label, classes = list_images(train, self.kind)
+        test_paths, test_label, test_classes = list_images(test, self.kind)
         if train_label is None or test_label is None:
             if train_label is not test_label:
                 flat, sorted_in = (train, test) if train_label is None else (test, train)
@@ -245,7 +265,7 @@ class Layout:
 
     def list_held_out(self, folder: Path) -> dict[str, Listing]:
         """Both splits of one folder by a seeded draw of paths, readable or not; raises as ``list_splits``."""
-        paths, label_list, classes = list_images(folder)
+        paths, label_list, classes = list_images(folder, self.kind)
         label = None if label_list is None else torch.tensor(label_list)
         test = holdout(label, len(paths), self.test_fraction, self.seed)  # [N]
         splits = {}
