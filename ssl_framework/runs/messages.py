@@ -168,6 +168,9 @@ def explain(error: Exception) -> str:
         where = full.rsplit(".", 1)[0] if "." in full else "the config"
         if "." not in full:
             known = sorted({*known, *groups()})
+        if not known and where in groups():
+            others = ", ".join(choice for choice in choices(where) if choice != "none")
+            return f"there is no key {full}: {where} is empty here: choose {where}={others}"
         if not known:
             return f"there is no key {full}, and {where} is empty as shipped: add it with +{full}=..."
         meant = nearest(str(key), known) or deeper(str(key), parent, "" if where == "the config" else where)
