@@ -277,8 +277,8 @@ def to_hub(trained: Trained, out: Path) -> str:
         ValueError: the network is none of timm's own, or what timm reads back differs.
     """
     net = of_pictures(trained, "hub")
-    backbone, views = trained.module.student.backbone, trained.cfg.views
-    name = backbone.name
+    backbone: Any = trained.module.student.backbone
+    name, views = backbone.name, trained.cfg.views
     plain: Any = copy.deepcopy(trained.net).to(memory_format=torch.contiguous_format)  # as safetensors wants it
     size = {"input_size": (views.channels, views.image_size, views.image_size)}
     plain.pretrained_cfg = {**plain.pretrained_cfg, **size, "mean": tuple(views.mean), "std": tuple(views.std)}
