@@ -75,8 +75,8 @@ def refuse_vectors(name: str, token_reads: Sequence[str], encoder: Encoder) -> N
             source = str(encoder.heads[source].source)
         if source == "pooled":
             raise ValueError(
-                f"{name} reads tokens of {head}, which gives one vector a sample: choose {choices('head', fits)}another "
-                "objective"
+                f"{name} reads tokens of {head}, which gives one vector a sample: choose {choices('head', fits)}"
+                "another objective"
             )
 
 
