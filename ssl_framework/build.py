@@ -213,20 +213,21 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
             "is not known: choose another data set or a method without such a state"
         )
     masker = OmegaConf.select(cfg, "masker")  # a run folder of an earlier version has no such key
-    return SSLModule(
-        views=views,
-        student=student,
-        objective=objective,
-        optimizer=build(cfg.optimizer),
-        teacher=build(cfg.teacher),
-        mixer=build(cfg.mixer if cfg.mixer and "_target_" in cfg.mixer else None),  # a method may set keys of none
-        masker=build(masker if masker and "_target_" in masker else None),
-        feature_mixer=build(cfg.feature_mixer),
-        student_views=cfg.student_views,
-        teacher_views=cfg.teacher_views,
-        micro_batch_size=cfg.data.micro_batch_size,
-        seed=cfg.seed,
-    )
+    with within_memory(cfg):  # parts tell each other their sizes
+        return SSLModule(
+            views=views,
+            student=student,
+            objective=objective,
+            optimizer=build(cfg.optimizer),
+            teacher=build(cfg.teacher),
+            mixer=build(cfg.mixer if cfg.mixer and "_target_" in cfg.mixer else None),  # a method may set keys of none
+            masker=build(masker if masker and "_target_" in masker else None),
+            feature_mixer=build(cfg.feature_mixer),
+            student_views=cfg.student_views,
+            teacher_views=cfg.teacher_views,
+            micro_batch_size=cfg.data.micro_batch_size,
+            seed=cfg.seed,
+        )
 
 
 def take_sizes(student: Encoder | Towers, views: ViewMaker) -> None:

@@ -277,8 +277,8 @@ def to_hub(trained: Trained, out: Path) -> str:
         ValueError: the network is none of timm's own, or what timm reads back differs.
     """
     net = of_pictures(trained, "hub")
-    backbone, views = trained.module.student.backbone, trained.cfg.views
-    name = backbone.name
+    backbone: Any = trained.module.student.backbone
+    name, views = backbone.name, trained.cfg.views
     plain: Any = copy.deepcopy(trained.net).to(memory_format=torch.contiguous_format)  # as safetensors wants it
     size = {"input_size": (views.channels, views.image_size, views.image_size)}
     plain.pretrained_cfg = {**plain.pretrained_cfg, **size, "mean": tuple(views.mean), "std": tuple(views.std)}
@@ -286,7 +286,6 @@ def to_hub(trained: Trained, out: Path) -> str:
     try:
         save_for_hf(plain, str(out), model_args=told, safe_serialization=True)
     except RuntimeError as error:  # of safetensors
-        shutil.rmtree(out)
         raise ValueError(
             f"format=hub has no place for weights that several layers share, as those of {name}: choose format=timm"
         ) from error
@@ -436,8 +435,12 @@ def export(folder: Path, out: Path | None = None, format: str = "timm") -> tuple
     if not chosen.ending:
         if out.exists():
             raise ValueError(f"out={out} exists: format={format} makes a new folder, so remove it or choose another")
-        with writing(out):
-            return out, chosen.write(trained, out)
+        try:
+            with writing(out):
+                return out, chosen.write(trained, out)
+        except BaseException:
+            shutil.rmtree(out, ignore_errors=True)
+            raise
     partial = out.with_name(f".{out.stem}.partial{chosen.ending}")
     try:
         with writing(out):

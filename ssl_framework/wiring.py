@@ -65,14 +65,18 @@ def refuse_lacking(name: str, missing: Sequence[str], encoder: Encoder, whose: s
 
 def refuse_vectors(name: str, token_reads: Sequence[str], encoder: Encoder) -> None:
     """Raises ValueError if the objective of that name reads tokens of a head that gives one vector a sample."""
+
+    def fits(node: dict[str, Any]) -> bool:
+        return all(node.get(head, {}).get("source") in ("tokens", "patches") for head in token_reads)
+
     for head in token_reads:
         source = head
         while source in encoder.heads:
-            source = encoder.heads[source].source  # type: ignore[assignment]
+            source = str(encoder.heads[source].source)
         if source == "pooled":
-            fitting = choices("head", lambda node, head=head: node.get(head, {}).get("source") in ("tokens", "patches"))
             raise ValueError(
-                f"{name} reads tokens of {head}, which gives one vector a sample: choose {fitting}another objective"
+                f"{name} reads tokens of {head}, which gives one vector a sample: choose {choices('head', fits)}"
+                "another objective"
             )
 
 

@@ -331,6 +331,7 @@ def test_misspelt_names_are_refused_with_what_exists_and_the_nearest(
         ("epochs=8", "there is no key epochs (did you mean trainer.max_epochs?); the config has: "),
         ("optimizer.lr=8", "there is no key optimizer.lr (did you mean optimizer.lr_per_256?); optimizer has: "),
         ("device=cpu", "there is no key device (did you mean trainer.devices?); "),
+        ("masker.ratio=0.5", "there is no key masker.ratio: masker is empty here: choose masker=block, ijepa, "),
         ("output_dir=x", "there is no key output_dir (did you mean hydra.run.dir?); "),
         ("trainer=gpu", "there is no trainer=gpu (trainer=auto takes a GPU); trainer can be: auto, cpu, "),
         ("backbone=test_resnet", "; a model of timm is backbone=timm backbone.name=test_resnet"),

@@ -1,6 +1,8 @@
 """Puts odd values into every key of the shipped configs, one after another, and says what became of each.
 
-    python -m tools.odd_values OUT.json [GROUP=CHOICE ...]      some methods and all choices of all groups, or those
+    python -m tools.odd_values OUT.json [--every N] [GROUP=CHOICE ...]
+
+some methods and all choices of all groups, or those; of all cases every Nth (12 has other values for other keys).
 
 A key is set as the command line would set it, and everything that the config describes is built, without data sets that
 lie on a disk and without training. Stopped, it goes on where it was (``OUT.json.tried``). What may come of it:
@@ -12,6 +14,7 @@ lie on a disk and without training. Stopped, it goes on where it was (``OUT.json
     hang, died   nothing within ``PATIENCE`` seconds, or the process was ended (memory)
 """
 
+import argparse
 import copy
 import json
 import math
@@ -211,8 +214,12 @@ def read_tried(path: Path, found: Sequence[tuple[DictConfig, Case]]) -> list[Out
 
 def main(arguments: Sequence[str]) -> None:
     """Entry point."""
-    out, *asked = arguments
-    found, partial = list(cases(asked)), Path(f"{out}.tried")
+    parser = argparse.ArgumentParser(prog="python -m tools.odd_values")
+    parser.add_argument("out")
+    parser.add_argument("choices", nargs="*", metavar="GROUP=CHOICE")
+    parser.add_argument("--every", type=int, default=1)
+    given = parser.parse_args(arguments)
+    out, found, partial = given.out, list(cases(given.choices))[:: given.every], Path(f"{given.out}.tried")
     done = read_tried(partial, found)
     with partial.open("a" if done else "w", buffering=1) as file:
         for each in tried(found, lambda line: print(line, flush=True), done):

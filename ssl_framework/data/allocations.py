@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssl_framework.data.residence import free_memory
@@ -50,12 +51,20 @@ class WithinMemory(TorchDispatchMode):
 
     def said(self, size: Sequence[int]) -> tuple[str, str]:
         """What is too large, and what to lower."""
-        content = OmegaConf.to_container(self.node, resolve=True) if OmegaConf.is_config(self.node) else self.node
+        content = plain(self.node) if OmegaConf.is_config(self.node) else self.node
         named = self.node._get_full_key(None) if isinstance(self.node, DictConfig) else ""
         keys = [".".join(filter(None, (named, key))) for key, value in leaves(content) if is_one_of(value, size)]
         found = " and ".join(f"{key}={OmegaConf.select(self.node._get_root(), key)}" for key in keys) if keys else ""
         shape = " x ".join(f"{n:,}" for n in size)
         return f"a tensor of {shape} numbers", f"lower {found or f'the sizes in {named or str(content)[:80]}'}"
+
+
+def plain(node: Any) -> Any:
+    """A config as plain values; what cannot be resolved here, such as a folder that Hydra knows, as it is."""
+    try:
+        return OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException:
+        return OmegaConf.to_container(node, resolve=False)
 
 
 def is_one_of(value: Any, size: Sequence[int]) -> bool:

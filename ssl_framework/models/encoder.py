@@ -6,11 +6,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
-from ssl_framework.arguments import Fraction, Natural, Several, guarded
+from ssl_framework.arguments import Fraction, Several, guarded
 from ssl_framework.distributed import gather, own_rows
 from ssl_framework.functional import unit
 from ssl_framework.models.base import BackboneProtocol, Block, Dense, Patched, layered
@@ -45,7 +47,7 @@ class Encoder(nn.Module):
         join_views: bool = True,
         beside: Mapping[str, BackboneProtocol] | None = None,
         scored: Sequence[str] = ("pooled",),
-        earlier: Natural = 0,
+        earlier: Annotated[int, Interval(ge=0, le=1000)] = 0,
     ) -> None:
         super().__init__()
         self.backbone = backbone

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import timm
 import torch
 from torch import Tensor
 
@@ -224,11 +225,19 @@ def read_weights(path: Path) -> dict[str, Any]:
         state, prefix = load_newest(RunFolder(path))["state_dict"], prefix_of(RunFolder(path))
         return {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
     if not path.is_file():
-        raise FileNotFoundError(f"backbone.weights is {path}, which does not exist")
+        raise FileNotFoundError(f"backbone.weights is {path}, which does not exist{by_name(str(path))}")
     try:
         return read_content(path)
     except ValueError as error:
         raise ValueError(f"backbone.weights: {error}") from error
+
+
+def by_name(text: str) -> str:
+    """How timm fetches what was meant for one of its models, ``hf-hub:timm/resnet18.a1_in1k``; or nothing."""
+    found = re.fullmatch(r"(?:hf[-_]hub:|timm:)?(?:timm/)?([\w.]+)", text)
+    if found is None or not timm.is_model(found[1]):
+        return ""
+    return f": timm fetches its own by name, backbone=timm backbone.name={found[1]} backbone.pretrained=true"
 
 
 def has_weights(backbone: BackboneProtocol) -> bool:

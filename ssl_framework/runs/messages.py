@@ -157,9 +157,9 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         group, _, wanted = (error.missing_cfg_file or "").rpartition("/")
         timm = f"; a model of timm is backbone=timm backbone.name={wanted}" if group == "backbone" else ""
-        known = f"{group} can be: {', '.join(error.options)}"
+        there = f"{group} can be: {', '.join(error.options)}"
         meant = " (trainer=auto takes a GPU)" if (group, wanted) in GPU else nearest(wanted, error.options)
-        return f"there is no {group}={wanted}{meant}; {known}{timm}"
+        return f"there is no {group}={wanted}{meant}; {there}{timm}"
     key = getattr(cause, "key", None)
     parent = getattr(cause, "parent_node", None)
     if isinstance(error, ConfigCompositionException) and key is not None and isinstance(parent, DictConfig):
@@ -168,6 +168,9 @@ def explain(error: Exception) -> str:
         where = full.rsplit(".", 1)[0] if "." in full else "the config"
         if "." not in full:
             known = sorted({*known, *groups()})
+        if not known and where in groups():
+            others = ", ".join(choice for choice in choices(where) if choice != "none")
+            return f"there is no key {full}: {where} is empty here: choose {where}={others}"
         if not known:
             return f"there is no key {full}, and {where} is empty as shipped: add it with +{full}=..."
         meant = nearest(str(key), known) or deeper(str(key), parent, "" if where == "the config" else where)

@@ -17,12 +17,13 @@ from tests.small_runs import config, run_in, small
         ("mocov2", "objective.queue.size=10000000000", r"10,000,000,000 x 128 numbers takes 5,120\.0 GB, but"),
         ("simclr", "student.heads.projector.out=10000000000", r"takes [\d,.]+ GB.*lower .*out=10000000000"),
         ("simclr", "student.heads.projector.hidden=[5000000000]", r"takes [\d,.]+ GB.*lower .*hidden.0=5000000000"),
+        ("simclr mixer=adamixup", "mixer.rule.widths.2=1000000000", r"lower mixer\.rule\.widths\.2=1000000000"),
         ("swav", "objective.num_prototypes=10000000000", r"lower objective\.num_prototypes=10000000000"),
     ],
 )
 def test_weights_and_memories(method: str, override: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        build_module(small(method, override), has_labels=True)
+        build_module(small(*method.split(), override), has_labels=True)
 
 
 def test_data() -> None:

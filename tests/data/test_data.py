@@ -363,7 +363,10 @@ GOOD = arrays(4, 0)
         ({"labels": np.array([0, 1, 2, -1])}, "labels run from -1 to 2, expected 0..9"),
         ({"labels": np.array([0, 1, 2, 10])}, "labels run from 0 to 10, expected 0..9"),
         ({"labels": np.array([None, {}, 1, 2], dtype=object)}, r"train.npz cannot be read as .npz \(.*allow_pickle"),
-        ({"labels": np.array(["a", "b", "c", "d"])}, r"train.npz cannot be read as .npz"),
+        (
+            {"labels": np.array(["a", "b", "c", "d"])},
+            r"train.npz cannot be read as .npz \('labels' is text: num",
+        ),
         ({"labels": None}, r"has no array 'labels' \(it has images\)"),
         ({"images": None}, r"has no array 'images' \(it has labels\)"),
     ],

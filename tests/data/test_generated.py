@@ -101,7 +101,7 @@ def test_the_place_of_generated_images_does_not_change_what_a_run_is() -> None:
 def test_generated_images_of_another_data_set_are_refused() -> None:
     with pytest.raises(ValueError, match=r"are of data=shapes, but the run is on data=digits: choose generated=folder"):
         build_data(config("method=adainf", "data=digits"))
-    with pytest.raises(FileNotFoundError, match=r"generated images: data\.root=.*nowhere does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"generated images: generated\.root=.*nowhere does not exist"):
         build_data(config("method=adainf", "generated=folder", "generated.root=nowhere", *SMALL))
     with pytest.raises(FileNotFoundError, match=r"generated\.path=.*nowhere\.npz is no \.npz or \.safetensors file"):
         build_data(config("method=adainf", "generated=arrays", "generated.path=nowhere.npz", *SMALL))

@@ -11,7 +11,7 @@ from ssl_framework.build import build_module
 from ssl_framework.exporting import export
 from ssl_framework.loading import load_run
 from ssl_framework.models.encoder import EMATeacher
-from ssl_framework.models.weights import load_checkpoint, prefix_of
+from ssl_framework.models.weights import load_checkpoint, prefix_of, read_weights
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder, read_json
 from ssl_framework.training.parts import begin_with_weights
@@ -102,6 +102,8 @@ def test_what_does_not_fit_is_refused_in_one_sentence(trained: Path, tmp_path: P
 def test_a_new_run_is_refused_before_its_first_step(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="which does not exist"):
         run_in(tmp_path, small("simclr", f"backbone.weights={tmp_path / 'nowhere'}"))
+    with pytest.raises(FileNotFoundError, match=r"by name, backbone=timm backbone\.name=resnet18\.a1_in1k"):
+        read_weights(Path("hf-hub:timm/resnet18.a1_in1k"))
     assert not (tmp_path / "checkpoints").exists()
 
 

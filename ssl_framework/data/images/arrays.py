@@ -86,7 +86,10 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         with np.load(path, allow_pickle=False) as archive:
-            return {key: torch.from_numpy(archive[key]) for key in archive.files}
+            arrays = {key: archive[key] for key in archive.files}
+        if text := [key for key, array in arrays.items() if array.dtype.kind in "US"]:
+            raise ValueError(f"{text[0]!r} is text: number the classes from 0 and save them as int64 [N]")
+        return {key: torch.from_numpy(array) for key, array in arrays.items()}
     # an .npy in disguise has no `files`; object and string arrays are a ValueError or a TypeError
     except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -7,6 +7,7 @@ Channels are red, green, blue throughout. (The authors' code reads generated fil
 images with red first.)
 """
 
+import re
 from pathlib import Path
 
 import torch
@@ -114,7 +115,8 @@ class WithGenerated:
             try:
                 joined = join(real, self.generated.load("pretrain"))
             except (ValueError, FileNotFoundError) as error:  # a source speaks of data.root, whichever set it is of
-                raise type(error)(f"generated images: {error}") from error
+                said = re.sub(r"\bdata\.(?=root\b)", "generated.", str(error))
+                raise type(error)(f"generated images: {said}") from error
             if train is real and isinstance(joined.rows, Tensor):
                 train = train._replace(rows=joined.rows[: joined.real])  # a view: real images exist once in memory
             self.loaded = {"pretrain": joined, "train": train}

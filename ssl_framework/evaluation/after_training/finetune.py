@@ -29,6 +29,7 @@ from ssl_framework.optim import warmup_cosine
 from ssl_framework.types import Samples, step_seed
 from ssl_framework.views.image import Views, picture_views
 from ssl_framework.views.image_ops import with_channels
+from ssl_framework.views.reading import read_group
 
 
 @guarded
@@ -94,7 +95,7 @@ class FineTune(AfterRun):
         self.weight_decay = weight_decay
         self.layer_decay = layer_decay
         self.warmup = warmup
-        self.augmentation = augmentation
+        self.augmentation = checked(augmentation)
         self.dtype = DTYPES[precision]
         self.seed = seed
 
@@ -208,14 +209,24 @@ def class_labels(data: DataModule | Splits, name: str) -> Tensor:
     return label
 
 
+def checked(augmentation: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of one view themselves.
+
+    Raises:
+        ValueError: an unknown or impossible one, whatever the images.
+    """
+    if "count" in augmentation:
+        raise ValueError("evaluation.augmentation has count: leave it out, one view of every image is made")
+    read_group(augmentation, "evaluation.augmentation", 32, 3)
+    return augmentation
+
+
 def augmented_views(module: SSLModule | Bare, augmentation: Mapping[str, Any]) -> Views:
     """One random view of every image, of the size and normalisation of the module's, on its device.
 
     Raises:
-        ValueError: an unknown or impossible setting.
+        ValueError: a setting that is impossible for these images.
     """
-    if "count" in augmentation:
-        raise ValueError("evaluation.augmentation has count: leave it out, one view of every image is made")
     own = picture_views(module.views, "evaluation.augmentation")
     mean, std = own.mean.flatten().tolist(), own.std.flatten().tolist()
     try:

@@ -13,7 +13,7 @@ from ssl_framework.arguments import BelowOne, Count, NonNegative, OpenFraction, 
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.evaluation.after_training.base import AfterRun, clean, frozen_copy
-from ssl_framework.evaluation.after_training.finetune import augmented_views, batches, class_labels
+from ssl_framework.evaluation.after_training.finetune import augmented_views, batches, checked, class_labels
 from ssl_framework.evaluation.features import Bare, Splits, extract, refuse_non_finite
 from ssl_framework.evaluation.probes.base import accuracies, moments, right
 from ssl_framework.module import SSLModule
@@ -66,7 +66,7 @@ class LinearAugmented(AfterRun):
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.held_out = held_out
-        self.augmentation = augmentation
+        self.augmentation = checked(augmentation)
         self.seed = seed
 
     def score(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]:
