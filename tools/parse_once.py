@@ -1,30 +1,76 @@
-"""Composing a config costs a part of what it does otherwise: for tests and campaigns, which compose thousands.
+"""Composing a config costs a small part of what it does otherwise: for tests and campaigns, which compose thousands.
 
-A file of configs that has not changed is parsed once in a process. Copies of nodes are made by hand: OmegaConf has
-Python's ``copy`` look at every field of what describes a node, though only two of them can be changed in place.
+A file of configs that has not changed is parsed once in a process, and what files of one order merge to is merged once.
+Copies of nodes are made by hand: OmegaConf has Python's ``copy`` look at every field of what describes a node, though
+only two of them can be changed in place.
 """
 
 import copy
+import functools
 import os
 from collections import defaultdict
+from itertools import takewhile
 from typing import Any
 
-from hydra._internal.config_repository import ConfigRepository
-from omegaconf import AnyNode, DictConfig, ListConfig
+import omegaconf.base
+from hydra._internal import defaults_list
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
+from hydra.core.default_element import ResultDefault
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import (
+    AnyNode,
+    BooleanNode,
+    DictConfig,
+    FloatNode,
+    IntegerNode,
+    ListConfig,
+    OmegaConf,
+    StringNode,
+    flag_override,
+)
 from omegaconf.base import Metadata
+from omegaconf.errors import OmegaConfBaseException
+
+KINDS: tuple[Any, ...] = (AnyNode, BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, StringNode)
+
+STATES = 64
+"""How many configs are kept that others may begin with."""
+
+MARK = "HYDRA_REMOVE_TOP_LEVEL_DEFAULTS"
 
 parse = ConfigRepository.load_config
+choices_for_interpolations = defaults_list._create_interpolation_map
+parse_text = omegaconf.base.parse
+parse_word = OverridesParser.parse_rule
+merge_all = ConfigLoaderImpl._compose_config_from_defaults_list
+embed = ConfigLoaderImpl._load_single_config
 parsed: dict[tuple[Any, ...], Any] = {}
+embedded: dict[tuple[Any, ...], Any] = {}
+words: dict[tuple[str, str], Any] = {}
+numbers: dict[tuple[Any, ...], int] = {}  # of files
+merged: dict[tuple[int, ...], DictConfig] = {}  # by the numbers of its files
+last: tuple[int, ...] = ()  # of the files that were merged last
 
 
 def load_config(self: ConfigRepository, config_path: str) -> Any:
     """What Hydra's own makes of the files of a name as they are now; the caller may change it."""
-    name = f"{config_path.removesuffix('.yaml')}.yaml"
-    files = [os.path.join(source.path, name) for source in self.sources]
-    key = tuple((file, modified(file)) for file in files)
+    return copy.deepcopy(as_it_is(self, config_path))
+
+
+def as_it_is(self: ConfigRepository, config_path: str) -> Any:
+    """Likewise, not to be changed: Hydra itself only looks at it before it merges a copy."""
+    key = files_of(self, config_path)
     if key not in parsed:
         parsed[key] = parse(self, config_path)
-    return copy.deepcopy(parsed[key])
+    return parsed[key]
+
+
+def files_of(repo: ConfigRepository, config_path: str) -> tuple[tuple[str, int | None], ...]:
+    """The files that may be meant by a name, and when each was changed."""
+    name = f"{config_path.removesuffix('.yaml')}.yaml"
+    files = [os.path.join(source.path, name) for source in repo.sources]
+    return tuple((file, modified(file)) for file in files)
 
 
 def modified(file: str) -> int | None:
@@ -33,6 +79,84 @@ def modified(file: str) -> int | None:
         return os.stat(file).st_mtime_ns
     except OSError:
         return None
+
+
+def load_in_repository(self: CachingConfigRepository, config_path: str) -> Any:
+    """Once for each composition, as Hydra's own, and without a copy."""
+    key = f"config_path={config_path}"
+    if key not in self.cache:
+        self.cache[key] = as_it_is(self.delegate, config_path)  # type: ignore[arg-type]
+    return self.cache[key]
+
+
+def interpolation_map(overrides: Any, defaults: list[Any], self_added: bool) -> DictConfig:
+    """What the names of files may refer to, if any of them does."""
+    if any(not item.is_self() and item.is_interpolation() for item in defaults):
+        return choices_for_interpolations(overrides, defaults, self_added)
+    return OmegaConf.create()
+
+
+def load_single_config(self: ConfigLoaderImpl, default: ResultDefault, repo: Any) -> Any:
+    """A file at its place in the config; the caller may change it."""
+    assert default.config_path is not None
+    key = (*files_of(repo.delegate, default.config_path), default.package, default.primary)
+    if key not in embedded:
+        embedded[key] = embed(self, default, repo)
+    return copy.deepcopy(embedded[key])
+
+
+def merge(self: ConfigLoaderImpl, defaults: list[ResultDefault], repo: Any) -> DictConfig:
+    """What the files merge to in this order. Where other configs began with the same files, theirs go on from there."""
+    global last
+    keys = [(*files_of(repo.delegate, str(one.config_path)), one.package, one.primary) for one in defaults]
+    these = tuple(numbers.setdefault(key, len(numbers)) for key in keys)
+    known = next((n for n in range(len(these), 0, -1) if these[:n] in merged), 0)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(these, last, strict=False)))
+    last = these
+    cfg = copy.deepcopy(merged[these[:known]]) if known else OmegaConf.create()
+    try:
+        if known < shared:
+            add(self, cfg, defaults[known:shared], repo)
+            merged[these[:shared]] = copy.deepcopy(cfg)
+            if len(merged) > STATES:
+                del merged[next(iter(merged))]
+        add(self, cfg, defaults[max(known, shared) :], repo)
+    except OmegaConfBaseException:
+        return merge_all(self, defaults, repo)  # says in which file it is
+    strip_defaults(cfg)
+    return cfg
+
+
+def add(self: ConfigLoaderImpl, cfg: DictConfig, defaults: list[ResultDefault], repo: Any) -> None:
+    """Merges files into a config."""
+    with flag_override(cfg, "no_deepcopy_set_nodes", True):
+        for default in defaults:
+            cfg.merge_with(self._load_single_config(default, repo).config)
+
+
+def strip_defaults(cfg: Any) -> None:
+    """Removes the lists of files, wherever Hydra has marked a node."""
+    if not isinstance(cfg, DictConfig) or cfg._is_missing() or cfg._is_none():
+        return
+    if cfg._get_flag(MARK):
+        with flag_override(cfg, ["readonly", "struct"], False):
+            cfg._set_flag(MARK, None)
+            cfg.pop("defaults", None)
+    for _, value in cfg.items_ex(resolve=False):
+        strip_defaults(value)
+
+
+@functools.cache
+def parse_interpolation(value: str, *rule: str) -> Any:
+    """The tree of what is written ``${...}``, at which OmegaConf only looks."""
+    return parse_text(value, *rule)
+
+
+def parse_rule(self: OverridesParser, text: str, rule: str) -> Any:
+    """What a word of a command says; the caller may change it."""
+    if (text, rule) not in words:
+        words[text, rule] = parse_word(self, text, rule)
+    return copy.deepcopy(words[text, rule])
 
 
 def copied(node: Any, memo: dict[int, Any]) -> Any:
@@ -54,7 +178,7 @@ def within(new: Any, content: Any, memo: dict[int, Any]) -> None:
 
 def below(parent: Any, node: Any, memo: dict[int, Any]) -> Any:
     """A copy of a node for another parent."""
-    new = copied(node, memo) if type(node) in (AnyNode, DictConfig, ListConfig) else copy.deepcopy(node, memo)
+    new = copied(node, memo) if type(node) in KINDS else copy.deepcopy(node, memo)
     new.__dict__["_parent"] = parent
     return new
 
@@ -68,8 +192,20 @@ def described(metadata: Metadata) -> Metadata:
     return new
 
 
+REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
+    (ConfigRepository, "load_config", load_config),
+    (CachingConfigRepository, "load_config", load_in_repository),
+    (defaults_list, "_create_interpolation_map", interpolation_map),
+    (ConfigLoaderImpl, "_load_single_config", load_single_config),
+    (ConfigLoaderImpl, "_compose_config_from_defaults_list", merge),
+    (OverridesParser, "parse_rule", parse_rule),
+    (omegaconf.base, "parse", parse_interpolation),
+    *((kind, "__deepcopy__", copied) for kind in KINDS),
+)
+ORIGINALS = tuple((owner, name, getattr(owner, name)) for owner, name, _ in REPLACEMENTS)
+
+
 def parse_once() -> None:
     """From now on."""
-    ConfigRepository.load_config = load_config  # type: ignore[method-assign]
-    for kind in (AnyNode, DictConfig, ListConfig):
-        kind.__deepcopy__ = copied  # type: ignore[method-assign]
+    for owner, name, own in REPLACEMENTS:
+        setattr(owner, name, own)

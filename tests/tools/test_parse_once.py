@@ -3,13 +3,43 @@
 import copy
 from typing import Any
 
-from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import AnyNode, OmegaConf
 
+from ssl_framework.runs.groups import CONFIGS
 from tools import parse_once
 
 
 def test_the_tests_use_it() -> None:
-    assert {kind.__deepcopy__ for kind in (AnyNode, DictConfig, ListConfig)} == {parse_once.copied}  # type: ignore[comparison-overlap]
+    assert all(getattr(owner, name) == own for owner, name, own in parse_once.REPLACEMENTS)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["method=mochi", "data=waves", "objective.temperature=0.3", "hydra.run.dir=run"],
+        ["method=clip", "hydra/sweeper=search", "data.name='${data.root}'", "+trainer.note=[1,{a: b}]"],
+        ["experiment=study_small", "hparams_search=mochi", "~mixer", "++seed=1", "method=mocov2"],
+        ["method=byol", "method.nothing=1"],
+    ],
+)
+def test_a_config_is_composed_as_by_hydra_alone(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the node of Hydra itself; what it refuses is refused in the same words."""
+
+    def content() -> Any:
+        try:
+            with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+                cfg = compose("train", overrides, return_hydra_config=True)
+        except Exception as refusal:
+            return repr(refusal)
+        told = {key: node._metadata.__dict__ for key, node in cfg._content.items()}  # type: ignore[union-attr]
+        return OmegaConf.to_yaml(cfg), told, OmegaConf.to_yaml(cfg.student, resolve=True)
+
+    once = [content(), content()]  # merged, and taken from what was merged
+    for owner, name, own in parse_once.ORIGINALS:
+        monkeypatch.setattr(owner, name, own)
+    assert once == [content()] * 2
 
 
 def test_a_copy_has_the_values_the_flags_and_the_parent_and_nothing_else_in_common() -> None:
