@@ -82,7 +82,9 @@ class Note:
             in every step. They keep it from now on.
     """
 
-    def __init__(self, state: dict[str, Tensor], every: int, banks: Mapping[str, SampleBank] = MappingProxyType({})):
+    def __init__(
+        self, state: dict[str, Tensor], every: int, banks: Mapping[str, SampleBank] = MappingProxyType({})
+    ) -> None:
         device = next(iter(state.values())).device
         theirs = {f"{name}.{column}" for name, bank in banks.items() for column, _ in bank.named_buffers()}
         self.state = {name: local(x) for name, x in state.items() if name not in theirs}

@@ -99,6 +99,8 @@ def cost(parts: Parts, resumed_at: int) -> dict[str, Any]:
 
 def computed(parts: Parts) -> dict[str, Any]:
     """What a step computes, and how much of what the device can that is."""
-    (counted,) = (each for each in parts.trainer.callbacks if isinstance(each, FlopCount))  # type: ignore[attr-defined]
+    counts = [each.flops for each in parts.trainer.callbacks if isinstance(each, FlopCount)]  # type: ignore[attr-defined]
     device = device_name(parts.trainer.strategy.root_device)
-    return shares(counted.flops, parts.cfg, parts.trainer.world_size, parts.progress.images_per_second, device)
+    return shares(
+        counts[0] if counts else None, parts.cfg, parts.trainer.world_size, parts.progress.images_per_second, device
+    )

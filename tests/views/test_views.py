@@ -622,9 +622,7 @@ def test_views_grow_in_the_course_of_a_run() -> None:
 
 @pytest.mark.parametrize("ramp", [[1.5, 0.5, 4], [0, 0.5, 4], [0.5, 0, 4], [0.5, 1.5, 4], [0.5, 0.5, 0], [0.5, 0.5]])
 def test_a_ramp_that_is_none_is_refused(ramp: list) -> None:
-    with pytest.raises(
-        ValueError, match=r"views.groups\[0\].ramp is .*: give \[share of the size, share of"
-    ):
+    with pytest.raises(ValueError, match=r"views.groups\[0\].ramp is .*: give \[share of the size, share of"):
         plain([{**SIMCLR, "ramp": ramp}])
 
 
@@ -636,7 +634,5 @@ def test_a_module_tells_its_views_how_far_the_run_is() -> None:
     for step in (0, 3, 5):
         module.losses(samples(photos(4)), Clock(step, 0, 10))["loss"].backward()
     assert [shape[-1] for shape in seen] == [16, 16, 24, 24, 32, 32]
-    with pytest.raises(
-        ValueError, match=r"views\.groups have a ramp, but RandomMask hides patches"
-    ):
+    with pytest.raises(ValueError, match=r"views\.groups have a ramp, but RandomMask hides patches"):
         build_module(small("simmim", "+views.groups.0.ramp=[0.5,0.5,8]"), True, 48)
