@@ -55,9 +55,9 @@ def gather(x: Tensor, ranks: int | None = None) -> Tensor:
     ranks = ranks or world_size()
     if ranks == 1:
         return x.detach()
-    parts = [torch.empty_like(x) for _ in range(ranks)]
-    dist.all_gather(parts, x.detach().contiguous(), group=neighbours(ranks))
-    return torch.cat(parts)  # [W * B, ...]
+    everyone = x.new_empty(ranks * len(x), *x.shape[1:])  # [W * B, ...]
+    dist.all_gather_into_tensor(everyone, x.detach().contiguous(), group=neighbours(ranks))
+    return everyone
 
 
 def neighbours(ranks: int) -> dist.ProcessGroup | None:
@@ -89,9 +89,24 @@ class _GatherWithGrad(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         # A row of this rank is a candidate on every rank, so its gradient is the sum over ranks. DDP then averages
         # over ranks; with each rank's loss the mean over its own anchors this is the gradient of one big process.
-        grad = grad.contiguous().clone()
-        dist.all_reduce(grad, group=neighbours(ctx.ranks))
-        return grad.chunk(ctx.ranks)[rank() % ctx.ranks], None
+        return sum_of_own_rows(grad.contiguous(), ctx.ranks), None
+
+
+def sum_of_own_rows(x: Tensor, ranks: int) -> Tensor:
+    """The sum over ranks of this rank's share of their rows, [W * B, ...] -> [B, ...]: each rank receives no other.
+
+    A backend that cannot scatter sums (MPI, say) sends all of them to everybody.
+    """
+    own = x.new_empty(len(x) // ranks, *x.shape[1:])  # [B, ...]
+    try:
+        dist.reduce_scatter_tensor(own, x, group=neighbours(ranks))
+        return own
+    except (NotImplementedError, RuntimeError) as error:
+        if "support" not in str(error):
+            raise
+    everyone = x.clone()  # [W * B, ...]
+    dist.all_reduce(everyone, group=neighbours(ranks))
+    return everyone.chunk(ranks)[rank() % ranks]
 
 
 def gather_with_grad(x: Tensor, ranks: int | None = None) -> Tensor:
@@ -147,6 +162,25 @@ def from_first_rank(buffers: Sequence[Tensor], compute: Callable[[], Sequence[Te
         for buffer, found in zip(buffers, compute(), strict=True):
             buffer.copy_(found)
     same_on_all_ranks(buffers)
+
+
+def local(x: Tensor) -> Tensor:
+    """What this rank holds of a tensor that the ranks may have divided among them."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def norms_of(tensors: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm of each of P tensors, [P]; of divided ones over all ranks, in one message.
+
+    Args:
+        tensors: all of them divided, or none.
+    """
+    norms = torch.stack(torch._foreach_norm([local(x) for x in tensors]))  # [P]
+    if not isinstance(tensors[0], DTensor):
+        return norms
+    squares = norms.square()  # [P]
+    dist.all_reduce(squares)
+    return squares.sqrt()
 
 
 def is_divided(module: nn.Module) -> bool:

@@ -199,6 +199,7 @@ class SampleBank(nn.Module):
 
     def __init__(self, columns: Mapping[str, Tensor]) -> None:
         super().__init__()
+        self.undo: list[tuple[Tensor | None, dict[str, Tensor]]] | None = None
         (num_samples,) = {len(column) for column in columns.values()}
         for name, column in columns.items():
             self.register_buffer(name, column)
@@ -224,6 +225,8 @@ class SampleBank(nn.Module):
             values: column -> [B] or [B, D]; columns that are not named stay as they are.
         """
         index = gather(index)  # [W * B]
+        if self.undo is not None:
+            self.undo.append((index, {name: self.get_buffer(name)[index] for name in (*values, "visited")}))
         # Every occurrence of a sample writes the row of its last one: on a GPU it is left to chance which write wins.
         order = index.argsort(stable=True)  # [W * B]
         last = order[torch.searchsorted(index[order], index, right=True) - 1]  # [W * B]
@@ -231,6 +234,23 @@ class SampleBank(nn.Module):
             column = self.get_buffer(name)
             column[index] = gather(value)[last].to(column.dtype)
         self.visited.index_fill_(0, index, True)
+
+    def remember(self, name: str) -> None:
+        """Has to be called before a column is changed by anything but ``write``."""
+        if self.undo is not None:
+            self.undo.append((None, {name: self.column(name)}))
+
+    def as_before(self, writes: int) -> dict[str, Tensor]:
+        """Copies of all columns, and of ``visited``, as they were after so many of the writes that ``undo`` holds: what
+        was written over since is kept there while it is a list, so that nobody has to copy N rows in every step."""
+        found = {name: self.column(name) for name in dict(self.named_buffers())}
+        for index, rows in reversed((self.undo or [])[writes:]):
+            for name, old in rows.items():
+                if index is None:
+                    found[name] = old.clone()
+                else:
+                    found[name][index] = old
+        return found
 
 
 def refuse_another_size(bank: nn.Module, state: Mapping[str, Any], prefix: str, *_: Any) -> None:

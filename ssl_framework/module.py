@@ -92,6 +92,13 @@ class SSLModule(L.LightningModule):
         if "geometry" in objective.requires:
             views.geometry = True  # type: ignore[attr-defined]
         self.views = views
+        # Views that grow read how far the run is; others have no such thing.
+        self.growing = [part for part in getattr(views, "modules", list)() if getattr(part, "grows", False)]
+        if self.growing and masker is not None:
+            raise ValueError(
+                f"views.groups have a ramp, but {type(masker).__name__} hides patches of views of one size: leave the "
+                "ramp out, or choose a method without masks"
+            )
         self.student = student
         self.teacher = None if teacher is None else teacher.follow(student)
         if self.teacher is not None:
@@ -121,7 +128,7 @@ class SSLModule(L.LightningModule):
         return Clock(self.global_step, self.current_epoch, self.total_steps, self.seed)
 
     def compile_parts(self) -> None:
-        """Has encoders and views compiled at their first call; the names of weights stay as they are.
+        """Has the encoders compiled at their first call; the names of weights stay as they are.
 
         Raises:
             ValueError: a mixer or masker changes the student's pass from step to step.
@@ -139,10 +146,11 @@ class SSLModule(L.LightningModule):
         self.student.compile_parts()
         if self.teacher is not None:
             self.teacher.encoder.compile_parts()
-        self.views.compile_parts()
 
     def losses(self, samples: Samples, clock: Clock) -> dict[str, Tensor]:
         """One forward pass of the method: samples -> "loss" and what is logged."""
+        for part in self.growing:
+            part.progress = clock.progress  # type: ignore[assignment]
         batch: Batch = self.views(samples)
         if self.mixer is not None:
             batch = self.mixer(batch, clock, self.student, teacher=self.teacher and self.teacher.encoder)

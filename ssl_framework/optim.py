@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ssl_framework.arguments import BelowOne, NonNegative, Positive, PositiveFraction, guarded
+from ssl_framework.distributed import local, norms_of
 
 
 @guarded
@@ -61,16 +62,12 @@ class LARS(Optimizer):
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
                 continue
-            updates = torch._foreach_add([p.grad for p in params], params, alpha=group["weight_decay"])
+            updates = [p.grad for p in params]
+            if group["weight_decay"] or group["adapt"]:
+                updates = torch._foreach_add(updates, params, alpha=group["weight_decay"])
             if group["adapt"]:
-                weights, grads = torch._foreach_norm(params), torch._foreach_norm(updates)
-                for update, weight, grad in zip(updates, weights, grads, strict=True):
-                    # A zero weight or gradient leaves the rate as it is, as in the authors' code.
-                    known = (weight > 0) & (grad > 0)
-                    rate = group["trust"] * weight / grad
-                    if group.get("clipped"):  # earlier checkpoints do not say
-                        rate = (rate / group["lr"]).clamp(max=1)
-                    update.mul_(torch.where(known, rate, torch.ones_like(weight)))
+                rates = adapted_rates(params, updates, group)  # [P]
+                torch._foreach_mul_([local(x) for x in updates], [*rates.unbind()])
             for p in params:
                 if "momentum_buffer" not in self.state[p]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
@@ -79,6 +76,27 @@ class LARS(Optimizer):
             torch._foreach_add_(buffers, updates)
             torch._foreach_add_(params, buffers, alpha=-group["lr"])
         return loss
+
+
+def adapted_rates(params: list[Tensor], updates: list[Tensor], group: Mapping[str, Any]) -> Tensor:
+    """LARS's factor of the learning rate of every parameter, in a count of operations that does not grow with theirs.
+
+    Args:
+        params, updates: P tensors each, or shares of them that the ranks have divided.
+        group: of the optimizer.
+
+    Returns:
+        [P]
+    """
+    norms = norms_of([*params, *updates])  # [2P]
+    weights, grads = norms.chunk(2)  # 2 x [P]
+    if group.get("clipped"):  # earlier checkpoints do not say
+        most = group["trust"] / group["lr"] if group["lr"] else math.inf
+        rates = (most * weights / grads).clamp_(max=1)  # [P]
+    else:
+        rates = group["trust"] * weights / grads  # [P]
+    # A zero weight or gradient leaves the rate as it is, as in the authors' code.
+    return rates.masked_fill_(torch.minimum(weights, grads) <= 0, 1.0)
 
 
 @guarded

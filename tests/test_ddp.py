@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -18,7 +19,16 @@ from ssl_framework import functional
 from ssl_framework.build import build, build_data, build_module
 from ssl_framework.data.base import Split
 from ssl_framework.data.loader import take
-from ssl_framework.distributed import gather, gather_with_grad, own_rows, rank, same_on_all_ranks, united, world_size
+from ssl_framework.distributed import (
+    gather,
+    gather_with_grad,
+    own_rows,
+    rank,
+    same_on_all_ranks,
+    sum_of_own_rows,
+    united,
+    world_size,
+)
 from ssl_framework.evaluation.during_training.online_linear import OnlineLinear
 from ssl_framework.evaluation.features import extract
 from ssl_framework.gradient_cache import cached_losses
@@ -264,6 +274,18 @@ def gather_gradient() -> Tensor:
     return x.grad
 
 
+def sums_of_own_rows() -> list[Tensor]:
+    """By a backend that scatters sums, and by one that does not."""
+    rows = torch.arange(8.0).view(4, 2) * (rank() + 1)
+    scattered = sum_of_own_rows(rows)
+
+    def lacks(*args: Any) -> None:
+        raise RuntimeError("Backend mpi does not support reduce_scatter_tensor")
+
+    with mock.patch.object(dist, "reduce_scatter_tensor", lacks):
+        return [scattered, sum_of_own_rows(rows)]
+
+
 def work(process: int, port: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
@@ -272,6 +294,7 @@ def work(process: int, port: int, folder: str) -> None:
     seen["tiled"] = {name: train(name, 3 * GLOBAL_BATCH) for name in OBJECTIVES}  # a few anchors at a time
     seen["micro_batches"] = micro_batches(divided=True)
     seen["others"], seen["gather_gradient"] = others(), gather_gradient()
+    seen["own_rows"] = sums_of_own_rows()
     seen["series"], seen["towers"] = series_steps(), towers_steps()
     seen["united"] = united({"met by both": f"last by {process}", f"met by {process}": "broken"})
     torch.save(seen, Path(folder) / f"{process}.pt")
@@ -378,6 +401,12 @@ def test_the_online_classifier_makes_the_step_of_the_global_batch(two_ranks: lis
 
 def test_gather_sums_gradients_over_ranks(two_ranks: list[dict[str, Any]]) -> None:
     assert [each["gather_gradient"].item() for each in two_ranks] == [1.0 * (1 + 2), 10.0 * (1 + 2)]
+
+
+def test_sums_of_own_rows_do_not_depend_on_the_backend(two_ranks: list[dict[str, Any]]) -> None:
+    expected = 3 * torch.arange(8.0).view(2, 2, 2)
+    for number, each in enumerate(two_ranks):
+        assert all(torch.equal(own, expected[number]) for own in each["own_rows"])
 
 
 def test_what_each_rank_has_met_is_known_to_all(two_ranks: list[dict[str, Any]]) -> None:

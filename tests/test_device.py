@@ -13,6 +13,7 @@ from ssl_framework.build import build_data, build_module
 from ssl_framework.data.loader import take
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.runs.folder import read_json
+from ssl_framework.training.parts import compiles_views
 from ssl_framework.training.precision import settle_precision
 from ssl_framework.types import Clock, Samples
 from tests.small_runs import METHODS, config, run_in, small
@@ -163,3 +164,14 @@ def test_the_number_of_threads_is_the_runs_own(tmp_path: Path) -> None:
 
 def test_freed_memory_stays_with_the_process_where_the_allocator_is_glibc() -> None:
     assert device.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+
+
+def test_views_are_compiled_where_a_gpu_or_the_config_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = config("method=simclr", "trainer=auto").trainer
+    for has in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has=has: has)
+        assert compiles_views(cfg) == has
+        assert compiles_views(OmegaConf.merge(cfg, {"compile": True})) is True
+        assert compiles_views(OmegaConf.merge(cfg, {"compile": True, "compile_views": False})) is False
+        del_key = OmegaConf.create({k: v for k, v in cfg.items() if k != "compile_views"})
+        assert compiles_views(del_key) is False  # a run folder of an earlier version goes on as it began

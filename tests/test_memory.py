@@ -130,3 +130,20 @@ def test_a_bank_is_persistent_and_refuses_that_of_another_data_set() -> None:
         "the checkpoint holds the state of 6 training samples, but the training set has 7: "
         "go on with the data set that the run began with"
     )
+
+
+def test_a_bank_knows_what_it_has_written_over() -> None:
+    """Back to every write, also where a sample came twice, and where a column was changed as a whole."""
+    bank = SampleBank({"row": torch.arange(8.0).view(4, 2), "age": torch.zeros(4)})
+    states = [{name: x.clone() for name, x in bank.named_buffers()}]
+    bank.undo = []
+    for index, scale in (([1, 3, 1], 10.0), ([3, 0, 0], 20.0)):
+        rows = scale + torch.arange(6.0).view(3, 2)
+        bank.write(torch.tensor(index), {"row": rows, "age": torch.full((3,), scale)})
+        states.append({name: x.clone() for name, x in bank.named_buffers()})
+    bank.remember("age")
+    bank.get_buffer("age").fill_(7)
+    for writes, state in enumerate(states):
+        found = bank.as_before(writes)
+        assert found.keys() == state.keys() and all(torch.equal(found[name], state[name]) for name in state)
+    assert bank.get_buffer("age").tolist() == [7] * 4

@@ -3,11 +3,14 @@
 import math
 
 import pytest
+import timm.optim
 import torch
 from torch import nn
 
+from ssl_framework.build import build
 from ssl_framework.optim import LARS, OptimizerRecipe, parameter_groups, warmup_cosine
 from ssl_framework.types import Clock, step_seed
+from tests.small_runs import config
 
 
 def test_lars_equals_a_loop() -> None:
@@ -38,6 +41,30 @@ def test_a_clipped_rate_is_the_smaller_of_the_adapted_and_the_own() -> None:
         weight.grad = torch.tensor([[6.0, -8.0]])
         LARS([weight], lr=0.1, momentum=0.0, trust=trust, clip_rate=True).step()
         torch.testing.assert_close(weight.detach(), torch.tensor([[3.0 - 6 * rate, 4.0 + 8 * rate]]))
+
+
+@pytest.mark.parametrize("clip_rate", [False, True])
+def test_lars_of_many_parameters_equals_one_after_another(clip_rate: bool) -> None:
+    """Of every shape at once, zero weights and zero gradients among them, over steps in float32."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(4, 3, 3, 3), (5, 4), (2, 2), (2, 2)]
+    params = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    params[2].data.zero_(), params[3].data.zero_()
+    expected, speed = [p.detach().clone() for p in params], [torch.zeros_like(p) for p in params]
+    optimizer = LARS(params, lr=0.2, momentum=0.9, weight_decay=0.01, trust=0.3, clip_rate=clip_rate)
+    for _ in range(5):
+        for i, p in enumerate(params):
+            p.grad = torch.randn(shapes[i], generator=generator) if i != 3 else torch.zeros(shapes[i])
+            update = p.grad + 0.01 * expected[i]
+            rate = 1.0
+            if expected[i].norm() > 0 and update.norm() > 0:
+                rate = float(0.3 * expected[i].norm() / update.norm())
+                rate = min(rate / 0.2, 1.0) if clip_rate else rate
+            speed[i] = 0.9 * speed[i] + rate * update
+            expected[i] = expected[i] - 0.2 * speed[i]
+        optimizer.step()
+        for p, wanted in zip(params, expected, strict=True):
+            torch.testing.assert_close(p.detach(), wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_lars_leaves_the_rate_of_a_zero_weight() -> None:
@@ -100,3 +127,25 @@ def test_the_weight_decay_follows_half_a_cosine_to_its_end_and_none_stays_none()
     longer.step()
     again.step()
     assert longer.param_groups[0]["weight_decay"] == pytest.approx(0.22 - 0.18 * math.cos(math.pi * 12 / 40))
+
+
+@pytest.mark.skipif(not hasattr(timm.optim, "Muon"), reason="timm before 1.0.21")
+def test_muon_turns_matrices_and_leaves_the_rest_to_adamw() -> None:
+    """The update of a matrix has nearly equal singular values, 0.2 sqrt(longer side) of the rate (arXiv:2502.16982,
+    eq. 4); a convolution is the matrix of its filters; biases take NAdamW's step."""
+    cfg = config("method=simclr", "optimizer=muon", "optimizer.warmup=0", "optimizer.weight_decay=0")
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(32, 6))
+    optimizer, _ = build(cfg.optimizer).build(net, 256, 10)
+    assert isinstance(optimizer, timm.optim.Muon)
+    before = [p.detach().clone() for p in net.parameters()]
+    for p in net.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    changes = [(old - p.detach()) / cfg.optimizer.lr_per_256 for old, p in zip(before, net.parameters(), strict=True)]
+    for change, longest in ((changes[0].flatten(1), 36), (changes[2], 32)):
+        values = torch.linalg.svdvals(change) / (0.2 * math.sqrt(longest))
+        assert values.min() > 0.6 and values.max() < 1.3  # of Newton-Schulz with Jordan's coefficients
+    for change, p in ((changes[1], net[0].bias), (changes[3], net[2].bias)):  # as Adam's first step: by the sign
+        assert p.grad is not None
+        torch.testing.assert_close(change / change.abs().mean(), p.grad.sign(), rtol=1e-3, atol=1e-3)

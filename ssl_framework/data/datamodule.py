@@ -1,7 +1,6 @@
 """The data of a run: where its samples lie, and the loader that serves them."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,12 +138,12 @@ class DataModule(L.LightningDataModule):
         if not isinstance(self.pretrain, Split):
             return None
         population = Population(len(self.pretrain.rows), self.pretrain.real, self.group())
-        return partial(self.sampler.batches, population, self.batch_size)
+        return Draw(self.sampler, population, self.batch_size)
 
     def num_batches(self) -> int:
         """Batches of every epoch."""
         draw = self.draw()
-        return self.pretrain.shape[0] // self.batch_size if draw is None else len(draw(self.seed, 0))
+        return self.pretrain.shape[0] // self.batch_size if draw is None else draw.num_batches(self.seed)
 
     @property
     def has_labels(self) -> bool:

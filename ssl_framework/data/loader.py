@@ -15,7 +15,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -51,8 +50,8 @@ class Loader(ABC):
     """
 
     def __init__(self, count: int, global_batch_size: int, seed: int, served: int, draw: Draw | None = None) -> None:
-        self.draw = draw or partial(Uniform().batches, Population(count), global_batch_size)
-        self.num_batches = len(self.draw(seed, 0))
+        self.draw = draw or Draw(Uniform(), Population(count), global_batch_size)
+        self.num_batches = self.draw.num_batches(seed)
         self.global_batch_size = global_batch_size
         self.seed = seed
         self.epoch = 0

@@ -14,17 +14,13 @@ N samples, B samples a rank, W ranks, T batches an epoch, K pseudo-labels.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ssl_framework.arguments import Count, Several, guarded
 from ssl_framework.types import step_seed
-
-Draw: TypeAlias = Callable[[int, int], Tensor]
-"""(seed, epoch) -> positions of the samples of every batch of the epoch, [T, W * B] int64 on the CPU."""
 
 
 class Population(NamedTuple):
@@ -60,6 +56,27 @@ class Sampler(ABC):
             ValueError: there is not one such batch.
         """
 
+    def count(self, population: Population, size: int, seed: int) -> int:
+        """T, batches of an epoch; arguments as of ``batches``, which is called where the number does not follow from
+        the sizes alone."""
+        return len(self.batches(population, size, seed, 0))
+
+
+class Draw(NamedTuple):
+    """What a loader asks for the order of an epoch: a sampler, what it draws from, and W * B, samples of a batch."""
+
+    sampler: Sampler
+    population: Population
+    size: int
+
+    def __call__(self, seed: int, epoch: int) -> Tensor:
+        """Positions of the samples of every batch of the epoch, [T, W * B] int64 on the CPU."""
+        return self.sampler.batches(self.population, self.size, seed, epoch)
+
+    def num_batches(self, seed: int) -> int:
+        """T of every epoch."""
+        return self.sampler.count(self.population, self.size, seed)
+
 
 class Uniform(Sampler):
     """Every sample at most once an epoch; the last, incomplete batch is left out."""
@@ -67,6 +84,10 @@ class Uniform(Sampler):
     def batches(self, population: Population, size: int, seed: int, epoch: int) -> Tensor:
         """As in ``Sampler``."""
         return cut(torch.randperm(population.count, generator=generator_of(seed, epoch)), size)
+
+    def count(self, population: Population, size: int, seed: int) -> int:
+        """As in ``Sampler``, without drawing an order, which takes a second for ten million samples."""
+        return population.count // size
 
 
 @guarded

@@ -114,7 +114,7 @@ class ISogCLR(Objective):
         momentum = (1 - self.beta) * momentum + self.beta * gradient  # [B]
         tau = (tau - self.eta * momentum).clamp(*self.bounds)  # [B]
         self.bank.write(batch.index, {"log_u": found.log_mean_u, "tau": tau, "momentum": momentum})
-        every = self.bank.column("tau")  # [N]
+        every = self.bank.get_buffer("tau")  # [N]
         low, high = every.aminmax()
         return {"loss": found.loss, "gcl": found.gcl, "tau_min": low, "tau_mean": every.mean(), "tau_max": high}
 

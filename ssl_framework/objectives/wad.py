@@ -80,7 +80,7 @@ class WAD(Objective):
         self.bank.write(batch.index, {"loss": found.detach().masked_fill(labelled, -1.0)})
         right = (scores.detach().argmax(dim=1) == batch.label).float()  # [B]
         logged = {"accuracy": mean_of(right, labelled), "weight": mean_of(weight, ~labelled)}
-        return {"loss": loss, **logged, "chosen": self.bank.column("chosen").mean()}
+        return {"loss": loss, **logged, "chosen": self.bank.get_buffer("chosen").mean()}
 
     def choose(self, clock: Clock) -> None:
         """Chooses samples at the first step of a part of the run. Changes ``bank`` and ``done``."""
@@ -92,6 +92,7 @@ class WAD(Objective):
             loss, chosen = self.bank.get_buffer("loss"), self.bank.get_buffer("chosen")  # [N] each
             count = round(self.share * (1 - int(self.done) / self.rounds) ** 2 * int((loss >= 0).sum()))
             left = ((loss >= 0) & (chosen == 0)).nonzero()[:, 0]  # unlabelled samples
+            self.bank.remember("chosen")
             chosen[left[loss[left].argsort(stable=True)[:count]]] = 1.0
             self.done += 1
 

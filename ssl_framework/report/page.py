@@ -33,7 +33,7 @@ from ssl_framework.report.pictures.features import (
     draw_spectrum,
 )
 from ssl_framework.runs.folder import RunFolder, write
-from ssl_framework.runs.numbers import several, shown, speed_of, unit_of
+from ssl_framework.runs.numbers import several, shown, speed_of, unit_of, work_of
 
 matplotlib.use("Agg")
 
@@ -239,6 +239,7 @@ def facts(seen: Inspection) -> dict[str, Any]:
         "backbone": backbone_line(seen),
         "length": f"{cfg.trainer.max_epochs} epoch{'s' * (cfg.trainer.max_epochs != 1)}, batch {cfg.data.batch_size}",
         "speed": speed_of(result) if result else "",
+        "work": work_of(result),
         "device": device_line(result),
         "precision": cfg.trainer.precision,
         "commit": result.get("commit") or "",

@@ -272,7 +272,7 @@ def without_places(content: Any) -> dict[str, Any]:
             node.pop(key, None)
     trainer = content.get("trainer", {})
     better = () if trainer.get("stop_early") else BETTER
-    for key in ("num_threads", "collapse_below", "hang_after_minutes", *SAVING, *better):
+    for key in ("num_threads", "compile_views", "collapse_below", "hang_after_minutes", *SAVING, *better):
         trainer.pop(key, None)
     generated = content.get("generated") or {}
     for node in (generated, generated.get("source", {})):

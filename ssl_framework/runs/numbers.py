@@ -69,3 +69,12 @@ def several(sample: str) -> str:
 def speed_of(result: dict[str, Any]) -> str:
     """``1,344 images/s`` of a result.json; one of an earlier version does not say what a sample is."""
     return f"{result['images_per_second']:,.0f} {several(result.get('sample', 'image'))}/s"
+
+
+def work_of(result: dict[str, Any]) -> str:
+    """``0.12 TFLOP a step, 35 % of the device's peak`` of a result.json, as far as it is known; else nothing."""
+    flops, share = result.get("flops_per_step"), result.get("share_of_peak")
+    if not flops:
+        return ""
+    at_peak = "" if share is None else f", {100 * share:.1f} % of the device's peak"
+    return f"{flops / 1e12:.3g} TFLOP a step{at_peak}"

@@ -60,6 +60,7 @@ class OfTrainer(TypedDict):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
     num_threads: Annotated[int, Interval(ge=1, le=4096)] | None  # OpenMP dies of far more
     compile: bool
+    compile_views: Literal["auto"] | bool
     max_epochs: Count
     max_steps: Literal[-1] | Count
     max_minutes: Positive | None

@@ -28,11 +28,15 @@ LOGGERS = ("CSVLogger", "TensorBoardLogger", "WandbLogger")
 
 OTHERS = (
     *(f"torch.optim.{name}" for name in OPTIMIZERS),
+    "timm.optim.Muon",
     *(f"lightning.pytorch.loggers.{name}" for name in LOGGERS),
 )
 """Classes of other packages, each by the name that configs have for it."""
 
-SAID = "a part of this package, an optimizer of torch.optim or one of Lightning's loggers " + ", ".join(LOGGERS)
+SAID = (
+    "a part of this package, an optimizer of torch.optim, timm.optim.Muon or one of Lightning's loggers "
+    f"{', '.join(LOGGERS)}"
+)
 """What a stored config may name, as an error says it."""
 
 

@@ -12,6 +12,7 @@ loss and, after the update, the weights are looked at.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from ssl_framework.distributed import rank, world_size
+from ssl_framework.distributed import local, rank, world_size
+from ssl_framework.memory import SampleBank
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.messages import typed
@@ -76,11 +78,20 @@ class Note:
     Args:
         state: name -> the tensors that training changes in place.
         every: backward passes between two looks of the host; 1: it looks at each, and nothing has to be kept longer.
+        banks: name -> a memory among ``state`` that keeps itself what is written over, instead of a copy of all of it
+            in every step. They keep it from now on.
     """
 
-    def __init__(self, state: dict[str, Tensor], every: int) -> None:
+    def __init__(
+        self, state: dict[str, Tensor], every: int, banks: Mapping[str, SampleBank] = MappingProxyType({})
+    ) -> None:
         device = next(iter(state.values())).device
-        self.state = {name: local(x) for name, x in state.items()}
+        theirs = {f"{name}.{column}" for name, bank in banks.items() for column, _ in bank.named_buffers()}
+        self.state = {name: local(x) for name, x in state.items() if name not in theirs}
+        self.banks = banks
+        self.writes: list[tuple[Position, dict[str, int]]] = []  # how many each bank had kept before each pass
+        for bank in banks.values():
+            bank.undo = []
         self.every = every
         self.wrong = torch.zeros((), dtype=torch.bool, device=device)  # []
         self.clean = torch.zeros((), dtype=torch.long, device=device)  # []: passes since the last look that were not
@@ -94,7 +105,12 @@ class Note:
     def begin(self, position: Position, samples: Samples) -> None:
         """Before a step."""
         self.last = position
+        if not self.positions:  # the host has looked: passes before this one were right
+            self.writes.clear()
+            for bank in self.banks.values():
+                bank.undo = []
         self.positions.append(position)
+        self.writes.append((position, {name: len(bank.undo or ()) for name, bank in self.banks.items()}))
         self.before = self.kept(self.before, self.state)
         self.samples = named_tensors(samples) if self.every == 1 else self.kept(self.samples, named_tensors(samples))
 
@@ -108,6 +124,19 @@ class Note:
         for name, x in before.items():
             torch.where(self.wrong, x, now[name], out=x)
         return before
+
+    def state_before(self, at: Position) -> dict[str, Tensor]:
+        """All that was kept of the state before the step that is noted, which stood at ``at``."""
+        writes = next((writes for position, writes in self.writes if position == at), {})
+        found = dict(self.before)
+        for name, bank in self.banks.items():
+            found |= {f"{name}.{column}": x for column, x in bank.as_before(writes.get(name, 0)).items()}
+        return found
+
+    def close(self) -> None:
+        """Nothing is kept any more."""
+        for bank in self.banks.values():
+            bank.undo = None
 
     def end(self, values: Values) -> None:
         """After its backward pass."""
@@ -142,7 +171,8 @@ class NonFiniteWatch(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         every = looks_every(trainer.strategy.root_device, trainer.log_every_n_steps)  # type: ignore[attr-defined]
-        self.note = Note(pl_module.state_dict(keep_vars=True), every)
+        banks = {name: part for name, part in pl_module.named_modules() if isinstance(part, SampleBank)}
+        self.note = Note(pl_module.state_dict(keep_vars=True), every, banks)
         self._params = {name: p for name, p in pl_module.named_parameters() if p.requires_grad}
         self._scaled = trainer.precision == "16-mixed"
         if rank() == 0:
@@ -219,12 +249,14 @@ class NonFiniteWatch(L.Callback):
         assert self.note is not None
         self._written = True
         likes = pl_module.state_dict(keep_vars=True)
-        state = {name: gathered(x, likes[name]) for name, x in self.note.before.items()}
+        state = {name: gathered(x, likes[name]) for name, x in self.note.state_before(at).items()}
         found = Found({}, []) if self.note.values is None else self.note.values.found()
         precision = str(pl_module.trainer.precision)
         write_step(self.folder, at, message, found, precision, state, self.note.samples)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.note is not None:
+            self.note.close()
         self.note = None
 
 
@@ -283,11 +315,6 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
     if order == 2.0 and not found.isfinite().all():
         found = torch.stack([x.to(wide) for x in torch._foreach_norm(full, math.inf)])  # [P]
     return found
-
-
-def local(x: Tensor) -> Tensor:
-    """What this rank holds of a tensor that the ranks may have divided among them."""
-    return x.to_local() if isinstance(x, DTensor) else x
 
 
 def gathered(x: Tensor, like: Tensor) -> Tensor:

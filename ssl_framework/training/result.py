@@ -11,6 +11,7 @@ from ssl_framework.device import cpu_name, device_name
 from ssl_framework.evaluation.protocol import protocol_of
 from ssl_framework.runs.config import config_hash
 from ssl_framework.runs.provenance import versions
+from ssl_framework.training.flops import FlopCount, shares
 from ssl_framework.training.parts import Parts
 from ssl_framework.training.time_limit import TimeLimit
 
@@ -90,6 +91,16 @@ def cost(parts: Parts, resumed_at: int) -> dict[str, Any]:
         "training_seconds": round(parts.progress.seconds, 2),
         "evaluation_seconds": round(parts.evaluation.seconds, 2),
         "images_per_second": round(parts.progress.images_per_second, 1),
+        **computed(parts),
         "command": parts.about["command"],
         "overrides": parts.about["overrides"],
     }
+
+
+def computed(parts: Parts) -> dict[str, Any]:
+    """What a step computes, and how much of what the device can that is."""
+    counts = [each.flops for each in parts.trainer.callbacks if isinstance(each, FlopCount)]  # type: ignore[attr-defined]
+    device = device_name(parts.trainer.strategy.root_device)
+    return shares(
+        counts[0] if counts else None, parts.cfg, parts.trainer.world_size, parts.progress.images_per_second, device
+    )

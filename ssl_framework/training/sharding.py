@@ -232,6 +232,8 @@ def check_sharding(cfg: DictConfig, module: SSLModule) -> None:
     found = "trainer.strategy is fsdp, which does not go with"
     if cfg.trainer.compile:
         raise ValueError(f"{found} trainer.compile=true: set one of them back")
+    if str(OmegaConf.select(cfg, "optimizer.algorithm._target_")).endswith(".Muon"):
+        raise ValueError(f"{found} optimizer=muon, which needs whole matrices: choose another optimizer, or ddp")
     if cfg.data.micro_batch_size is not None:
         raise ValueError(
             f"{found} data.micro_batch_size={cfg.data.micro_batch_size}: set that to null, or "

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ssl_framework.training.nonfinite import local
+from ssl_framework.distributed import local
 
 
 class StepLog(L.Callback):

@@ -20,24 +20,6 @@ def uniform(shape: tuple[int, ...], device: torch.device, generator: torch.Gener
     return torch.rand(shape, generator=generator, device=generator.device if generator else device).to(device)
 
 
-def draw_crops(
-    batch: int,
-    height: int,
-    width: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    device: torch.device,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """Boxes of torchvision's RandomResizedCrop in images of one size: [B, 4] int64 top, left, height, width in pixels.
-
-    Area uniform in ``scale``, logarithm of width / height uniform; the first of ten attempts that fits in the image,
-    else the largest central box whose ratio is allowed.
-    """
-    draws = uniform((batch, CROP_DRAWS), device, generator)  # [B, 22]
-    return place_crops(draws, height, width, central_box(height, width, ratio), scale, ratio)
-
-
 def place_crops(
     draws: Tensor,
     height: int | Tensor,
@@ -46,13 +28,16 @@ def place_crops(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> Tensor:
-    """The boxes of ``draw_crops`` from the numbers it draws.
+    """Boxes of torchvision's RandomResizedCrop: [B, 4] int64 top, left, height, width in pixels.
+
+    Area uniform in ``scale``, logarithm of width / height uniform; the first of ten attempts that fits in the image,
+    else the largest central box whose ratio is allowed.
 
     Args:
         draws: [B, 22] uniform in [0, 1): ten areas, ten ratios, and the corner.
         height, width: of the images in pixels, one for all or [B, 1] int64.
         fallback: top, left, height, width of the central box, likewise.
-        scale, ratio: as in ``draw_crops``.
+        scale, ratio: limits of the area as a share of the image's, and of width / height.
     """
     area = (scale[0] + (scale[1] - scale[0]) * draws[:, :CROP_ATTEMPTS]) * (height * width)  # [B, 10]
     low, high = math.log(ratio[0]), math.log(ratio[1])

@@ -7,7 +7,7 @@ All parameters of a group of views are drawn for the whole batch before any pixe
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Interval, Len
@@ -17,32 +17,14 @@ from ssl_framework.arguments import Channels, Fraction, Pixels, PositiveFraction
 from ssl_framework.types import Batch, Geometry, Samples
 from ssl_framework.views import image_ops
 from ssl_framework.views.base import ViewMaker
-from ssl_framework.views.crops import central_box, draw_crops, uniform
+from ssl_framework.views.drawing import Draws, as_geometry, draw, parameters
+from ssl_framework.views.making import Graph, around, make_view
 from ssl_framework.views.reading import Group, is_number, read_group, read_numbers
 
 CHUNK_PIXELS = 1024 * 32 * 32  # pixels (of a source or a view) worked on at once on the CPU: 12 MiB of RGB floats
 
 
 CHUNK_PIXELS_GPU = 16 * CHUNK_PIXELS  # kernel launches cost more there, and memory is larger
-
-
-class Parameters(NamedTuple):
-    """What was drawn for one view; None: the operation is off."""
-
-    box: Tensor  # [B, 4] int64: top, left, height, width in pixels of the source image
-    flip: Tensor | None  # [B] bool
-    factors: Tensor | None  # [B, 4] brightness, contrast, saturation factors, hue shift in turns
-    order: Tensor | None  # [B, 4] int64, a permutation of the columns of factors
-    jitter: Tensor | None  # [B] bool
-    bands: Tensor | None  # [B, C, 1, 1] factors
-    gray: Tensor | None  # [B] bool
-    blur: Tensor | None  # [B] bool
-    sigma: Tensor | None  # [B] pixels
-    solarize: Tensor | None  # [B] bool
-
-    def rows(self, first: int, last: int) -> "Parameters":
-        """The parameters of samples first..last - 1."""
-        return Parameters(*(None if tensor is None else tensor[first:last] for tensor in self))  # type: ignore[arg-type]
 
 
 @guarded
@@ -59,7 +41,8 @@ class Views(nn.Module):
             (probability), ``jitter`` [brightness, contrast, saturation, hue] (strengths) with ``jitter_p``
             (probability), ``band_jitter`` (strength s: every channel times a factor of its own between 1 - s and
             1 + s), ``gray``, ``blur``, ``solarize`` (probabilities), ``blur_sigma`` [lo, hi] (pixels, default
-            0.1, 2.0). What is missing is off.
+            0.1, 2.0), ``ramp`` [share, until, step] (the views' size begins at this share of ``size`` and is whole once
+            a share ``until`` of the run is done, rising in multiples of ``step`` pixels). What is missing is off.
         image_size: pixels, height and width of a view unless its group says otherwise.
         channels: C of the images. With one channel saturation, hue and gray change nothing; with two or more than
             three they are refused.
@@ -116,7 +99,7 @@ class Views(nn.Module):
             self.groups[number] = group
         if not blur:
             self.groups = [group._replace(blur=0.0) for group in self.groups]
-        for size in {group.size for group in self.groups if group.blur > 0}:
+        for size in {size for group in self.groups if group.blur > 0 for size in group.sizes()}:
             taps = image_ops.reflected_taps(size, image_ops.blur_kernel_size(size))  # [kernel_size, size * size]
             self.register_buffer(f"taps_{size}", taps, persistent=False)
         self.num_views = sum(group.num_views for group in self.groups)
@@ -125,7 +108,9 @@ class Views(nn.Module):
         self.raw_name = "raw_pixels"
         self.geometry = geometry
         self.noise = noise
-        self.make = make_view  # a compiled run replaces it
+        self.grows = any(group.ramp is not None for group in self.groups)
+        self.progress = 0.0  # share of the run that is done; where views grow, the module says it before each step
+        self.graph: Graph | None = None  # a compiled run has one
 
     @torch.no_grad()
     def forward(self, samples: Samples, generator: torch.Generator | None = None) -> Batch:
@@ -141,22 +126,22 @@ class Views(nn.Module):
         geometry: list[Geometry] = []
         for group in self.groups:
             # All views of a group are one batch: half the calls, which is most of the time for small images.
+            group = group.at(self.progress)
             own = slice(len(views), len(views) + group.num_views)
             if isinstance(samples.inputs, list):
                 images, group = torch.cat(samples.inputs[own]), group._replace(scale=None)  # [G * B, C, size, size]
                 self._checked(images)
             else:
                 images = self._checked(samples.inputs)  # [B, C, H, W]
-            height, width = images.shape[-2:]
+            rows = group.num_views * len(samples.index)
+            draws = draw(group, rows, self.channels, images.device, generator)
             with torch.autocast(images.device.type, enabled=False):  # half precision would round the pixel positions
-                rows = group.num_views * len(samples.index)
-                drawn = draw_parameters(group, rows, height, width, images.device, generator, self.channels)
-                joint = self._make(images, group, drawn)  # [G * B, C, size, size]
+                joint, box, flip = self._make(images, group, draws, rows)  # [G * B, C, size, size]
             views += joint.chunk(group.num_views)
             if self.geometry:
-                box, flip = as_geometry(drawn, height, width)
-                boxes = box.chunk(group.num_views) if samples.box is None else samples.box[own]  # G x [B, 4]
-                geometry += map(Geometry, boxes, flip.chunk(group.num_views))
+                corners, flips = as_geometry(box, flip, *images.shape[-2:])
+                boxes = corners.chunk(group.num_views) if samples.box is None else samples.box[own]  # G x [B, 4]
+                geometry += map(Geometry, boxes, flips.chunk(group.num_views))
         batch = Batch(views, samples.index, samples.label, geometry if self.geometry else None)
         return batch if self.noise is None else self._noisy(batch, self.noise, generator)
 
@@ -224,30 +209,40 @@ class Views(nn.Module):
         )
 
     def compile_parts(self) -> None:
-        """What is done with the pixels; the draws stay as they are."""
-        self.make = torch.compile(self.make)
+        """All that follows from the random numbers, as one graph a group; where no compiler is, they stay as they are.
 
-    def _make(self, images: Tensor, group: Group, drawn: Parameters) -> Tensor:
-        """Views of one group, chunk by chunk: row r of the parameters belongs to image r modulo the number of images.
+        The numbers are drawn before it, so that the views are those of the same seed, but for rounding.
+        """
+        self.graph = Graph()
+
+    def _make(self, images: Tensor, group: Group, draws: Draws, rows: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Views of one group, chunk by chunk: row r of the draws belongs to image r modulo the number of images.
 
         Args:
             images: [B, C, H, W] uint8.
             group: the group.
-            drawn: parameters of R views.
+            draws: of R views.
+            rows: R.
 
         Returns:
-            [R, C, size, size] float32, normalised.
+            Views [R, C, size, size] float32, normalised; boxes [R, 4] int64 and flips [R] bool, as ``Parameters``.
         """
-        size = group.size
+        size, whole = group.size, group.scale is None and images.shape[-2:] == (group.size, group.size)
         taps = self.get_buffer(f"taps_{size}") if group.blur > 0 else None  # [kernel_size, size * size]
-        whole = group.scale is None and images.shape[-2:] == (size, size)
-        rows = len(drawn.box)
+        each = max(images[0, 0].numel(), size * size)  # pixels
+        if self.graph is not None:
+            parts = equal_chunks(rows, each, images.device)
+            made = self.graph(images, draws, rows, parts, group, taps, whole, self.mean, self.std)
+            if made is not None:
+                return made
+            self.graph = None
+        drawn = parameters(draws, group, rows, *images.shape[-2:], images.device)
         result = torch.empty(rows, self.channels, size, size, device=images.device)  # [R, C, size, size]
-        for first, last in chunks(rows, max(images[0, 0].numel(), size * size), images.device):
+        for first, last in chunks(rows, each, images.device):
             part = around(images, first, last)  # [n, C, H, W]
-            part = self.make(part, drawn.rows(first, last), size, taps, hue=group.jitter[3] > 0, whole=whole)
+            part = make_view(part, drawn.rows(first, last), size, taps, hue=group.jitter[3] > 0, whole=whole)
             self._normalise(part, result[first:last])
-        return result
+        return result, drawn.box, drawn.flip
 
     def _normalise(self, images: Tensor, out: Tensor) -> None:
         torch.sub(images, self.mean, out=out).div_(self.std)
@@ -295,51 +290,6 @@ def grey(name: str, values: Sequence[float]) -> str:
     return f", of grey images data.{name}=[{sum(values) / 3:.3f}]" if colours else ""
 
 
-def make_view(
-    images: Tensor, drawn: Parameters, size: int, taps: Tensor | None, hue: bool = True, whole: bool = False
-) -> Tensor:
-    """Apply drawn parameters, everything but the normalisation.
-
-    Args:
-        images: [B, C, H, W] uint8.
-        drawn: parameters of these B samples.
-        size: pixels of the view.
-        taps: [kernel_size, size * size] from ``reflected_taps``, needed when there is blur.
-        hue: False when the hue strength is 0, which saves its pass.
-        whole: True when the boxes are the whole images, of the view's size already, which saves the resampling.
-
-    Returns:
-        [B, C, size, size] float32 in [0, 1].
-    """
-    if whole:
-        view = images.float().div_(255.0)  # [B, C, size, size]
-        view = view if drawn.flip is None else torch.where(drawn.flip[:, None, None, None], view.flip(3), view)
-    else:
-        view = image_ops.resized_crop(images, drawn.box, size, drawn.flip)  # [B, C, size, size]
-    if drawn.factors is not None and drawn.order is not None and drawn.jitter is not None:
-        view = image_ops.color_jitter_(view, drawn.factors, drawn.order, drawn.jitter, hue)
-    if drawn.bands is not None:
-        view = (view * drawn.bands).clamp_(0, 1)  # [B, C, size, size]
-    if drawn.gray is not None:
-        view = image_ops.on_selected_(view, drawn.gray, image_ops.grayscale)
-    if drawn.blur is not None and drawn.sigma is not None and taps is not None:
-        view = image_ops.on_selected_(
-            view, drawn.blur, lambda x, sigma: image_ops.gaussian_blur(x, sigma, taps), drawn.sigma
-        )
-    if drawn.solarize is not None:
-        view = image_ops.on_selected_(view, drawn.solarize, image_ops.solarize)
-    return view
-
-
-def as_geometry(drawn: Parameters, height: int, width: int) -> Geometry:
-    """Where the view was cut from, as fractions of the source image."""
-    top, left, box_height, box_width = drawn.box.float().unbind(1)  # 4 x [B]
-    box = torch.stack(
-        (left / width, top / height, (left + box_width) / width, (top + box_height) / height), 1
-    )  # [B, 4]
-    return Geometry(box, torch.zeros_like(box[:, 0], dtype=torch.bool) if drawn.flip is None else drawn.flip)
-
-
 def resize_short_side(images: Tensor, size: int) -> Tensor:
     """Resize until the short side has ``size`` pixels, then cut the centre: [B, C, H, W] -> [B, C, size, size]."""
     height, width = images.shape[-2:]
@@ -350,70 +300,15 @@ def resize_short_side(images: Tensor, size: int) -> Tensor:
     return images[:, :, top : top + size, left : left + size]  # [B, C, size, size]
 
 
-def around(images: Tensor, first: int, last: int) -> Tensor:
-    """Rows first..last - 1 of the images repeated without end: [last - first, C, H, W]; a copy only where they wrap."""
-    start, count = first % len(images), last - first
-    turns = -(-(start + count) // len(images))
-    return (images.repeat(turns, 1, 1, 1) if turns > 1 else images)[start : start + count]
-
-
 def chunks(batch: int, pixels: int, device: torch.device) -> list[tuple[int, int]]:
     """(first, last) of the chunks of a batch whose images have so many pixels."""
     length = max(1, (CHUNK_PIXELS if device.type == "cpu" else CHUNK_PIXELS_GPU) // pixels)
     return [(first, min(first + length, batch)) for first in range(0, batch, length)]
 
 
-def draw_jitter(
-    batch: int, strengths: tuple[float, float, float, float], device: torch.device, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """Factors [B, 4] and order [B, 4] of torchvision's ColorJitter.
-
-    Brightness, contrast and saturation uniform in [max(0, 1 - strength), 1 + strength], hue in [-strength, strength]
-    turns, all orders alike.
-    """
-    draws = uniform((batch, 8), device, generator)  # [B, 8]
-    ranges = [(max(0.0, 1.0 - strength), 1.0 + strength) for strength in strengths[:3]] + [
-        (-strengths[3], strengths[3])
-    ]
-    columns = [low + (high - low) * draws[:, i] for i, (low, high) in enumerate(ranges)]  # 4 x [B]
-    return torch.stack(columns, 1), draws[:, 4:].argsort(1)  # [B, 4], [B, 4]
-
-
-def draw_sigma(
-    batch: int, limits: tuple[float, float], device: torch.device, generator: torch.Generator | None
-) -> Tensor:
-    """Standard deviations of the blur, uniform: [B] in pixels."""
-    return limits[0] + (limits[1] - limits[0]) * uniform((batch,), device, generator)  # [B]
-
-
-def draw_parameters(
-    group: Group,
-    batch: int,
-    height: int,
-    width: int,
-    device: torch.device,
-    generator: torch.Generator | None,
-    channels: int = 3,
-) -> Parameters:
-    """Everything random of one view of a whole batch."""
-
-    def happens(probability: float) -> Tensor | None:
-        return uniform((batch,), device, generator) < probability if probability > 0 else None  # [B] bool
-
-    if group.scale is None:
-        box = torch.empty(batch, 4, dtype=torch.int64, device=device)  # [B, 4]
-        for column, value in enumerate(central_box(height, width, (1.0, 1.0))):
-            box[:, column] = value
-    else:
-        box = draw_crops(batch, height, width, group.scale, group.ratio, device, generator)  # [B, 4]
-    flip = happens(group.flip)
-    jitter = happens(group.jitter_p if any(group.jitter) else 0.0)
-    factors, order = (None, None) if jitter is None else draw_jitter(batch, group.jitter, device, generator)
-    bands = None
-    if group.band_jitter > 0:
-        bands = 1 + group.band_jitter * (2 * uniform((batch, channels), device, generator) - 1)  # [B, C]
-        bands = bands[:, :, None, None]  # [B, C, 1, 1]
-    gray = happens(group.gray)
-    blur = happens(group.blur)
-    sigma = None if blur is None else draw_sigma(batch, group.blur_sigma, device, generator)
-    return Parameters(box, flip, factors, order, jitter, bands, gray, blur, sigma, happens(group.solarize))
+def equal_chunks(batch: int, pixels: int, device: torch.device) -> list[tuple[int, int]]:
+    """As ``chunks``, all of one length where up to twice as many allow it: each length is compiled for itself."""
+    least = len(chunks(batch, pixels, device))
+    count = next((n for n in range(least, 2 * least + 1) if batch % n == 0), least)
+    length = -(-batch // count)
+    return [(first, min(first + length, batch)) for first in range(0, batch, length)]

@@ -18,6 +18,7 @@ GROUP_KEYS = (
     "blur",
     "blur_sigma",
     "solarize",
+    "ramp",
 )
 
 
@@ -36,6 +37,24 @@ class Group(NamedTuple):
     blur: float  # probability
     blur_sigma: tuple[float, float]  # pixels of the view
     solarize: float  # probability
+    ramp: tuple[float, float, int] | None = None  # share of its size at first, share of the run until all of it, step
+
+    def at(self, progress: float) -> "Group":
+        """The group as it is once a share of the run is done: its size rises on a straight line, in whole steps, as
+        ``ramp`` says (progressive resizing, as FFCV trains ImageNet)."""
+        if self.ramp is None:
+            return self
+        least, until, step = self.ramp
+        share = least + (1 - least) * min(1.0, progress / until)
+        size = self.size if progress >= until else min(self.size, max(2, step * round(share * self.size / step)))
+        return self._replace(size=size, ramp=None)
+
+    def sizes(self) -> list[int]:
+        """Every size that its views have in the course of a run, in pixels."""
+        if self.ramp is None:
+            return [self.size]
+        first, step = self.at(0.0).size, self.ramp[2]
+        return sorted({first, *range(step * -(-first // step), self.size, step), self.size})
 
 
 # Reading the config. Every message names the key, what was found and what to give instead.
@@ -81,9 +100,10 @@ def read_group(entry: Mapping[str, Any], where: str, image_size: int, channels: 
                 )
     elif channels == 1:  # nothing to do, as in torchvision; the brightness and contrast of the jitter remain
         jitter, gray = [jitter[0], jitter[1], 0.0, 0.0], 0.0
+    size = read_integer(given.get("size", image_size), f"{where}.size", least=2, most=2**16)
     return Group(
         num_views=read_integer(given.get("count", 1), f"{where}.count", least=1, most=1024),
-        size=read_integer(given.get("size", image_size), f"{where}.size", least=2, most=2**16),
+        size=size,
         scale=limits("scale", (1.0, 1.0), 1.0, "two area shares, 0 < lo <= hi <= 1") if "scale" in given else None,
         ratio=limits("ratio", (3 / 4, 4 / 3), math.inf, "two ratios width / height, 0 < lo <= hi"),
         flip=probability("flip"),
@@ -94,7 +114,17 @@ def read_group(entry: Mapping[str, Any], where: str, image_size: int, channels: 
         blur=probability("blur"),
         blur_sigma=limits("blur_sigma", (0.1, 2.0), math.inf, "two standard deviations in pixels, 0 < lo <= hi"),
         solarize=probability("solarize"),
+        ramp=read_ramp(given["ramp"], f"{where}.ramp") if "ramp" in given else None,
     )
+
+
+def read_ramp(value: Any, key: str) -> tuple[float, float, int]:
+    """How views grow: the share of their size that they begin with, the share of the run, the step in pixels."""
+    wanted = "[share of the size, share of the run, step]: two shares in (0, 1], and whole pixels of a step"
+    least, until, step = read_numbers(value, key, 3, wanted, 0.0, math.inf)
+    if not (0 < least <= 1 and 0 < until <= 1 and step >= 1 and step.is_integer()):
+        raise ValueError(f"{key} is {list(value)}: give {wanted}.")
+    return least, until, int(step)
 
 
 def read_numbers(values: Any, key: str, count: int, wanted: str, low: float, high: float) -> list[float]:

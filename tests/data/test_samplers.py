@@ -1,7 +1,6 @@
 """Which samples meet in a batch: what each sampler promises for groups of any sizes, a function of (seed, epoch)."""
 
 from collections import Counter
-from functools import partial
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from ssl_framework.data import loader as loader_module
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.loader import Loader, ResidentLoader
-from ssl_framework.data.samplers import ClassBalanced, Distinct, Inflated, Population, Same, Sampler, Uniform
+from ssl_framework.data.samplers import ClassBalanced, Distinct, Draw, Inflated, Population, Same, Sampler, Uniform
 from ssl_framework.types import step_seed
 
 GROUP = torch.tensor([7] * 11 + [3] * 5 + [0] * 4 + [100] * 3 + [2] * 3 + [5])  # unequal, in any numbers
@@ -126,7 +125,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(name: str) -> None:
 def loader(name: str, served: int = 0) -> Loader:
     sampler, population = POPULATIONS[name]
     pixels = torch.arange(population.count).to(torch.uint8)[:, None, None, None]
-    return ResidentLoader(Split(pixels), 4, 5, served, partial(sampler.batches, population, 4))
+    return ResidentLoader(Split(pixels), 4, 5, served, Draw(sampler, population, 4))
 
 
 def indices(given: Loader, epoch: int) -> list[list[int]]:
@@ -204,3 +203,10 @@ def test_sets_read_in_an_order_of_their_own_take_no_sampler() -> None:
     assert DataModule(Stream(), 4, 0, 0.5).num_batches() == 6
     with pytest.raises(ValueError, match="sampler=inflated chooses every sample itself, but shards are read in runs"):
         DataModule(Stream(), 4, 0, 0.5, Inflated(2))
+
+
+@pytest.mark.parametrize("name", POPULATIONS)
+def test_the_number_of_batches_is_known_before_an_order_is_drawn(name: str) -> None:
+    sampler, population = POPULATIONS[name]
+    draw = Draw(sampler, population, 4)
+    assert draw.num_batches(3) == len(draw(3, 0)) == len(draw(5, 7))

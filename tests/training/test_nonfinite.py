@@ -15,11 +15,13 @@ from ssl_framework.build import build_module
 from ssl_framework.commands import show
 from ssl_framework.distributed import rank
 from ssl_framework.loading import load_run_config
+from ssl_framework.memory import SampleBank
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.training import nonfinite, replay
-from ssl_framework.training.nonfinite import NonFinite, norms, refuse_non_finite_state
+from ssl_framework.training.nonfinite import NonFinite, Note, Values, norms, refuse_non_finite_state
+from ssl_framework.training.replay import Position
 from ssl_framework.types import Samples
 from tests.forked import Command, train
 from tests.small_runs import SMALL, run_in, small
@@ -258,3 +260,26 @@ def test_every_rank_writes_its_share_and_one_sentence_names_the_rank(strategy: s
     assert not set(zero.samples.index.tolist()) & set(one.samples.index.tolist())
     made = replay.make_again(load_run_config(run.path), one, torch.device("cpu"))
     assert "it knows rank 1 alone" in replay.verdict(one, made)
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_memory_of_all_samples_is_given_back_as_before_the_noted_step(every: int) -> None:
+    """It is not copied in each step: what later steps wrote over is put back."""
+    bank = SampleBank({"row": torch.zeros(100)})
+    note = Note({"bank.row": bank.get_buffer("row"), "weight": torch.zeros(2)}, every, {"bank": bank})
+    before: dict[int, torch.Tensor] = {}
+    positions = [Position(step, 0, 9, 0, step, 0, 1) for step in range(6)]
+    for step, position in enumerate(positions[:3] if every == 1 else positions):
+        before[step] = bank.column("row")
+        note.begin(position, Samples(torch.zeros(2, 1), torch.arange(2)))
+        bank.write(torch.tensor([step, 50]), {"row": torch.full((2,), 1.0 + step)})
+        wrong = step == 2 if every == 1 else step >= 4
+        note.end(Values.of({"loss": torch.tensor(float("nan") if wrong else 1.0)}, {}))
+        if len(note.positions) < every:
+            continue
+        at = note.look()
+    at = note.look() if every > 1 else at
+    assert at == positions[2 if every == 1 else 4]
+    assert "bank.row" not in note.before and torch.equal(note.state_before(at)["bank.row"], before[at.step])
+    note.close()
+    assert bank.undo is None

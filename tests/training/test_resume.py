@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm.optim
 import torch
 
 from ssl_framework.loading import load_run
@@ -94,6 +95,18 @@ def test_stopped_by_a_signal_and_resumed(
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks"):
         assert_identical(whole[key], parts[key], key)
     assert read_metrics(finished(method) / "metrics.csv") == read_metrics(tmp_path / "parts" / "metrics.csv")
+
+
+@pytest.mark.skipif(not hasattr(timm.optim, "Muon"), reason="timm before 1.0.21")
+def test_growing_views_and_muon_go_on_as_if_never_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = small("simclr", "+views.groups.0.ramp=[0.5,0.8,8]", "optimizer=muon", "trainer.max_epochs=1")
+    run_in(tmp_path / "whole", cfg)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3, sigterm)
+        assert run_in(tmp_path / "parts", cfg) == "SIGTERM"
+    assert run_in(tmp_path / "parts", cfg, resume=True) is None
+    for key in ("state_dict", "optimizer_states", "callbacks"):
+        assert_identical(last(tmp_path / "whole")[key], last(tmp_path / "parts")[key], key)
 
 
 def test_state_of_samples_loads_without_the_data_and_not_with_another_number_of_them(tmp_path: Path) -> None:

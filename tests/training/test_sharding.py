@@ -265,6 +265,7 @@ def test_a_finished_run_is_evaluated_loaded_and_exported(folder: Path, tmp_path:
     ("method", "overrides", "message"),
     [
         ("simclr", ("trainer.compile=true",), "does not go with trainer.compile=true: set one of them back"),
+        ("simclr", ("optimizer=muon",), "does not go with optimizer=muon, which needs whole matrices"),
         ("simclr", ("data.micro_batch_size=4",), "does not go with data.micro_batch_size=4: set that to null, or"),
         ("simclr", ("trainer.precision=16-mixed",), "does not go with trainer.precision=16-mixed: choose"),
         ("simclr", ("mixer=manifold_mixup",), "which reaches into the student: choose another mixer"),

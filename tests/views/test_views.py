@@ -9,11 +9,14 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
-from ssl_framework.types import Batch, Samples
+from ssl_framework.build import build_module
+from ssl_framework.types import Batch, Clock, Samples
+from ssl_framework.views import crops, drawing, image_ops
 from ssl_framework.views import image as views
-from ssl_framework.views import image_ops
 from ssl_framework.views.image import Views
+from ssl_framework.views.making import Graph
 from ssl_framework.views.reading import Group
+from tests.small_runs import small
 
 SIMCLR = {"scale": [0.2, 1.0], "flip": 0.5, "jitter": [0.4, 0.4, 0.4, 0.1], "jitter_p": 0.8, "gray": 0.2}
 EVERYTHING = {**SIMCLR, "blur": 0.5, "solarize": 0.3}
@@ -47,6 +50,31 @@ def plain(groups: list[dict], image_size: int = 32, channels: int = 3, **options
 
 def seeded(module: Views, images: Tensor, seed: int = 0) -> Batch:
     return module(samples(images), torch.Generator().manual_seed(seed))
+
+
+def draw_parameters(
+    group: Group, rows: int, height: int, width: int, device: torch.device, generator: torch.Generator
+) -> drawing.Parameters:
+    return drawing.parameters(drawing.draw(group, rows, 3, device, generator), group, rows, height, width, device)
+
+
+def draw_jitter(
+    rows: int, strengths: tuple[float, float, float, float], device: torch.device, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    return drawing.jitter_of(torch.rand(rows, 8, generator=generator, device=device), strengths)
+
+
+def draw_crops(
+    rows: int,
+    height: int,
+    width: int,
+    scale: tuple,
+    ratio: tuple,
+    device: torch.device,
+    generator: torch.Generator | None,
+) -> Tensor:
+    draws = torch.rand(rows, crops.CROP_DRAWS, generator=generator, device=device)
+    return crops.place_crops(draws, height, width, crops.central_box(height, width, ratio), scale, ratio)
 
 
 def torchvision_jitter(image: Tensor, factors: list[float], order: list[int]) -> Tensor:
@@ -113,7 +141,7 @@ def test_each_jitter_operation_equals_torchvision(channels: int, column: int, fa
 def test_all_orders_equal_torchvision() -> None:
     orders = list(itertools.permutations(range(4))) * 2
     images = floats(len(orders))
-    factors, _ = views.draw_jitter(len(orders), (0.8, 0.8, 0.8, 0.2), CPU, torch.Generator().manual_seed(1))
+    factors, _ = draw_jitter(len(orders), (0.8, 0.8, 0.8, 0.2), CPU, torch.Generator().manual_seed(1))
     active = torch.arange(len(orders)) % 7 != 3
     result = image_ops.color_jitter_(images.clone(), factors, torch.tensor(orders), active)
     for i, order in enumerate(orders):
@@ -128,7 +156,7 @@ def test_narrow_and_wide_passes_agree() -> None:
     """The CPU works on slices of samples, the GPU on all of them; run the latter here too."""
     images = floats(64)
     generator = torch.Generator().manual_seed(2)
-    factors, order = views.draw_jitter(64, (0.4, 0.4, 0.4, 0.1), CPU, generator)
+    factors, order = draw_jitter(64, (0.4, 0.4, 0.4, 0.1), CPU, generator)
     active = torch.rand(64, generator=generator) < 0.8
     before = (order == image_ops.HUE).int().argmax(1)
     blends = order[order != image_ops.HUE].view(64, 3)
@@ -174,7 +202,7 @@ def test_crops_have_torchvision_distribution(height: int, width: int) -> None:
     torch.manual_seed(0)
     image = torch.empty(3, height, width)
     wanted = torch.tensor([RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(5000)])
-    boxes = views.draw_crops(100_000, height, width, (0.2, 1.0), (3 / 4, 4 / 3), CPU, torch.Generator().manual_seed(0))
+    boxes = draw_crops(100_000, height, width, (0.2, 1.0), (3 / 4, 4 / 3), CPU, torch.Generator().manual_seed(0))
     top, left, h, w = boxes.unbind(1)
     assert top.min() >= 0 and left.min() >= 0 and h.min() >= 1 and w.min() >= 1
     assert (top + h).max() == height and (left + w).max() == width  # inside, and the border is reached
@@ -192,7 +220,7 @@ def test_crops_have_torchvision_distribution(height: int, width: int) -> None:
 
 
 def test_crop_that_never_fits_falls_back_to_the_centre() -> None:
-    boxes = views.draw_crops(50, 10, 100, (0.9, 1.0), (3 / 4, 4 / 3), CPU, None)
+    boxes = draw_crops(50, 10, 100, (0.9, 1.0), (3 / 4, 4 / 3), CPU, None)
     image = torch.empty(3, 10, 100)
     assert boxes.unique(dim=0).tolist() == [list(RandomResizedCrop.get_params(image, [0.9, 1.0], [3 / 4, 4 / 3]))]
 
@@ -204,7 +232,7 @@ def test_jitter_has_torchvision_distribution() -> None:
     ranges = (reference.brightness, reference.contrast, reference.saturation, reference.hue)
     drawn = [ColorJitter.get_params(*ranges) for _ in range(5000)]
     wanted = torch.tensor([one[1:] for one in drawn])  # [5000, 4]
-    factors, order = views.draw_jitter(100_000, strengths, CPU, torch.Generator().manual_seed(0))
+    factors, order = draw_jitter(100_000, strengths, CPU, torch.Generator().manual_seed(0))
     for column, (low, high) in enumerate(ranges):
         ours = factors[:, column]
         assert low - 1e-6 <= ours.min() < low + 0.001 * (high - low)
@@ -218,7 +246,7 @@ def test_jitter_has_torchvision_distribution() -> None:
 
 
 def test_sigma_is_uniform_in_its_range() -> None:
-    sigma = views.draw_sigma(100_000, (0.1, 2.0), CPU, torch.Generator().manual_seed(0))
+    sigma = drawing.sigma_of(torch.rand(100_000, generator=torch.Generator().manual_seed(0)), (0.1, 2.0))
     assert 0.1 <= sigma.min() < 0.102 and 1.998 < sigma.max() <= 2.0
     assert abs(sigma.mean() - 1.05) < 4 * 1.9 / math.sqrt(12 * 1e5)
 
@@ -228,7 +256,7 @@ def test_probabilities() -> None:
         num_views=1, size=32, scale=None, ratio=(0.75, 4 / 3), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8,
         band_jitter=0.0, gray=0.2, blur=0.35, blur_sigma=(0.1, 2.0), solarize=0.1,
     )  # fmt: skip
-    drawn = views.draw_parameters(group, 100_000, 32, 32, CPU, torch.Generator().manual_seed(0))
+    drawn = draw_parameters(group, 100_000, 32, 32, CPU, torch.Generator().manual_seed(0))
     wanted = {"flip": 0.5, "jitter": 0.8, "gray": 0.2, "blur": 0.35, "solarize": 0.1}
     masks = {name: getattr(drawn, name).float() for name in wanted}
     for name, p in wanted.items():
@@ -262,7 +290,7 @@ def test_operations_come_in_the_order_of_simclr() -> None:
         "solarize": 1,
     }
     module = Views([group], 32, 3, [0.5, 0.4, 0.3], [0.2, 0.25, 0.3])
-    drawn = views.draw_parameters(module.groups[0], 24, 32, 32, CPU, drawn_from)
+    drawn = draw_parameters(module.groups[0], 24, 32, 32, CPU, drawn_from)
     view = seeded(module, images, seed=3).views[0]
     close = []
     for i in range(24):
@@ -338,7 +366,7 @@ def test_other_channel_counts(channels: int) -> None:
     images = photos(12, channels)
     group = {"scale": [0.2, 1], "flip": 0.5, "jitter": [0.4, 0.4, 0, 0], "jitter_p": 1, "blur": 0.5, "solarize": 0.5}
     module = plain([group], channels=channels)
-    drawn = views.draw_parameters(module.groups[0], 12, 32, 32, CPU, torch.Generator().manual_seed(0))
+    drawn = draw_parameters(module.groups[0], 12, 32, 32, CPU, torch.Generator().manual_seed(0))
     view = views.make_view(images, drawn._replace(blur=None, solarize=None), 32, None, hue=False)
     for i in range(12):
         image = F.resized_crop(images[i].float() / 255, *drawn.box[i].tolist(), size=[32, 32], antialias=True)
@@ -500,6 +528,30 @@ def test_gpu_equals_cpu_and_never_waits() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_compiled_views_on_a_gpu_are_the_same_and_never_wait() -> None:
+    """One graph for two steps of two groups, recorded kernels included; earlier views stay as they were."""
+    groups = [{**EVERYTHING, "count": 2}, {**SIMCLR, "size": 16}]
+    module = Views(groups, 32, 3, [0.5] * 3, [0.25] * 3, geometry=True).cuda()
+    batches = [Samples(photos(64, seed=seed).cuda(), torch.arange(64, device="cuda")) for seed in range(6)]
+    expected = [module(batch, torch.Generator("cuda").manual_seed(0)) for batch in batches]
+    module.compile_parts()
+    generators = [torch.Generator("cuda").manual_seed(0) for _ in batches]
+    got = []
+    for number, (batch, generator) in enumerate(zip(batches, generators, strict=True)):
+        torch.cuda.set_sync_debug_mode("error" if number > 3 else "default")  # the first calls compile and record
+        try:
+            got.append(module(batch, generator))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert module.graph is not None
+    for ours, theirs in zip(got, expected, strict=True):
+        for one, other in zip(ours.views, theirs.views, strict=True):
+            assert ((one - other).abs() > 1e-3).float().mean() < 1e-3  # solarize jumps at its threshold
+        torch.testing.assert_close(ours.geometry, theirs.geometry)
+
+
 @pytest.mark.parametrize("count, size", [(64, 32), (2048, 32), (64, 96), (40, 224)])
 def test_transient_memory_is_bounded(count: int, size: int) -> None:
     """The profiler's record of every allocation: at its worst the output and five times what is made at once."""
@@ -517,11 +569,72 @@ def test_transient_memory_is_bounded(count: int, size: int) -> None:
     assert output + at_once < in_use.max() < output + 5 * at_once
 
 
-def test_compiled_views_are_the_same() -> None:
-    """Traced for a compiler the operations take the branch of a GPU, which computes all samples and keeps some."""
-    module = views.Views([{**EVERYTHING, "count": 2}], 32, 3, [0.5] * 3, [0.25] * 3)
-    samples = Samples(photos(20), torch.arange(20))
-    expected = module(samples, torch.Generator().manual_seed(0)).views
-    module.make = torch.compile(views.make_view, backend="eager")
-    got = module(samples, torch.Generator().manual_seed(0)).views
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+def test_compiled_views_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One graph without a break, from the random numbers on, over one chunk, several, and crops of the loader; traced
+    for a compiler the operations take the branch of a GPU, which computes all samples and keeps some."""
+    groups = [{**EVERYTHING, "count": 2, "ramp": [0.62, 0.5, 4]}, {"size": 12, "flip": 0.5}]
+    module = views.Views(groups, 32, 3, [0.5] * 3, [0.25] * 3, geometry=True)
+    whole = Samples(photos(20), torch.arange(20))
+    box = [torch.rand(20, 4) for _ in range(3)]
+    cut = Samples([photos(20), photos(20, seed=1), photos(20, height=12, width=12)], torch.arange(20), box=box)
+    for given, chunk in ((whole, 1024), (whole, 16), (cut, 1024)):
+        monkeypatch.setattr(views, "CHUNK_PIXELS", chunk * 32 * 32)
+        module.graph = None
+        expected = seeded_of(module, given)
+        module.graph = Graph("eager")
+        got = seeded_of(module, given)
+        assert module.graph is not None and [view.shape[-1] for view in got.views] == [20, 20, 12]
+        torch.testing.assert_close(got.views, expected.views, rtol=0, atol=1e-5)
+        torch.testing.assert_close(got.geometry, expected.geometry)
+
+
+def seeded_of(module: Views, given: Samples) -> Batch:
+    return module(given, torch.Generator().manual_seed(0))
+
+
+def test_views_without_a_compiler_are_made_without_it() -> None:
+    module, images = plain([{"count": 2, **SIMCLR}]), photos(4)
+    expected = seeded(module, images).views
+    module.compile_parts()
+    module.graph = Graph("no such compiler")
+    with pytest.warns(UserWarning, match="the views are made without a compiled graph"):
+        assert all(map(torch.equal, seeded(module, images).views, expected))
+    assert module.graph is None
+
+
+def test_chunks_of_one_length_where_that_is_cheap() -> None:
+    at_once = views.CHUNK_PIXELS // 32**2
+    assert views.equal_chunks(at_once, 32**2, CPU) == [(0, at_once)]
+    lengths = [last - first for first, last in views.equal_chunks(3 * 700, 32**2, CPU)]
+    assert lengths == [700] * 3 and sum(lengths) == 2100
+    assert [last - first for first, last in views.equal_chunks(2017, 32**2, CPU)] == [1009, 1008]  # a prime number
+
+
+def test_views_grow_in_the_course_of_a_run() -> None:
+    """The size is a function of the share that is done, and the last part of a run is of the whole size."""
+    module = plain([{**SIMCLR, "blur": 0.5, "ramp": [0.5, 0.5, 4]}, {"size": 20}])
+    sizes = []
+    for module.progress in (0.0, 0.1, 0.25, 0.49, 0.5, 1.0):
+        sizes.append(tuple(view.shape[-1] for view in seeded(module, photos(2)).views))
+    assert sizes == [(16, 20), (20, 20), (24, 20), (32, 20), (32, 20), (32, 20)]
+    assert module.example(0) == (3, 32, 32) and module.groups[0].sizes() == [16, 20, 24, 28, 32]
+    seen = {module.groups[0].at(i / 1000).size for i in range(1001)}
+    assert seen == set(module.groups[0].sizes())
+
+
+@pytest.mark.parametrize("ramp", [[1.5, 0.5, 4], [0, 0.5, 4], [0.5, 0, 4], [0.5, 1.5, 4], [0.5, 0.5, 0], [0.5, 0.5]])
+def test_a_ramp_that_is_none_is_refused(ramp: list) -> None:
+    with pytest.raises(ValueError, match=r"views.groups\[0\].ramp is .*: give \[share of the size, share of"):
+        plain([{**SIMCLR, "ramp": ramp}])
+
+
+def test_a_module_tells_its_views_how_far_the_run_is() -> None:
+    cfg = small("simclr", "+views.groups.0.ramp=[0.5,0.5,8]")
+    module = build_module(cfg, True, 48)
+    seen: list[torch.Size] = []
+    module.student.register_forward_pre_hook(lambda _, inputs: seen.extend(view.shape for view in inputs[0]))
+    for step in (0, 3, 5):
+        module.losses(samples(photos(4)), Clock(step, 0, 10))["loss"].backward()
+    assert [shape[-1] for shape in seen] == [16, 16, 24, 24, 32, 32]
+    with pytest.raises(ValueError, match=r"views\.groups have a ramp, but RandomMask hides patches"):
+        build_module(small("simmim", "+views.groups.0.ramp=[0.5,0.5,8]"), True, 48)

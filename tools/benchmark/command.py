@@ -23,9 +23,9 @@ NAMES = ("views", "step", "loss", "knn", "load", "startup")
 """Of the record in results/speed."""
 
 
-APART = ("mixers", "embed")
-"""With a record of their own, results/speed_mixers, for their figures grow with the choices of a group, and
-results/embed."""
+APART = ("mixers", "embed", "gpu")
+"""With a record of their own, results/speed_mixers, for their figures grow with the choices of a group, results/embed,
+and what tools/gpu_session.sh measures on a GPU."""
 
 
 MEANINGS = {
@@ -71,6 +71,15 @@ MEANINGS = {
         "bare_over_ours": "times as fast as a loop of Pillow and torch over the same files, 32 px, the tiny net",
         "images_per_minute": "vectors of the command a minute",
         "images": "files",
+    },
+    "gpu": {
+        "compiled_over_plain": "times as fast as the same views without a compiled graph",
+        "milliseconds": "two compiled views of a batch: 512 images of 32 px, 256 of 224 px",
+        "ours_over_bare": "speed beside a hand-written loop of the same operations",
+        "full_over_model": "speed beside the model's forward and backward pass on views that are there already",
+        "images_per_second": "images, each of them two views",
+        "peak_mib": "memory of the GPU at its worst, MiB",
+        "share_of_peak": "the model's FLOPs a second over those of the datasheet",
     },
     "mixers": {
         "over_step": "time of mixing one view beside a step of the tiny net without a mixer, 128 images of 32 px",
