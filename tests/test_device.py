@@ -164,3 +164,11 @@ def test_the_number_of_threads_is_the_runs_own(tmp_path: Path) -> None:
 
 def test_freed_memory_stays_with_the_process_where_the_allocator_is_glibc() -> None:
     assert device.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+
+
+def test_a_run_in_float64_trains_scores_and_resumes(tmp_path: Path) -> None:
+    cfg = small("byol", "trainer.precision=64-true", "trainer.max_epochs=1", "evaluation=online_linear")
+    run_in(tmp_path, cfg)
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert {x.dtype for x in state.values() if x.is_floating_point()} == {torch.float64}
+    assert read_json(tmp_path / "result.json")["precision"] == "64-true"

@@ -80,3 +80,11 @@ def test_step_seeds_differ_for_step_rank_and_seed_and_repeat() -> None:
     a = torch.rand(3, generator=Clock(5, 0, 9, seed=1).generator())
     assert torch.equal(a, torch.rand(3, generator=Clock(5, 7, 99, seed=1).generator()))
     assert not torch.equal(a, torch.rand(3, generator=Clock(6, 0, 9, seed=1).generator()))
+
+
+def test_the_last_step_has_the_rate_before_zero() -> None:
+    """As the code of SimCLR, BYOL, SwAV and DINO: the cosine of step t of T is that of t / T, which never comes to 1."""
+    rates = [warmup_cosine(step, 10, 0.2) for step in range(10)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[6] == pytest.approx(0.5, abs=1e-15)
+    assert rates[9] == pytest.approx((1 - math.cos(math.pi / 8)) / 2, abs=1e-15)

@@ -6,7 +6,8 @@ with the distributions of torchvision's transforms, the order of the four jitter
 All parameters of a group of views are drawn for the whole batch before any pixel is touched.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -147,11 +148,11 @@ class Views(nn.Module):
             else:
                 images = self._checked(samples.inputs)  # [B, C, H, W]
             height, width = images.shape[-2:]
-            with torch.autocast(images.device.type, enabled=False):  # half precision would round the pixel positions
+            with single_precision(images.device.type):
                 rows = group.num_views * len(samples.index)
                 drawn = draw_parameters(group, rows, height, width, images.device, generator, self.channels)
                 joint = self._make(images, group, drawn)  # [G * B, C, size, size]
-            views += joint.chunk(group.num_views)
+            views += joint.to(self.mean.dtype).chunk(group.num_views)  # float64 in a run of 64-true
             if self.geometry:
                 box, flip = as_geometry(drawn, height, width)
                 boxes = box.chunk(group.num_views) if samples.box is None else samples.box[own]  # G x [B, 4]
@@ -191,13 +192,13 @@ class Views(nn.Module):
         """
         images, size = self._checked(image_ops.with_channels(raw, self.channels)), self.image_size
         height, width = images.shape[-2:]
-        result = torch.empty(len(images), self.channels, size, size, device=images.device)  # [B, C, size, size]
+        result = images.new_empty(len(images), self.channels, size, size, dtype=torch.float32)  # [B, C, size, size]
         for first, last in chunks(len(images), max(height * width, size * size), images.device):
             part = images[first:last].float().div_(255.0)  # [n, C, H, W]
             if (height, width) != (size, size):
                 part = resize_short_side(part, size)  # [n, C, size, size]
             self._normalise(part, result[first:last])
-        return result
+        return result.to(self.mean.dtype)
 
     def raw(self, rows: Tensor) -> Tensor:
         """Pixels: uint8 [B, C, H, W] -> [B, C * H * W] float32 in [0, 1]."""
@@ -238,7 +239,7 @@ class Views(nn.Module):
             [R, C, size, size] float32, normalised.
         """
         size = group.size
-        taps = self.get_buffer(f"taps_{size}") if group.blur > 0 else None  # [kernel_size, size * size]
+        taps = self.get_buffer(f"taps_{size}").float() if group.blur > 0 else None  # [kernel_size, size * size]
         whole = group.scale is None and images.shape[-2:] == (size, size)
         rows = len(drawn.box)
         result = torch.empty(rows, self.channels, size, size, device=images.device)  # [R, C, size, size]
@@ -286,6 +287,23 @@ def each_channel(values: Sequence[float], channels: int) -> Sequence[float]:
     """One number a channel; of images that are neither grey nor RGB a single one is that of all bands."""
     single = isinstance(values, Sequence) and len(values) == 1 and channels != 3
     return [*values] * channels if single else values
+
+
+@contextlib.contextmanager
+def single_precision(device: str) -> Iterator[None]:
+    """float32 whatever precision the run has: half precision would round the pixel positions, and a run of 64-true has
+    the views of one of 32-true.
+
+    Args:
+        device: type of the images' device.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def make_view(

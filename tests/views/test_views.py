@@ -523,3 +523,18 @@ def test_compiled_views_are_the_same() -> None:
     module.make = torch.compile(views.make_view, backend="eager")
     got = module(samples, torch.Generator().manual_seed(0)).views
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+def test_a_run_in_float64_has_the_views_of_one_in_float32() -> None:
+    group = {"count": 2, "scale": [0.2, 1.0], "flip": 0.5, "jitter": [0.4, 0.4, 0.4, 0.1], "jitter_p": 0.8, "blur": 0.5}
+    views = plain([group | {"gray": 0.2, "solarize": 0.2}])
+    images = photos(4)
+    expected = seeded(views, images).views
+    torch.set_default_dtype(torch.float64)  # as Lightning does in a step of trainer.precision=64-true
+    try:
+        found = seeded(views.double(), images).views
+        clean = views.clean(images)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found[0].dtype == clean.dtype == torch.float64
+    torch.testing.assert_close(found, [view.double() for view in expected], rtol=0, atol=1e-6)
