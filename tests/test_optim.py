@@ -83,7 +83,7 @@ def test_step_seeds_differ_for_step_rank_and_seed_and_repeat() -> None:
 
 
 def test_the_last_step_has_the_rate_before_zero() -> None:
-    """As the code of SimCLR, BYOL, SwAV and DINO: the cosine of step t of T is that of t / T, which never comes to 1."""
+    """As the code of SimCLR, BYOL, SwAV and DINO: step t of T has the cosine of t / T, which never comes to 1."""
     rates = [warmup_cosine(step, 10, 0.2) for step in range(10)]
     assert rates[:3] == [0.5, 1.0, 1.0]
     assert rates[6] == pytest.approx(0.5, abs=1e-15)

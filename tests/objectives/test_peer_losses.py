@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from ssl_framework.memory import Queue
+from ssl_framework.objectives.densecl import DenseCL
 from ssl_framework.objectives.frossl import FroSSL
+from ssl_framework.objectives.ibot import koleo
 from ssl_framework.objectives.lejepa import LeJEPA, directions
 from ssl_framework.objectives.mmcr import MMCR
 from ssl_framework.objectives.msn import MSN
 from ssl_framework.objectives.smog import SMoG
 from ssl_framework.objectives.vicregl import VICRegL
+from ssl_framework.objectives.visreg import VISReg
 from ssl_framework.objectives.w_mse import WMSE
 from ssl_framework.views.places import centres
 from tests.objectives import loops, maps
@@ -71,6 +74,51 @@ def test_lejepa_along_the_same_directions(monkeypatch: pytest.MonkeyPatch) -> No
         return loss(local_proj=torch.stack(z[2:]), global_proj=torch.stack(z[:2]))
 
     same(of_students(LeJEPA(0.05, 2, 8, 17, 3.0)), theirs, z, 1e-6)  # lightly's places of the integral are float32
+
+
+def test_visreg_along_the_same_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    z = embeddings(3)
+    along = directions(8, z[0], loops.CLOCK)  # [8, 4]
+    loss = lightly.VISRegLoss(lambda_param=0.6, num_slices=8, eps=1e-12)
+
+    def theirs(*z: Tensor) -> Tensor:
+        with monkeypatch.context() as patched:
+            patched.setattr(torch, "randn", lambda *_, **__: along.T)
+            return loss(local_proj=torch.stack(z[2:]), global_proj=torch.stack(z[:2]))
+
+    same(of_students(VISReg(0.6, 2, 8)), theirs, z, 1e-5)  # lightly's quantiles are float32
+
+
+def test_koleo_of_dinov2() -> None:
+    same(koleo, lightly.KoLeoLoss(), embeddings(1), 1e-6)  # lightly adds 1e-8 to every coordinate's difference
+
+
+def test_densecl_of_equal_memories() -> None:
+    """Of one step: lightly's memory of positions then takes all keys, the authors' one mean a view."""
+    from lightly.models.utils import select_most_similar
+
+    ours = DenseCL(0.2, 0.5, 0.0, Queue(12, 4).double(), Queue(15, 4).double())
+    whole, dense = (lightly.NTXentLoss(temperature=0.2, memory_bank_size=(rows, 4)).double() for rows in (12, 15))
+    whole.memory_bank.bank.copy_(ours.queue.rows)
+    dense.memory_bank.bank.copy_(ours.dense_queue.rows)
+    q, k = embeddings(2, 5)
+    dense_q, dense_k = embeddings(2, 5 * 6, seed=1)
+    map_q, map_k = (x.detach() for x in embeddings(2, 5 * 6, 3, seed=2))
+    k, dense_k = k.detach(), dense_k.detach()
+
+    def picture(x: Tensor) -> Tensor:
+        return x.view(5, 2, 3, -1).permute(0, 3, 1, 2)  # [B, D, h, w]
+
+    def mine(q: Tensor, dense_q: Tensor) -> Tensor:
+        student = [{"projector": q, "dense_projector": picture(dense_q), "map": picture(map_q)}]
+        teacher = [{"projector": k, "dense_projector": picture(dense_k), "map": picture(map_k)}]
+        return ours(student, teacher, loops.batch(5), loops.CLOCK)["loss"]
+
+    def theirs(q: Tensor, dense_q: Tensor) -> Tensor:
+        found = select_most_similar(map_q.view(5, 6, 3), map_k.view(5, 6, 3), dense_k.view(5, 6, 4))
+        return 0.5 * (whole(q, k) + dense(dense_q, found.flatten(0, 1)))
+
+    same(mine, theirs, [q, dense_q], 1e-6)  # the memories' rows are of unit length in float32 only
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.25])
