@@ -142,7 +142,7 @@ class DINOHead(Head):
                 nn.init.trunc_normal_(layer.weight, std=0.02)  # as the authors' code
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        self.last = nn.Parameter(unit(torch.randn(self.out, self.bottleneck)))  # [K, bottleneck]
+        self.last = nn.Linear(self.bottleneck, self.out, bias=False).weight  # [K, bottleneck]; as long as the authors'
 
     def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Reads ``outputs[source]`` [..., in] -> [..., K], in float32 at least"""
