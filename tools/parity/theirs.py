@@ -114,8 +114,7 @@ class Training:
         """Writes the whole state, or nothing."""
         state = {name: part.state_dict() for name, part in self.parts().items()}
         banks = [b for name, b in self.model.named_buffers() if name.endswith(("bank", "bank_ptr"))]  # not persistent
-        covariance = getattr(getattr(self.model, "criterion", None), "C", None)
-        said = {"losses": self.losses, "seconds": self.seconds, "banks": banks, "covariance": covariance}
+        said = {"losses": self.losses, "seconds": self.seconds, "banks": banks}
         torch.save({**state, **said}, path.with_suffix(".new"))
         path.with_suffix(".new").rename(path)
 
