@@ -249,7 +249,12 @@ def of_one_kind(group: dict) -> list[dict]:
 
 
 def warmup_cosine(step: int, total_steps: int, warmup: float) -> float:
-    """Factor of the learning rate at a step: linear from 0 to 1, then half a cosine to 0."""
+    """Factor of the learning rate at a step: linear from 0 to 1, then half a cosine towards 0.
+
+    With W steps of warm-up among T, step t = 0, 1, ... T - 1 has ``(t + 1) / W``, and then ``(1 + cos(pi (t - W) /
+    (T - W))) / 2``. So the cosine would be 0 at step T, which is not taken, as in the code of SimCLR (a decay of
+    ``global_step - warmup_steps`` over ``total_steps - warmup_steps``), BYOL, SwAV and DINO. lightly's is 0 at T - 1.
+    """
     rise = round(warmup * total_steps)
     if step < rise:
         return (step + 1) / rise

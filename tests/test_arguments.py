@@ -185,7 +185,7 @@ def test_a_missing_argument_is_named() -> None:
         ("trainer.gradient_clip_val", -1, "at least 0, or null"),
         ("trainer.num_threads", 100_000_000, "between 1 and 4096, or null"),
         ("trainer.devices", 0, "auto, or between 1 and 4096"),
-        ("trainer.precision", "64-true", "one of auto, 32-true, bf16-mixed, 16-mixed"),
+        ("trainer.precision", "8-true", "one of auto, 32-true, 64-true, bf16-mixed, 16-mixed"),
         ("trainer.accelerator", "mps", "one of auto, cpu, gpu"),
         ("trainer.strategy", "zero", "one of ddp, fsdp"),
         ("data.batch_size", 1, "at least 2"),

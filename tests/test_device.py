@@ -175,3 +175,11 @@ def test_views_are_compiled_where_a_gpu_or_the_config_says_so(monkeypatch: pytes
         assert compiles_views(OmegaConf.merge(cfg, {"compile": True, "compile_views": False})) is False
         del_key = OmegaConf.create({k: v for k, v in cfg.items() if k != "compile_views"})
         assert compiles_views(del_key) is False  # a run folder of an earlier version goes on as it began
+
+
+def test_a_run_in_float64_trains_scores_and_resumes(tmp_path: Path) -> None:
+    cfg = small("byol", "trainer.precision=64-true", "trainer.max_epochs=1", "evaluation=online_linear")
+    run_in(tmp_path, cfg)
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert {x.dtype for x in state.values() if x.is_floating_point()} == {torch.float64}
+    assert read_json(tmp_path / "result.json")["precision"] == "64-true"

@@ -134,7 +134,7 @@ def test_the_whole_batch_is_never_encoded_at_once() -> None:
 NO_BATCH_STATISTICS = (
     "backbone=timm",
     "backbone.name=convnext_atto",
-    "student.heads.projector.norm=false",
+    *("student.heads.projector.norm=false", "student.heads.projector.last_norm=false"),
     "trainer.max_steps=2",
 )
 

@@ -149,3 +149,11 @@ def test_muon_turns_matrices_and_leaves_the_rest_to_adamw() -> None:
     for change, p in ((changes[1], net[0].bias), (changes[3], net[2].bias)):  # as Adam's first step: by the sign
         assert p.grad is not None
         torch.testing.assert_close(change / change.abs().mean(), p.grad.sign(), rtol=1e-3, atol=1e-3)
+
+
+def test_the_last_step_has_the_rate_before_zero() -> None:
+    """As the code of SimCLR, BYOL, SwAV and DINO: step t of T has the cosine of t / T, which never comes to 1."""
+    rates = [warmup_cosine(step, 10, 0.2) for step in range(10)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[6] == pytest.approx(0.5, abs=1e-15)
+    assert rates[9] == pytest.approx((1 - math.cos(math.pi / 8)) / 2, abs=1e-15)

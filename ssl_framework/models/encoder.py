@@ -353,7 +353,12 @@ class EMATeacher(nn.Module):
 
     @torch.no_grad()
     def update(self, student: Encoder, clock: Clock) -> float:
-        """Moves the teacher towards the student, after the optimizer step; returns the momentum used."""
+        """Moves the teacher towards the student, after the optimizer step; returns the momentum used.
+
+        A rising momentum is that of the step just made, t = 0, 1, ... T - 1: ``1 - (1 - momentum) * (1 + cos(pi t / T))
+        / 2`` where it ends at 1, as in the code of BYOL and DINO. lightly's examples move the teacher before the
+        student's pass instead, with the momentum of the pass that follows, and know epochs only.
+        """
         momentum = self.momentum
         if self.final_momentum is not None:
             rise = (1 - math.cos(math.pi * clock.progress)) / 2

@@ -3,7 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,8 @@ class MLPHead(Head):
         hidden: widths of the hidden layers; an empty list gives one linear layer.
         out: width of the output.
         norm: batch normalisation after each hidden layer.
-        last_norm: batch normalisation without scale and shift after the last layer.
+        last_norm: batch normalisation after the last layer, which then has no bias. ``True``: without scale and shift;
+            "scale": with a learned scale; "scale_and_shift": with both; ``False``: none.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class MLPHead(Head):
         hidden: Sequence[Count],
         out: Count,
         norm: bool = True,
-        last_norm: bool = False,
+        last_norm: bool | Literal["scale", "scale_and_shift"] = False,
     ) -> None:
         super().__init__(source)
         self.hidden = hidden
@@ -85,7 +86,11 @@ class MLPHead(Head):
             layers += [nn.ReLU(inplace=True)]
             width = hidden
         layers += [nn.Linear(width, self.out, bias=not self.last_norm)]
-        layers += [nn.BatchNorm1d(self.out, affine=False)] if self.last_norm else []
+        if self.last_norm:
+            last = nn.BatchNorm1d(self.out, affine=self.last_norm is not True)
+            if self.last_norm == "scale":
+                last.register_parameter("bias", None)
+            layers += [last]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
@@ -137,7 +142,7 @@ class DINOHead(Head):
                 nn.init.trunc_normal_(layer.weight, std=0.02)  # as the authors' code
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        self.last = nn.Parameter(unit(torch.randn(self.out, self.bottleneck)))  # [K, bottleneck]
+        self.last = nn.Linear(self.bottleneck, self.out, bias=False).weight  # [K, bottleneck]; as long as the authors'
 
     def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Reads ``outputs[source]`` [..., in] -> [..., K], in float32 at least"""

@@ -17,6 +17,10 @@ KEYS: dict[tuple[str, Any], str] = {
     ("layer_decay", 1.0): "optim.OptimizerRecipe",
     ("final_weight_decay", None): "optim.OptimizerRecipe",
     ("clip_rate", False): "optim.LARS",
+    ("alike", False): "mixers.mixing.Mixing",
+    ("by_area", False): "mixers.rules.ResizeMix",
+    ("unlabelled", False): "data.images.arrays.TorchvisionSource",
+    ("negatives", "predictions"): "objectives.nnclr.NNCLR",
     ("bits", None): "data.images.folder.FolderSource data.images.files.FilesSource",
     ("on_error", "refuse"): (
         "data.images.files.FilesSource data.images.litdata_shards.LitDataSource "

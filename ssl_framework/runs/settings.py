@@ -57,7 +57,7 @@ class OfTrainer(TypedDict):
     devices: Literal["auto"] | Annotated[int, Interval(ge=1, le=4096)]  # on one machine; Lightning lists them
     num_nodes: Annotated[int, Interval(ge=1, le=1_000_000)]
     strategy: Literal["ddp", "fsdp"]
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+    precision: Literal["auto", "32-true", "64-true", "bf16-mixed", "16-mixed"]
     num_threads: Annotated[int, Interval(ge=1, le=4096)] | None  # OpenMP dies of far more
     compile: bool
     compile_views: Literal["auto"] | bool

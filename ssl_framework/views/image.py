@@ -6,7 +6,8 @@ with the distributions of torchvision's transforms, the order of the four jitter
 All parameters of a group of views are drawn for the whole batch before any pixel is touched.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -134,10 +135,10 @@ class Views(nn.Module):
             else:
                 images = self._checked(samples.inputs)  # [B, C, H, W]
             rows = group.num_views * len(samples.index)
-            draws = draw(group, rows, self.channels, images.device, generator)
-            with torch.autocast(images.device.type, enabled=False):  # half precision would round the pixel positions
+            with single_precision(images.device.type):
+                draws = draw(group, rows, self.channels, images.device, generator)
                 joint, box, flip = self._make(images, group, draws, rows)  # [G * B, C, size, size]
-            views += joint.chunk(group.num_views)
+            views += joint.to(self.mean.dtype).chunk(group.num_views)  # float64 in a run of 64-true
             if self.geometry:
                 corners, flips = as_geometry(box, flip, *images.shape[-2:])
                 boxes = corners.chunk(group.num_views) if samples.box is None else samples.box[own]  # G x [B, 4]
@@ -177,13 +178,13 @@ class Views(nn.Module):
         """
         images, size = self._checked(image_ops.with_channels(raw, self.channels)), self.image_size
         height, width = images.shape[-2:]
-        result = torch.empty(len(images), self.channels, size, size, device=images.device)  # [B, C, size, size]
+        result = images.new_empty(len(images), self.channels, size, size, dtype=torch.float32)  # [B, C, size, size]
         for first, last in chunks(len(images), max(height * width, size * size), images.device):
             part = images[first:last].float().div_(255.0)  # [n, C, H, W]
             if (height, width) != (size, size):
                 part = resize_short_side(part, size)  # [n, C, size, size]
             self._normalise(part, result[first:last])
-        return result
+        return result.to(self.mean.dtype)
 
     def raw(self, rows: Tensor) -> Tensor:
         """Pixels: uint8 [B, C, H, W] -> [B, C * H * W] float32 in [0, 1]."""
@@ -228,7 +229,7 @@ class Views(nn.Module):
             Views [R, C, size, size] float32, normalised; boxes [R, 4] int64 and flips [R] bool, as ``Parameters``.
         """
         size, whole = group.size, group.scale is None and images.shape[-2:] == (group.size, group.size)
-        taps = self.get_buffer(f"taps_{size}") if group.blur > 0 else None  # [kernel_size, size * size]
+        taps = self.get_buffer(f"taps_{size}").float() if group.blur > 0 else None  # [kernel_size, size * size]
         each = max(images[0, 0].numel(), size * size)  # pixels
         if self.graph is not None:
             parts = equal_chunks(rows, each, images.device)
@@ -288,6 +289,23 @@ def grey(name: str, values: Sequence[float]) -> str:
     """What to set where numbers of three colours were left for grey images."""
     colours = isinstance(values, Sequence) and len(values) == 3 and all(map(is_number, values))
     return f", of grey images data.{name}=[{sum(values) / 3:.3f}]" if colours else ""
+
+
+@contextlib.contextmanager
+def single_precision(device: str) -> Iterator[None]:
+    """float32 whatever precision the run has: half precision would round the pixel positions, and a run of 64-true has
+    the views of one of 32-true.
+
+    Args:
+        device: type of the images' device.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def resize_short_side(images: Tensor, size: int) -> Tensor:

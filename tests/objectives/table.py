@@ -550,6 +550,8 @@ OBJECTIVES: dict[str, Case] = {
     "patchmix": mixtures_of_both_views(lambda: PatchMix(0.2)),
     "nnclr": Case(nnclr, heads=("projector", "predictor")),
     "nnclr_decoupled": Case(lambda: nnclr(positive_in_denominator=False), heads=("projector", "predictor")),
+    "nnclr_columns": Case(lambda: nnclr(negatives="columns"), heads=("projector", "predictor")),
+    "nnclr_all": Case(lambda: nnclr(negatives="all"), heads=("projector", "predictor")),
     "cacr": Case(lambda: CACR(1.0, 1.0, 1.0, 2.0, 0.0, None), student=(0, 1, 2)),
     "cacr_debiased": Case(lambda: CACR(1.0, 2.0, 1.0, 1.0, 0.1, None), student=(0, 1, 2)),
     "cacr_rbf": Case(lambda: CACR(1.0, 1.0, 1.0, 2.0, 0.0, 2.0), student=(0, 1, 2)),

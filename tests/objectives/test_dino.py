@@ -191,3 +191,9 @@ def test_without_centring_one_output_wins_for_every_sample(momentum: float, norm
             mine.data.lerp_(its.data, 0.02)
     found = out["mean_target_entropy"].item(), feature_std(z[0].detach())
     assert (found[0] < 0.05 and found[1] < 0.08) if collapses else (found[0] > 2.5 and found[1] > 0.5), found
+
+
+def test_the_last_rows_begin_as_long_as_the_authors() -> None:
+    """As torch's linear layer, whose entries are uniform within 1 / sqrt(bottleneck): a mean square of a third."""
+    rows = head(bottleneck=64, out=128).last
+    assert rows.abs().max() <= 1 / 8 and rows.square().sum(dim=1).mean().item() == pytest.approx(1 / 3, rel=0.05)

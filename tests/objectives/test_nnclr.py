@@ -10,10 +10,10 @@ from tests.golden import core_queue, core_view
 from tests.objectives import loops
 
 
-def objective(rows: Tensor, tau: float = 0.2, decoupled: bool = False) -> NNCLR:
+def objective(rows: Tensor, tau: float = 0.2, decoupled: bool = False, negatives: str = "predictions") -> NNCLR:
     queue = Queue(*rows.shape).to(rows.dtype)
     queue.rows.copy_(rows)
-    return NNCLR(tau, queue, positive_in_denominator=not decoupled)
+    return NNCLR(tau, queue, positive_in_denominator=not decoupled, negatives=negatives)  # type: ignore[arg-type]
 
 
 def run(nnclr: NNCLR, z: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
@@ -45,6 +45,39 @@ def test_equals_the_loop(decoupled: bool) -> None:
     assert out["loss"].item() == pytest.approx(reference((z0, z1), (p0, p1), rows, 0.3, decoupled), abs=1e-10)
     similarity = sum(loops.dot(a, b) for a, b in zip(z0, nearest(z0, rows), strict=True)) / 6
     assert out["neighbour_similarity"].item() == pytest.approx(similarity, abs=1e-10)
+
+
+def both_ways(near: Tensor, p: Tensor, tau: float, decoupled: bool, kinds: bool) -> float:
+    """Mean over the 2B anchors: each neighbour against the predictions, and each prediction against the neighbours;
+    with ``kinds`` also against all others of its own kind."""
+    total, count = 0.0, len(near)
+    for anchors, others in ((near, p), (p, near)):
+        for i in range(count):
+            own = loops.dot(anchors[i], others[i]) / tau
+            denominator = [loops.dot(anchors[i], x) / tau for j, x in enumerate(others) if not (decoupled and j == i)]
+            denominator += [loops.dot(anchors[i], x) / tau for j, x in enumerate(anchors) if kinds and j != i]
+            total += (loops.log_sum_exp(denominator) - own) / (2 * count)
+    return total
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("negatives", ["columns", "all"])
+def test_predictions_that_look_for_neighbours_equal_the_loop(negatives: str, decoupled: bool) -> None:
+    z0, z1, p0, p1 = (loops.random_unit(6, 5, seed) for seed in range(4))
+    rows = loops.random_unit(13, 5, 4)
+    found = run(objective(rows, 0.3, decoupled, negatives), (z0, z1), (p0, p1))["loss"].item()
+    near = nearest(z0, rows), nearest(z1, rows)
+    kinds = negatives == "all"
+    expected = both_ways(near[0], p1, 0.3, decoupled, kinds) + both_ways(near[1], p0, 0.3, decoupled, kinds)
+    assert found == pytest.approx(expected / 2, abs=1e-10)
+
+
+def test_of_equal_similarities_each_form_has_its_number_of_candidates() -> None:
+    same = torch.ones(4, 3, dtype=torch.float64)
+    rows = torch.ones(9, 3, dtype=torch.float64) / math.sqrt(3)
+    for negatives, candidates in (("predictions", 4), ("columns", 4), ("all", 7)):
+        loss = run(objective(rows, negatives=negatives), (same, same), (same, same))["loss"].item()
+        assert loss == pytest.approx(math.log(candidates), abs=1e-12)
 
 
 def test_a_support_set_that_holds_the_batch_gives_its_own_samples_back() -> None:

@@ -638,3 +638,18 @@ def test_a_module_tells_its_views_how_far_the_run_is() -> None:
     assert [shape[-1] for shape in seen] == [16, 16, 24, 24, 32, 32]
     with pytest.raises(ValueError, match=r"views\.groups have a ramp, but RandomMask hides patches"):
         build_module(small("simmim", "+views.groups.0.ramp=[0.5,0.5,8]"), True, 48)
+
+
+def test_a_run_in_float64_has_the_views_of_one_in_float32() -> None:
+    group = {"count": 2, "scale": [0.2, 1.0], "flip": 0.5, "jitter": [0.4, 0.4, 0.4, 0.1], "jitter_p": 0.8, "blur": 0.5}
+    views = plain([group | {"gray": 0.2, "solarize": 0.2}])
+    images = photos(4)
+    expected = seeded(views, images).views
+    torch.set_default_dtype(torch.float64)  # as Lightning does in a step of trainer.precision=64-true
+    try:
+        found = seeded(views.double(), images).views
+        clean = views.clean(images)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found[0].dtype == clean.dtype == torch.float64
+    torch.testing.assert_close(found, [view.double() for view in expected], rtol=0, atol=1e-6)

@@ -1,0 +1,127 @@
+"""The command; see this package's docstring."""
+
+import argparse
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ssl_framework.runs.folder import write_json
+from tools.parity.cases import CASES, EPOCHS, SEEDS, VARIANTS, overrides
+from tools.parity.record import Key, key_of, read, row_of, table, write
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORD = ROOT / "results" / "parity"
+SPEED_ROUNDS, SPEED_IMAGES = 3, 2560
+
+
+def wanted(only: Sequence[str]) -> list[Key]:
+    """All runs: ours and lightly's of every method at one seed before the next seed, then the variants."""
+    both = [(method, side, seed) for seed in SEEDS for method in CASES for side in ("ours", "lightly")]
+    changed = [(method, side, seed) for seed in SEEDS for method, side in VARIANTS]
+    return [key for key in (*both, *changed) if not only or key[0] in only]
+
+
+def folder_of(out: Path, key: Key) -> Path:
+    """Where a run is."""
+    method, side, seed = key
+    return out / f"{method}-{''.join(c if c.isalnum() else '-' for c in side)}-{seed}"
+
+
+def command_of(key: Key, folder: Path, epochs: int, root: str) -> list[str]:
+    """What makes the run, or goes on with it."""
+    method, side, seed = key
+    if side == "lightly":
+        said = (method, str(seed), str(folder), f"--epochs={epochs}", f"--root={root}")
+        return [sys.executable, "-m", "tools.parity.theirs", *said]
+    if list(folder.glob("checkpoints/*.ckpt")):
+        return [sys.executable, "train.py", f"resume={folder}"]
+    said = (*overrides(method, side), f"seed={seed}", f"trainer.max_epochs={epochs}", f"data.root={root}")
+    return [sys.executable, "train.py", *said, f"hydra.run.dir={folder}"]
+
+
+def run(command: Sequence[str], until: float) -> bool:
+    """Whether it ended well before ``until``, at which it is told to save and stop."""
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        return process.wait(max(1.0, until - time.time())) == 0
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        return False
+
+
+def losses_of(folder: Path, side: str) -> list[float]:
+    """Of every step."""
+    if side == "lightly":
+        return json.loads((folder / "result.json").read_text())["losses"]
+    with (folder / "metrics.csv").open() as file:
+        return [float(row["value"]) for row in csv.DictReader(file) if row["name"] == "train/loss"]
+
+
+def add(key: Key, folder: Path) -> None:
+    """Adds a finished run to the record and removes its folder."""
+    metrics = json.loads((folder / "result.json").read_text())["metrics"]
+    RECORD.mkdir(parents=True, exist_ok=True)
+    path = RECORD / "results.csv"
+    rows = [row for row in read(path) if key_of(row) != key]
+    write(path, [*rows, row_of(key, metrics, losses_of(folder, key[1]))])
+    (RECORD / "table.md").write_text(table(read(path)))
+    shutil.rmtree(folder)
+
+
+def speed(out: Path, root: str) -> None:
+    """Images a second of SimCLR on both sides, in turn, without evaluation: results/parity/speed.json."""
+    found: dict[str, list[float]] = {"ours": [], "lightly": []}
+    for number in range(SPEED_ROUNDS):
+        for side in found:
+            folder = folder_of(out, ("simclr", f"speed-{side}", number))
+            shutil.rmtree(folder, ignore_errors=True)
+            command = command_of(("simclr", side, 0), folder, 2, root)
+            few = ("evaluation=none", f"data.source.num_train={SPEED_IMAGES}") if side == "ours" else ()
+            run([*command, *(few or (f"--images={SPEED_IMAGES}",))], time.time() + 600)
+            found[side].append(json.loads((folder / "result.json").read_text())["images_per_second"])
+            print(side, round(found[side][-1]), flush=True)
+            shutil.rmtree(folder)
+    RECORD.mkdir(parents=True, exist_ok=True)
+    write_json(RECORD / "speed.json", {side: [round(value) for value in values] for side, values in found.items()})
+
+
+def main() -> None:
+    """Runs what is missing until the time is over."""
+    parser = argparse.ArgumentParser(description=sys.modules["tools.parity"].__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("out", type=Path, help="where the runs go")
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--only", nargs="*", default=(), help="methods")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="another number is tried, not recorded")
+    parser.add_argument("--root", default="data", help="folder of the data set")
+    parser.add_argument("--speed", action="store_true")
+    given = parser.parse_args()
+    out = given.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    if given.speed:
+        return speed(out, given.root)
+    until = time.time() + 60 * given.minutes
+    there = {key_of(row) for row in read(RECORD / "results.csv")}
+    for key in wanted(given.only):
+        if key in there or time.time() >= until:
+            continue
+        folder = folder_of(out, key)
+        if run(command_of(key, folder, given.epochs, given.root), until):
+            if given.epochs == EPOCHS:
+                add(key, folder)
+            print("done", *key, flush=True)
+        else:
+            print("not done", *key, flush=True)
+    missing = [key for key in wanted(given.only) if key not in {key_of(row) for row in read(RECORD / "results.csv")}]
+    print(f"{len(missing)} of {len(wanted(given.only))} runs are missing")
+
+
+if __name__ == "__main__":
+    main()
