@@ -161,13 +161,20 @@ def for_the_whole(choice: str) -> str:
     return text if "@package _global_" in text or re.search(r"^  - override /", text, re.MULTILINE) else ""
 
 
+@functools.cache
+def brings_parts(choice: str) -> bool:
+    """Whether data such as "data=waves" bring views or a backbone of their own."""
+    file = CONFIGS / f"{choice.replace('=', '/')}.yaml"
+    return file.is_file() and re.search(r"^  - (override )?/", file.read_text(), re.MULTILINE) is not None
+
+
 def put_together(*overrides: str) -> DictConfig:
     """What Hydra composes of these overrides. Whole files are composed once for all configs that share them; the rest
     is set afterwards, by Hydra's own code, in a tenth of the time."""
     files = {key: item for item in overrides if (key := item.partition("=")[0]) in GROUPS}
     if any(re.match(rf"[+~]?({'|'.join(GROUPS)})(@|=|$)", item) for item in overrides if item not in files.values()):
         return copy.deepcopy(composed(*overrides))  # adds or takes away a file, or chooses one twice
-    if "override /" in for_the_whole(files.get("data", "")):
+    if brings_parts(files.get("data", "")):
         return copy.deepcopy(composed(*overrides))  # such data choose other parts, which comes before any other key
     rest = [item for item in overrides if item not in files.values()]
     said = "".join(for_the_whole(choice) for choice in files.values())

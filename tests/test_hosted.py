@@ -126,3 +126,36 @@ def test_a_run_on_series_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks"):
         assert_identical(whole[key], parts[key], key)
     assert read_metrics(tmp_path / "whole" / "metrics.csv") == read_metrics(tmp_path / "parts" / "metrics.csv")
+
+
+SOUNDS = ("data=spoken_digits", "data.source.num_train=48", "data.source.num_test=24", "data.length=2048")
+
+
+@pytest.mark.parametrize("method", ["simclr", "mochi", "byol", "swav", "imix", "unmix_simclr", "patchmix", "mae"])
+def test_methods_of_pictures_and_their_mixers_make_a_step_on_sounds(method: str) -> None:
+    """Log-mel pictures have one channel: nothing that mixes, hides or compares places of pictures needs to know."""
+    cfg = config(f"method={method}", *SOUNDS, *SMALL, *SMALL_OF.get(method, ()))
+    data = build_data(cfg)
+    module = build_module(cfg, True, data.pretrain.shape[0])
+    losses = module.losses(take(data.pretrain, torch.arange(8)), Clock(0, 0, 10))  # type: ignore[arg-type]
+    losses["loss"].backward()
+    assert torch.isfinite(losses["loss"])
+    assert not [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def test_a_run_on_sounds_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = config("method=mochi", *SOUNDS, *SMALL, *SMALL_OF["mochi"], *EVALUATED)
+    run_in(tmp_path / "whole", cfg, data="spoken_digits")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 9, sigterm)
+        assert run_in(tmp_path / "parts", cfg, data="spoken_digits") == "SIGTERM"
+    assert run_in(tmp_path / "parts", cfg, resume=True, data="spoken_digits") is None
+    whole, parts = (load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "parts"))
+    for key in ("state_dict", "optimizer_states"):
+        assert_identical(whole[key], parts[key], key)
+    results = [read_json(tmp_path / name / "result.json") for name in ("whole", "parts")]
+    assert results[0]["metrics"] == results[1]["metrics"]
+    assert list(results[0]["baselines"]) == ["raw_input", "untrained"]
+    assert (tmp_path / "whole" / "pictures" / "views.png").is_file()

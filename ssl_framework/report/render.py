@@ -15,6 +15,7 @@ from ssl_framework.report.sheet import (
     TRUST,
     Against,
     Cell,
+    Effect,
     Sheet,
     against_baseline,
     best,
@@ -24,6 +25,7 @@ from ssl_framework.report.sheet import (
     mean_and_spread,
     mean_of,
     protocols,
+    verdicts,
     written,
 )
 from ssl_framework.runs.plain import printable
@@ -63,6 +65,8 @@ def tables(sheet: Sheet) -> list[tuple[str, list[list[str]]]]:
         result.append((metric, body))
         if against:
             result.append((f"{metric}, difference to {sheet.baseline}", differences(sheet, against)))
+    if sheet.effects:
+        result.append(("Effects", effects(sheet, found)))
     result.append(("Cost", costs(sheet, found)))
     return result
 
@@ -102,6 +106,26 @@ def differences(sheet: Sheet, against: Mapping[tuple[str, str], Against]) -> lis
     return body
 
 
+def effects(sheet: Sheet, found: Found) -> list[list[str]]:
+    """Each claim with the criterion that was written down for it, what came out, and whether it was seen."""
+    body = [["claim", "criterion", "measured", "verdict"]]
+    for verdict in verdicts(sheet, found):
+        metric, measured = verdict.effect.metric, "-"
+        if verdict.n:
+            spread = "" if math.isnan(verdict.spread) else f" ± {written(verdict.spread, metric)}"
+            p = "" if math.isnan(verdict.p) else f", p {verdict.p:.2g}"
+            measured = f"{signed(verdict.difference, metric)}{spread} (n {verdict.n}{p})"
+        body.append([verdict.effect.claim, criterion(verdict.effect), measured, verdict.word])
+    return body
+
+
+def criterion(effect: Effect) -> str:
+    """``top-1: (DCL, 32) - (NT-Xent, 32) at least 1.0``."""
+    plus, minus = (" + ".join(f"({row}, {column})" for row, column in side) for side in (effect.plus, effect.minus))
+    minus = f"({minus})" if len(effect.minus) > 1 else minus
+    return f"{effect.metric}: {plus} - {minus} at least {written(effect.by, effect.metric)}"
+
+
 def signed(value: float, metric: str) -> str:
     """``+1.2`` or ``-0.0``: a difference as the metric is printed."""
     return written(value, metric) if value < 0 else f"+{written(value, metric)}"
@@ -139,6 +163,12 @@ def notes(sheet: Sheet) -> list[str]:
         lines.append(
             f"\\*: differs from {sheet.baseline} at the {100 * LEVEL:g} % level (paired t-test over seeds; p is "
             "corrected after Holm over the table)."
+        )
+    if sheet.effects:
+        lines.append(
+            "Effects: the criterion was written before the runs. Seen: at least as large as it says and different from "
+            f"0 at the {100 * LEVEL:g} % level (paired t-test over seeds, corrected after Holm over the effects); "
+            "opposite: likewise with the other sign."
         )
     if measured := protocols(sheet):
         lines.append(f"Protocol: {', '.join(name or 'not said (an earlier version)' for name in measured)}.")

@@ -26,8 +26,18 @@ class Published(NamedTuple):
     values: dict[str, dict[str, float]]  # row -> column -> value
 
 
+class Effect(NamedTuple):
+    """A claim about the table and what would show it, written down before the runs."""
+
+    claim: str
+    plus: tuple[tuple[str, str], ...]  # places (row, column) whose values are added
+    minus: tuple[tuple[str, str], ...]  # places whose values are taken away
+    by: float  # the least difference that counts, in the metric's unit
+    metric: str
+
+
 LEVEL = 0.05
-"""Of the tests against the baseline, over all cells of a table together."""
+"""Of the tests against the baseline, over all cells of a table together, and of those of all its effects together."""
 
 
 EQUAL = 1e-9
@@ -82,6 +92,7 @@ class Sheet(NamedTuple):
     baseline: str | None = None
     published: Published | None = None
     target: float | None = None  # of the first metric, for the cost to reach it
+    effects: tuple[Effect, ...] = ()
 
 
 class Cell(NamedTuple):
@@ -187,6 +198,56 @@ def against_baseline(sheet: Sheet, found: Mapping[tuple[str, str], Cell]) -> dic
         place: Against(mean_of(d), deviation(d) if len(d) > 1 else math.nan, len(d), corrected[place])
         for place, d in by_place.items()
     }
+
+
+class Verdict(NamedTuple):
+    """What the runs say of an effect, over the seeds that all its places have."""
+
+    effect: Effect
+    difference: float  # NaN where no seed has all places
+    spread: float  # standard deviation over seeds; NaN below two
+    n: int
+    p: float  # two-sided paired t-test, corrected after Holm over the effects of the table; NaN where there is none
+
+    @property
+    def word(self) -> str:
+        """``seen`` or ``opposite`` where the difference is at least ``by`` in either direction and significant at
+        ``LEVEL``, else ``not seen``; ``open`` where no test can be made yet."""
+        if math.isnan(self.p):
+            return "open"
+        large = abs(self.difference) >= self.effect.by and self.p < LEVEL
+        return "not seen" if not large else "seen" if self.difference > 0 else "opposite"
+
+
+def verdicts(sheet: Sheet, found: Mapping[tuple[str, str], Cell]) -> list[Verdict]:
+    """Every effect of the table, judged by a paired t-test over seeds as ``against_baseline`` has it."""
+    several = [differences_of(effect, found) for effect in sheet.effects]
+    corrected = holm(dict(enumerate(paired_p(several))))
+    return [
+        Verdict(
+            effect,
+            mean_of(values) if values else math.nan,
+            deviation(values) if len(values) > 1 else math.nan,
+            len(values),
+            corrected[number],
+        )
+        for number, (effect, values) in enumerate(zip(sheet.effects, several, strict=True))
+    ]
+
+
+def differences_of(effect: Effect, found: Mapping[tuple[str, str], Cell]) -> list[float]:
+    """One value a seed: what is added less what is taken away; none where a place mixes configs."""
+    places = [*effect.plus, *effect.minus]
+    if any(found[place].configs > 1 for place in places):
+        return []
+    seeds = set.intersection(*(set(found[place].by_seed) for place in places))
+    values = {place: found[place].by_seed for place in places}
+    return [
+        math.fsum(values[place][seed][effect.metric] for place in effect.plus)
+        - math.fsum(values[place][seed][effect.metric] for place in effect.minus)
+        for seed in sorted(seeds)
+        if all(effect.metric in values[place][seed] for place in places)
+    ]
 
 
 def paired_p(several: Sequence[Sequence[float]]) -> list[float]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ssl_framework.report.sheet import TRUST, Published
+from ssl_framework.report.sheet import TRUST, Effect, Published
 from ssl_framework.runs.groups import choices, files
 from ssl_framework.runs.plain import read_yaml
 
@@ -34,6 +34,7 @@ class Scale(NamedTuple):
 
     overrides: tuple[str, ...]
     note: str  # what it can and cannot show
+    effects: tuple[Effect, ...] = ()  # what the paper says should be seen, and what counts as seeing it at this scale
 
 
 class Study(NamedTuple):
@@ -99,19 +100,20 @@ def declared(name: str, node: Mapping[str, Any]) -> Study:
     seeds = node["seeds"]
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
         raise ValueError(f"seeds is {seeds}: give one or more whole numbers")
+    measured = metrics(node["metrics"], rows, columns)
     return Study(
         name,
         node["title"],
         node["paper"],
         node["question"],
-        metrics(node["metrics"], rows, columns),
+        measured,
         tuple(seeds),
         node["axis"],
         rows,
         columns,
         baseline,
         published(node.get("published"), rows, columns),
-        scales(node["scales"]),
+        scales(node["scales"], rows, columns, tuple(measured)),
     )
 
 
@@ -158,16 +160,57 @@ def metrics(node: Mapping[str, str], rows: tuple[Line, ...], columns: tuple[Line
     return dict(node)
 
 
-def scales(node: Mapping[str, Any]) -> dict[str, Scale]:
-    """Name -> overrides, and what the scale can show."""
+def scales(
+    node: Mapping[str, Any], rows: tuple[Line, ...], columns: tuple[Line, ...], measured: tuple[str, ...]
+) -> dict[str, Scale]:
+    """Name -> overrides, what the scale can show, and the effects that are looked for at it, if any."""
     if not isinstance(node, Mapping) or not node:
         raise ValueError(f"scales is {node}: give one or more, each with overrides and a note")
     found = {}
     for name, content in node.items():
-        if not isinstance(content, Mapping) or set(content) != {"overrides", "note"}:
+        if not isinstance(content, Mapping) or set(content) - {"effects"} != {"overrides", "note"}:
             raise ValueError(f"scales.{name} is {content}: give it overrides and a note of what it can show")
-        found[str(name)] = Scale(overrides_of(content["overrides"], f"scales.{name}"), content["note"])
+        where = f"scales.{name}"
+        sought = effects(content.get("effects"), f"{where}.effects", rows, columns, measured)
+        found[str(name)] = Scale(overrides_of(content["overrides"], where), content["note"], sought)
     return found
+
+
+def effects(
+    node: Any, where: str, rows: tuple[Line, ...], columns: tuple[Line, ...], measured: tuple[str, ...]
+) -> tuple[Effect, ...]:
+    """Claim -> {plus, minus, by, metric}: places that are added, places that are taken away, the least difference that
+    counts, and the metric if it is not the first."""
+    if node is not None and not isinstance(node, Mapping):
+        raise ValueError(f"{where} is {node}: give claims, each with plus, minus and by")
+    found = []
+    for claim, content in (node or {}).items():
+        place = f"{where}.{claim!r}"
+        if not isinstance(content, Mapping) or set(content) - {"metric"} != {"plus", "minus", "by"}:
+            raise ValueError(f"{place} is {content}: give it plus, minus and by, and metric if it is not the first")
+        metric, by = content.get("metric", measured[0]), content["by"]
+        if metric not in measured:
+            raise ValueError(f"{place}.metric is {metric}, which is none of {', '.join(measured)}")
+        if isinstance(by, bool) or not isinstance(by, int | float) or not by >= 0:
+            raise ValueError(f"{place}.by is {by}: give the least difference that counts, a number of at least 0")
+        plus, minus = (places_of(content[side], f"{place}.{side}", rows, columns) for side in ("plus", "minus"))
+        found.append(Effect(str(claim), plus, minus, float(by), metric))
+    return tuple(found)
+
+
+def places_of(node: Any, where: str, rows: tuple[Line, ...], columns: tuple[Line, ...]) -> tuple[tuple[str, str], ...]:
+    """A list of [row, column]."""
+    names = [line.name for line in rows], [line.name for line in columns]
+    if not isinstance(node, list) or not node or not all(isinstance(place, list) and len(place) == 2 for place in node):
+        raise ValueError(f"{where} is {node}: give a list of places, each as [row, column]")
+    found = [(str(row), str(column)) for row, column in node]
+    for row, column in found:
+        if row not in names[0] or column not in names[1]:
+            raise ValueError(
+                f"{where} has [{row}, {column}], but the rows are {', '.join(names[0])} and the columns "
+                f"{', '.join(names[1])}"
+            )
+    return tuple(found)
 
 
 def published(node: Mapping[str, Any] | None, rows: tuple[Line, ...], columns: tuple[Line, ...]) -> Published | None:

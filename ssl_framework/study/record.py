@@ -125,4 +125,5 @@ def sheet_of(study: Study, entries: Sequence[Entry], scale: str, target: float |
         study.baseline,
         study.published,
         target,
+        study.scales[scale].effects,
     )

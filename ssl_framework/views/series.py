@@ -35,7 +35,7 @@ class SeriesViews(nn.Module):
         count: V.
         length: T of the series, points; views are as long.
         channels: C of the series.
-        mean, std: one number a channel, for normalisation.
+        mean, std: one number a channel, or one for all, for normalisation.
         crop: [lo, hi], range of the share of the series that is cut out; [1, 1]: the whole.
         scaling: standard deviation of the factor around 1 by which a channel's values are multiplied.
         jitter: standard deviation of the noise added to every value, in units of ``std``.
@@ -64,6 +64,7 @@ class SeriesViews(nn.Module):
         self.num_views = count
         self.length = length
         self.in_channels = channels
+        mean, std = (list(each) * (channels if len(each) == 1 else 1) for each in (mean, std))
         mean = read_numbers(mean, "views.mean", self.in_channels, "one number per channel", -torch.inf, torch.inf)
         std = read_numbers(std, "views.std", self.in_channels, "one number per channel above 0", 1e-12, torch.inf)
         self.register_buffer("mean", torch.tensor(mean)[:, None], persistent=False)

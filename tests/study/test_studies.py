@@ -20,7 +20,7 @@ from ssl_framework.evaluation.frozen import FrozenEvaluation
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.report.render import as_csv, latex, markdown
 from ssl_framework.report.results_csv import read_csv
-from ssl_framework.report.sheet import TRUST
+from ssl_framework.report.sheet import TRUST, Effect
 from ssl_framework.runs.config import config_hash
 from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.runs.overrides import latest_of
@@ -122,7 +122,11 @@ def test_every_study_says_what_it_is(name: str) -> None:
     assert text.startswith(f"# Command: python scripts/study.py study={name} scale=small\n")
     assert re.search(r"\(arXiv:\d{4}\.\d{5}\)$", study.paper)
     assert "?" in study.question and len(study.seeds) == 3 and len(study.columns) > 1
-    assert set(study.scales) == {"paper", "small"} and all(len(scale.note) > 80 for scale in study.scales.values())
+    assert {"paper", "small"} <= set(study.scales) <= {"paper", "small", "long"}
+    assert all(len(scale.note) > 80 for scale in study.scales.values())
+    assert not study.scales["paper"].effects and not study.scales["small"].effects  # some of its records are older
+    if "long" in study.scales:
+        assert "experiment=study_small" in study.scales["long"].overrides and study.scales["long"].effects
     assert "experiment=study_small" in study.scales["small"].overrides
     assert "experiment=study_paper" in study.scales["paper"].overrides
     assert next(iter(study.metrics)).startswith("top-1")  # the tables mark the best of these
@@ -132,6 +136,17 @@ def test_every_study_says_what_it_is(name: str) -> None:
         assert all(0 < value < 100 for row in study.published.values.values() for value in row.values())
         kind = "linear" if "linear" in study.published.what else "k-NN"  # they stand beside ours of the first metric
         assert kind in study.published.what and kind in next(iter(study.metrics))
+
+
+@pytest.mark.parametrize("name", [name for name in STUDIES if "long" in read_study(name).scales])
+def test_the_long_scale_differs_from_the_small_one_in_epochs_alone(name: str) -> None:
+    study = read_study(name)
+    places = [(study.rows[0], study.columns[0]), (study.rows[-1], study.columns[-1])]
+    for row, column in places:
+        small, long = (put_together(*overrides_of(study, scale, row, column)) for scale in ("small", "long"))
+        assert long.trainer.max_epochs == 40 > 5 > small.trainer.max_epochs
+        small.trainer.max_epochs = 40
+        assert long == small
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -185,12 +200,20 @@ def changed(**keys: Any) -> dict[str, Any]:
     return {key: value for key, value in node.items() if value is not None}
 
 
+def sought(effects: Any) -> dict[str, Any]:
+    """Effects at the scale of the good declaration."""
+    return {"scales": {"small": {"note": "g", "overrides": [], "effects": effects}}}
+
+
 def test_a_good_declaration_is_read() -> None:
     study = declared("p/t", changed())
     assert study.rows == (Line("one", ("method=simclr",), {}), Line("two", ("method=dcl",), {}))
     assert study.columns == (Line("x", (), {"k": 20}),)
     assert study.published is not None and study.published.values == {"one": {"x": 1.0}}
     assert declared("p/t", changed(baseline=None, published=None)).published is None
+    effect = {"plus": [["two", "x"]], "minus": [["one", "x"]], "by": 1}
+    found = declared("p/t", changed(**sought({"c": effect}))).scales["small"].effects
+    assert found == (Effect("c", (("two", "x"),), (("one", "x"),), 1.0, "top-1"),)
     deleting = declared("p/t", changed(rows={"one": ["~student.heads.projector", "+a.b=1", "views.groups.0.count=2"]}))
     assert deleting.rows[0].overrides[0] == "~student.heads.projector"
 
@@ -215,6 +238,27 @@ def test_a_good_declaration_is_read() -> None:
         ({"seeds": [0, "1"]}, r"seeds is \[0, '1'\]: give one or more whole numbers"),
         ({"scales": {"small": {"overrides": []}}}, "scales.small is .*: give it overrides and a note"),
         ({"scales": {"small": {"note": "g", "overrides": ["data shapes"]}}}, "scales.small has 'data shapes', which"),
+        (sought("more"), "scales.small.effects is more: give claims, each with plus, minus and by"),
+        (
+            sought({"c": {"plus": [["one", "x"]], "by": 1}}),
+            "scales.small.effects.'c' is .*: give it plus,",
+        ),
+        (
+            sought({"c": {"plus": [["one", "y"]], "minus": [["two", "x"]], "by": 1}}),
+            r"scales.small.effects.'c'.plus has \[one, y\], but the rows are one, two and the columns x",
+        ),
+        (
+            sought({"c": {"plus": [["one", "x"]], "minus": ["two"], "by": 1}}),
+            r"scales.small.effects.'c'.minus is \['two'\]: give a list of places, each as \[row, column\]",
+        ),
+        (
+            sought({"c": {"plus": [["one", "x"]], "minus": [["two", "x"]], "by": -1}}),
+            "scales.small.effects.'c'.by is -1: give the least difference that counts, a number of at least 0",
+        ),
+        (
+            sought({"c": {"plus": [["one", "x"]], "minus": [["two", "x"]], "by": 1, "metric": "top-2"}}),
+            "scales.small.effects.'c'.metric is top-2, which is none of top-1",
+        ),
         ({"published": {"what": "e", "trust": "paper", "values": {"one": {"x": 1}}}}, "published.source is missing"),
         (
             {"published": {"what": "e", "source": "f", "trust": "hearsay", "values": {"one": {"x": 1}}}},

@@ -20,13 +20,14 @@ from typing import Any
 
 import pytest
 import yaml
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_1samp, ttest_rel
 
 from ssl_framework.commands import study as command
 from ssl_framework.commands.study import main
 from ssl_framework.report.render import as_csv, latex, markdown, page, plot, text_of
 from ssl_framework.report.results_csv import read_csv, write_csv
 from ssl_framework.report.sheet import (
+    Effect,
     Entry,
     Published,
     Sheet,
@@ -37,6 +38,7 @@ from ssl_framework.report.sheet import (
     is_accuracy,
     mean_and_spread,
     paired_p,
+    verdicts,
 )
 from ssl_framework.runs.config import config_hash, refuse_other_config
 from ssl_framework.runs.folder import RunFolder, protocol_id
@@ -134,6 +136,31 @@ def test_the_best_is_that_of_each_column_and_only_where_more_is_better() -> None
 def renamed(metric: str) -> Sheet:
     entries = [e._replace(values={metric: e.values[KNN]}) for e in sheet().entries]
     return sheet(entries, metrics=(metric,))
+
+
+def test_an_effect_is_judged_by_the_criterion_that_was_written_for_it() -> None:
+    """Differences of cells and of differences, each tested over the seeds that all its places have."""
+    effects = (
+        Effect("B is better", (("B", "8"),), (("A", "8"),), 1.0, KNN),
+        Effect("much better", (("B", "8"),), (("A", "8"),), 3.5, KNN),
+        Effect("C gains by 64", (("C", "64"), ("A", "8")), (("C", "8"), ("A", "64")), 1.0, KNN),
+        Effect("A is better", (("A", "64"),), (("C", "64"),), 1.0, KNN),
+        Effect("B at 64", (("B", "64"),), (("A", "64"),), 0.0, KNN),
+    )
+    entries = [*sheet().entries, entry("B", "8", 3, 99.0)]  # of a seed that the others lack
+    found = verdicts(sheet(entries, effects=effects), cells(sheet(entries)))
+    assert [verdict.word for verdict in found] == ["seen", "not seen", "seen", "opposite", "not seen"]
+    assert [round(verdict.difference, 4) for verdict in found] == [3.0, 3.0, 15.9667, -5.9667, 0.0]
+    assert {verdict.n for verdict in found} == {3} and found[2].spread == pytest.approx(0.8505, abs=1e-4)
+    raw = [float(ttest_1samp(values, 0.0).pvalue) for values in ([3, 3.5, 2.5], [16, 16.8, 15.1], [-6, -5.8, -6.1])]
+    assert found[3].p == pytest.approx(5 * raw[2]) and found[2].p == pytest.approx(4 * raw[1])
+    assert found[0].p == found[1].p == pytest.approx(3 * raw[0])  # the smaller of two equal ones counts for both
+    lines = markdown(sheet(entries, effects=effects[:1])).splitlines()
+    assert f"| B is better | {KNN}: (B, 8) - (A, 8) at least 1.0 | +3.0 ± 0.5 (n 3, p 0.0091) | seen |" in lines
+    one = sheet([e for e in entries if e.seed == 0], effects=effects[:1])
+    assert "| +3.0 (n 1) | open |" in markdown(one) and "criterion was written before the runs" in markdown(one)
+    none = sheet([e for e in entries if e.row == "A"], rows=("A", "B"), columns=("8", "64"), effects=effects[:1])
+    assert "at least 1.0 | - | open |" in markdown(none)
 
 
 def test_what_failed_is_missing_or_did_not_end_is_counted() -> None:

@@ -101,7 +101,7 @@ def test_series_views_say_what_they_are() -> None:
         ({"crop": [0.8, 0.4]}, r"views\.crop is"),
         ({"mask": 1.5}, r"mask is 1\.5: it must be between 0 and 1"),
         ({"jitter": -1}, "jitter is -1: it must be at least 0"),
-        ({"mean": [0.0]}, r"views\.mean is .*: give one number per channel"),
+        ({"mean": [0.0] * 3}, r"views\.mean is .*: give one number per channel"),
         ({"std": [1.0, 0.0]}, r"std is \[1\.0, 0\.0\]: it must be a list of one or more numbers"),
         ({"count": 0}, "count is 0: it must be between 1 and 1024"),
     ],

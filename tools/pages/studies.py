@@ -8,7 +8,7 @@ from typing import Any
 from ssl_framework.report.comparison import as_list, said_of
 from ssl_framework.report.render import markdown
 from ssl_framework.report.results_csv import read_csv
-from ssl_framework.report.sheet import TRUST
+from ssl_framework.report.sheet import TRUST, Sheet, cells, verdicts
 from ssl_framework.study.declaration import Study, names_of_studies, read_study
 from ssl_framework.study.record import lead_of, sheet_of
 
@@ -26,9 +26,12 @@ python scripts/study.py study=dcl/batch_size scale=small data.root=data jobs=2
 python scripts/study.py study=dcl/batch_size --dry-run      # what would run, and for how long
 ```
 
-`scale=paper` is the published setting as far as it is known. The tables below are of `scale=small`, which two CPU cores
-can do; each says what it can and cannot show. They are computed from the records, with the effects of the papers where
-we see them and without where we do not. The runs shared two cores with other work: their seconds are upper bounds.
+`scale=paper` is the published setting as far as it is known. `scale=small` takes minutes on two CPU cores.
+`scale=long` takes hours on them, and states what the paper leads one to expect as effects: a difference of cells, the
+least size that counts, and a test. Its criterion stands in the declaration before the runs are made, and the table
+says of each effect whether it was seen, was not seen, or went the other way. The tables below are computed from the
+records; each says of which scale it is and what that can and cannot show. The runs shared two cores with other work:
+their seconds are upper bounds.
 """
 
 
@@ -42,15 +45,33 @@ def studies_page(root: Path) -> str:
 
 def overview(root: Path, names: list[str]) -> str:
     """One row a study."""
-    lines = ["| `study=` | rows x columns x seeds | published numbers | record |", "| --- | --- | --- | --- |"]
+    lines = ["| `study=` | rows x columns x seeds | published numbers | record | effects seen |", "| --- " * 5 + "|"]
     for name in names:
         study = read_study(name, root / "configs" / "study")
         size = f"{len(study.rows)} x {len(study.columns)} x {len(study.seeds)}"
         trust = "none" if study.published is None else TRUST[study.published.trust]
         kept = (root / RECORDS / name / "results.csv").is_file()
         record = f"[table](#{anchor(study.title)})" if kept else ""
-        lines.append(f"| [`{name}`](../configs/study/{name}.yaml) {study.title} | {size} | {trust} | {record} |")
+        seen = seen_of(root, study) if kept else ""
+        lines.append(
+            f"| [`{name}`](../configs/study/{name}.yaml) {study.title} | {size} | {trust} | {record} | {seen} |"
+        )
     return "\n".join(lines) + "\n"
+
+
+def seen_of(root: Path, study: Study) -> str:
+    """``2 of 3, 1 opposite``; a dash where the record is of a scale at which no effect is looked for."""
+    sheet = recorded(root, study)
+    words = [verdict.word for verdict in verdicts(sheet, cells(sheet))]
+    opposite = f", {count} opposite" if (count := words.count("opposite")) else ""
+    return f"{words.count('seen')} of {len(words)}{opposite}" if words else "-"
+
+
+def recorded(root: Path, study: Study) -> Sheet:
+    """The table that a record is of."""
+    folder = root / RECORDS / study.name
+    about = json.loads((folder / "about.json").read_text())
+    return sheet_of(study, read_csv((folder / "results.csv").read_text()), about["scale"], about["target"])
 
 
 def anchor(title: str) -> str:
@@ -62,7 +83,7 @@ def section(root: Path, name: str) -> str:
     """The tables of a record, and what they were measured with."""
     folder = root / RECORDS / name
     study, about = read_study(name, root / "configs" / "study"), json.loads((folder / "about.json").read_text())
-    sheet = sheet_of(study, read_csv((folder / "results.csv").read_text()), about["scale"], about["target"])
+    sheet = recorded(root, study)
     plot = f"![{study.title}](../{RECORDS.as_posix()}/{name}/plot.png)\n\n" if (folder / "plot.png").is_file() else ""
     lead = "\n\n".join(lead_of(study, about["scale"]))
     return f"## {study.title}\n\n{lead}\n\n{plot}{markdown(sheet)}\n{measured(study, about)}\n"

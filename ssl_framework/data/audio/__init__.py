@@ -1,0 +1,1 @@
+"""Sources of sounds: waveforms of T points at a fixed rate."""
