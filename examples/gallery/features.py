@@ -23,5 +23,5 @@ with torch.no_grad():
     train, test = (net((split.rows / 255 - mean) / std) for split in (data.train, data.test))  # [N, D] each
 largest = (test - run.embed(data.test.rows)).abs().max().item()
 print(f"timm's features differ from the run's by at most {largest:.1e}")
-classifier = LogisticRegression(max_iter=200).fit(train.numpy(), data.train.labels.numpy())
-print(f"accuracy {100 * classifier.score(test.numpy(), data.test.labels.numpy()):.1f} %")
+classifier = LogisticRegression(max_iter=200).fit(train.numpy(), data.train.label.numpy())
+print(f"accuracy {100 * classifier.score(test.numpy(), data.test.label.numpy()):.1f} %")

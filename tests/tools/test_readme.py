@@ -83,6 +83,7 @@ def test_methods_are_described_by_config_and_tests_alone(tree: Path) -> None:
     page, tables = pages["docs/methods/variant.md"], pages["docs/methods.md"]
     assert "- one thing and why." in page and "- Not verified: another." in page and "No record yet." in page
     assert "| loss of `simclr`; unverified detail; differs |" in tables and "k-NN" not in tables
+    assert "    z0, z1 = map(unit, outputs_of(student, self.head))  # [B, D] each" in page
     assert "Every view is an anchor" in page and "test_simclr.py" in page and "golden value" not in page
 
 

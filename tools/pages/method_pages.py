@@ -119,6 +119,8 @@ def method_page(
     lines += ["```", method.command, "```", "", "## The loss", ""]
     for source in (name for name in method.files if name.endswith(".py")):
         lines += [f"[{'/'.join(Path(source).parts[-2:])}](../../{source})", "", *loss_text(root / source), ""]
+    if code := forward_of(root, method.target):
+        lines += ["What the objective computes, as it stands in the code:", "", "```python", code, "```", ""]
     lines += ["## What it is made of", "", *composition(root, method), ""]
     lines += [f"[`{file}`](../../{file}):", "", "```yaml", (root / file).read_text().rstrip(), "```", ""]
     accepted = [f"`{name}`" + " (its own)" * (name == method.feature_mixer) for name in method.feature_mixers]
@@ -159,6 +161,20 @@ def loss_text(path: Path) -> list[str]:
         else:
             lines += [prose(paragraph), ""]
     return lines[:-1]
+
+
+@functools.cache
+def forward_of(root: Path, target: str) -> str:
+    """The source of ``forward`` of a class, or of a base of it in the same file; "" where it is elsewhere."""
+    module, _, name = target.rpartition(".")
+    text = (root / f"{module.replace('.', '/')}.py").read_text()
+    classes = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
+    while name in classes:
+        for node in classes[name].body:
+            if isinstance(node, ast.FunctionDef) and node.name == "forward":
+                return inspect.cleandoc("\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno]))
+        name = next((base.id for base in classes[name].bases if isinstance(base, ast.Name)), "")
+    return ""
 
 
 def prose(text: str) -> str:

@@ -78,6 +78,7 @@ class Method(NamedTuple):
     feature_mixer: str  # its own; "" for none
     feature_mixers: list[str]  # that it accepts
     mixtures: list[str]  # where it reads mixtures of images, of ``MIXTURES``
+    target: str  # of its objective, "module.Class"
     files: list[str]
     tests: list[str]  # below tests/, that of the loss first
     loss_of: str  # the method whose test that is, where it is another with the same objective
@@ -242,6 +243,7 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
         "feature_mixer": own,
         "mixtures": [words for key, words in MIXTURES.items() if key in objective.accepts | objective.requires],
         "feature_mixers": [name for name, mixer in mixers.items() if mixer.needs <= objective.accepts],
+        "target": config["objective"]["_target_"],
         "files": [
             *(f"configs/{group}/{chosen[group]}.yaml" for group in PARTS if chosen.get(group, "none") != "none"),
         ]

@@ -450,7 +450,7 @@ def file_of(group: str, one: Choice) -> str:
 
 def table(keys: list[Key], node: str) -> list[str]:
     """Keys with their whole names."""
-    rows = ["| key | default | allowed | |", "| --- | --- | --- | --- |"]
+    rows = ["| key | default | allowed | meaning |", "| --- | --- | --- | --- |"]
     for key in keys:
         name = f"{node}.{key.name}" if node else key.name
         shown = f"`{key.default}`" if key.default else ""
