@@ -264,8 +264,9 @@ def check_modalities(views: Sequence[str], data: Sequence[str], name: str) -> No
     """
     missing = [modality for modality in views if modality not in data]
     if missing:
-        others = choices("data", lambda node: missing[0] in (node.get("modalities") or ("image",)))
-        raise ValueError(f"{name} has no {missing[0]}: choose {others}views of {' and '.join(data)}")
+        others = choices("data", lambda node: set(views) <= set(node.get("modalities") or ("image",)))
+        lacking = " and no ".join(dict.fromkeys(missing))
+        raise ValueError(f"{name} has no {lacking}: choose {others}views of {' and '.join(data)}")
 
 
 def check_mixable(mixer: Mixing, shapes: Sequence[tuple[int, ...]], modality: Sequence[str]) -> None:

@@ -159,10 +159,11 @@ def test_every_method_composes_with_every_data_set(method: str) -> None:
 
 @pytest.mark.parametrize(("method", "data"), [(m, d) for m in METHODS for d in PICTURES if not fits(m, d)])
 def test_a_method_is_refused_by_name_on_data_that_lack_what_it_needs(method: str, data: str) -> None:
-    (missing,) = set(MODALITIES[DEFAULT_DATA[method]]) - set(MODALITIES[data])
+    missing = " and no ".join(name for name in MODALITIES[DEFAULT_DATA[method]] if name not in MODALITIES[data])
+    wanted = sorted(name for name in MODALITIES if fits(method, name))
     with pytest.raises(ValueError) as error:
         check_data(OmegaConf.create(merged(method, data)))
-    assert str(error.value).startswith(f"{data} has no {missing}: choose data={DEFAULT_DATA[method]}")
+    assert str(error.value).startswith(f"{data} has no {missing}: choose data={', '.join(wanted)} or views of")
 
 
 # Data of another modality say what may be changed and by what it is encoded; the method says everything else.

@@ -12,7 +12,7 @@ from ssl_framework.loading import load_run
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.folder import read_json, read_metrics
 from ssl_framework.types import Clock
-from tests.small_runs import DEFAULT_DATA, METHODS, SMALL, SMALL_OF, config, run_in, small
+from tests.small_runs import DEFAULT_DATA, METHODS, MODALITIES, SMALL, SMALL_OF, config, run_in, small
 from tests.training.test_resume import assert_identical, interrupt_at, sigterm
 
 MIX = {
@@ -39,7 +39,7 @@ REFUSED = {
         name: r"^the method has noise or geometry of pictures \(views\), but data=waves has no pictures: choose another"
         for name in ("dacl", "meco")
     },
-    **{name: "data=waves" for name in METHODS if DEFAULT_DATA[name] == "captioned_shapes"},
+    **{name: "data=waves" for name in METHODS if "text" in MODALITIES[DEFAULT_DATA[name]]},
     **dict.fromkeys(MASKED, r"^backbone\.image_size reads data\.image_size, which data=waves has not"),
     **dict.fromkeys(
         ("densecl", "pixpro", "slotcon", "vicregl"),
@@ -87,7 +87,7 @@ def test_clusters_of_pictures_are_refused_on_series() -> None:
 def test_views_of_a_modality_that_the_data_lack_are_refused() -> None:
     cfg = small("simclr")
     cfg.views = config("data=waves").views
-    with pytest.raises(ValueError, match="shapes has no series: choose data=waves or views of image"):
+    with pytest.raises(ValueError, match="shapes has no series: choose data=scenes, waves or views of image"):
         build_module(cfg, True, 48)
 
 

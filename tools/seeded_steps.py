@@ -35,7 +35,8 @@ OF_METHOD = {
     **{f"metrix_{loss}": ("sampler.per_class=2",) for loss in ("contrastive", "multi_similarity", "proxy_anchor")},
 }
 PAIRS = ("align", "barlip", "cl2l", "cleanclip", "clip", "contrastive_gap", "m2_encoder", "m2_mix", "m3col", "siamlip")
-MODALITIES = dict.fromkeys((*PAIRS, "siglip", "swalip"), "captioned_shapes")
+MODALITIES = {**dict.fromkeys((*PAIRS, "siglip", "swalip"), "captioned_shapes"), "gram": "scenes", "more": "scenes"}
+MODALITIES["count"] = "counted_shapes"
 """Methods that are not of pictures alone, and the data set that they need."""
 
 LATER = (",train/lr", ",train/grad_norm,")

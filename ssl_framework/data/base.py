@@ -51,6 +51,7 @@ class Split(NamedTuple):
     beside: Mapping[str, Tensor] | None = None  # further modalities of the same samples, name -> [N, ...], in memory
     prompts: Mapping[str, Tensor] | None = None  # label or factor -> [classes, P, ...]: P ways to name each class
     numbers: Mapping[str, Tensor] | None = None  # further labels of the same samples, factor -> [N]
+    swapped: Mapping[str, Tensor] | None = None  # factor -> [N, ...]: a text that is wrong of that factor alone
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -75,7 +76,13 @@ class Split(NamedTuple):
 
         label = None if self.label is None else self.label[index]  # [n]
         return self._replace(
-            rows=self.rows[index], label=label, real=None, masks=None, beside=of(self.beside), numbers=of(self.numbers)
+            rows=self.rows[index],
+            label=label,
+            real=None,
+            masks=None,
+            beside=of(self.beside),
+            numbers=of(self.numbers),
+            swapped=of(self.swapped),
         )
 
 

@@ -3,7 +3,8 @@
 N samples of the test split, D dimensions, P prompts of a class.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -27,6 +28,9 @@ class Pairs(NamedTuple):
     group: Tensor  # [N] int64: samples of equal groups are right answers to each other
     prompts: Mapping[str, Tensor]  # factor -> [classes, P, D] float32, of the other modality
     label: Mapping[str, Tensor]  # factor -> [N] int64
+    swapped: Mapping[str, Tensor] = MappingProxyType({})  # factor -> [N, D]: the text with that factor changed
+    scale: float | None = None  # that the objective has learnt for cosines
+    further: Mapping[str, Tensor] = MappingProxyType({})  # more modalities -> [N, D]
 
 
 class CrossProbe(Protocol):
@@ -49,10 +53,14 @@ class CrossModal:
         other: the modality beside the main one, as the data and ``student.towers`` name it.
         head: whose outputs the towers are compared by.
         probes: name -> probe.
+        further: more modalities, which only some probes read.
     """
 
-    def __init__(self, other: str, head: str, probes: Mapping[str, CrossProbe | None]) -> None:
+    def __init__(
+        self, other: str, head: str, probes: Mapping[str, CrossProbe | None], further: Sequence[str] = ()
+    ) -> None:
         self.other = other
+        self.further = list(further)
         self.head = head
         self.probes = {name: probe for name, probe in probes.items() if probe is not None}
 
@@ -63,26 +71,29 @@ class CrossModal:
             ValueError: it lacks one of them.
         """
         student = module.student
-        if not isinstance(student, Towers) or self.other not in student.towers:
-            others = choices("method", lambda node: self.other in towers_of(node))
+        wanted = [self.other, *self.further]
+        missing = [name for name in wanted if not isinstance(student, Towers) or name not in student.towers]
+        if not isinstance(student, Towers) or missing:
+            others = choices("method", lambda node: set(wanted) <= set(towers_of(node)))
             raise ValueError(
-                f"evaluation.cross compares embeddings of {self.other} with those of another modality, but the student "
-                f"has no tower for {self.other}: choose {others}evaluation=frozen"
+                f"evaluation.cross compares embeddings of {missing[0]} with those of another modality, but the student "
+                f"has no tower for {missing[0]}: choose {others}evaluation=frozen"
             )
-        for name in (student.main, self.other):
+        for name in (student.main, *wanted):
             if self.head not in student.tower(name).heads:
                 raise ValueError(f"evaluation.cross.head is {self.head}, but the tower for {name} has no such head")
         return student
 
-    def check_split(self, split: Split) -> Tensor:
-        """The other modality of a split.
+    def check_split(self, split: Split) -> list[Tensor]:
+        """The other modality of a split, and the further ones.
 
         Raises:
-            ValueError: the data lack it.
+            ValueError: the data lack one.
         """
-        if split.beside is None or self.other not in split.beside:
-            raise ValueError(f"evaluation.cross reads {self.other}, which the data lack: choose evaluation=frozen")
-        return split.beside[self.other]
+        beside = split.beside or {}
+        if missing := [name for name in (self.other, *self.further) if name not in beside]:
+            raise ValueError(f"evaluation.cross reads {missing[0]}, which the data lack: choose evaluation=frozen")
+        return [beside[name] for name in (self.other, *self.further)]
 
     def pairs(self, module: SSLModule | Bare, split: Split) -> Pairs:
         """The embeddings of a split; every rank takes part.
@@ -91,7 +102,7 @@ class CrossModal:
             ValueError: the model has no such towers, or the data lack the other modality.
         """
         student = self.check(module)
-        main, texts = split._replace(beside=None), self.check_split(split)
+        main, (texts, *further) = split._replace(beside=None), self.check_split(split)
         prompts, label = split.prompts or {}, split.numbers or {}
         return Pairs(
             self.embedded(module, main, student.main),
@@ -100,6 +111,9 @@ class CrossModal:
             label["group"].cpu() if "group" in label else equal_rows(texts.cpu()),
             {factor: self.embedded_prompts(module, each) for factor, each in prompts.items()},
             {factor: label[factor].cpu() for factor in prompts},
+            {factor: self.embedded(module, Split(rows), self.other) for factor, rows in (split.swapped or {}).items()},
+            scale_of(module),
+            {name: self.embedded(module, Split(x), name) for name, x in zip(self.further, further, strict=True)},
         )
 
     def embedded(self, module: SSLModule | Bare, split: Split, modality: str) -> Tensor:
@@ -126,6 +140,12 @@ class CrossModal:
         """What guesses would score."""
         pairs = self.pairs(module, split)
         return {name: value for probe in self.probes.values() for name, value in probe.chance(pairs).items()}
+
+
+def scale_of(module: SSLModule | Bare) -> float | None:
+    """The first ``log_scale`` among the parameters of a module, as a scale; ``None`` where it has none."""
+    found = [p for name, p in module.named_parameters() if name.rpartition(".")[2] == "log_scale"]
+    return found[0].detach().exp().item() if found else None
 
 
 def equal_rows(rows: Tensor) -> Tensor:

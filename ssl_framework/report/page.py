@@ -32,6 +32,7 @@ from ssl_framework.report.pictures.features import (
     draw_neighbours,
     draw_spectrum,
 )
+from ssl_framework.report.pictures.similarity import draw_similarity
 from ssl_framework.runs.folder import RunFolder, write
 from ssl_framework.runs.numbers import several, shown, speed_of, unit_of, work_of
 
@@ -109,6 +110,7 @@ def pictures_of(tsne: bool) -> list[Picture]:
         Picture("training", "Training", draw_training),
         Picture("scores", "Similarities of views", draw_scores),
         Picture("neighbours", "Nearest neighbours", draw_neighbours),
+        Picture("similarity", "Pairs of modalities", draw_similarity),
         Picture("confusion", "Classes", draw_confusion),
         Picture("embedding", "Features in the plane", partial(draw_embedding, kinds=kinds)),
         Picture("spectrum", "Singular values", draw_spectrum),

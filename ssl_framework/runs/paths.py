@@ -148,6 +148,7 @@ def no_name(value: Any, place: Place) -> None:
 
 
 DATA = "ssl_framework.data.images."
+PAIRS = "ssl_framework.data.pairs."
 LOGGERS = "lightning.pytorch.loggers."
 TRACKERS = "ssl_framework.training.loggers."
 
@@ -172,6 +173,10 @@ RULES: dict[str, dict[str, Rule]] = {
         **{"root": local, "train_shards": local, "test_shards": local, "train_sizes": local, "test_sizes": local},
         "keep_sizes": off,
     },
+    PAIRS + "captions.CaptionTable": {"root": local, "table": local},
+    PAIRS + "emoji.EmojiFolder": {"root": local, "languages": plain},
+    PAIRS + "shards.CaptionShards": {"root": local},
+    PAIRS + "words.CaptionVocabulary": {"file": local},
     "ssl_framework.data.pseudo_labels.LabelFile": {"path": local},
     "ssl_framework.models.backbone.Backbone": {
         **{"options": options, "pretrained": switch, "weights": local, "name": word, "small_name": word},
@@ -214,6 +219,7 @@ NO_PATHS = {
     ("ssl_framework.mixers.rules.Switch", "weights"),  # of chance
     ("ssl_framework.models.backbone.Backbone", "checkpoint_activations"),  # a switch of the backward pass
     ("ssl_framework.objectives.all4one.All4One", "weights"),  # of its terms
+    ("ssl_framework.objectives.terms.Terms", "weights"),  # likewise
     *(("ssl_framework.objectives.ibot.IBOT", name) for name in ("targets", "patch_targets")),  # how they are made
     ("torch.optim.Rprop", "step_sizes"),  # numbers
 }
@@ -227,6 +233,7 @@ OPENERS = {
     *(DATA + f"litdata_shards.{name}" for name in ("Index", "LitReader")),
     *(DATA + name for name in ("paired.Paired", "store.Mapped")),
     DATA + "webdataset_shards.TarReader",
+    PAIRS + "captions.Captioned",
     "ssl_framework.evaluation.embedding.FileSamples",
     "ssl_framework.evaluation.embedding.Item",
     "ssl_framework.evaluation.embedding.Parts",

@@ -37,6 +37,7 @@ from ssl_framework.training.signals import StopSignals, Terminal
 from ssl_framework.training.step_log import StepLog
 from ssl_framework.training.time_limit import TimeLimit
 from ssl_framework.training.trainer import build_trainer
+from ssl_framework.training.vocabulary import keep_vocabulary
 from ssl_framework.training.watchdog import Watchdog
 
 
@@ -76,6 +77,8 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
         evaluation.initial = copied(module.student)  # the untrained backbone is one without weights from elsewhere
         said = begin_with_weights(module)
         evaluation.from_weights = any(map(has_weights, module.student.backbones))
+        if is_first():
+            keep_vocabulary(module.views, folder)
         if said and is_first():
             console.print(*said, sep="\n", highlight=False, markup=False, soft_wrap=True)
     progress, signals = Progress(console, several(modalities_of(cfg.data)[0])), StopSignals()

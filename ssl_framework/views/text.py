@@ -17,6 +17,9 @@ SPECIAL = ("<pad>", "<begin>", "<end>", "<unknown>", "<mask>")
 """How they are written; a vocabulary begins with them."""
 
 
+WORDINGS = ("random", "each")
+
+
 class Vocabulary:
     """A closed list of words and the tokens that stand for them: the special ones, then the words in their order.
 
@@ -57,9 +60,10 @@ class TextViews(nn.Module):
             close up.
         masking: probability of hiding each word that is left behind the token MASK, in [0, 1).
         name: the modality.
+        wordings: "random": each view draws one of the K wordings; "each": view v is wording v.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, or there is no such choice of wordings.
     """
 
     channels = None  # no pictures
@@ -74,6 +78,7 @@ class TextViews(nn.Module):
         deletion: BelowOne = 0.0,
         masking: BelowOne = 0.0,
         name: str = "text",
+        wordings: str = "random",
     ) -> None:
         super().__init__()
         if num_views < 1 or (tokens is not None and tokens < 3):
@@ -83,6 +88,9 @@ class TextViews(nn.Module):
         for key, value in (("deletion", deletion), ("masking", masking)):
             if not 0 <= value < 1:
                 raise ValueError(f"views of texts have {key}={value}: it is a probability, at least 0 and below 1")
+        if wordings not in WORDINGS:
+            raise ValueError(f"views of texts have wordings={wordings}: choose one of {', '.join(WORDINGS)}")
+        self.wordings = wordings
         self.tokens = tokens
         self.words = words
         self.num_views = num_views
@@ -96,7 +104,13 @@ class TextViews(nn.Module):
         raw = samples.inputs
         assert isinstance(raw, Tensor)  # only pictures come as crops
         texts = self.checked(raw[:, None] if raw.ndim == 2 else raw)  # [B, K, L]
-        views = [self.altered(choose(texts, generator), generator) for _ in range(self.num_views)]  # V x [B, L]
+        if self.wordings == "each" and texts.shape[1] < self.num_views:
+            raise ValueError(
+                f"views of texts show {self.num_views} wordings of a sample, one a view, but the data have "
+                f"{texts.shape[1]}: choose data=counted_shapes, or set wordings to random"
+            )
+        chosen = (texts[:, v] if self.wordings == "each" else choose(texts, generator) for v in range(self.num_views))
+        views = [self.altered(x, generator) for x in chosen]  # V x [B, L]
         return Batch(views, samples.index, samples.label, modality=self.modality)
 
     def of(self, raw: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:

@@ -130,6 +130,29 @@ def test_groups_are_equal_where_all_named_factors_are() -> None:
     assert group_of({factor: torch.tensor([0]) for factor in NAMED}).item() == 0
 
 
+def test_a_share_of_the_training_captions_goes_to_other_samples() -> None:
+    settings = {"num_test": 40, "seed": 0, "num_captions": 4, "label": "shape", "tokens": 20, "words": WORDS}
+    noisy = CaptionedShapes(PICTURES, 200, vocabulary=96, mismatched=0.3, **settings)  # type: ignore[arg-type]
+    clean, found = (each.load("train").beside["text"] for each in (small(), noisy))  # type: ignore[index]
+    moved = (clean != found).flatten(1).any(dim=1)
+    assert 58 <= moved.sum() <= 60  # two neighbours of the circle may say the same
+    assert sorted(found.flatten(1).tolist()) == sorted(clean.flatten(1).tolist())  # none is lost
+    assert torch.equal(small().load("test").beside["text"], noisy.load("test").beside["text"])  # type: ignore[index]
+    assert torch.equal(small().load("train").rows, noisy.load("train").rows)
+
+
+def test_a_swapped_caption_differs_from_the_first_in_one_factor_alone() -> None:
+    split = small().load("test")
+    assert split.swapped is not None and split.beside is not None and list(split.swapped) == list(NAMED)
+    assert small().load("train").swapped is None
+    for factor, rows in split.swapped.items():
+        for own, other in zip(split.beside["text"][:, 0], rows, strict=True):
+            first, second = WORDS.decode(own).split(), WORDS.decode(other).split()
+            assert classes_said(set(first), factor) != classes_said(set(second), factor)
+            changed = sum(a != b for a, b in zip(first, second, strict=True))
+            assert 1 <= changed <= len(NAMED[factor])
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -17,6 +17,7 @@ from ssl_framework.models.towers import Towers
 from ssl_framework.models.weights import read_weights
 from ssl_framework.report.inspection import Inspection
 from ssl_framework.report.pictures.augmented import draw_views
+from ssl_framework.report.pictures.similarity import draw_similarity
 from ssl_framework.runs.folder import read_json
 from ssl_framework.types import Clock
 from ssl_framework.views.text import words
@@ -116,6 +117,7 @@ def test_a_run_interrupted_and_resumed_ends_as_one_that_was_not(
     assert again == pytest.approx(whole["metrics"])
     seen = Inspection(tmp_path / "whole", [], 40, 0)
     assert "views of one training step" in draw_views(seen, tmp_path / "views.png")
+    assert "10 test samples, image in columns and text in rows" in draw_similarity(seen, tmp_path / "pairs.png")
     caption = seen.module.views.picture(seen.data.train.beside["text"][0, 0], "text")
     assert isinstance(caption, str) and len(caption.split()) >= 12 and "<unknown>" not in caption
     weights = read_weights(tmp_path / "whole")
@@ -128,7 +130,7 @@ def test_a_run_interrupted_and_resumed_ends_as_one_that_was_not(
         (
             "simclr",
             ("data=captioned_shapes",),
-            "no tower for text: choose method=clip or evaluation=frozen",
+            "no tower for text: choose method=align, barlip, cl2l, cleanclip, clip, ",
         ),
         (
             "clip",

@@ -10,7 +10,12 @@ from ssl_framework.evaluation.cross_modal import Pairs, equal_rows
 from ssl_framework.evaluation.features import Accuracy
 from ssl_framework.evaluation.probes.cross_retrieval import CrossRetrieval, ranks_of
 from ssl_framework.evaluation.probes.modality_gap import ModalityGap
+from ssl_framework.evaluation.probes.preference import Preference
+from ssl_framework.evaluation.probes.text_only import TextOnly, noised, shifted
+from ssl_framework.evaluation.probes.volume_retrieval import VolumeRetrieval
 from ssl_framework.evaluation.probes.zero_shot import ZeroShot
+from ssl_framework.evaluation.probes.zero_shot_calibration import ZeroShotCalibration
+from tests.golden import golden, mix_raw, mix_rows
 
 N, CLASSES, D = 400, 5, 16
 
@@ -137,6 +142,80 @@ def test_the_gap_of_two_poles_and_of_one_place() -> None:
     assert one["gap[image,text]/separability"] == pytest.approx(50, abs=1)
     assert one["gap[image,text]/dimensions_image"] == pytest.approx(D, rel=0.1)
     assert ModalityGap().chance(pairs) == {"gap[image,text]/separability": 50.0}
+
+
+def test_preference_counts_the_nearer_own_captions() -> None:
+    pairs = planted(noise=0.5)
+    other = rows(N, 9)
+    pairs = pairs._replace(swapped={"kind": other, "same": pairs.other})
+    nearer = sum(float(m @ o) > float(m @ s) for m, o, s in zip(pairs.main, pairs.other, other, strict=True))
+    assert Preference()(pairs) == {"preference[kind]/top1": 100 * nearer / N, "preference[same]/top1": 0.0}
+    assert Preference().chance(pairs) == {"preference[kind]/top1": 50.0, "preference[same]/top1": 50.0}
+    assert Preference()(planted()) == {}
+
+
+def test_calibration_of_zero_shot_equals_the_loop_and_wants_a_scale() -> None:
+    pairs = shuffled()._replace(scale=7.0)
+    name = "zero_shot[kind,classes=5,prompts=3]"
+    found = ZeroShotCalibration(4)(pairs)
+    centres = pairs.prompts["kind"].mean(dim=1)
+    nll, bins = 0.0, [[0.0, 0.0] for _ in range(4)]
+    for x, y in zip(pairs.main, pairs.label["kind"].tolist(), strict=True):
+        logits = [7.0 * float(x @ c / c.norm()) for c in centres]
+        p = [math.exp(logit) / sum(map(math.exp, logits)) for logit in logits]
+        nll -= math.log(p[y]) / N
+        bins[math.ceil(4 * max(p)) - 1][0] += max(p) - (p.index(max(p)) == y)
+    assert found[f"{name}/nll"] == pytest.approx(nll, abs=1e-5)
+    assert found[f"{name}/ece[bins=4]"] == pytest.approx(100 * sum(abs(gap) for gap, _ in bins) / N, abs=1e-3)
+    assert ZeroShotCalibration(4)(shuffled()) == {}
+
+
+def test_golden_of_the_noise_and_the_shift_of_modalities() -> None:
+    found = noised(mix_rows(0), mix_raw(2), 0.08)[0].tolist()
+    expected = golden("modality_noise: noised and re-normalised text embedding, row 0")
+    assert found == pytest.approx(expected, abs=1e-7)
+    moved = golden("modality_noise: mean shift of A to B, row 0")
+    found = shifted(mix_rows(0), mix_rows(0), mix_rows(1))[0].tolist()
+    assert found == pytest.approx(moved, abs=1e-7)
+
+
+def test_golden_of_the_gap() -> None:
+    pairs = planted()._replace(main=mix_rows(0), other=mix_rows(1))
+    expected = golden("evaluator: modality gap, distance of the centroids of unit rows")
+    assert ModalityGap()(pairs)["gap[image,text]/centroid_distance"] == pytest.approx(expected, abs=1e-7)
+
+
+def test_a_classifier_of_texts_knows_pictures_at_the_same_place_and_across_a_gap_by_the_shift() -> None:
+    probe = TextOnly([0.0, 0.1], True, 2, 1e-4, 20, 0)
+    found = probe(planted())
+    assert found == {f"text_only[kind,{how}]/top1": 100.0 for how in ("noise=0", "noise=0.1", "shift")}
+    gap = planted()
+    apart = gap._replace(other=torch.nn.functional.normalize(gap.other + 3 * rows(1, 8), dim=1))
+    across = probe(apart)
+    assert across["text_only[kind,shift]/top1"] >= across["text_only[kind,noise=0]/top1"]
+    assert set(probe.chance(apart).values()) == {20.0} and probe.chance(apart).keys() == across.keys()
+
+
+def test_texts_find_tuples_by_volume_and_by_cosines() -> None:
+    probe = VolumeRetrieval([1, 5], num_samples=50)
+    pairs = planted()._replace(further={"series": planted().main})
+    names = [f"retrieval[text-to-image+series,{how},n=50]/recall@{k}" for how in ("volume", "cosines") for k in (1, 5)]
+    found = probe(pairs)
+    assert list(found) == list(probe.chance(pairs)) == names and found[names[2]] == 100
+    assert probe.chance(pairs)[names[0]] == 2.0
+    # In three planes that agree a sign is all the same to the volume, not to the cosines.
+    turned = probe(pairs._replace(other=-pairs.other))
+    assert turned[names[2]] < 50
+    x, y, z = rows(50, 11), rows(50, 12), rows(50, 13)
+    alone = pairs._replace(other=x, main=y, further={"series": z}, group=torch.arange(50))
+    best = 0
+    for i in range(50):
+        volume = [
+            torch.linalg.det(torch.stack([x[i], y[j], z[j]]) @ torch.stack([x[i], y[j], z[j]]).T).item()
+            for j in range(50)
+        ]
+        best += volume[i] == min(volume)
+    assert probe(alone)[names[0]] == pytest.approx(2 * best)
 
 
 def test_equal_rows() -> None:

@@ -28,6 +28,7 @@ from ssl_framework.objectives.cmim import CMIM
 from ssl_framework.objectives.conr import ConR
 from ssl_framework.objectives.contrastive_gap import ContrastiveGap
 from ssl_framework.objectives.core_tuning import CoreTuning
+from ssl_framework.objectives.count import Counting
 from ssl_framework.objectives.cwcl import CWCL
 from ssl_framework.objectives.data2vec import Data2Vec
 from ssl_framework.objectives.dcl import DCL
@@ -325,6 +326,11 @@ def cl2l() -> Terms:
     return Terms(terms, {"global": 0.5, "local": 0.5}, {"global": [[0, 2]], "local": [[1, 3]]})
 
 
+def more() -> Terms:
+    terms = {"main": CLIP(0.2, 100.0), "other": CLIP(0.3, 100.0)}
+    return Terms(terms, {"main": 1.0, "other": 1.0}, {"main": [[0, 1]], "other": [[1, 2]]})
+
+
 def rocket(build: Callable[[], Objective], *heads: str) -> Case:
     """CLIP and another objective behind a head of its own."""
 
@@ -610,7 +616,9 @@ OBJECTIVES: dict[str, Case] = {
     "m3col": Case(lambda: m3col(1.0), heads=("projector", "classifier")),
     "m3col_soft": Case(lambda: m3col(0.0), heads=("projector", "classifier")),
     "cleanclip": Case(lambda: CleanCLIP(0.2, 100.0, 1.0), student=(0, 1, 2, 3)),
+    "count": Case(lambda: Counting(0.2, 100.0, 1.0, True), student=(0, 1, 2)),
     "gram": Case(lambda: GRAM(0.2, 100.0, 0.1, -1, 1e-6), student=(0, 1, 2)),
+    "more": Case(more, student=(0, 1, 2)),
     "cl2l": Case(cl2l, student=(0, 1, 2, 3), heads=("projector", "local_projector")),
     "barlip": rocket(lambda: BarlowTwins(5e-3, 0.025, "second_projector")),
     "siamlip": rocket(lambda: SimSiam(True, "second_projector", "predictor"), "predictor"),

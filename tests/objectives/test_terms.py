@@ -33,6 +33,15 @@ def test_golden_of_cl2l() -> None:
     assert found["local_scale"].item() == pytest.approx(10)
 
 
+def test_golden_of_more() -> None:
+    views = [{"a": mix_rows(v)} for v in (1, 0, 2)]  # X-ray, report, ECG
+    objective = Terms(
+        {"main": clip("a"), "other": clip("a")}, {"main": 1.0, "other": 1.0}, {"main": [[0, 1]], "other": [[1, 2]]}
+    )
+    expected = golden("more: report with X-ray plus report with ECG")
+    assert loss(objective, *views)["loss"].item() == pytest.approx(expected, abs=1e-6)
+
+
 def test_golden_of_barlip_siamlip_and_swalip() -> None:
     barlip = BarlowTwins(5e-3, 0.025, head="a")
     views = [{"a": mix_raw(0), "b": mix_raw(1)}, {"a": mix_raw(1), "b": mix_raw(0)}]

@@ -104,7 +104,8 @@ def across(cross: CrossModal) -> set[str]:
     """What is reported of two towers, of embeddings of noise; the factors are those of captioned shapes."""
     prompts = {factor: torch.randn(len(FACTORS[factor]), 2 * len(PROMPTS[factor]), 8) for factor in NAMED}
     label = {factor: torch.arange(500) % len(x) for factor, x in prompts.items()}
-    pairs = Pairs(*torch.randn(2, 500, 8), ("image", "text"), torch.arange(500), prompts, label)
+    further = {name: torch.randn(500, 8) for name in cross.further}
+    pairs = Pairs(*torch.randn(2, 500, 8), ("image", "text"), torch.arange(500), prompts, label, further=further)
     return {name for probe in cross.probes.values() for name in probe(pairs)}
 
 

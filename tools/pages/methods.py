@@ -43,6 +43,10 @@ NEEDED = {
 MIXTURES = {"mixer": "in the place of clean views", "added mixtures": "beside the clean views"}
 
 
+SEVERAL = "several modalities"
+"""What a method needs whose views are not all of one."""
+
+
 KINDS = {"reference code": "golden value", "formula": "formula only"}
 """``kind`` of an entry of tests/golden.json -> what its test shows, the strongest first."""
 
@@ -56,6 +60,7 @@ GROUPS = (
     "Positions of a map",
     "Labels",
     "Hidden patches",
+    "Several modalities",
 )
 
 
@@ -94,6 +99,8 @@ class Method(NamedTuple):
     def group(self) -> str:
         """Which of ``GROUPS`` it belongs to, by what it needs."""
         teacher = "a teacher" in self.needs
+        if SEVERAL in self.needs:
+            return GROUPS[8]
         if NEEDED["masks"] in self.needs:
             return GROUPS[7]
         if NEEDED["label"] in self.needs or NEEDED["number"] in self.needs:
@@ -236,6 +243,7 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
         "teacher_views": config.get("teacher_views"),
         "memory": memory,
         "needs": [
+            *([SEVERAL] if "parts" in views else []),
             *(["a teacher"] if config.get("teacher") else []),
             *(words for key, words in NEEDED.items() if key in objective.requires),
             *(["generated images"] if chosen.get("generated", "none") != "none" else []),
@@ -253,7 +261,9 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
 
 def count_of(views: Mapping[str, Any]) -> int:
     """Views of a sample that a view maker of one modality makes."""
-    return sum(group.get("count", 1) for group in views["groups"]) if "groups" in views else views["num_views"]
+    if "groups" in views:
+        return sum(group.get("count", 1) for group in views["groups"])
+    return views["num_views"] if "num_views" in views else views["count"]
 
 
 def targets(node: Any) -> Iterator[dict[str, Any]]:

@@ -133,11 +133,11 @@ def reason_of(error: Exception) -> str:
 
 
 def decode_in_order(
-    paths: Iterable[Path], size: int, channels: int, num_threads: int, bits: int | None = None
+    paths: Iterable[Path | BinaryIO], size: int, channels: int, num_threads: int, bits: int | None = None
 ) -> Iterator[Tensor | str]:
     """What ``read_image`` makes of each file, or why it could not, in the order of ``paths``; a few files ahead."""
 
-    def read(path: Path) -> Tensor | str:
+    def read(path: Path | BinaryIO) -> Tensor | str:
         try:
             return read_image(path, size, channels, bits)
         except Exception as error:  # a broken file makes decoders raise almost anything; all of it is reported

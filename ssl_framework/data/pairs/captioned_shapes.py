@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ssl_framework.arguments import Count, Seed, guarded
+from ssl_framework.arguments import Count, Fraction, Seed, guarded
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images.shapes import FACTORS, Shapes
 from ssl_framework.types import step_seed
@@ -107,6 +107,7 @@ class CaptionedShapes:
         tokens: L, to which captions and prompts are padded, with begin and end.
         words: what the tokens stand for.
         vocabulary: size of the text backbone's table; at least as many tokens as there are.
+        mismatched: share of the training samples whose captions are those of another one among them, in [0, 1].
 
     Raises:
         ValueError: an argument outside its range.
@@ -123,6 +124,7 @@ class CaptionedShapes:
         tokens: Count,
         words: Vocabulary,
         vocabulary: Count,
+        mismatched: Fraction = 0.0,
     ) -> None:
         self.pictures = pictures(num_train=num_train, num_test=num_test, seed=seed, label=label)
         self.seed = seed
@@ -130,6 +132,7 @@ class CaptionedShapes:
         self.tokens = tokens
         self.splits: dict[str, Split] = {}
         self.words = words
+        self.mismatched = mismatched
         longest = 2 + max(len(template.split()) + template.count("{position}") for template in TEMPLATES)
         if tokens < longest:
             raise ValueError(f"data.tokens is {tokens}, but captions have up to {longest}: set it to at least that")
@@ -140,7 +143,8 @@ class CaptionedShapes:
 
     def load(self, split: str) -> Split:
         """[N, 3, S, S] uint8 pictures; beside them "text" [N, K, L] int32; every factor among ``numbers``, and "group",
-        equal where all factors that captions name are equal; ``prompts`` of those factors, [classes, P, L] int32.
+        equal where all factors that captions name are equal; ``prompts`` of those factors, [classes, P, L] int32; of
+        the test split ``swapped`` [N, L] int32.
 
         Raises:
             ValueError: there is no such split.
@@ -152,17 +156,40 @@ class CaptionedShapes:
             texts = self.words.encode(self.captions(name), self.tokens).unflatten(
                 0, (-1, self.num_captions)
             )  # [N, K, L]
+            if name == "train":
+                texts = self.exchanged(texts)  # [N, K, L]
             self.splits[name] = self.pictures.load(name)._replace(
                 beside={"text": texts},
                 prompts={factor: self.prompts(factor) for factor in NAMED},
                 numbers={**factors, "group": group_of(factors)},
+                swapped=self.swapped(name) if name == "test" else None,
             )
         return self.splits[name]
 
-    def captions(self, name: str) -> list[str]:
-        """The captions of "train" or "test", K of the first sample, K of the second ...: N * K sentences."""
+    def exchanged(self, texts: Tensor) -> Tensor:
+        """The captions [N, K, L] of the training split, some of them handed on in a circle: noise as of web pages."""
+        generator = torch.Generator().manual_seed(step_seed(self.seed, 4))
+        order = torch.randperm(len(texts), generator=generator)[: round(self.mismatched * len(texts))]  # [n]
+        return texts.index_copy(0, order, texts[order.roll(1)])  # [N, K, L]
+
+    def swapped(self, name: str) -> dict[str, Tensor]:
+        """The first caption of each sample with another class of one factor, drawn evenly: factor -> [N, L] int32."""
+        found = {}
+        for number, (factor, classes) in enumerate((factor, len(FACTORS[factor])) for factor in NAMED):
+            generator = torch.Generator().manual_seed(step_seed(self.seed, 5 + number))
+            factors = dict(self.pictures.factors(name))
+            steps = torch.randint(1, classes, factors[factor].shape, generator=generator)  # [N]
+            factors[factor] = (factors[factor] + steps) % classes
+            found[factor] = self.words.encode(self.captions(name, factors)[:: self.num_captions], self.tokens)
+        return found
+
+    def captions(self, name: str, factors: Mapping[str, Tensor] | None = None) -> list[str]:
+        """The captions of "train" or "test", K of the first sample, K of the second ...: N * K sentences.
+
+        With other factors in the place of the pictures' own, templates and synonyms are the same.
+        """
         generator = torch.Generator().manual_seed(step_seed(self.seed, 2 + ("train", "test").index(name)))
-        factors = self.pictures.factors(name)
+        factors = factors or self.pictures.factors(name)
         count = len(factors["shape"]) * self.num_captions
         template = torch.randint(len(TEMPLATES), (count,), generator=generator).tolist()
         slots = sum(map(len, NAMED.values()))
