@@ -76,7 +76,7 @@ def sweep_table(folder: Path) -> Table:
     table = Table(
         title=title,
         caption=terminal_text(caption),
-        min_width=len(title),  # or a table of few columns breaks it
+        min_width=None if sheet.metrics else len(title),  # or a table without measures breaks its title
         box=box.SIMPLE,
         pad_edge=False,
         show_edge=False,

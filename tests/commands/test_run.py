@@ -130,7 +130,7 @@ def test_a_folder_that_holds_another_run_is_not_overwritten(finished: Any) -> No
     before = (folder / "outputs" / "latest" / "result.json").read_bytes()
     run_folder = (folder / "outputs" / "latest").resolve()
     done = Command(folder, f"hydra.run.dir={run_folder}", *FAST).end()
-    assert done.returncode == 1 and "holds a run with " in done.stderr
+    assert done.returncode == 1 and "holds a run of method=mochi, but this one is of simclr" in done.stderr
     assert "choose another hydra.run.dir, or remove that folder" in done.stderr
     assert (run_folder / "result.json").read_bytes() == before
     assert (folder / "outputs" / "latest").resolve() == run_folder
