@@ -179,9 +179,11 @@ def begin_with_weights(module: SSLModule) -> list[str]:
                     "teacher=frozen stays as it begins, but no weights are named for it: set "
                     f"teacher.{key}.weights=<run folder or file>, or teacher.{key}.pretrained=true"
                 )
-    for name in module.student.frozen if isinstance(module.student, Towers) else ():
-        if not has_weights(module.student.tower(name).backbone):
-            key = "backbone" if name == module.student.main else f"{name}_backbone"
+    student = module.student
+    for name in student.frozen if isinstance(student, Towers) else ():
+        assert isinstance(student, Towers)
+        if not has_weights(student.tower(name).backbone):
+            key = "backbone" if name == student.main else f"{name}_backbone"
             raise ValueError(
                 f"student.frozen names {name}, whose tower stays as it begins, but no weights are named for it: set "
                 f"{key}.weights=<run folder or file>, or student.frozen=[]"

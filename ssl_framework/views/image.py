@@ -237,7 +237,8 @@ class Views(nn.Module):
             if made is not None:
                 return made
             self.graph = None
-        drawn = parameters(draws, group, rows, *images.shape[-2:], images.device)
+        height, width = images.shape[-2:]
+        drawn = parameters(draws, group, rows, height, width, images.device)
         result = torch.empty(rows, self.channels, size, size, device=images.device)  # [R, C, size, size]
         for first, last in chunks(rows, each, images.device):
             part = around(images, first, last)  # [n, C, H, W]

@@ -139,8 +139,10 @@ class CountedShapes:
         centre = side * (middle + shift)  # [N, places, 2]
         ink = torch.cat(
             [
-                inked(*part, pixel)
-                for part in zip(*(each.split(250) for each in (factors["form"], there, centre, radius)), strict=True)
+                inked(form, those, centres, radii, pixel)
+                for form, those, centres, radii in zip(
+                    *(each.split(250) for each in (factors["form"], there, centre, radius)), strict=True
+                )
             ]
         )  # [N, 1, S, S]
         ground = 0.3 + 0.4 * torch.rand(count, 1, 1, 1, generator=draws)  # [N, 1, 1, 1]
