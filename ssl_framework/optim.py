@@ -1,7 +1,7 @@
 """Optimizers as the papers describe them: parameter groups, LARS, linear warm-up and cosine decay."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -62,9 +62,9 @@ class LARS(Optimizer):
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
                 continue
-            updates: Sequence[Tensor] = [p.grad for p in params if p.grad is not None]
+            updates = [p.grad for p in params if p.grad is not None]
             if group["weight_decay"] or group["adapt"]:
-                updates = torch._foreach_add(updates, params, alpha=group["weight_decay"])
+                updates = list(torch._foreach_add(updates, params, alpha=group["weight_decay"]))
             if group["adapt"]:
                 rates = adapted_rates(params, updates, group)  # [P]
                 torch._foreach_mul_([local(x) for x in updates], [*rates.unbind()])
