@@ -92,11 +92,12 @@ class _GatherWithGrad(torch.autograd.Function):
         return sum_of_own_rows(grad.contiguous(), ctx.ranks), None
 
 
-def sum_of_own_rows(x: Tensor, ranks: int) -> Tensor:
+def sum_of_own_rows(x: Tensor, ranks: int | None = None) -> Tensor:
     """The sum over ranks of this rank's share of their rows, [W * B, ...] -> [B, ...]: each rank receives no other.
 
     A backend that cannot scatter sums (MPI, say) sends all of them to everybody.
     """
+    ranks = ranks or world_size()
     own = x.new_empty(len(x) // ranks, *x.shape[1:])  # [B, ...]
     try:
         dist.reduce_scatter_tensor(own, x, group=neighbours(ranks))
