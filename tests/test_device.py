@@ -1,5 +1,6 @@
 """Precision chosen by measuring, memory layout by device, and a step in which the host never reads a number back."""
 
+import contextlib
 import platform
 from pathlib import Path
 
@@ -34,6 +35,9 @@ class Reads(TorchDispatchMode):
         if name in self.waits or masked:
             self.seen.append(name)
         return function(*args, **(kwargs or {}))
+
+    def __repr__(self) -> str:
+        return str(self.seen)
 
 
 def test_the_counter_counts() -> None:
@@ -71,15 +75,15 @@ def test_nothing_after_the_views_waits_for_the_device(method: str, mixer: str | 
     samples = take(data, index)
     batch = module.views(samples)
     module.views.forward = lambda samples: batch  # type: ignore[method-assign]
-    for step in range(2):  # the first makes the optimizer's state
-        with Reads() as reads:
+    for step in range(2):  # the first makes the optimizer's state, and nothing is counted
+        with Reads() if step else contextlib.nullcontext() as reads:
             losses = module.losses(samples, Clock(step + 5, 0, 10))
             losses["loss"].backward()
             optimizer.step()
             schedule.step()
             if module.teacher is not None:
                 module.teacher.update(module.student, Clock(step + 5, 0, 10))
-    assert len(reads.seen) <= WAITS.get(method, 0), reads.seen
+    assert reads is not None and len(reads.seen) <= WAITS.get(method, 0), reads
 
 
 @pytest.mark.gpu

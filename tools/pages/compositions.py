@@ -4,6 +4,7 @@ a run."""
 import copy
 import functools
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from ssl_framework.models.towers import AlikeTowers
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
 from ssl_framework.runs.groups import CONFIGS
+from tools.pages.looked_up import looked_up_once
 from tools.pages.methods import chosen_by, comment, with_defaults
 from tools.pages.mixing import alike, chosen_for
 
@@ -42,6 +44,10 @@ REFUSED = (
     "method=mv_dhel objective=unmix_simclr",
 )
 """Crosses that a run refuses, shown with their sentences."""
+
+
+WIDTH = re.compile(r"\$\{width:(\w+)\}")
+"""Names the output that is as wide."""
 
 
 GROUPS = ("backbone", "views", "feature_mixer", "mixer", "masker")
@@ -73,6 +79,7 @@ def methods_of(root: Path) -> dict[str, str]:
 
 
 @functools.cache
+@looked_up_once()
 def verdicts(root: Path) -> Verdicts:
     """Every objective with every head, with every teacher, and as a host. Encoders and memories have no values here."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -161,13 +168,14 @@ class Around:
         return cfg
 
     def student(self, parts: dict[str, Any]) -> Encoder:
-        """With these heads; a mixer may change a student, and has one of its own.
+        """With these heads; a mixer that works inside a student, or learns from it, has one of its own.
 
         Raises:
             ValueError: there is none with these heads.
         """
         key = json.dumps([self.kind, parts["heads"], *asking(parts["heads"], "${objective", parts["objective"])])
-        if key not in self.built.students or self.mixer is not None:
+        own = self.mixer is not None and (self.mixer.hidden or self.mixer.learns)
+        if key not in self.built.students or own:
             try:
                 with torch.device("meta"):
                     self.built.students[key] = self.build_student(self.config(parts).student.heads)
@@ -178,8 +186,9 @@ class Around:
         return found
 
     def objective(self, parts: dict[str, Any], student: Encoder) -> Objective:
-        """One for all heads, unless it is as wide as they are."""
-        key = json.dumps([parts["objective"], *asking(parts["objective"], "${width", student.dims)])
+        """One for all heads, unless it is as wide as the outputs of some are."""
+        text = json.dumps(parts["objective"])
+        key = json.dumps([text, {output: student.dims.get(output) for output in WIDTH.findall(text)}])
         if key not in self.objectives:
             with torch.device("meta"):
                 self.objectives[key] = build(with_widths(self.config(parts).objective, student))

@@ -15,6 +15,7 @@ from ssl_framework.report.comparison import protocol_line, read_record, table_of
 from ssl_framework.runs.config import leaves
 from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.wiring import check_wiring
+from tools.pages.looked_up import looked_up_once
 from tools.pages.methods import comment, composed_by
 
 BUDGET = (
@@ -84,6 +85,7 @@ def read_speed(root: Path) -> dict[str, str]:
     return {name: f"{median} % ({low} to {high})" for name, (median, low, high) in percent.items()}
 
 
+@looked_up_once()
 def verdicts(root: Path, methods: Sequence[str]) -> dict[str, dict[str, str]]:
     """Method -> mixer -> why it is refused, "" where it is accepted, for the methods' own settings.
 
