@@ -329,7 +329,7 @@ def test_the_command_trains_a_composition_under_its_name_and_goes_on_with_it(
     result = read_json(folder / "result.json")
     assert result["method"] == "simclr + objective=dcl head=linear" and result["steps"] == 6
     assert result["choices"] == {"method": "simclr", "objective": "dcl", "head": "linear", "teacher": "none"}
-    assert f"error: resume={folder} is a run of head=linear: leave head=simclr out, or start a new run" in command(
+    assert f"error: resume={lines[-1]} is a run of head=linear: leave head=simclr out, or start a new run" in command(
         f"resume={lines[-1]}", "head=simclr"
     )
     command(f"resume={lines[-1]}", "objective=dcl", "trainer.max_epochs=2")
