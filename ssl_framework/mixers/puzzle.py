@@ -95,7 +95,8 @@ class PuzzleMix:
             x, other = moved(x, moves[0], self.blocks), moved(other, moves[1], self.blocks)  # [B, C, h, w] each
             if context.taken is not None:
                 shown = [left(m, move) for m, move in zip((mask, 1 - mask), moves, strict=True)]  # 2 x [B, g, g]
-                context.taken.append(torch.stack([by_cell(m, h, w, "mixer.rule.blocks") for m in shown], dim=1))
+                pixels = [by_cell(m, h, w, "mixer.rule.blocks") for m in shown]  # 2 x [B, h, w]
+                context.taken.append(torch.stack(pixels, dim=1))  # [B, 2, h, w]
         return torch.lerp(other, x, own.to(x.dtype)), owned(own)
 
     def borders(self, x: Tensor, other: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -68,10 +68,9 @@ def refuse_missing_data(cfg: DictConfig) -> None:
                 refuse_towers(cfg, own)
                 group = key.split(".")[0]
                 fitting = [f"{group}={choice}" for choice in choices(group) if reads(group, choice) <= set(cfg.data)]
-                others = sorted(
-                    filter(lambda choice: has(choice, wanted), choices("data")), key=lambda choice: choice != EMBEDDED
-                )
-                instead = [", ".join(fitting), *(f"other data, such as data={choice}" for choice in others[:1])]
+                having = [choice for choice in choices("data") if has(choice, wanted)]
+                other = EMBEDDED if EMBEDDED in having else next(iter(having), "")
+                instead = [", ".join(fitting), other and f"other data, such as data={other}"]
                 raise ValueError(
                     f"{key} reads data.{wanted}, which data={cfg.data.name} has not, being of modality "
                     f"{' and '.join(own)}: choose {' or '.join(filter(None, instead))}"
@@ -82,16 +81,11 @@ def refuse_towers(cfg: DictConfig, modalities: Sequence[str]) -> None:
     """Raises ValueError where the method has a tower for what the data have not."""
     towers = towers_of(cfg)
     if lacking := [name for name in towers if name not in modalities]:
-        fits = data_with(towers)
+        fitting = suggestions.choices("data", lambda node: set(towers) <= set(node.get("modalities") or ["image"]))
         raise ValueError(
             f"the method has towers of {' and '.join(towers)}, but data={cfg.data.name} has no {lacking[0]}: choose "
-            f"{fits}a method of {' and '.join(modalities)}"
+            f"{fitting}a method of {' and '.join(modalities)}"
         )
-
-
-def data_with(modalities: Sequence[str]) -> str:
-    """``data=captioned_shapes or ``: the data sets that have all of some modalities."""
-    return suggestions.choices("data", lambda node: set(modalities) <= set(node.get("modalities") or ["image"]))
 
 
 def reads(group: str, choice: str) -> set[str]:

@@ -204,7 +204,6 @@ GPU = {("trainer", "gpu"), ("trainer", "cuda")}
 ELSEWHERE = {
     **dict.fromkeys(("out", "output", "out_dir", "output_dir", "save_dir", "log_dir", "run_dir"), "hydra.run.dir"),
     **dict.fromkeys(("gpu", "gpus", "num_gpus"), "trainer.devices"),
-    **dict.fromkeys(("workers", "num_workers"), "data.num_workers"),
 }
 """What other programs call keys of ours."""
 
