@@ -307,6 +307,7 @@ GIVEN_ELSEWHERE = {
     **dict.fromkeys(("previous", "id", "job_type", "prefix"), "the command gives it"),
     **dict.fromkeys(("test_folder", "bits"), "of a real data set; generated images have none"),
     "name": "a modality, which the objective knows by it",
+    "join_views": "configs/train.yaml has it for every student",
 }
 """Arguments with a default that YAML files need not name, and why."""
 
