@@ -77,7 +77,7 @@ def test_no_link_is_dead() -> None:
     dead = []
     for page in dict.fromkeys(pages):
         text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
-        for name, anchor in re.findall(r"\]\((?!https?:|mailto:)([^)#\s]*)#?([^)\s]*)\)", text):
+        for name, anchor in re.findall(r"\]\((?!https?:|mailto:)([^)#]*)#?([^)]*)\)", text):
             target = page.parent / name if name else page
             if not target.exists() or (anchor and anchor not in anchors(target)):
                 dead.append(f"{page.relative_to(ROOT)}: {name}#{anchor}")
@@ -205,6 +205,7 @@ def check(command: str) -> None:
         choices_exist(shlex.split(rest))
 
 
+@functools.cache
 def composes(text: str) -> None:
     """The words behind ``train.py``."""
     words = [word for word in shlex.split(text) if not OPTIONS.match(word)]

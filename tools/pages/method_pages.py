@@ -28,8 +28,11 @@ MADE = "Made by `python -m tools.pages.readme` from the configs, the tests and t
 
 EVERY_METHOD = (
     ("test_ddp", "two processes equal one in loss, gradient and memory"),
-    ("test_methods", "three steps move every parameter, and a stopped run goes on bit for bit"),
-    ("test_wiring", "parts that do not fit are refused in one sentence"),
+    (
+        "test_methods",
+        "every trainable parameter moves, the same seed gives the same steps, and half precision stays near float32",
+    ),
+    ("test_configs", "it composes with every data set that has what it needs, and builds"),
 )
 """Tests that every method goes through, and what they show."""
 

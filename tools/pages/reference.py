@@ -126,7 +126,7 @@ def read_choice(path: Path, group: str) -> Choice:
     content = yaml.safe_load(text) or {}
     entries = [] if root is None else [pair for pair in root.value if pair[0].value != "defaults"]
     consists = {
-        name.partition("@")[2]: f"{name.partition('@')[0].lstrip('/')}/{chosen}"
+        name.partition("@")[2].replace("_global_.", ""): f"{name.partition('@')[0].split('/')[-1]}/{chosen}"
         for item in content.get("defaults", [])
         if isinstance(item, dict)
         for name, chosen in item.items()
