@@ -150,7 +150,7 @@ class SSLModule(L.LightningModule):
     def losses(self, samples: Samples, clock: Clock) -> dict[str, Tensor]:
         """One forward pass of the method: samples -> "loss" and what is logged."""
         for part in self.growing:
-            part.progress = clock.progress  # type: ignore[assignment]
+            part.progress = clock.progress
         batch: Batch = self.views(samples)
         if self.mixer is not None:
             batch = self.mixer(batch, clock, self.student, teacher=self.teacher and self.teacher.encoder)

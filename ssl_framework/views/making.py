@@ -107,7 +107,8 @@ def made(
     Returns:
         [R, C, size, size] float32; boxes [R, 4] int64 and flips [R] bool, as ``Parameters``.
     """
-    drawn = parameters(draws, group, rows, *images.shape[-2:], images.device)
+    height, width = images.shape[-2:]
+    drawn = parameters(draws, group, rows, height, width, images.device)
     repeated = images if len(images) == rows else images.repeat(rows // len(images), 1, 1, 1)  # [R, C, H, W]
     view = make_view(repeated, drawn, group.size, taps, hue=group.jitter[3] > 0, whole=whole)
     return (view - mean) / std, drawn.box, drawn.flip
