@@ -13,7 +13,7 @@
 # scale=small rehearses all of it on the CPU in two minutes; its numbers mean nothing. FOLDER of data holds CIFAR-10
 # (cifar-10-batches-py). Wheels are made beforehand, on a machine of the same kind that has a network:
 #
-#     python3.12 -m pip download -d wheels ".[dev]" -c constraints.txt
+#     python3.12 -m pip download -d wheels pip hatchling editables ".[dev]" -c constraints.txt
 set -u
 cd "$(dirname "$0")/.."
 scale=full data=data out=outputs/gpu_session wheels= minutes=25
