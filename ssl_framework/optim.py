@@ -64,7 +64,7 @@ class LARS(Optimizer):
                 continue
             updates = [p.grad for p in params if p.grad is not None]
             if group["weight_decay"] or group["adapt"]:
-                updates = list(torch._foreach_add(updates, params, alpha=group["weight_decay"]))
+                updates = [*torch._foreach_add(updates, params, alpha=group["weight_decay"])]
             if group["adapt"]:
                 rates = adapted_rates(params, updates, group)  # [P]
                 torch._foreach_mul_([local(x) for x in updates], [*rates.unbind()])

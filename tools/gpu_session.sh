@@ -13,7 +13,7 @@
 # scale=small rehearses all of it on the CPU in two minutes; its numbers mean nothing. FOLDER of data holds CIFAR-10
 # (cifar-10-batches-py). Wheels are made beforehand, on a machine of the same kind that has a network:
 #
-#     python3.12 -m pip download -d wheels ".[dev]" -c constraints.txt
+#     python3.12 -m pip download -d wheels pip hatchling editables ".[dev]" -c constraints.txt
 set -u
 cd "$(dirname "$0")/.."
 scale=full data=data out=outputs/gpu_session wheels= minutes=25
@@ -48,6 +48,7 @@ part() {
   echo "$name: exit code $code after $(($(date +%s) - began)) s, $(left) s left"
 }
 
+probes='linear={_target_:ssl_framework.evaluation.probes.linear.LinearProbe,weight_decay:0.0001,max_iter:100}'
 if [ "$scale" = small ]; then
   quick=(--quick)
   setting=(experiment=simclr/cifar10_200 data=shapes data.image_size=32 backbone=tiny trainer=cpu trainer.compile=false
@@ -75,7 +76,7 @@ print(max(1, min(200, int(0.9 * speed * int(sys.argv[2]) / 50_000))))
 PYTHON
   )
 fi
-part simclr $(($(left) - 20)) "$python" train.py "${setting[@]}" "trainer.max_epochs=$epochs" "hydra.run.dir=$out/simclr"
+part simclr $(($(left) - 20)) "$python" train.py "${setting[@]}" "evaluation.probes.$probes" "trainer.max_epochs=$epochs" "hydra.run.dir=$out/simclr"
 for file in result.json metrics.csv; do [ -e "$out/simclr/$file" ] && cp "$out/simclr/$file" "$out/simclr_$file"; done
 echo "$(ls "$out" | tr '\n' ' ')"
 echo "all parts: $(($(date +%s) - started)) s; $([ $failed = 0 ] && echo "all well" || echo "a part failed: see the logs in $out")"

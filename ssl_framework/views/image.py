@@ -228,7 +228,8 @@ class Views(nn.Module):
         Returns:
             Views [R, C, size, size] float32, normalised; boxes [R, 4] int64 and flips [R] bool, as ``Parameters``.
         """
-        size, whole = group.size, group.scale is None and images.shape[-2:] == (group.size, group.size)
+        size, (height, width) = group.size, images.shape[-2:]
+        whole = group.scale is None and (height, width) == (size, size)
         taps = self.get_buffer(f"taps_{size}").float() if group.blur > 0 else None  # [kernel_size, size * size]
         each = max(images[0, 0].numel(), size * size)  # pixels
         if self.graph is not None:
@@ -237,7 +238,6 @@ class Views(nn.Module):
             if made is not None:
                 return made
             self.graph = None
-        height, width = images.shape[-2:]
         drawn = parameters(draws, group, rows, height, width, images.device)
         result = torch.empty(rows, self.channels, size, size, device=images.device)  # [R, C, size, size]
         for first, last in chunks(rows, each, images.device):

@@ -11,7 +11,7 @@ import torch
 from ssl_framework.device import keep_freed_memory
 from ssl_framework.report.pictures.mixtures import mixer_names
 from ssl_framework.runs.groups import CONFIGS
-from tools.benchmark import command, mixers, timing
+from tools.benchmark import command, mixers, scale, timing
 from tools.benchmark.loss import dense, rows, step, tiled
 from tools.benchmark.peers import need, random_images
 from tools.benchmark.step import Product, bare_loop
@@ -102,3 +102,19 @@ def test_the_record_keeps_what_the_project_promises() -> None:
     assert middle["loss/peak_extra_mib"] < 1024 and middle["loss/tiled_over_dense"] <= 1.5
     assert middle["knn/ours_over_faiss"] <= 1.2 and middle["knn/peak_extra_mib"] < 500
     assert middle["startup/help_seconds"] < 2 and middle["startup/first_step_over_imports"] <= 2.5
+
+
+def test_an_images_cost_is_compared_with_that_in_the_smallest_set() -> None:
+    """With its share of the epoch's order."""
+    rest = {"loader_microseconds_an_image": 1.0, "start_seconds": 2.0, "memory_mib": 3.0}
+    figures = {
+        f"bank/{count}": {"microseconds_an_image": cost, "order_microseconds_an_image": order, **rest}
+        for count, cost, order in ((100_000, 105.0, 0.5), (10_000, 99.0, 1.0))
+    }
+    table = scale.table(figures)
+    assert [[*column.cells] for column in table.columns[1:4]] == [
+        ["10,000", "100,000"],
+        ["99.0", "105.0"],
+        ["1.000", "1.055"],
+    ]
+    assert scale.quartile([0.0, 1.0, 2.0, 3.0, 13.0]) == pytest.approx(1e6 / scale.BATCH)

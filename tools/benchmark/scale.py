@@ -1,6 +1,6 @@
 """What an image costs as the data set grows from ten thousand to ten million, on synthetic images of 8 px.
 
-    python -m tools.benchmark.scale FOLDER [--largest 10000000] [--json FILE]
+    python -m tools.benchmark.scale FOLDER [--sizes 10000 100000 1000000 10000000] [--json FILE]
 
 Every size runs in a process of its own, which makes one epoch's order and trains for some steps in the middle of it:
 
@@ -185,7 +185,7 @@ def main() -> None:
     """Entry point; prints a table, and writes the figures with ``--json``. Sizes that a file has are not run again."""
     parser = argparse.ArgumentParser(prog="python -m tools.benchmark.scale", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="for files of two gigabytes")
-    parser.add_argument("--largest", type=int, default=SIZES[-1], help="images")
+    parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES), help="images, multiples of 10,000")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--json", type=Path)
     parser.add_argument(
@@ -198,7 +198,7 @@ def main() -> None:
         return
     stored = json.loads(given.json.read_text()) if given.json is not None and given.json.exists() else {}
     figures: dict[str, dict[str, float]] = stored.get("figures", {})
-    for count in (size for size in SIZES if size <= given.largest):
+    for count in given.sizes:
         for kind in given.kinds:
             if (name := f"{kind}/{count}") in figures:
                 continue
