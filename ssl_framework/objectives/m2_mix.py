@@ -65,15 +65,16 @@ class M2Mix(Objective):
         out = self.clip(student, teacher, batch, clock)
         z0, z1 = rows_of(student, self.head)  # [B, D] each
         share = beta(self.alpha, self.alpha, (), z0, clock.generator())
-        mixed = sum(self.of(mix, z0, z1, share) for mix in self.mixes)
+        mixed = torch.stack([self.of(mix, z0, z1, share) for mix in self.mixes]).sum()
         loss = out["loss"] + self.weight / (clock.epoch + 1) * mixed
-        return {**out, "loss": loss, "clip_loss": out["loss"].detach(), "mix_loss": torch.as_tensor(mixed).detach()}
+        return {**out, "loss": loss, "clip_loss": out["loss"].detach(), "mix_loss": mixed.detach()}
 
     def of(self, mix: str, z0: Tensor, z1: Tensor, share: Tensor) -> Tensor:
         """The loss of one kind of mixture: [B, D] unit rows of both modalities -> scalar."""
         if mix == "modalities":
             keys, own = self.clip.candidates(geodesic(z0, z1, share))  # [M, D], [B]
-            return sum(harder(z, keys, own, (z0 * z1).sum(dim=1), self.mix_temperature) for z in (z0, z1))
+            true = (z0 * z1).sum(dim=1)  # [B]
+            return torch.stack([harder(z, keys, own, true, self.mix_temperature) for z in (z0, z1)]).sum()
         if mix != "other":
             z0 = geodesic(z0, flipped(z0), share)  # [B, D]
         if mix != "main":

@@ -75,7 +75,8 @@ class M3CoL(Objective):
         scores = [fused, *outputs_of(student, self.classifier)]  # 3 x [B, C]
         named = torch.stack([F.cross_entropy(each, batch.label) for each in scores]).sum()
         if clock.progress < self.switch:
-            contrast = self.of_mixtures(*outputs_of(student, self.head), clock)
+            x0, x1 = outputs_of(student, self.head)  # [B, D] each
+            contrast = self.of_mixtures(x0, x1, clock)
         else:
             contrast = (soft_clip(z0, z1, self.soft_temperature) + soft_clip(z1, z0, self.soft_temperature)) / 2
         right = (fused.argmax(dim=1) == batch.label).float().mean()

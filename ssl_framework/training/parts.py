@@ -15,6 +15,7 @@ from ssl_framework.evaluation.after_training.base import AfterRun
 from ssl_framework.evaluation.during_training.alarm import CollapseAlarm
 from ssl_framework.evaluation.during_training.causes import known_cause, likely_cause
 from ssl_framework.evaluation.frozen import FrozenEvaluation, copied
+from ssl_framework.models.base import BackboneProtocol
 from ssl_framework.models.frozen_teacher import FrozenTeacher
 from ssl_framework.models.towers import Towers
 from ssl_framework.models.weights import begin, has_weights
@@ -167,13 +168,21 @@ def begin_with_weights(module: SSLModule) -> list[str]:
                     "teacher=frozen stays as it begins, but no weights are named for it: set "
                     f"teacher.{key}.weights=<run folder or file>, or teacher.{key}.pretrained=true"
                 )
-    for name in module.student.frozen if isinstance(module.student, Towers) else ():
-        if not has_weights(module.student.tower(name).backbone):
-            key = "backbone" if name == module.student.main else f"{name}_backbone"
+    student: Any = module.student
+    for name in student.frozen if isinstance(student, Towers) else ():
+        if not has_weights(student.tower(name).backbone):
+            key = "backbone" if name == student.main else f"{name}_backbone"
             raise ValueError(
                 f"student.frozen names {name}, whose tower stays as it begins, but no weights are named for it: set "
                 f"{key}.weights=<run folder or file>, or student.frozen=[]"
             )
     encoders = [module.student] if module.teacher is None else [module.student, module.teacher.encoder]
-    said = [begin(backbone) for encoder in encoders for backbone in encoder.backbones]
+    said = [begin(backbone, modality) for encoder in encoders for modality, backbone in backbones_of(encoder)]
     return [line for line in dict.fromkeys(said) if line]
+
+
+def backbones_of(encoder: Any) -> list[tuple[str | None, BackboneProtocol]]:
+    """Every backbone of a student or teacher, with the modality of its tower where there are several."""
+    if not isinstance(encoder, Towers):
+        return [(None, backbone) for backbone in encoder.backbones]
+    return [(names[0], backbone) for tower, names in encoder.encoders() for backbone in tower.backbones]

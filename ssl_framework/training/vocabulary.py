@@ -3,6 +3,7 @@ too, once their captions have changed."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ssl_framework.data.pairs.words import CaptionVocabulary
 from ssl_framework.runs.durable import replacing
@@ -14,7 +15,7 @@ FILE = "vocabulary.json"
 
 def vocabularies(views: ViewMaker) -> list[Vocabulary]:
     """Those of views of texts."""
-    parts = list(views.parts) if isinstance(views, PairedViews) else [views]
+    parts: list[Any] = list(views.parts) if isinstance(views, PairedViews) else [views]
     return [part.words for part in parts if isinstance(part, TextViews) and part.words is not None]
 
 

@@ -23,7 +23,9 @@ class ZeroShotCalibration:
         """Expected calibration error in percent and negative log-likelihood in nats, factor by factor, named
         ``zero_shot[colour,classes=6,prompts=4]/ece[bins=15]`` and ``/nll``; nothing where no scale was learnt."""
         scores: dict[str, float] = {}
-        for factor, prompts in test.prompts.items() if test.scale is not None else ():
+        if test.scale is None:
+            return scores
+        for factor, prompts in test.prompts.items():
             log_p = (test.scale * test.main @ class_rows(prompts).T).double().log_softmax(dim=1)  # [N, classes]
             highest, answer = log_p.max(dim=1)  # [N], [N]
             name, label = name_of(factor, prompts).removesuffix("/top1"), test.label[factor]
