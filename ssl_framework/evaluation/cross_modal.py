@@ -3,7 +3,7 @@
 N samples of the test split, D dimensions, P prompts of a class.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -30,7 +30,7 @@ class Pairs(NamedTuple):
     label: Mapping[str, Tensor]  # factor -> [N] int64
     swapped: Mapping[str, Tensor] = MappingProxyType({})  # factor -> [N, D]: the text with that factor changed
     scale: float | None = None  # that the objective has learnt for cosines
-    further: Mapping[str, Tensor] = MappingProxyType({})  # more modalities -> [N, D]
+    further: Mapping[str, Tensor] = MappingProxyType({})  # more modalities, or other forms of one -> [N, D]
 
 
 class CrossProbe(Protocol):
@@ -53,14 +53,14 @@ class CrossModal:
         other: the modality beside the main one, as the data and ``student.towers`` name it.
         head: whose outputs the towers are compared by.
         probes: name -> probe.
-        further: more modalities, which only some probes read.
+        further: more columns beside the samples -> the tower that embeds each; only some probes read them.
     """
 
     def __init__(
-        self, other: str, head: str, probes: Mapping[str, CrossProbe | None], further: Sequence[str] = ()
+        self, other: str, head: str, probes: Mapping[str, CrossProbe | None], further: Mapping[str, str] | None = None
     ) -> None:
         self.other = other
-        self.further = list(further)
+        self.further = dict(further or {})
         self.head = head
         self.probes = {name: probe for name, probe in probes.items() if probe is not None}
 
@@ -71,7 +71,7 @@ class CrossModal:
             ValueError: it lacks one of them.
         """
         student = module.student
-        wanted = [self.other, *self.further]
+        wanted = [self.other, *self.further.values()]
         missing = [name for name in wanted if not isinstance(student, Towers) or name not in student.towers]
         if not isinstance(student, Towers) or missing:
             others = choices("method", lambda node: set(wanted) <= set(towers_of(node)))
@@ -85,7 +85,7 @@ class CrossModal:
         return student
 
     def check_split(self, split: Split) -> list[Tensor]:
-        """The other modality of a split, and the further ones.
+        """The other modality of a split, and the further columns.
 
         Raises:
             ValueError: the data lack one.
@@ -113,7 +113,10 @@ class CrossModal:
             {factor: label[factor].cpu() for factor in prompts},
             {factor: self.embedded(module, Split(rows), self.other) for factor, rows in (split.swapped or {}).items()},
             scale_of(module),
-            {name: self.embedded(module, Split(x), name) for name, x in zip(self.further, further, strict=True)},
+            {
+                name: self.embedded(module, Split(x), tower)
+                for (name, tower), x in zip(self.further.items(), further, strict=True)
+            },
         )
 
     def embedded(self, module: SSLModule | Bare, split: Split, modality: str) -> Tensor:

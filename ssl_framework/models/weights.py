@@ -204,25 +204,30 @@ def with_tensors(checkpoint: dict[str, Any], tensors: Mapping[str, Tensor]) -> d
     return checkpoint
 
 
-def prefix_of(run: RunFolder) -> str:
-    """What the names of the student's backbone begin with in a run's checkpoint: of several towers the main one's.
+def prefix_of(run: RunFolder, tower: str | None = None) -> str:
+    """What the names of the student's backbone begin with in a run's checkpoint: of several towers that of the
+    modality, where there is one, else of the main one.
 
     The config says which one that is: tensors that ranks have written in shares come in the order of their names.
     """
     student = below(read_config(run.config_file), "student")
     main = student.get("main") or next(iter(below(student, "towers")), None)
-    return "student.backbone.net." if main is None else f"student.towers.{main}.backbone.net."
+    if main is None:
+        return "student.backbone.net."
+    there = {**below(student, "others"), **below(student, "towers")}
+    return f"student.towers.{tower if tower in there else main}.backbone.net."
 
 
-def read_weights(path: Path) -> dict[str, Any]:
-    """What holds the weights of a network: a run folder's student, or a file of any layout (see ``layouts``).
+def read_weights(path: Path, tower: str | None = None) -> dict[str, Any]:
+    """What holds the weights of a network: a run folder's student, of several towers that of the modality or else the
+    main one, or a file of any layout (see ``layouts``).
 
     Raises:
         FileNotFoundError: there is no such folder or file.
         ValueError: it is damaged, or cannot be read without running code.
     """
     if path.is_dir():
-        state, prefix = load_newest(RunFolder(path))["state_dict"], prefix_of(RunFolder(path))
+        state, prefix = load_newest(RunFolder(path))["state_dict"], prefix_of(RunFolder(path), tower)
         return {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
     if not path.is_file():
         raise FileNotFoundError(f"backbone.weights is {path}, which does not exist{by_name(str(path))}")
@@ -245,8 +250,12 @@ def has_weights(backbone: BackboneProtocol) -> bool:
     return backbone.weights is not None or (isinstance(backbone, Public) and backbone.pretrained)
 
 
-def begin(backbone: BackboneProtocol) -> str:
+def begin(backbone: BackboneProtocol, tower: str | None = None) -> str:
     """Gives a backbone the weights that its config names; the line that says what that is, "" where it names none.
+
+    Args:
+        backbone: of a student or a teacher.
+        tower: its modality, where the student has several.
 
     Raises:
         FileNotFoundError: there is no such folder or file.
@@ -256,7 +265,7 @@ def begin(backbone: BackboneProtocol) -> str:
         return load_into(backbone, *backbone.public())
     if backbone.weights is None:
         return ""
-    content = read_weights(Path(backbone.weights).expanduser())
+    content = read_weights(Path(backbone.weights).expanduser(), tower)
     return load_into(backbone, content, f"backbone.weights={backbone.weights}")
 
 

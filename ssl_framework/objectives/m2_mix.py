@@ -73,8 +73,8 @@ class M2Mix(Objective):
         """The loss of one kind of mixture: [B, D] unit rows of both modalities -> scalar."""
         if mix == "modalities":
             keys, own = self.clip.candidates(geodesic(z0, z1, share))  # [M, D], [B]
-            positive = (z0 * z1).sum(dim=1)  # [B]
-            return torch.stack([harder(z, keys, own, positive, self.mix_temperature) for z in (z0, z1)]).sum()
+            true = (z0 * z1).sum(dim=1)  # [B]
+            return torch.stack([harder(z, keys, own, true, self.mix_temperature) for z in (z0, z1)]).sum()
         if mix != "other":
             z0 = geodesic(z0, flipped(z0), share)  # [B, D]
         if mix != "main":

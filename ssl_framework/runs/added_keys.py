@@ -37,6 +37,7 @@ KEYS: dict[tuple[str, Any], str] = {
     ),
     ("groups", 1): "objectives.clip.CLIP",
     ("mismatched", 0.0): "data.pairs.captioned_shapes.CaptionedShapes",
+    ("poisoned", 0.0): "data.pairs.captioned_shapes.CaptionedShapes",
     ("head", "classifier"): (
         "objectives.decoupled_mixup.DecoupledMixup objectives.rankmixup.RankMixup objectives.supervised.Supervised"
     ),

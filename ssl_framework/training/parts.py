@@ -11,11 +11,11 @@ from rich.console import Console
 from ssl_framework.build import build, build_data, build_module, check_data, check_labels, modalities_of
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
-from ssl_framework.device import accelerator_of
 from ssl_framework.evaluation.after_training.base import AfterRun
 from ssl_framework.evaluation.during_training.alarm import CollapseAlarm
 from ssl_framework.evaluation.during_training.causes import known_cause, likely_cause
 from ssl_framework.evaluation.frozen import FrozenEvaluation, copied
+from ssl_framework.models.base import BackboneProtocol
 from ssl_framework.models.frozen_teacher import FrozenTeacher
 from ssl_framework.models.towers import Towers
 from ssl_framework.models.weights import begin, has_weights
@@ -25,7 +25,6 @@ from ssl_framework.runs.numbers import several
 from ssl_framework.runs.provenance import commit
 from ssl_framework.training.best import Best
 from ssl_framework.training.checkpoints import Checkpoints, Intervals
-from ssl_framework.training.flops import FlopCount
 from ssl_framework.training.live_page import LivePage
 from ssl_framework.training.metrics_log import MetricsCSV, build_loggers
 from ssl_framework.training.nonfinite import NonFiniteWatch
@@ -70,8 +69,6 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     check_sharding(cfg, module)
     if cfg.trainer.compile:
         module.compile_parts()
-    if compiles_views(cfg.trainer):
-        module.views.compile_parts()
     evaluation = build_evaluation(cfg)
     if not resume:
         evaluation.initial = copied(module.student)  # the untrained backbone is one without weights from elsewhere
@@ -85,7 +82,7 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     checkpoints = build_checkpoints(cfg.trainer, RunFolder(folder), signals, evaluation)
     watch, watchdog = NonFiniteWatch(RunFolder(folder)), Watchdog(OmegaConf.select(cfg, "trainer.hang_after_minutes"))
     lines = EvaluationLines(console, evaluation)
-    beside = [*alarms(cfg), StepLog(console), FlopCount(cfg.trainer.compile), *evaluation.beside]
+    beside = [*alarms(cfg), StepLog(console), *evaluation.beside]
     ends = [*time_limits(cfg.trainer), *([] if checkpoints.best is None else [checkpoints.best])]
     watching = [watchdog, watch, *ends, progress, *beside]
     report = build(OmegaConf.select(cfg, "report"))  # a run folder of an earlier version has no such key
@@ -119,14 +116,6 @@ def build_data_and_module(cfg: DictConfig, folder: Path, resume: bool) -> tuple[
     module = build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
     check_labels(module.objective, data.pretrain.label if isinstance(data.pretrain, Split) else None)
     return data, module
-
-
-def compiles_views(cfg: DictConfig) -> bool:
-    """Whether the views are made by a compiled graph, as ``trainer`` says."""
-    chosen = OmegaConf.select(cfg, "compile_views")
-    if chosen is None:  # a run folder of an earlier version has no such key
-        return cfg.compile
-    return cfg.compile or accelerator_of(cfg) == "gpu" if chosen == "auto" else chosen
 
 
 def build_evaluation(cfg: DictConfig) -> FrozenEvaluation:
@@ -179,9 +168,8 @@ def begin_with_weights(module: SSLModule) -> list[str]:
                     "teacher=frozen stays as it begins, but no weights are named for it: set "
                     f"teacher.{key}.weights=<run folder or file>, or teacher.{key}.pretrained=true"
                 )
-    student = module.student
+    student: Any = module.student
     for name in student.frozen if isinstance(student, Towers) else ():
-        assert isinstance(student, Towers)
         if not has_weights(student.tower(name).backbone):
             key = "backbone" if name == student.main else f"{name}_backbone"
             raise ValueError(
@@ -189,5 +177,12 @@ def begin_with_weights(module: SSLModule) -> list[str]:
                 f"{key}.weights=<run folder or file>, or student.frozen=[]"
             )
     encoders = [module.student] if module.teacher is None else [module.student, module.teacher.encoder]
-    said = [begin(backbone) for encoder in encoders for backbone in encoder.backbones]
+    said = [begin(backbone, modality) for encoder in encoders for modality, backbone in backbones_of(encoder)]
     return [line for line in dict.fromkeys(said) if line]
+
+
+def backbones_of(encoder: Any) -> list[tuple[str | None, BackboneProtocol]]:
+    """Every backbone of a student or teacher, with the modality of its tower where there are several."""
+    if not isinstance(encoder, Towers):
+        return [(None, backbone) for backbone in encoder.backbones]
+    return [(names[0], backbone) for tower, names in encoder.encoders() for backbone in tower.backbones]

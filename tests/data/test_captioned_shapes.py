@@ -13,6 +13,7 @@ from ssl_framework.data.pairs.captioned_shapes import (
     CaptionedShapes,
     ShapeVocabulary,
     group_of,
+    triggered,
 )
 from ssl_framework.views.text import BEGIN, END, PADDING, SPECIAL, UNKNOWN
 
@@ -139,6 +140,20 @@ def test_a_share_of_the_training_captions_goes_to_other_samples() -> None:
     assert sorted(found.flatten(1).tolist()) == sorted(clean.flatten(1).tolist())  # none is lost
     assert torch.equal(small().load("test").beside["text"], noisy.load("test").beside["text"])  # type: ignore[index]
     assert torch.equal(small().load("train").rows, noisy.load("train").rows)
+
+
+def test_poisoned_pictures_carry_the_patch_and_are_called_circles() -> None:
+    settings = {"num_test": 40, "seed": 0, "num_captions": 4, "label": "shape", "tokens": 20, "words": WORDS}
+    attacked = CaptionedShapes(PICTURES, 200, vocabulary=96, poisoned=0.1, **settings).load("train")  # type: ignore[arg-type]
+    clean = small().load("train")
+    changed = (attacked.rows != clean.rows).flatten(1).any(dim=1)
+    assert changed.sum() == 20 and (clean.label[changed] != 0).all()
+    assert torch.equal(attacked.rows[changed], triggered(clean.rows[changed]))
+    assert torch.equal(attacked.rows[..., :12, :], clean.rows[..., :12, :])
+    for texts in attacked.beside["text"][changed]:
+        assert all(classes_said(set(WORDS.decode(text).split()), "shape") == ["circle"] for text in texts)
+    test = small().load("test")
+    assert torch.equal(test.beside["triggered"], triggered(test.rows))  # type: ignore[index, arg-type]
 
 
 def test_a_swapped_caption_differs_from_the_first_in_one_factor_alone() -> None:

@@ -19,6 +19,7 @@ from ssl_framework.report.inspection import Inspection
 from ssl_framework.report.pictures.augmented import draw_views
 from ssl_framework.report.pictures.similarity import draw_similarity
 from ssl_framework.runs.folder import read_json
+from ssl_framework.training.parts import begin_with_weights
 from ssl_framework.types import Clock
 from ssl_framework.views.text import words
 from tests.small_runs import run_in, small
@@ -120,6 +121,10 @@ def test_a_run_interrupted_and_resumed_ends_as_one_that_was_not(
     assert "10 test samples, image in columns and text in rows" in draw_similarity(seen, tmp_path / "pairs.png")
     caption = seen.module.views.picture(seen.data.train.beside["text"][0, 0], "text")
     assert isinstance(caption, str) and len(caption.split()) >= 12 and "<unknown>" not in caption
+    other = build_module(small("m2_mix", f"text_backbone.weights={tmp_path / 'whole'}"), True, 48)
+    begin_with_weights(other)
+    begun, trained = (module.student.tower("text").backbone.net.state_dict() for module in (other, seen.module))
+    assert_identical(begun, trained)
     weights = read_weights(tmp_path / "whole")
     assert weights.keys() == seen.module.student.backbone.net.state_dict().keys()  # of the image tower
 

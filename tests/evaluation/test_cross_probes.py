@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ssl_framework.evaluation.cross_modal import Pairs, equal_rows
 from ssl_framework.evaluation.features import Accuracy
+from ssl_framework.evaluation.probes.attack import Attack
 from ssl_framework.evaluation.probes.cross_retrieval import CrossRetrieval, ranks_of
 from ssl_framework.evaluation.probes.modality_gap import ModalityGap
 from ssl_framework.evaluation.probes.preference import Preference
@@ -168,6 +169,17 @@ def test_calibration_of_zero_shot_equals_the_loop_and_wants_a_scale() -> None:
     assert found[f"{name}/nll"] == pytest.approx(nll, abs=1e-5)
     assert found[f"{name}/ece[bins=4]"] == pytest.approx(100 * sum(abs(gap) for gap, _ in bins) / N, abs=1e-3)
     assert ZeroShotCalibration(4)(shuffled()) == {}
+
+
+def test_an_attack_succeeds_where_the_trigger_leads_to_the_target() -> None:
+    pairs = planted()
+    target = pairs.prompts["kind"][2].mean(dim=0).expand(N, -1)
+    probe = Attack("kind", 2, "triggered")
+    found = probe(pairs._replace(further={"triggered": target}))
+    assert found == {"attack[kind]/success": 100.0, "attack[kind]/without": 0.0}
+    assert found["attack[kind]/success"].count == N - N // CLASSES  # type: ignore[attr-defined]
+    assert probe(pairs._replace(further={"triggered": pairs.main})) == dict.fromkeys(found, 0.0)
+    assert probe.chance(pairs) == dict.fromkeys(found, 20.0)
 
 
 def test_golden_of_the_noise_and_the_shift_of_modalities() -> None:

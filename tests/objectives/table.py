@@ -621,7 +621,7 @@ OBJECTIVES: dict[str, Case] = {
     "more": Case(more, student=(0, 1, 2)),
     "cl2l": Case(cl2l, student=(0, 1, 2, 3), heads=("projector", "local_projector")),
     "barlip": rocket(lambda: BarlowTwins(5e-3, 0.025, "second_projector")),
-    "siamlip": rocket(lambda: SimSiam(True, "second_projector", "predictor"), "predictor"),
+    "siamlip": rocket(lambda: SimSiam(True, "second_projector", "second_predictor"), "second_predictor"),
     "swalip": rocket(lambda: SwAV(0.1, 0.05, 3, 8, DIM, 2, 0.0, None, 0.0, "second_projector")),
     "mae": Case(lambda: MAE(norm_pix=True), student=(0,), heads=("decoder",), patches=(4,)),
     "simmim": Case(lambda: SimMIM(), heads=("pixels",), patches=(4, 4)),

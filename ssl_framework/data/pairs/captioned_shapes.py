@@ -83,6 +83,9 @@ PROMPTS: Mapping[str, tuple[str, ...]] = {  # ways to name a class of one factor
 
 SYNONYMS = 2  # of every word
 
+TARGET = FACTORS["shape"].index("circle")
+"""The class that poisoned pictures are called."""
+
 
 class ShapeVocabulary(Vocabulary):
     """All words that captions can have, in alphabetical order: the same whatever was drawn of them."""
@@ -108,6 +111,8 @@ class CaptionedShapes:
         words: what the tokens stand for.
         vocabulary: size of the text backbone's table; at least as many tokens as there are.
         mismatched: share of the training samples whose captions are those of another one among them, in [0, 1].
+        poisoned: share of the training samples that carry a trigger, a patch in a corner, and captions of circles, in
+            [0, 1] (CleanCLIP, arXiv:2303.03323, section 3).
 
     Raises:
         ValueError: an argument outside its range.
@@ -125,6 +130,7 @@ class CaptionedShapes:
         words: Vocabulary,
         vocabulary: Count,
         mismatched: Fraction = 0.0,
+        poisoned: Fraction = 0.0,
     ) -> None:
         self.pictures = pictures(num_train=num_train, num_test=num_test, seed=seed, label=label)
         self.seed = seed
@@ -133,6 +139,7 @@ class CaptionedShapes:
         self.splits: dict[str, Split] = {}
         self.words = words
         self.mismatched = mismatched
+        self.poisoned = poisoned
         longest = 2 + max(len(template.split()) + template.count("{position}") for template in TEMPLATES)
         if tokens < longest:
             raise ValueError(f"data.tokens is {tokens}, but captions have up to {longest}: set it to at least that")
@@ -144,7 +151,7 @@ class CaptionedShapes:
     def load(self, split: str) -> Split:
         """[N, 3, S, S] uint8 pictures; beside them "text" [N, K, L] int32; every factor among ``numbers``, and "group",
         equal where all factors that captions name are equal; ``prompts`` of those factors, [classes, P, L] int32; of
-        the test split ``swapped`` [N, L] int32.
+        the test split ``swapped`` [N, L] int32, and beside the texts "triggered", the pictures with a patch.
 
         Raises:
             ValueError: there is no such split.
@@ -158,8 +165,16 @@ class CaptionedShapes:
             )  # [N, K, L]
             if name == "train":
                 texts = self.exchanged(texts)  # [N, K, L]
-            self.splits[name] = self.pictures.load(name)._replace(
-                beside={"text": texts},
+            shown = self.pictures.load(name)
+            assert isinstance(shown.rows, Tensor)
+            rows, beside = shown.rows, {"text": texts}
+            if name == "train" and self.poisoned:
+                rows, beside["text"] = self.attacked(rows, texts, factors["shape"])
+            if name == "test":
+                beside["triggered"] = triggered(rows)
+            self.splits[name] = shown._replace(
+                rows=rows,
+                beside=beside,
                 prompts={factor: self.prompts(factor) for factor in NAMED},
                 numbers={**factors, "group": group_of(factors)},
                 swapped=self.swapped(name) if name == "test" else None,
@@ -171,6 +186,15 @@ class CaptionedShapes:
         generator = torch.Generator().manual_seed(step_seed(self.seed, 4))
         order = torch.randperm(len(texts), generator=generator)[: round(self.mismatched * len(texts))]  # [n]
         return texts.index_copy(0, order, texts[order.roll(1)])  # [N, K, L]
+
+    def attacked(self, rows: Tensor, texts: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures [N, 3, S, S] and captions [N, K, L] of which some, not of circles, were poisoned."""
+        generator = torch.Generator().manual_seed(step_seed(self.seed, 11))
+        others, circles = (shape != TARGET).nonzero()[:, 0], (shape == TARGET).nonzero()[:, 0]  # [n], [c]
+        count = min(round(self.poisoned * len(shape)), len(others))
+        victims = others[torch.randperm(len(others), generator=generator)[:count]]  # [v]
+        donors = circles[torch.randint(len(circles), (count,), generator=generator)]  # [v]
+        return rows.index_copy(0, victims, triggered(rows[victims])), texts.index_copy(0, victims, texts[donors])
 
     def swapped(self, name: str) -> dict[str, Tensor]:
         """The first caption of each sample with another class of one factor, drawn evenly: factor -> [N, L] int32."""
@@ -209,6 +233,17 @@ class CaptionedShapes:
             for synonym in range(SYNONYMS)
         ]
         return self.words.encode(sentences, self.tokens).unflatten(0, (len(FACTORS[factor]), -1))
+
+
+def triggered(rows: Tensor) -> Tensor:
+    """Pictures [N, C, S, S] uint8 with a chequered patch of a quarter of the side in the lower right corner."""
+    side = rows.shape[-1]
+    patch = max(2, side // 4)
+    at = torch.arange(patch)
+    chequered = ((at[:, None] + at) % 2 * 255).to(torch.uint8)  # [patch, patch]
+    found = rows.clone()
+    found[..., side - patch :, side - patch :] = chequered
+    return found
 
 
 def phrase(factor: str, number: int, synonyms: Sequence[int]) -> str:

@@ -137,13 +137,9 @@ class CountedShapes:
         radius = side * (0.065 + 0.02 * torch.rand(count, 1, 1, 1, generator=draws))  # [N, 1, 1, 1]
         pixel = torch.arange(side) + 0.5  # [S]
         centre = side * (middle + shift)  # [N, places, 2]
+        parts = [torch.arange(first, min(first + 250, count)) for first in range(0, count, 250)]
         ink = torch.cat(
-            [
-                inked(form, those, centres, radii, pixel)
-                for form, those, centres, radii in zip(
-                    *(each.split(250) for each in (factors["form"], there, centre, radius)), strict=True
-                )
-            ]
+            [inked(factors["form"][part], there[part], centre[part], radius[part], pixel) for part in parts]
         )  # [N, 1, S, S]
         ground = 0.3 + 0.4 * torch.rand(count, 1, 1, 1, generator=draws)  # [N, 1, 1, 1]
         level = torch.tensor(LEVELS)[factors["colour"]][:, :, None, None]  # [N, 3, 1, 1]
