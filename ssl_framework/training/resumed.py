@@ -36,7 +36,8 @@ def point_to_resumed_folder(arguments: list[str]) -> list[str]:
     if not (folder.config_file.is_file() or folder.about_file.is_file()):
         sys.exit(f"error: resume={given[-1]}: there is no run in that folder (no {folder.config_file.name})")
     said = keys_of(arguments)
-    chosen = [item for item in names_of(folder).get("overrides", ()) if is_choice(item) and key_of(item) not in said]
+    before = latest_of(names_of(folder).get("overrides", ()))
+    chosen = [item for item in before if is_choice(item) and key_of(item) not in said]
     return [*with_paths_quoted(chosen), *arguments, f"hydra.run.dir={quoted(os.path.relpath(folder.path))}"]
 
 
@@ -68,7 +69,8 @@ def resumed(cfg: DictConfig, run: RunFolder, overrides: Sequence[str]) -> tuple[
             f"resume={run}: {run.about_file} does not say any more which method and data the run is of: give the "
             f"command that began it, with hydra.run.dir={run}, which writes it again"
         )
-    changes = [item for item in overrides if key_of(item) != "resume" and item not in names["overrides"]]
+    said = latest_of(names["overrides"])
+    changes = [item for item in overrides if key_of(item) != "resume" and item not in said]
     for item in changes:
         refuse_fixed(item, cfg, stored, names, run)
     if free := [item for item in changes if may_change(key_of(item))]:

@@ -17,7 +17,7 @@ from ssl_framework.build import build_module
 from ssl_framework.commands.export import main
 from ssl_framework.exporting import TO_TORCHVISION, Trained, export, load, renamed
 from ssl_framework.runs.folder import RunFolder, write_json
-from tests.small_runs import run_in, small
+from tests.small_runs import config, run_in, small
 
 
 def finished(folder: Path, *overrides: str) -> Path:
@@ -140,7 +140,7 @@ def test_a_folder_for_the_hub_has_a_card_and_is_loaded_by_timm(tiny: Path, tmp_p
 def test_a_folder_for_the_hub_of_images_of_other_channels(channels: int, tmp_path: Path) -> None:
     """timm would make the weights of three channels fit, which these are not."""
     numbers = [f"data.{key}=[{','.join(['0.5'] * channels)}]" for key in ("mean", "std")]
-    cfg = small("simclr", "data=digits", f"data.channels={channels}", "views=multiband", *numbers)
+    cfg = config("data=digits", f"data.channels={channels}", "views=multiband", *numbers)
     module = build_module(cfg, True, 48).eval()
     out = tmp_path / "hub"
     exporting.to_hub(Trained(cfg, module, tmp_path), out)
