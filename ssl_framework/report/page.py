@@ -110,13 +110,13 @@ def pictures_of(tsne: bool) -> list[Picture]:
         Picture("training", "Training", draw_training),
         Picture("scores", "Similarities of views", draw_scores),
         Picture("neighbours", "Nearest neighbours", draw_neighbours),
-        Picture("similarity", "Pairs of modalities", draw_similarity),
         Picture("confusion", "Classes", draw_confusion),
         Picture("embedding", "Features in the plane", partial(draw_embedding, kinds=kinds)),
         Picture("spectrum", "Singular values", draw_spectrum),
         Picture("attention", "Attention", draw_attention),
         Picture("views", "Augmented views", draw_views),
         Picture("mixes", "Mixtures", draw_mixes),
+        Picture("similarity", "Pairs of modalities", draw_similarity),
     ]
 
 

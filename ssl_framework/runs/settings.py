@@ -122,6 +122,12 @@ class OfData(TypedDict):
     tokens: Count
     vocabulary: Count
     words: Mapping[str, Any]
+    captions: Mapping[str, Any]
+    columns: Mapping[str, str] | None
+    languages: Annotated[Sequence[str], Len(1)]
+    prompts: Annotated[Sequence[str], Len(1)]
+    tokenizer: Literal["words", "bpe"]
+    vocabulary_file: str | None
     source: Mapping[str, Any]
 
 

@@ -98,6 +98,10 @@ class Parsed(HTMLParser):
                 yield Image.open(io.BytesIO(base64.b64decode(data, validate=True))), attributes["alt"]
 
 
+OF_TOWERS = {"similarity"}
+"""Pictures of runs with several towers alone."""
+
+
 def page_again(folder: Path, *overrides: str) -> Parsed:
     """The page of a run, written anew."""
     return Parsed(Page(40, tsne=False, seed=0).write(folder, overrides=overrides))
@@ -106,7 +110,7 @@ def page_again(folder: Path, *overrides: str) -> Parsed:
 def test_the_page_is_one_file_with_every_picture_and_word(run: Path) -> None:
     found = Parsed(run / "report.html")
     names = [path.stem for path in sorted((run / "pictures").iterdir())]
-    assert names == sorted(picture.name for picture in pictures_of(False))
+    assert names == sorted(picture.name for picture in pictures_of(False) if picture.name not in OF_TOWERS)
     shown = list(found.images)
     assert len(shown) == len(names)
     for image, words in shown:
@@ -143,7 +147,7 @@ def test_a_browser_shows_every_picture_and_has_nothing_to_complain_of(run: Path,
     told_back = re.search(r'data-told="([^"]*)"', done.stdout)
     assert told_back is not None, done.stderr[-2000:]
     values = json.loads(told_back[1].replace("&quot;", '"'))
-    assert len(values["widths"]) == len(pictures_of(False)) and min(values["widths"]) > 300
+    assert len(values["widths"]) == len(pictures_of(False)) - len(OF_TOWERS) and min(values["widths"]) > 300
     assert values["page"] <= values["window"]  # nothing sticks out of a narrow window
     assert ":CONSOLE" not in done.stderr
 

@@ -1,10 +1,11 @@
 """What the operating system refuses: one sentence with the path and what to do, and nothing lost."""
 
+import contextlib
 import errno
 import os
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -63,31 +64,34 @@ def test_our_own_sentences_stay() -> None:
     assert system_sentence(OSError(errno.EPROTO, "Protocol error", "x")) == "x cannot be used: Protocol error"
 
 
-@pytest.fixture
-def small_files() -> object:
-    """Files may not become larger than 4 kB meanwhile."""
+@contextlib.contextmanager
+def small_files() -> Iterator[None]:
+    """Files may not become larger than 4 kB meanwhile. Around a few lines only: pytest may write to a file as well."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[0][1]))
-    yield None
-    resource.setrlimit(resource.RLIMIT_FSIZE, before[0])
-    signal.signal(signal.SIGXFSZ, before[1])
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before[0])
+        signal.signal(signal.SIGXFSZ, before[1])
 
 
-def test_a_disk_that_is_full_leaves_the_file_as_it_was(tmp_path: Path, small_files: None) -> None:
+def test_a_disk_that_is_full_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     write_json(path, {"step": 1})
-    said = refused(lambda: write_json(path, {"step": "2" * 5000}))
+    with small_files():
+        said = refused(lambda: write_json(path, {"step": "2" * 5000}))
     assert said.startswith(f"error: {path} cannot be written, as files may not get so large here")
     assert read_json(path) == {"step": 1} and os.listdir(tmp_path) == ["result.json"]
 
 
-def test_a_disk_that_is_full_under_torch_and_safetensors(tmp_path: Path, small_files: None) -> None:
+def test_a_disk_that_is_full_under_torch_and_safetensors(tmp_path: Path) -> None:
     for name, write in (
         ("last.ckpt", lambda beside: torch.save(torch.zeros(5000), beside.open("wb"))),
         ("net.safetensors", partial(tell_rust_error, 'IoError(Os { code: 28, kind: StorageFull, message: "No" })')),
         ("again.safetensors", partial(tell_rust_error, "I/O error: No space left on device (os error 28)")),
     ):
-        with pytest.raises(OSError) as error, replacing(tmp_path / name) as beside:
+        with small_files(), pytest.raises(OSError) as error, replacing(tmp_path / name) as beside:
             write(beside)
         assert error.value.filename == str(tmp_path / name) and error.value.errno in (errno.EFBIG, errno.ENOSPC)
     assert os.listdir(tmp_path) == []

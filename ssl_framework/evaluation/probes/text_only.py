@@ -18,8 +18,8 @@ from ssl_framework.functional import unit
 
 @guarded
 class TextOnly:
-    """Logistic regression on the text embeddings of every other sample, with noise so that a picture's would not be
-    strange to it, scored on the pictures of the rest.
+    """Logistic regression on the text embeddings of half the samples, with noise so that a picture's would not be
+    strange to it, scored on the pictures of the other half.
 
     Args:
         noise: deviations of the normal noise that is added to each coordinate before the length is one again (section
@@ -28,7 +28,7 @@ class TextOnly:
         copies: of each text, each with noise of its own.
         weight_decay: as in ``LinearProbe``.
         max_iter: likewise.
-        seed: of the noise.
+        seed: of the halves and the noise.
     """
 
     def __init__(
@@ -49,20 +49,22 @@ class TextOnly:
     def __call__(self, test: Pairs) -> dict[str, float]:
         """Top-1 of pictures in percent, ``text_only[shape,noise=0.08]/top1`` and, moved without noise,
         ``text_only[shape,shift]/top1``, for every factor that has prompts."""
-        texts, pictures = test.other[::2], test.main[1::2]  # [n, D], [m, D]
         draws = torch.Generator().manual_seed(self.seed)
+        order = torch.randperm(len(test.main), generator=draws)  # [N]; data may lie in the order of their classes
+        read, asked = order[: len(order) // 2], order[len(order) // 2 :]  # [n], [m]
+        texts, pictures = test.other[read], test.main[asked]  # [n, D], [m, D]
         many = texts.repeat(self.copies, 1)  # [copies * n, D]
         n = torch.randn(many.shape, generator=draws)  # [copies * n, D]
         seen = {f"noise={scale:g}": noised(many, n, scale) for scale in self.noise}
         if self.shift:
-            seen["shift"] = shifted(many, texts, test.main[::2])
+            seen["shift"] = shifted(many, texts, test.main[read])
         scores: dict[str, float] = {}
         for factor in test.prompts:
             label = test.label[factor]
             for how, x in seen.items():
-                weight, bias = self.classifier.fit(x, label[::2].repeat(self.copies))
+                weight, bias = self.classifier.fit(x, label[read].repeat(self.copies))
                 answer = F.linear(pictures, weight, bias).argmax(dim=1)  # [m]
-                scores[f"text_only[{factor},{how}]/top1"] = right(answer, label[1::2])
+                scores[f"text_only[{factor},{how}]/top1"] = right(answer, label[asked])
         return scores
 
     def chance(self, test: Pairs) -> dict[str, float]:

@@ -47,7 +47,7 @@ def draw_similarity(seen: Inspection, out: Path) -> str | None:
     for column, picture in enumerate(seen.shown(seen.test, index)):
         if not isinstance(picture, str):
             shown = OffsetImage(rgb(picture).permute(1, 2, 0).numpy(), zoom=32 / picture.shape[2])
-            axes.add_artist(AnnotationBbox(shown, (column, -0.95), frameon=False, annotation_clip=False))
+            axes.add_artist(AnnotationBbox(shown, (column, -1.05), frameon=False, annotation_clip=False))
     save(figure, out)
     best = int((cosine.argmax(dim=1) == torch.arange(len(index))).sum())
     return (
