@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ssl_framework.arguments import NonNegative, Positive, PositiveFraction, guarded
-from ssl_framework.distributed import gather_with_grad, rank
+from ssl_framework.distributed import gather, gather_with_grad, rank
 from ssl_framework.functional import by_tiles, unit
 from ssl_framework.memory import SampleBank
 from ssl_framework.objectives.base import Objective, outputs_of
@@ -57,7 +57,7 @@ class SogCLR(Objective):
 @guarded
 class ISogCLR(Objective):
     """Robust global contrastive loss, with a temperature for every sample. It keeps three numbers a sample: log u_i,
-    tau_i and the momentum of its gradient. Smallest, mean and largest tau_i of all samples are logged.
+    tau_i and the momentum of its gradient. Smallest, mean and largest tau_i of the batch are logged.
 
     Args:
         temperature: tau_i at the start.
@@ -114,9 +114,9 @@ class ISogCLR(Objective):
         momentum = (1 - self.beta) * momentum + self.beta * gradient  # [B]
         tau = (tau - self.eta * momentum).clamp(*self.bounds)  # [B]
         self.bank.write(batch.index, {"log_u": found.log_mean_u, "tau": tau, "momentum": momentum})
-        every = self.bank.get_buffer("tau")  # [N]
-        low, high = every.aminmax()
-        return {"loss": found.loss, "gcl": found.gcl, "tau_min": low, "tau_mean": every.mean(), "tau_max": high}
+        tau = gather(tau)  # [W * B]; not of all N samples, which would cost more the more there are
+        low, high = tau.aminmax()
+        return {"loss": found.loss, "gcl": found.gcl, "tau_min": low, "tau_mean": tau.mean(), "tau_max": high}
 
 
 class GlobalContrast(NamedTuple):

@@ -91,9 +91,10 @@ class Made:
 def pixels(count: int) -> torch.Tensor:
     """[N, 3, 8, 8] uint8: of sample n a pattern that n gives."""
     whole = torch.empty(count, 3, SIDE, SIDE, dtype=torch.uint8)
-    pattern = torch.arange(3 * SIDE * SIDE).view(3, SIDE, SIDE)
-    for index in torch.arange(count).split(1_000_000):
-        whole[index] = ((index[:, None, None, None] * 7 + pattern * (1 + index[:, None, None, None] % 5)) % 256).byte()
+    pattern = torch.arange(3 * SIDE * SIDE).view(3, SIDE, SIDE).byte()
+    for index in torch.arange(count).split(100_000):
+        number = index[:, None, None, None]
+        whole[index[0] : index[-1] + 1] = (7 * number).byte() + pattern * (1 + number % 5).byte()  # modulo 256
     return whole
 
 
