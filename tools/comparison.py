@@ -105,7 +105,13 @@ def run(command: Sequence[str], until: float, processes: int) -> None:
 
 
 def joined(old: Record | None, new: Record) -> Record:
-    """Two records as one, the newer row of a run; where what belongs to the numbers differs, both stand."""
+    """Two records as one, the newer row of a run; where what belongs to the numbers differs, both stand.
+
+    Raises:
+        ValueError: they are of different budgets.
+    """
+    if old is not None and (was := old.about["protocol"]["batch"]) != (now := new.about["protocol"]["batch"]):
+        raise ValueError(f"the record is of batches of {was}, the new runs of {now}: remove the record's folder first")
     ended = [entry for entry in new.sheet.entries if entry.state in ("done", "failed")]
     entries = {place_of(entry): entry for entry in (*(old.sheet.entries if old else ()), *ended)}
     about, references = new.about, new.about["references"]

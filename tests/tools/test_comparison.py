@@ -8,7 +8,7 @@ import pytest
 from ssl_framework.report import comparison
 from ssl_framework.report.comparison import read_record
 from tests.report.test_report import KNN, synthetic_job
-from tools.comparison import TABLES, add, commands, missing, wanted
+from tools.comparison import TABLES, add, commands, joined, missing, wanted
 
 
 def test_runs_are_added_once_with_the_references_of_their_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,6 +37,9 @@ def test_runs_are_added_once_with_the_references_of_their_seed(tmp_path: Path, m
     assert record.reference("untrained", "x", KNN) == "9.5 ± 0.7 (2)"
     typed = (kept / "command.txt").read_text().splitlines()
     assert typed == [f"python train.py -m hydra.sweep.dir=outputs/record/{name}" for name in ("x-0", "y-0", "x-1")]
+    other = record._replace(about={**record.about, "protocol": {**record.about["protocol"], "batch": 1}})
+    with pytest.raises(ValueError, match="of batches of 128, the new runs of 1: remove the record's folder first"):
+        joined(record, other)
     assert missing(record, [("a", "x", 0), ("b", "x", 0), ("c", "x", 0)]) == [("c", "x", 0)]
 
 
