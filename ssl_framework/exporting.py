@@ -282,7 +282,9 @@ def to_hub(trained: Trained, out: Path) -> str:
     plain: Any = copy.deepcopy(trained.net).to(memory_format=torch.contiguous_format)  # as safetensors wants it
     size = {"input_size": (views.channels, views.image_size, views.image_size)}
     plain.pretrained_cfg = {**plain.pretrained_cfg, **size, "mean": tuple(views.mean), "std": tuple(views.std)}
-    told = {**backbone.options, **({"in_chans": views.channels} if views.channels != 3 else {})}
+    told = dict(backbone.options)
+    if views.channels != 3:  # and timm is not to make weights of three channels fit
+        told["in_chans"], plain.pretrained_cfg["first_conv"] = views.channels, None
     try:
         save_for_hf(plain, str(out), model_args=told, safe_serialization=True)
     except RuntimeError as error:  # of safetensors
