@@ -1,23 +1,26 @@
 # make train [ARGS="method=mochi data=cifar10"]   installs into .venv on the first call, then runs train.py
-# make test                                       the same environment, then lint, types and tests
+# make test                                       the same environment, then tests, lint and types
 # make docs                                       the site, in build/docs/index.html
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
+LINT := $(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy
+
 .PHONY: train test lint docs clean
 
 train: $(INSTALLED)
 	$(RUN) train.py $(ARGS)
 
-test: lint
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+# The types are checked beside the tests: alone, they would leave a core idle for half a minute.
+test: $(INSTALLED)
+	@{ $(LINT); } & lint=$$!; \
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS); tests=$$?; \
+	wait $$lint || { echo "make lint fails, see above"; exit 1; }; exit $$tests
 
 lint: $(INSTALLED)
-	$(RUN) -m ruff check .
-	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy
+	$(LINT)
 
 docs: $(VENV)/.docs
 	$(RUN) -m sphinx -W --keep-going -b html docs build/docs

@@ -1,11 +1,12 @@
 """One thread a test process: the tests' tensors are small, and two processes share the work (``make test``). What they
-have imported is set aside for all collections of garbage."""
+have imported is set aside for all collections of garbage, and serves the processes that they start."""
 
 import atexit
 import contextlib
 import gc
 import os
 import signal
+import sys
 
 import pytest
 
@@ -18,12 +19,13 @@ for number in (signal.SIGHUP, signal.SIGQUIT):  # as in a terminal, whatever has
 
 
 LONGEST = (
-    *("test_configs", "training/test_launch", "commands/test_run", "tools/test_chaos", "test_methods"),
-    *("commands/test_again", "study/test_study", "training/test_sharding", "commands/test_sweepers", "test_ddp"),
-    *("test_device", "report/test_page", "commands/test_evaluate", "cases/test_users", "test_hosted"),
-    *("test_compositions", "mixers/test_mixers", "training/test_going_on", "training/test_resume"),
+    *("training/test_launch", "test_methods", "test_configs", "commands/test_run", "training/test_sharding"),
+    *("report/test_page", "study/test_study", "tools/test_chaos", "training/test_resume", "commands/test_again"),
+    *("test_device", "test_compositions", "commands/test_evaluate", "test_ddp", "test_hosted"),
+    *("commands/test_sweepers", "training/test_saving", "training/test_going_on", "examples/test_plugin"),
+    *("study/test_studies", "cases/test_users", "mixers/test_mixers", "data/test_shards", "training/test_nonfinite"),
 )
-"""The files of ten seconds and more, which begin first: a long one at the end would leave the other process idle."""
+"""The files of eight seconds and more, which begin first: a long one at the end would leave the other process idle."""
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -35,6 +37,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
         torch.set_num_threads(1)
         parse_once()
+        os.fsync = os.fstat  # type: ignore[assignment]  # only a machine that stops loses what is not on its disk
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -48,4 +51,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     """Once all files of tests are imported and nothing has run."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)  # composed configs are kept: looking through them takes a quarter of a second
     atexit.register(gc.unfreeze)  # libraries that count what is left would complain
+    if forked := sys.modules.get("tests.forked"):
+        forked.begin_server()

@@ -5,22 +5,84 @@ torchrun, for the ranks of one that starts them, for the jobs of a launcher. The
 own means: its signals, exit code, working directory and output.
 """
 
+import ctypes
+import faulthandler
+import logging
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tools.chaos.ready"])
 
 PID = "pid.txt"
 """In the folder of a study's run: which process it is, for tests that outlive the study."""
+
+
+SPAWN = util.spawnv_passfds
+
+
+def begin_server() -> None:
+    """Starts the server of CONTEXT as a fork of this process, which has imported everything and run nothing either.
+
+    Otherwise it is a new interpreter at its first use: where this process may have asked for a GPU, which its forks
+    could not use any more, and where a fork is not safe.
+    """
+    import torch
+
+    if sys.platform == "linux" and not torch.cuda.is_available():
+        resource_tracker.ensure_running()
+        with mock.patch.object(util, "spawnv_passfds", fork_instead):
+            forkserver.ensure_running()
+
+
+def fork_instead(path: object, arguments: Sequence[object], kept: Sequence[int]) -> int:
+    """In the place of a new interpreter that is told by ``-c CODE`` what to do, and has no open files but ``kept``."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        become_bare(kept)
+        exec(str(arguments[-1]))
+    except Exception:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def become_bare(kept: Sequence[int]) -> None:
+    """What pytest has put in the place of what an interpreter begins with is taken back in this fork."""
+    faulthandler.disable()
+    sys.excepthook, sys.unraisablehook = sys.__excepthook__, sys.__unraisablehook__
+    threading.excepthook = threading.__excepthook__
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("_pytest.")]
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number and number not in (nothing, *kept):  # not closed: what is open later would get what is written here
+            os.dup2(nothing, number, inheritable=number < 3)
+    before = sys.stdout
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    for reference in logging._handlerList:  # type: ignore[attr-defined]
+        handler = reference()
+        if type(handler) is logging.StreamHandler:
+            handler.stream = sys.stdout if handler.stream is before else sys.stderr
+    util.spawnv_passfds = SPAWN
+    server: Any = forkserver._forkserver
+    server._lock = threading.RLock()  # the other process holds it at the moment
+    tracker: Any = resource_tracker._resource_tracker
+    tracker._pid = None  # no child of this process
 
 
 class Command:
@@ -94,16 +156,33 @@ def torchrun(arguments: Sequence[str]) -> None:
     main(list(arguments))
 
 
-def torchrun_of_forks(arguments: Sequence[str]) -> None:
-    """Becomes ``torchrun --nproc-per-node=2 train.py ARGUMENTS`` of a terminal, whose processes are forks of it."""
+HERE = ("--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0")
+
+
+def torchrun_of_forks(arguments: Sequence[str], options: Sequence[str] = HERE) -> None:
+    """Becomes ``torchrun OPTIONS train.py ARGUMENTS`` of a terminal, whose processes are forks of it."""
     from torch.distributed.launcher.api import elastic_launch
     from torch.distributed.run import config_from_args, parse_args
 
     os.setsid()
-    options = ["--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
     config, _, _ = config_from_args(parse_args([*options, "train.py"]))
     config.start_method = "fork"
     elastic_launch(config, launched)(arguments)
+
+
+def torchrun_in_namespace(arguments: Sequence[str]) -> None:
+    """Likewise in a network namespace: its name, the options, ``train.py`` and the arguments."""
+    name, *words = arguments
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(f"/run/netns/{name}") as namespace:
+        if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"no way into {namespace.name}")
+    at = words.index("train.py")
+    torchrun_of_forks(words[at + 1 :], words[:at])
+
+
+CLONE_NEWNET = 0x40000000
+"""Of linux/sched.h."""
 
 
 def launched(arguments: Sequence[str]) -> None:

@@ -295,7 +295,7 @@ def sums_of_own_rows() -> list[Tensor]:
     rows = torch.arange(8.0).view(4, 2) * (rank() + 1)
     scattered = sum_of_own_rows(rows)
 
-    def lacks(*args: Any) -> None:
+    def lacks(*args: Any, **named: Any) -> None:
         raise RuntimeError("Backend mpi does not support reduce_scatter_tensor")
 
     with mock.patch.object(dist, "reduce_scatter_tensor", lacks):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import WandbLogger
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -199,6 +200,18 @@ def test_a_run_still_in_training_shows_its_last_checkpoint(run: Path, copied: Pa
     assert "Mixtures (the run has written no checkpoint yet)" in found.text
 
 
+@pytest.fixture
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are rendered with a tenth of their pixels."""
+    savefig = Figure.savefig
+
+    def save(figure: Figure, *args: Any, **kwargs: Any) -> None:
+        savefig(figure, *args, **{**kwargs, "dpi": 35})
+
+    monkeypatch.setattr(Figure, "savefig", save)
+
+
+@pytest.mark.usefixtures("coarse")
 @pytest.mark.parametrize(
     ("overrides", "images", "said"),
     [

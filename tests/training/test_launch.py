@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from ssl_framework.runs.folder import read_metrics
 from ssl_framework.training.meeting import Meeting
 from ssl_framework.training.place import Place, join, leave_to_launcher, place, settle
 from ssl_framework.training.run import threads_as_settled
-from tests.forked import Command, torchrun, torchrun_of_forks
+from tests.forked import Command, torchrun, torchrun_in_namespace, torchrun_of_forks
 from tests.runs.test_stopping import end, fork
 from tests.small_runs import SMALL, config
 from tests.training.test_resume import assert_identical
@@ -306,16 +305,13 @@ def test_two_machines_equal_one_with_two_processes(machines: tuple[str, str], tm
     options += ["--rdzv-endpoint=10.77.0.1:29400"]
     running = []
     for number, name in enumerate(machines, start=1):
-        command = ["ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run", *options]
-        command += [f"--local-addr=10.77.0.{number}", f"--rdzv-conf=is_host={number == 1}"]  # one name for both hosts
-        command += [str(ROOT / "train.py"), *settings, "hydra.run.dir=two"]
-        variables = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": name}
-        running.append(
-            subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        )
-    said = [process.communicate(timeout=180)[0].decode() for process in running]
-    assert [process.returncode for process in running] == [0, 0], said
-    assert sum("joins the 2 processes that were launched on 2 machines" in text for text in said) == 1
+        own = [f"--local-addr=10.77.0.{number}", f"--rdzv-conf=is_host={number == 1}"]  # one name for both hosts
+        words = [name, *options, *own, "train.py", *settings, "hydra.run.dir=two"]
+        variables = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": name}
+        running.append(Command(tmp_path, *words, become=torchrun_in_namespace, environment=variables))
+    ended = [process.end(timeout=180) for process in running]
+    assert [process.returncode for process in ended] == [0, 0], ended
+    assert sum("joins the 2 processes that were launched on 2 machines" in each.stdout for each in ended) == 1
     one = Command(tmp_path, *settings, "trainer=ddp_cpu", "hydra.run.dir=one").end()
     assert one.returncode == 0, one.stderr
     assert read_metrics(tmp_path / "two" / "metrics.csv") == read_metrics(tmp_path / "one" / "metrics.csv")

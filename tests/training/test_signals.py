@@ -6,6 +6,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from functools import partial
 from multiprocessing.forkserver import _forkserver as forkserver
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 import torch.distributed as dist
 from rich.console import Console
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ssl_framework.runs.config import config_hash
 from ssl_framework.runs.stopping import Interrupted, Stopped, begin_worker, stop
@@ -27,7 +29,7 @@ from ssl_framework.training.outside import Lost, from_outside, outside
 from ssl_framework.training.signals import StopSignals, Terminal
 from ssl_framework.training.trainer import patience
 from ssl_framework.training.watchdog import State, Watch, Watchdog, place_of, said_of
-from tests.forked import CONTEXT, Command
+from tests.forked import CONTEXT, Command, train
 from tests.small_runs import SMALL, config
 
 TWO = (*SMALL, "trainer=ddp_cpu", "trainer.max_epochs=500", "hydra.run.dir=run")
@@ -44,8 +46,14 @@ def ranks_of(command: Command) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def impatient(arguments: Sequence[str]) -> None:
+    """Becomes the command, which ends what is left of its ranks a moment after the first has ended."""
+    launch.TOGETHER = 0.3
+    train(arguments)
+
+
 def test_a_rank_that_is_stopped_is_named_by_the_others_and_all_end(tmp_path: Path) -> None:
-    running = Command(tmp_path, *TWO, "trainer.hang_after_minutes=0.02")
+    running = Command(tmp_path, *TWO, "trainer.hang_after_minutes=0.02", become=impatient)
     trained_to(tmp_path / "run" / "checkpoints" / "last.ckpt")
     first, second = ranks_of(running)
     os.kill(second, signal.SIGSTOP)
@@ -95,8 +103,10 @@ METHODS = ["fork", "forkserver"]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_worker_ends_by_sigkill_only_and_then_is_named(method: str) -> None:
+def test_a_worker_ends_by_sigkill_only_and_then_is_named(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a terminal sends to all processes does not take the data from a step that is to be ended."""
+    look = _MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(look, "__defaults__", (0.1,))  # seconds between torch's looks at a worker, in the place of 5
     batches = working(method)
     pid = next(batches)
     subprocess.run(["bash", "-c", f"kill -INT {pid}; kill -TERM {pid}; kill -HUP {pid}"], check=True)
