@@ -20,6 +20,20 @@ def uniform(shape: tuple[int, ...], device: torch.device, generator: torch.Gener
     return torch.rand(shape, generator=generator, device=generator.device if generator else device).to(device)
 
 
+def draw_crops(
+    batch: int,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    device: torch.device,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Boxes for images of one size, [B, 4] int64, as ``place_crops`` makes them of numbers that are drawn here."""
+    draws = uniform((batch, CROP_DRAWS), device, generator)  # [B, 22]
+    return place_crops(draws, height, width, central_box(height, width, ratio), scale, ratio)
+
+
 def place_crops(
     draws: Tensor,
     height: int | Tensor,

@@ -64,19 +64,6 @@ def draw_jitter(
     return drawing.jitter_of(torch.rand(rows, 8, generator=generator, device=device), strengths)
 
 
-def draw_crops(
-    rows: int,
-    height: int,
-    width: int,
-    scale: tuple,
-    ratio: tuple,
-    device: torch.device,
-    generator: torch.Generator | None,
-) -> Tensor:
-    draws = torch.rand(rows, crops.CROP_DRAWS, generator=generator, device=device)
-    return crops.place_crops(draws, height, width, crops.central_box(height, width, ratio), scale, ratio)
-
-
 def torchvision_jitter(image: Tensor, factors: list[float], order: list[int]) -> Tensor:
     operations = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
     for operation in order:
@@ -202,7 +189,7 @@ def test_crops_have_torchvision_distribution(height: int, width: int) -> None:
     torch.manual_seed(0)
     image = torch.empty(3, height, width)
     wanted = torch.tensor([RandomResizedCrop.get_params(image, [0.2, 1.0], [3 / 4, 4 / 3]) for _ in range(5000)])
-    boxes = draw_crops(100_000, height, width, (0.2, 1.0), (3 / 4, 4 / 3), CPU, torch.Generator().manual_seed(0))
+    boxes = crops.draw_crops(100_000, height, width, (0.2, 1.0), (3 / 4, 4 / 3), CPU, torch.Generator().manual_seed(0))
     top, left, h, w = boxes.unbind(1)
     assert top.min() >= 0 and left.min() >= 0 and h.min() >= 1 and w.min() >= 1
     assert (top + h).max() == height and (left + w).max() == width  # inside, and the border is reached
@@ -220,7 +207,7 @@ def test_crops_have_torchvision_distribution(height: int, width: int) -> None:
 
 
 def test_crop_that_never_fits_falls_back_to_the_centre() -> None:
-    boxes = draw_crops(50, 10, 100, (0.9, 1.0), (3 / 4, 4 / 3), CPU, None)
+    boxes = crops.draw_crops(50, 10, 100, (0.9, 1.0), (3 / 4, 4 / 3), CPU, None)
     image = torch.empty(3, 10, 100)
     assert boxes.unique(dim=0).tolist() == [list(RandomResizedCrop.get_params(image, [0.9, 1.0], [3 / 4, 4 / 3]))]
 
