@@ -214,6 +214,9 @@ FREE = {
     ("AlignMix", "layers"),
     ("LearnedMask", "layer"),
     ("SeriesViews", "mean"),
+    ("AudioViews", "mean"),
+    ("AudioViews", "noise"),  # dB
+    ("SpokenDigits", "snr"),
 }
 """Numbers that may be any."""
 

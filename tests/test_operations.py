@@ -8,7 +8,7 @@ from ssl_framework.optim import LARS
 from tools import operations
 
 BOUNDS = {
-    "simclr": {"views": 330, "student": 40, "teacher": 0, "objective": 60, "backward": 150, "optimizer": 3},
+    "simclr": {"views": 330, "student": 42, "teacher": 0, "objective": 60, "backward": 150, "optimizer": 3},
     "mocov2": {"views": 330, "student": 33, "teacher": 44, "objective": 70, "backward": 122, "optimizer": 3},
     "byol": {"views": 670, "student": 90, "teacher": 60, "objective": 34, "backward": 204, "optimizer": 3},
 }

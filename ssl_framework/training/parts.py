@@ -11,6 +11,7 @@ from rich.console import Console
 from ssl_framework.build import build, build_data, build_module, check_data, check_labels, modalities_of
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
+from ssl_framework.device import accelerator_of
 from ssl_framework.evaluation.after_training.base import AfterRun
 from ssl_framework.evaluation.during_training.alarm import CollapseAlarm
 from ssl_framework.evaluation.during_training.causes import known_cause, likely_cause
@@ -25,6 +26,7 @@ from ssl_framework.runs.numbers import several
 from ssl_framework.runs.provenance import commit
 from ssl_framework.training.best import Best
 from ssl_framework.training.checkpoints import Checkpoints, Intervals
+from ssl_framework.training.flops import FlopCount
 from ssl_framework.training.live_page import LivePage
 from ssl_framework.training.metrics_log import MetricsCSV, build_loggers
 from ssl_framework.training.nonfinite import NonFiniteWatch
@@ -69,6 +71,8 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     check_sharding(cfg, module)
     if cfg.trainer.compile:
         module.compile_parts()
+    if compiles_views(cfg.trainer):
+        module.views.compile_parts()
     evaluation = build_evaluation(cfg)
     if not resume:
         evaluation.initial = copied(module.student)  # the untrained backbone is one without weights from elsewhere
@@ -82,7 +86,7 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     checkpoints = build_checkpoints(cfg.trainer, RunFolder(folder), signals, evaluation)
     watch, watchdog = NonFiniteWatch(RunFolder(folder)), Watchdog(OmegaConf.select(cfg, "trainer.hang_after_minutes"))
     lines = EvaluationLines(console, evaluation)
-    beside = [*alarms(cfg), StepLog(console), *evaluation.beside]
+    beside = [*alarms(cfg), StepLog(console), FlopCount(cfg.trainer.compile), *evaluation.beside]
     ends = [*time_limits(cfg.trainer), *([] if checkpoints.best is None else [checkpoints.best])]
     watching = [watchdog, watch, *ends, progress, *beside]
     report = build(OmegaConf.select(cfg, "report"))  # a run folder of an earlier version has no such key
@@ -116,6 +120,14 @@ def build_data_and_module(cfg: DictConfig, folder: Path, resume: bool) -> tuple[
     module = build_module(cfg, data.pretrain.labelled, data.pretrain.shape[0])
     check_labels(module.objective, data.pretrain.label if isinstance(data.pretrain, Split) else None)
     return data, module
+
+
+def compiles_views(cfg: DictConfig) -> bool:
+    """Whether the views are made by a compiled graph, as ``trainer`` says."""
+    chosen = OmegaConf.select(cfg, "compile_views")
+    if chosen is None:  # a run folder of an earlier version has no such key
+        return cfg.compile
+    return cfg.compile or accelerator_of(cfg) == "gpu" if chosen == "auto" else chosen
 
 
 def build_evaluation(cfg: DictConfig) -> FrozenEvaluation:

@@ -17,12 +17,11 @@ from torchvision.transforms.v2 import functional as tv
 from ssl_framework.data.images.decoding import open_image, read_crops, read_image
 from ssl_framework.data.images.files import Cutter, Files, FilesLoader, FilesSource, Paths
 from ssl_framework.types import Samples
-from ssl_framework.views.crops import central_box, place_crops
+from ssl_framework.views.crops import central_box, draw_crops, place_crops
 from ssl_framework.views.image import Views
 from tests.data.test_data import RED, data_config, folder_source
 from tests.small_runs import config, run_in
 from tests.training.test_resume import assert_identical, interrupt_at, last, sigterm
-from tests.views.test_views import draw_crops
 
 CPU = torch.device("cpu")
 

@@ -610,7 +610,7 @@ def to_plain(cfg: Any) -> Any:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["scale=small"], "say which study: study= one of adainf/inflation, amcl/heads, "),
+        (["scale=small"], "say which study: study= one of adainf/inflation, align/noise, amcl/heads, "),
         (["--dryrun", "study=dcl/batch_size"], "'--dryrun' is not of the form key=value (--help lists what is known)"),
         (["study=dcl/batch_sizes"], "there is no study=dcl/batch_sizes (did you mean dcl/batch_size?)"),
         (["study=no/where.yaml"], "study=no/where.yaml: there is no such file"),

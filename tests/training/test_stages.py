@@ -192,7 +192,7 @@ def test_a_stage_has_the_names_of_the_run_and_a_refused_run_leaves_nothing(tmp_p
 
 
 def test_bad_settings_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"student\.earlier is -1: it must be at least 0"):
+    with pytest.raises(ValueError, match=r"student\.earlier is -1: it must be between 0 and 1000"):
         build_module(small("mcl", "student.earlier=-1"), has_labels=True)
     with pytest.raises(ValueError, match=r"StageClusters's num_clusters is 0"):
         StageClusters(0, None)

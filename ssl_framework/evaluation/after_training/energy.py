@@ -15,8 +15,16 @@ from ssl_framework.data.datamodule import DataModule
 from ssl_framework.evaluation.after_training.base import AfterRun, clean, frozen_copy
 from ssl_framework.evaluation.features import Bare, Splits, extract, refuse_non_finite
 from ssl_framework.module import SSLModule
+from ssl_framework.runs.suggestions import choices, nodes_of
+from ssl_framework.runs.suggestions import chosen as chosen_of
 from ssl_framework.views.image_ops import with_channels
 from ssl_framework.views.marginals import permuted
+
+
+def methods_with_number(name: str) -> str:
+    """``method=meco or ``: the methods whose heads have one of that name that gives one number."""
+    heads = nodes_of("head")
+    return choices("method", lambda node: heads.get(chosen_of(node, "head") or "", {}).get(name, {}).get("out") == 1)
 
 
 @guarded
@@ -58,7 +66,7 @@ class Energy(AfterRun):
         if student.dims.get(self.head) != 1:
             raise ValueError(
                 f"evaluation.head is {self.head}, but the student has no head of that name with one number: choose "
-                "method=meco, or another head"
+                f"{methods_with_number(self.head)}another head"
             )
         own = self.drawn(data.test)  # [N, C, H, W_px]
         generator = torch.Generator().manual_seed(self.seed)
