@@ -303,10 +303,11 @@ GIVEN_ELSEWHERE = {
     **dict.fromkeys(("noise", "beside", "labels", "measures", "scores", "online_linear", "cross", "after"), "a part"),
     **dict.fromkeys(("head_probes", "transport", "columns", "targets", "table"), "likewise, or a mapping"),
     **dict.fromkeys(("make_store", "make_cache", "keep_sizes", "store", "num_threads", "chunk"), "changes no number"),
-    **dict.fromkeys(("scored", "earlier", "head_layers"), "belongs to a few methods or evaluations"),
+    **dict.fromkeys(("scored", "earlier", "head_layers", "further"), "belongs to a few methods or evaluations"),
     **dict.fromkeys(("previous", "id", "job_type", "prefix"), "the command gives it"),
     **dict.fromkeys(("test_folder", "bits"), "of a real data set; generated images have none"),
     "name": "a modality, which the objective knows by it",
+    "wordings": "of methods that need several texts of a sample",
     "join_views": "configs/train.yaml has it for every student",
 }
 """Arguments with a default that YAML files need not name, and why."""
