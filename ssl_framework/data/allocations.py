@@ -45,8 +45,9 @@ class WithinMemory(TorchDispatchMode):
             if func.overloadpacket.__name__ == "randperm":
                 sizes, dtype = [tuple(args[:1])], torch.int64
             device = torch.device(given.get("device") or "cpu")
-            if sizes and device.type != "meta":
-                refuse_more_than_free(dtype.itemsize * math.prod(sizes[0]), device, *self.said(sizes[0]))
+            wanted = dtype.itemsize * math.prod(sizes[0]) if sizes and device.type != "meta" else 0
+            if wanted > SMALL:  # the sentence takes longer than most tensors
+                refuse_more_than_free(wanted, device, *self.said(sizes[0]))
         return func(*args, **given)
 
     def said(self, size: Sequence[int]) -> tuple[str, str]:
