@@ -28,7 +28,8 @@ DATASHEETS: dict[str, Peaks] = {  # name in the device's own -> 1e12 floating-po
     "RTX 4090": {"bf16": 165.2, "tf32": 82.6, "fp32": 82.6},  # NVIDIA Ada architecture whitepaper, table 2
     "RTX 3090": {"bf16": 71, "tf32": 35.6, "fp32": 35.6},  # NVIDIA GA102 architecture whitepaper, table 2
 }
-"""Of dense matrices, sums in float32; half of what datasheets give "with sparsity"."""
+"""Of dense matrices, sums in float32; half of what datasheets give "with sparsity". Unverified: the figures are from
+memory, and the papers named are where to check them."""
 
 
 class Multiplications(TorchDispatchMode):

@@ -61,7 +61,7 @@ class Peer(nn.Module):
 
     def loss(self, x0: Tensor, x1: Tensor, at: At) -> Tensor:
         """The loss of a batch of two views."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define loss")
 
     def after_backward(self, at: At) -> None:
         """What the example does between backward and the step."""
