@@ -61,13 +61,14 @@ WAITS = {
     "proto_triplet": 4,  # the classes that came
     "wad": 2,  # how often samples were chosen
 }
-"""Methods that ask the device for sizes in a step, and how often at most. All others never do."""
+"""Methods that ask the device for sizes in a step, and how often at most. All others never do (test_methods.py)."""
 
 
-@pytest.mark.parametrize(("method", "mixer"), [*((method, None) for method in METHODS), *MIXED])
-def test_nothing_after_the_views_waits_for_the_device(method: str, mixer: str | None) -> None:
-    """Mixers, encoders, objective, backward pass, optimizer and teacher; the views have their own GPU test."""
-    cfg = small(method, *([mixer] if mixer else []))  # else the method's own, if it has one
+@pytest.mark.parametrize(("method", "mixer"), [*MIXED, ("wad", "mixer=none")])  # wad within a round
+def test_nothing_after_the_views_waits_for_the_device_where_a_mixer_is_added(method: str, mixer: str) -> None:
+    """Mixers, encoders, objective, backward pass, optimizer and teacher; every method as it is: test_methods.py. The
+    views have their own GPU test."""
+    cfg = small(method, mixer)
     data = build_data(cfg).pretrain
     module = build_module(cfg, True, data.shape[0])
     optimizer, schedule = module.recipe.build(module, 8, 10)

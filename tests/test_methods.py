@@ -1,8 +1,11 @@
 """Every method takes three steps in which each trainable parameter moves and the teacher follows without gradient, and
 goes on from what a checkpoint holds as if it had not been interrupted."""
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any, NamedTuple
+from unittest import mock
 
 import pytest
 import torch
@@ -14,9 +17,14 @@ from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.frozen_teacher import FrozenTeacher
 from ssl_framework.module import SSLModule
-from ssl_framework.types import Clock
+from ssl_framework.types import Clock, Samples
+from ssl_framework.views.base import ViewMaker
 from tests.small_runs import METHODS, small
+from tests.test_device import WAITS, Reads
 from tests.training.test_resume import assert_identical
+
+ENDS_OF_ROUNDS = {"wad": 11}
+"""Likewise ``WAITS`` of a step that ends a round of choosing samples, as each of these three does."""
 
 
 class Run(NamedTuple):
@@ -26,33 +34,51 @@ class Run(NamedTuple):
     module: SSLModule
     optimizer: torch.optim.Optimizer
 
-    def step(self, number: int) -> float:
-        """A step as ``SSLModule.training_step`` makes it, and the teacher's behind it: the loss."""
+    def step(self, number: int) -> tuple[float, Reads]:
+        """A step as ``SSLModule.training_step`` makes it, and the teacher's behind it: the loss, and what waits for the
+        device behind the views."""
         torch.manual_seed(number)
         clock = Clock(number, 0, 3)
-        self.optimizer.zero_grad()
-        out = self.module.losses(take(self.data, torch.arange(8 * number, 8 * (number + 1))), clock)
+        samples = take(self.data, torch.arange(8 * number, 8 * (number + 1)))
+        with seen_before(self.module.views, samples), Reads() as reads:
+            self.optimizer.zero_grad()
+            out = self.module.losses(samples, clock)
+            out["loss"].backward()
+            self.optimizer.step()
+            if self.module.teacher is not None:
+                self.module.teacher.update(self.module.student, clock)
         assert all(value.dtype == torch.float32 and value.ndim == 0 for value in out.values())
-        out["loss"].backward()
         missing = [name for name, p in self.module.named_parameters() if p.requires_grad and p.grad is None]
         assert not missing, f"without gradient: {missing}"
-        self.optimizer.step()
         if self.module.teacher is not None:
             assert all(p.grad is None and not p.requires_grad for p in self.module.teacher.parameters())
-            self.module.teacher.update(self.module.student, clock)
-        return out["loss"].item()
+        return out["loss"].item(), reads
 
     def saved(self) -> Any:
         """What a checkpoint holds of it."""
         return copy.deepcopy((self.module.state_dict(), self.optimizer.state_dict()))
 
 
-def begun(method: str, *overrides: str, seed: int = 0, data: Any = None) -> Run:
-    cfg = small(method, "optimizer.warmup=0.0", *overrides)
-    torch.manual_seed(seed)
+@contextlib.contextmanager
+def seen_before(views: ViewMaker, samples: Samples) -> Iterator[None]:
+    """Meanwhile a view maker gives what it has made of these samples at the beginning."""
+    batch = views(samples)
+    with mock.patch.object(views, "forward", lambda samples: batch):
+        yield
+
+
+def begun(method: str, seed: int, data: Split | None = None) -> Run:
+    cfg = small(method, "optimizer.warmup=0.0")
     data = data or build_data(cfg).pretrain
+    torch.manual_seed(seed)
     module = build_module(cfg, True, data.shape[0])
     return Run(data, module, module.recipe.build(module, global_batch=256, total_steps=3)[0])
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def other(request: pytest.FixtureRequest) -> Run:
+    """A method's run that has begun with other weights, for all tests of the method one after another."""
+    return begun(request.param, seed=1)
 
 
 def plain_state(module: torch.nn.Module) -> dict[str, Any]:
@@ -66,16 +92,32 @@ def plain_state(module: torch.nn.Module) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_trainable_parameter_moves_and_a_step_repeats_itself_from_what_was_saved(method: str) -> None:
+def test_bf16_autocast_stays_near_float32(other: Run) -> None:
+    samples = take(other.data, torch.arange(8))
+    values = []
+    for module, autocast in ((copy.deepcopy(other.module), False), (other.module, True)):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            values.append(module.losses(samples, Clock(0, 0, 3))["loss"])
+    assert values[1].dtype == torch.float32
+    torch.testing.assert_close(values[0], values[1], rtol=0.05, atol=0.05)
+
+
+def test_every_trainable_parameter_moves_and_a_step_repeats_itself_from_what_was_saved(
+    other: Run, request: pytest.FixtureRequest
+) -> None:
     """The third step of a run and that of another one, begun with other weights, that has loaded the first one's state:
-    equal bit for bit in loss, weights, optimizer, memories, centres, prototypes and counters."""
-    run = begun(method)
+    equal bit for bit in loss, weights, optimizer, memories, centres, prototypes and counters. Meanwhile nothing behind
+    the views asks the device for a value, once the optimizer has its state."""
+    method = request.node.callspec.params["other"]
+    run = begun(method, seed=0, data=other.data)
     module = run.module
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    losses = [run.step(0), run.step(1)]
+    (first, _), (second, reads) = run.step(0), run.step(1)
+    assert len(reads.seen) <= (WAITS | ENDS_OF_ROUNDS).get(method, 0), reads
     state, steps = run.saved()
-    losses.append(run.step(2))
+    third, _ = run.step(2)
+    losses = [first, second, third]
     assert all(torch.isfinite(torch.tensor(losses))) and len(set(losses)) == 3
     for name, p in module.named_parameters():
         moved = not torch.equal(p, before[name])
@@ -87,28 +129,11 @@ def test_every_trainable_parameter_moves_and_a_step_repeats_itself_from_what_was
         student = dict(module.student.named_parameters())
         for name, p in module.teacher.encoder.named_parameters():
             assert name not in student or not torch.equal(p, student[name]), f"{name} of the teacher is the student's"
-    resumed = begun(method, seed=1, data=run.data)
-    resumed.module.load_state_dict(state)
-    resumed.optimizer.load_state_dict(steps)
-    assert resumed.step(2) == losses[2]
-    assert_identical(run.saved(), resumed.saved())
-    assert_identical(plain_state(module.objective), plain_state(resumed.module.objective))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_bf16_autocast_stays_near_float32(method: str) -> None:
-    cfg = small(method)
-    data = build_data(cfg).pretrain
-    samples = take(data, torch.arange(8))
-    values = []
-    for autocast in (False, True):
-        torch.manual_seed(0)
-        module = build_module(cfg, True, data.shape[0])
-        torch.manual_seed(1)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            values.append(module.losses(samples, Clock(0, 0, 3))["loss"])
-    assert values[1].dtype == torch.float32
-    torch.testing.assert_close(values[0], values[1], rtol=0.05, atol=0.05)
+    other.module.load_state_dict(state)
+    other.optimizer.load_state_dict(steps)
+    assert other.step(2)[0] == third
+    assert_identical(run.saved(), other.saved())
+    assert_identical(plain_state(module.objective), plain_state(other.module.objective))
 
 
 def test_joined_views_share_batch_statistics_and_separate_ones_do_not() -> None:

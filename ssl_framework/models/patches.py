@@ -5,6 +5,7 @@ samples, N patches of a view, P further tokens in front (the class token), D fea
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,13 +17,18 @@ from torch import Tensor, nn
 
 def refuse_without_patches(name: str, key: str) -> None:
     """Raises ValueError unless timm's model of this name is a ``VisionTransformer``; ``key`` of the config asks."""
-    with torch.device("meta"):
-        net = timm.create_model(name, num_classes=0)
-    if not isinstance(net, VisionTransformer):
+    if not has_patches(name):
         raise ValueError(
             f"{key} is about the patches of a transformer, but {name} has none that could be hidden: choose another "
             "backbone, such as vit_tiny, or a method without masks"
         )
+
+
+@functools.cache
+def has_patches(name: str) -> bool:
+    """Whether timm's model of this name is a ``VisionTransformer``, found without its weights."""
+    with torch.device("meta"):
+        return isinstance(timm.create_model(name, num_classes=0), VisionTransformer)
 
 
 def grid_of(net: VisionTransformer, height: int, width: int) -> tuple[int, int]:
