@@ -157,7 +157,11 @@ def test_every_method_composes_with_every_data_set(method: str) -> None:
         assert encoder["backbone"] == content["backbone"], data
 
 
-@pytest.mark.parametrize(("method", "data"), [(m, d) for m in METHODS for d in PICTURES if not fits(m, d)])
+ALIKE = {MODALITIES[data]: data for data in reversed(PICTURES)}
+"""What samples consist of -> the first such data set, for all of which the same is said."""
+
+
+@pytest.mark.parametrize(("method", "data"), [(m, d) for m in METHODS for d in ALIKE.values() if not fits(m, d)])
 def test_a_method_is_refused_by_name_on_data_that_lack_what_it_needs(method: str, data: str) -> None:
     missing = " and no ".join(name for name in MODALITIES[DEFAULT_DATA[method]] if name not in MODALITIES[data])
     wanted = sorted(name for name in MODALITIES if fits(method, name))

@@ -27,15 +27,15 @@ def installed(package: str) -> str | None:
         return None
 
 
+@functools.cache
 def commit() -> str | None:
-    """Of the source tree this package is run from, "+" for uncommitted changes; ``None`` for an installed copy."""
+    """Of the source tree this package is run from, "+" for uncommitted changes, looked up once likewise; ``None`` for an
+    installed copy."""
     here = Path(__file__).resolve().parents[1]
     if not (here.parent / ".git").exists():
         return None
+    asked = ["git", "-C", str(here.parent), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
     try:
-        git = ["git", "-C", str(here.parent)]
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

@@ -95,15 +95,23 @@ def holding(found: dict[str, list[int]]) -> Callable[[Parts], None]:
     return lambda parts: parts.trainer.callbacks.append(At(5, look))  # type: ignore[attr-defined]
 
 
-def work(process: int, port: int, folder: str) -> None:
+def settings() -> dict[str, Any]:
+    """Name of a run -> its config, of all runs below."""
+    found = {f"{name}_{strategy}": of(name, strategy) for name in CASES for strategy in ("ddp", "fsdp")}
+    found |= {f"best_{strategy}": small("simclr", *BEST, f"trainer.strategy={strategy}") for strategy in ("ddp", "fsdp")}
+    found["photos_ddp"] = config(*PHOTOS)
+    return {name: OmegaConf.to_container(cfg) for name, cfg in found.items()}
+
+
+def work(process: int, port: int, folder: str, settings: dict[str, Any]) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(process), LOCAL_RANK=str(process))
     os.environ.update(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     torch.set_num_threads(1)
     os.chdir(folder)
     found: dict[str, list[int]] = {}
 
-    def go(where: str, cfg: DictConfig, resume: bool = False, change: Any = None) -> None:
-        path = Path(folder) / where
+    def go(where: str, resume: bool = False, change: Any = None, like: str | None = None) -> None:
+        path, cfg = Path(folder) / where, OmegaConf.create(settings[like or where])
         path.mkdir(exist_ok=True)
         if process == 0:
             (path / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
@@ -111,15 +119,15 @@ def work(process: int, port: int, folder: str) -> None:
 
     for name in CASES:
         for strategy in ("ddp", "fsdp"):
-            go(f"{name}_{strategy}", of(name, strategy), change=holding(found) if name == "mocov2" else None)
+            go(f"{name}_{strategy}", change=holding(found) if name == "mocov2" else None)
     for before, after in (("fsdp", "fsdp"), ("fsdp", "ddp"), ("ddp", "fsdp")):
-        go(f"{before}_then_{after}", of("mocov2", before), change=stop_at_3)
+        go(f"{before}_then_{after}", change=stop_at_3, like=f"mocov2_{before}")
         if process == 0:
             shutil.copytree(Path(folder) / f"{before}_then_{after}", Path(folder) / f"{before}_before_{after}")
-        go(f"{before}_then_{after}", of("mocov2", after), resume=True)
+        go(f"{before}_then_{after}", resume=True, like=f"mocov2_{after}")
     for strategy in ("ddp", "fsdp"):
-        go(f"best_{strategy}", small("simclr", *BEST, f"trainer.strategy={strategy}"))
-    go("photos_ddp", config(*PHOTOS))
+        go(f"best_{strategy}")
+    go("photos_ddp")
     torch.save(found, Path(folder) / f"{process}.pt")
     dist.destroy_process_group()
 
@@ -131,7 +139,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.start_processes(work, (port, str(folder)), nprocs=2, start_method=CONTEXT.get_start_method())
+    mp.start_processes(work, (port, str(folder), settings()), nprocs=2, start_method=CONTEXT.get_start_method())
     return folder
 
 
