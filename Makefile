@@ -13,10 +13,11 @@ LINT := $(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m m
 train: $(INSTALLED)
 	$(RUN) train.py $(ARGS)
 
-# The types are checked beside the tests: alone, they would leave a core idle for half a minute.
+# The types are checked beside the tests: alone, they would leave a core idle for half a minute. What one process has
+# compiled is written down for the others, whatever the shell says of that.
 test: $(INSTALLED)
 	@{ $(LINT); } & lint=$$!; \
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS); tests=$$?; \
+	PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS); tests=$$?; \
 	wait $$lint || { echo "make lint fails, see above"; exit 1; }; exit $$tests
 
 lint: $(INSTALLED)
