@@ -37,20 +37,20 @@ NASTY = ("a=b", "a,b", "it's", 'say "x"', "f(x)", "{x}", "${x}", "a#b", "a b", "
 
 def killed(arguments: Sequence[str]) -> None:
     """Becomes ``python train.py``, killed after as many renames as the environment says, or in a step."""
-    replace, seen = os.replace, []
+    replace, seen = Path.replace, []
 
-    def and_then(*args: Any, **more: Any) -> None:
-        replace(*args, **more)
-        seen.append(args)
+    def and_then(path: Path, target: Path) -> Path:
+        seen.append(replace(path, target))
         if len(seen) == int(os.environ["KILL_AFTER"]):
             os.kill(os.getpid(), signal.SIGKILL)
+        return seen[-1]
 
     def step(self: Any, trainer: Any, *args: Any) -> None:
         if trainer.global_step == int(os.environ["KILL_IN_STEP"]):
             os.kill(os.getpid(), signal.SIGKILL)
 
     if "KILL_AFTER" in os.environ:
-        os.replace = and_then  # type: ignore[assignment]
+        Path.replace = and_then  # type: ignore[assignment, method-assign]
     else:
         from ssl_framework.training.progress import Progress
 

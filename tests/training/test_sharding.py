@@ -97,8 +97,9 @@ def holding(found: dict[str, list[int]]) -> Callable[[Parts], None]:
 
 def settings() -> dict[str, Any]:
     """Name of a run -> its config, of all runs below."""
-    found = {f"{name}_{strategy}": of(name, strategy) for name in CASES for strategy in ("ddp", "fsdp")}
-    found |= {f"best_{strategy}": small("simclr", *BEST, f"trainer.strategy={strategy}") for strategy in ("ddp", "fsdp")}
+    both = ("ddp", "fsdp")
+    found = {f"{name}_{strategy}": of(name, strategy) for name in CASES for strategy in both}
+    found |= {f"best_{strategy}": small("simclr", *BEST, f"trainer.strategy={strategy}") for strategy in both}
     found["photos_ddp"] = config(*PHOTOS)
     return {name: OmegaConf.to_container(cfg) for name, cfg in found.items()}
 
