@@ -119,4 +119,4 @@ def prepare(
 
 def shown(paths: Sequence[Path], name: str) -> Iterable[Path]:
     """A bar on a terminal, nothing elsewhere."""
-    return track(paths, f"decoding {name}", disable=not sys.stdout.isatty())
+    return track(paths, f"decoding {name}") if sys.stdout.isatty() else paths

@@ -29,8 +29,8 @@ def installed(package: str) -> str | None:
 
 @functools.cache
 def commit() -> str | None:
-    """Of the source tree this package is run from, "+" for uncommitted changes, looked up once likewise; ``None`` for an
-    installed copy."""
+    """Of the source tree this package is run from, "+" for uncommitted changes, looked up once likewise; ``None`` for
+    an installed copy."""
     here = Path(__file__).resolve().parents[1]
     if not (here.parent / ".git").exists():
         return None
