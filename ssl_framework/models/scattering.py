@@ -96,7 +96,8 @@ class Scattering(nn.Module):
         """The filters for padded pictures of h x w pixels, of the precision of ``like``; made once for each size."""
         key = (h, w, like.device)
         if key not in self.banks or self.banks[key].phi[0].dtype != like.dtype:
-            self.banks[key] = filters(h, w, self.scales, self.orientations, like)
+            with torch.device("cpu"):  # also of a net that is built without memory, where every operation takes longer
+                self.banks[key] = filters(h, w, self.scales, self.orientations, like)
         return self.banks[key]
 
 
@@ -127,15 +128,15 @@ def filters(h: int, w: int, scales: int, orientations: int, like: Tensor) -> Ban
     """
 
     def spectrum(wave: Tensor) -> Tensor:
-        return torch.fft.fft2(wave).real.to(like)
+        return torch.fft.fft2(wave).real
 
     def at(whole: Tensor, resolution: int) -> Tensor:
         """The lowest frequencies, of a signal with 2^resolution pixels as one: [..., h, w] -> [..., h', w']."""
         if resolution == 0:
-            return whole
+            return whole.to(like)
         halves = [side // 2 ** (resolution + 1) for side in (h, w)]
         rows, columns = (torch.cat([torch.arange(half), torch.arange(-half, 0)]) for half in halves)
-        return whole[..., rows[:, None], columns]
+        return whole[..., rows[:, None], columns].to(like)
 
     psi = []
     for j in range(scales):
