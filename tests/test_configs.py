@@ -39,7 +39,11 @@ from tests.small_runs import (
 )
 
 ROOT = Path(__file__).parent.parent
-OF_MODALITY = {name: ("data=waves",) for name in ("series", "series_tiny")} | {"audio": ("data=spoken_digits",)}
+OF_MODALITY = {
+    **{name: ("data=waves",) for name in ("series", "series_tiny")},
+    **{name: ("data=item_markov",) for name in ("sequence", "sasrec")},
+    "audio": ("data=spoken_digits",),
+}
 """Choices that read keys which data of pictures have not."""
 
 EXPERIMENTS = sorted(
