@@ -38,6 +38,7 @@ from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.heads import Classifier
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.suggestions import choices, chosen, nodes_of
+from ssl_framework.views.base import Further
 
 BEFORE = "before"
 """Name of the reference that the weights are which a run begins with."""
@@ -313,6 +314,9 @@ class FrozenEvaluation(L.Callback):
             if self.probes or self.measures or self.after is None:
                 raw = self.score(lambda split: {"": raw_input(views, split)}, data)
                 self.baselines = {**self.baselines, views.raw_name: plain(raw)}
+                for name, read in views.further().items() if isinstance(views, Further) else ():
+                    found = self.score(lambda split, read=read: {"": read(split.rows)}, data)  # type: ignore[misc]
+                    self.baselines[name] = plain(found)
             self.baselines = {**self.baselines, "untrained": plain(self.score_module(pl_module, data))}
             self.baselines |= self.chance(pl_module, data)
             pl_module.student.load_state_dict(trained)

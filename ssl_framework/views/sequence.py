@@ -5,15 +5,21 @@ Each view of a sample takes one of the three, drawn anew. A part is a run of nei
 B samples, L places; items stand at the end of a row, behind padding.
 """
 
-from collections.abc import Sequence
+import math
 from typing import Annotated
 
 import torch
 from annotated_types import Interval
 from torch import Tensor, nn
 
-from ssl_framework.arguments import Fraction, Several, guarded
+from ssl_framework.arguments import Fraction, Natural, Several, guarded
 from ssl_framework.types import Batch, Samples
+
+GOLDEN = 0.6180339887
+"""Of the circle of colours, from one item to the next."""
+
+SIDE = 12
+"""Height of the picture of a sequence; an item is half as wide."""
 
 PADDING = 0
 """The number that stands in front of a shorter sequence; items are 1 to V, and V + 1 hides one."""
@@ -30,6 +36,7 @@ class SequenceViews(nn.Module):
         crop: share of a sequence that is kept when it is cropped, at least one item; ``None``: never.
         mask: share of its items that are hidden; ``None``: never.
         reorder: share of it whose order is drawn anew; ``None``: never.
+        untouched: so many first views are the sequence as it is.
 
     Raises:
         ValueError: a number out of its range.
@@ -47,19 +54,22 @@ class SequenceViews(nn.Module):
         crop: Fraction | None = None,
         mask: Fraction | None = None,
         reorder: Fraction | None = None,
+        untouched: Natural = 0,
     ) -> None:
         super().__init__()
         self.num_views = count
         self.length = length
         self.items = items
         self.shares = {cropped: crop, masked: mask, reordered: reorder}
+        self.untouched = untouched
         self.modality = ("sequence",) * count
 
     @torch.no_grad()
     def forward(self, samples: Samples, generator: torch.Generator | None = None) -> Batch:
         """[B, L] of any integer dtype -> V x [B, L] int64. A CPU generator draws the same whatever the device."""
         x = self.clean(samples.inputs)  # type: ignore[arg-type]  # [B, L]
-        return Batch([self.view(x, generator) for _ in range(self.num_views)], samples.index, samples.label)
+        views = [x if v < self.untouched else self.view(x, generator) for v in range(self.num_views)]
+        return Batch(views, samples.index, samples.label)
 
     def of(self, raw: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
         """Views of plain samples, in a loop of one's own: [B, L] -> V x [B, L] int64."""
@@ -100,10 +110,13 @@ class SequenceViews(nn.Module):
         """L."""
         return (self.length,)
 
-    def picture(self, view: Tensor, modality: str | None = None) -> str:
-        """The numbers of the items of one sequence [L], "?" for a hidden one."""
-        shown: Sequence[int] = view[view != PADDING].tolist()
-        return " ".join("?" if item > self.items else str(item - 1) for item in shown)
+    def picture(self, view: Tensor, modality: str | None = None) -> Tensor:
+        """The items of one sequence [L] from left to right, a colour each, black where one is hidden: [3, SIDE, w]."""
+        item = view.cpu()[:, None]  # [L, 1]
+        turn = item * GOLDEN + torch.tensor([0.0, 1 / 3, 2 / 3])  # [L, 3]: items of near numbers look unlike
+        colour = 0.5 + 0.45 * torch.cos(2 * math.pi * turn)  # [L, 3]
+        colour = torch.where(item == PADDING, 1.0, torch.where(item > self.items, 0.0, colour))
+        return colour.T[:, None].expand(-1, SIDE, -1).repeat_interleave(SIDE // 2, dim=2)
 
     def describe(self) -> str:
         """What ``clean`` does."""

@@ -35,6 +35,7 @@ from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
 from ssl_framework.objectives.deepcluster_v2 import DeepClusterV2
 from ssl_framework.objectives.densecl import DenseCL
+from ssl_framework.objectives.dgi import DGI
 from ssl_framework.objectives.dino import DINO
 from ssl_framework.objectives.distill import Distill
 from ssl_framework.objectives.frossl import FroSSL
@@ -56,6 +57,7 @@ from ssl_framework.objectives.lejepa import LeJEPA
 from ssl_framework.objectives.m2_mix import M2Mix
 from ssl_framework.objectives.m3col import M3CoL
 from ssl_framework.objectives.mae import MAE, SimMIM
+from ssl_framework.objectives.mclrec import MCLRec
 from ssl_framework.objectives.meco import MECO
 from ssl_framework.objectives.metric import Contrastive as ContrastivePairs
 from ssl_framework.objectives.metric import MetricLoss, MultiSimilarity, ProxyAnchor
@@ -657,5 +659,11 @@ OBJECTIVES: dict[str, Case] = {
     "sbcl": Case(sbcl),
     "sbcl_warm_up": Case(lambda: allocated(lambda: SBCL(6, DIM, 0.2, 0.07, 0.25, 2, 1, 1, 5))),
     "gpc": Case(gpc, heads=("projector", "pooled"), partial=True),
+    "grace": Case(lambda: SimCLR(0.4)),
+    "bgrl": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor")),
+    "dgi": Case(lambda: seeded(lambda: DGI(DIM))),
+    "mclrec": Case(
+        lambda: seeded(lambda: MCLRec(DIM, DIM, [4, 2], 1.0, 0.1, 0.01, 0.1)), (0, 1, 2), heads=("pooled", "classifier")
+    ),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
 }

@@ -68,11 +68,19 @@ def test_each_view_of_each_sample_takes_one_of_the_three() -> None:
     assert torch.equal(first, again.views[0])
 
 
+def test_the_first_views_may_be_the_sequence_as_it_is() -> None:
+    first, second = views(mask=1.0, untouched=1)(Samples(ROWS, torch.arange(3))).views
+    assert torch.equal(first, ROWS) and torch.equal(second, torch.where(ROWS > 0, V + 1, 0))
+
+
 def test_sequence_views_say_what_they_are() -> None:
     maker = views()
     assert maker.modality == ("sequence", "sequence") and maker.example(0) == (L,) and maker.channels is None
     assert maker.raw(ROWS[:1]).tolist() == [[float(i in range(11, 16)) for i in range(1, V + 1)]]
-    assert maker.picture(torch.tensor([0, 3, V + 1])) == "2 ?" and maker.describe() == "the last 10 items as they are"
+    assert maker.describe() == "the last 10 items as they are"
+    picture = maker.picture(torch.tensor([0, 3, V + 1, 3, 4]))[:, 0, ::6]
+    assert picture[:, 0].tolist() == [1, 1, 1] and picture[:, 2].tolist() == [0, 0, 0]  # padding and a hidden one
+    assert torch.equal(picture[:, 1], picture[:, 3]) and (picture[:, 3] - picture[:, 4]).abs().max() > 0.3
     with pytest.raises(ValueError, match=r"views take sequences of 10 items, but the data have torch\.int64 samples"):
         maker.clean(ROWS[:, 1:])
     with pytest.raises(ValueError, match=r"mask is 1\.5: it must be between 0 and 1"):
