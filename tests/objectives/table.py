@@ -83,6 +83,7 @@ from ssl_framework.objectives.multiview import (
 from ssl_framework.objectives.nn_siamese import NNBYOL, NNSiam
 from ssl_framework.objectives.nnclr import NNCLR
 from ssl_framework.objectives.obow import OBoW
+from ssl_framework.objectives.pamc import PamC
 from ssl_framework.objectives.patchmix import PatchMix
 from ssl_framework.objectives.pcl import PCL
 from ssl_framework.objectives.pixpro import PixPro
@@ -665,5 +666,6 @@ OBJECTIVES: dict[str, Case] = {
     "mclrec": Case(
         lambda: seeded(lambda: MCLRec(DIM, DIM, [4, 2], 1.0, 0.1, 0.01, 0.1)), (0, 1, 2), heads=("pooled", "classifier")
     ),
+    "pamc": Case(lambda: allocated(lambda: PamC(2, DIM, 0.5, 2.0, 5)), student=(0,), inputs=True),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
 }
