@@ -35,11 +35,11 @@ class CausalBlock(nn.Module):
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:
         """[B, L, D], who sees whom [B, 1, L, L] bool -> [B, L, D]"""
         normed = self.first_norm(x)
-        heads = (
+        q, k, v = (
             layer(normed).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, L, D / heads]
             for layer in (self.queries, self.keys, self.values)
         )
-        found = F.scaled_dot_product_attention(*heads, attn_mask=seen)  # [B, heads, L, D / heads]
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)  # [B, heads, L, D / heads]
         x = x + self.dropout(found.transpose(1, 2).flatten(2))  # [B, L, D]
         return x + self.dropout(self.outer(self.dropout(F.relu(self.inner(self.second_norm(x))))))
 

@@ -94,7 +94,7 @@ class GraphTable:
             )
         number: dict[str, int] = {}
         said: dict[str, list[str]] = {"label": [], "split": []}
-        rows = []
+        rows: list[list[float]] = []
         for line, fields in lines:
             for place, what in own.items():
                 if what == "id" and number.setdefault(fields[place], len(number)) != len(rows):

@@ -119,13 +119,13 @@ class ItemMarkov:
         def chance(share: float) -> Tensor:
             return torch.rand(count, generator=generator) < share  # [N]
 
-        category = drawn(taste)  # [N]
-        found = [drawn(weight[category])]
+        at = drawn(taste)  # [N]: categories
+        found = [drawn(weight[at])]
         for _ in range(self.history[1] - 1):
             stays = chance(self.stay)
-            category = torch.where(stays, found[-1] % self.categories, drawn(taste))
+            at = torch.where(stays, found[-1] % self.categories, drawn(taste))
             next_one = successors[found[-1], drawn(torch.tensor(FOLLOWING).expand(count, -1))]  # [N]
-            item = torch.where(stays & chance(self.follow), next_one, drawn(weight[category]))
+            item = torch.where(stays & chance(self.follow), next_one, drawn(weight[at]))
             any_one = torch.randint(self.items, (count,), generator=generator)
             found.append(torch.where(chance(self.noise), any_one, item))
         whole = 1 + torch.stack(found, dim=1)  # [N, T]
