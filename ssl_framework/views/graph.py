@@ -6,7 +6,7 @@ is of; so a step of few nodes costs as much as one of all.
 B samples, n nodes, F features, E edges.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import torch
@@ -35,6 +35,7 @@ class GraphViews(nn.Module):
             further views.
         mask_features: likewise, of every feature of being zero at all nodes.
         shuffled: positions of views whose nodes get each other's features, in random order.
+        relations: of each view, the kind of edges it has; ``None``, and views beyond the list: all kinds.
 
     Raises:
         ValueError: a number out of its range, or data without a graph.
@@ -52,36 +53,44 @@ class GraphViews(nn.Module):
         drop_edges: Annotated[Sequence[BelowOne], Len(1)] = (0.0,),
         mask_features: Annotated[Sequence[BelowOne], Len(1)] = (0.0,),
         shuffled: Sequence[Natural] = (),
+        relations: Sequence[str | None] = (),
     ) -> None:
         super().__init__()
         if not callable(getattr(source, "graph", None)):
             raise ValueError("views of graphs need data that have one: choose data=sbm or graph_table")
         self.num_views = count
-        self.read: Callable[[], tuple[Tensor, Tensor]] = source.graph  # type: ignore[attr-defined]
+        self.read: Callable[[], tuple[Tensor, Tensor, Mapping[str, Tensor]]] = source.graph  # type: ignore[attr-defined]
         self.features = features
         self.drop_edges, self.mask_features = (
             [*shares[:count], *[shares[-1]] * (count - len(shares))] for shares in (drop_edges, mask_features)
         )
         self.shuffled = tuple(shuffled)
+        self.relations = [*relations, *[None] * count][:count]
         self.modality = ("node",) * count
-        self.there: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self.there: dict[tuple[torch.device, str | None], tuple[Tensor, Tensor]] = {}
 
-    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Features [n, F], and edges [2, E], first all one way and then all back, on a device. They are no buffers, for
-        they are no part of the weights.
+    def on(self, device: torch.device, relation: str | None = None) -> tuple[Tensor, Tensor]:
+        """Features [n, F], and edges [2, E] of a kind or all, first all one way and then all back, on a device. They
+        are no buffers, for they are no part of the weights.
 
         Raises:
-            ValueError: they have another number of features.
+            ValueError: they have another number of features, or no such kind of edges.
         """
-        if device not in self.there:
-            x, edges = self.read()
+        if (device, relation) not in self.there:
+            x, edges, relations = self.read()
+            if relation is not None and relation not in relations:
+                raise ValueError(
+                    f"views.relations names {relation}, but the edges of the data have "
+                    f"{', '.join(relations) or 'no kinds'}: choose data=hetero, or set views.relations=[]"
+                )
             if x.shape[1] != self.features:
                 raise ValueError(
                     f"views take nodes of {self.features} features, but the data have {x.shape[1]}: set views.features "
                     "to the data's"
                 )
-            self.there[device] = x.to(device), edges.to(device)
-        return self.there[device]
+            there = edges if relation is None else relations[relation]
+            self.there[device, relation] = x.to(device), there.to(device)
+        return self.there[device, relation]
 
     @torch.no_grad()
     def forward(self, samples: Samples, generator: torch.Generator | None = None) -> Batch:
@@ -96,7 +105,7 @@ class GraphViews(nn.Module):
 
     def view(self, nodes: Tensor, number: int, generator: torch.Generator | None) -> Graph:
         """The graph once more, as the view of this number has it."""
-        x, edges = self.on(nodes.device)
+        x, edges = self.on(nodes.device, self.relations[number])
         where = nodes.device if generator is None else generator.device
         if share := self.drop_edges[number]:
             drawn = torch.rand(edges.shape[1] // 2, generator=generator, device=where).to(x.device)  # [E / 2]

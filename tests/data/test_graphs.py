@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ssl_framework.data.graphs.base import both_ways
+from ssl_framework.data.graphs.hetero import Papers, sharing
 from ssl_framework.data.graphs.sbm import BlockModel
 from ssl_framework.data.graphs.table import GraphTable
 
@@ -122,3 +123,30 @@ def test_no_table_and_no_text_are_refused(tmp_path: Path) -> None:
     source.nodes.write_bytes(b"id,f\n\xff,1\n")
     with pytest.raises(ValueError, match="is no table in UTF-8"):
         source.load("train")
+
+
+def papers(**changed: object) -> Papers:
+    plain = {"num_train": 400, "num_test": 200, "classes": 3, "features": 8, "authors": 150, "subjects": 12}
+    plain |= {"loyalty": 0.8, "purity": 0.4, "signal": 0.2, "noise": 1.0, "least": 0.5, "seed": 0}
+    return Papers(**{**plain, **changed})  # type: ignore[arg-type]
+
+
+def test_papers_are_related_by_authors_and_by_subjects() -> None:
+    source = papers()
+    graph, label = source.graph(), torch.arange(600) % 3
+    assert source.load("test").rows.tolist() == list(range(400, 600))  # type: ignore[union-attr]
+    assert list(graph.relations) == ["author", "subject"]
+    alike = {name: (label[e[0]] == label[e[1]]).float().mean().item() for name, e in graph.relations.items()}
+    expected = {"author": 0.8 + 0.2 / 3, "subject": 0.4 + 0.6 / 3}  # that a paper's own is of its class
+    for name, p in expected.items():
+        both = p**2 + (1 - p) ** 2 / 2  # two that share it are of one class
+        assert alike[name] == pytest.approx(both, abs=0.06)
+    keys = [set((e[0] * 600 + e[1]).tolist()) for e in (graph.edges, *graph.relations.values())]
+    assert keys[0] == keys[1] | keys[2] and len(keys[1]) < len(keys[2])
+    assert torch.equal(graph.edges, papers().graph().edges)
+    assert sorted(sharing(torch.tensor([4, 1, 4, 0, 4])).T.tolist()) == [[0, 2], [0, 4], [2, 4]]
+    assert sharing(torch.arange(3)).shape == (2, 0)
+    with pytest.raises(
+        ValueError, match=r"data\.source\.subjects is 2, but there are 3 classes: give each one"
+    ):
+        papers(subjects=2)

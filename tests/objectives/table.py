@@ -59,6 +59,7 @@ from ssl_framework.objectives.m3col import M3CoL
 from ssl_framework.objectives.mae import MAE, SimMIM
 from ssl_framework.objectives.mclrec import MCLRec
 from ssl_framework.objectives.meco import MECO
+from ssl_framework.objectives.meow import MEOW
 from ssl_framework.objectives.metric import Contrastive as ContrastivePairs
 from ssl_framework.objectives.metric import MetricLoss, MultiSimilarity, ProxyAnchor
 from ssl_framework.objectives.metrix import Metrix
@@ -666,6 +667,7 @@ OBJECTIVES: dict[str, Case] = {
     "mclrec": Case(
         lambda: seeded(lambda: MCLRec(DIM, DIM, [4, 2], 1.0, 0.1, 0.01, 0.1)), (0, 1, 2), heads=("pooled", "classifier")
     ),
+    "meow": Case(lambda: allocated(lambda: MEOW([2, 3], 5, 0.4, 0.4, 10.0, 1.0, 1, DIM))),
     "pamc": Case(lambda: allocated(lambda: PamC(2, DIM, 0.5, 2.0, 5)), student=(0,), inputs=True),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
 }

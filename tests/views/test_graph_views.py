@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ssl_framework.data.graphs.base import Whole
 from ssl_framework.types import Graph, Samples, joined
 from ssl_framework.views.base import Further
 from ssl_framework.views.graph import SHOWN, GraphViews
@@ -13,7 +14,8 @@ N, F = 40, 200
 X = torch.randn(N, F, generator=torch.Generator().manual_seed(0))
 RING = torch.stack([torch.arange(N), (torch.arange(N) + 1) % N])
 EDGES = torch.cat([RING, RING.flip(0)], dim=1)
-SOURCE = SimpleNamespace(graph=lambda: (X, EDGES))
+KINDS = {"next": EDGES, "none": EDGES[:, :0]}
+SOURCE = SimpleNamespace(graph=lambda: Whole(X, EDGES, KINDS))
 
 
 def views(**changed: object) -> GraphViews:
@@ -57,6 +59,15 @@ def test_each_view_has_its_own_shares_and_may_have_the_features_of_other_nodes()
     assert torch.equal(third.x, X) and not torch.equal(second.x, X)
     assert torch.equal(second.x.sort(0).values, X.sort(0).values)
     assert len({tuple(row) for row in second.x.tolist()} & {tuple(row) for row in X.tolist()}) == N  # whole rows
+
+
+def test_a_view_may_have_one_kind_of_edges() -> None:
+    first, second, third = made(views(count=3, relations=["none", None]))
+    assert first.edges.shape[1] == 0 and torch.equal(second.edges, EDGES) and torch.equal(third.edges, EDGES)
+    with pytest.raises(
+        ValueError, match="relations names by, but the edges of the data have next, none: choose data=hetero"
+    ):
+        made(views(relations=["by"]))
 
 
 def test_views_side_by_side_have_no_edge_between_them() -> None:

@@ -1,5 +1,7 @@
 """What a source of a graph is, and how the edges of one are written."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -13,6 +15,9 @@ class Whole(NamedTuple):
 
     x: Tensor  # [n, F] float32
     edges: Tensor  # [2, E] int64: from, to; first every edge one way, then all of them back in the same order
+    relations: Mapping[str, Tensor] = MappingProxyType(
+        {}
+    )  # kinds of edges by name, as ``edges``, which are all of them
 
 
 class GraphSource(Protocol):
