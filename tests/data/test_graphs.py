@@ -146,7 +146,5 @@ def test_papers_are_related_by_authors_and_by_subjects() -> None:
     assert torch.equal(graph.edges, papers().graph().edges)
     assert sorted(sharing(torch.tensor([4, 1, 4, 0, 4])).T.tolist()) == [[0, 2], [0, 4], [2, 4]]
     assert sharing(torch.arange(3)).shape == (2, 0)
-    with pytest.raises(
-        ValueError, match=r"data\.source\.subjects is 2, but there are 3 classes: give each one"
-    ):
+    with pytest.raises(ValueError, match=r"data\.source\.subjects is 2, but there are 3 classes: give each one"):
         papers(subjects=2)
