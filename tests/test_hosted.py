@@ -54,10 +54,11 @@ REFUSED = {
 """Methods that do not fit series, and why."""
 
 REFUSED |= {
-    name: r"^views\.features reads data\.features, which data=waves has not, being of modality series"
+    name: rf"^views\.{key} reads data\.{key}, which data=waves has not, being of modality series"
     for name in METHODS
-    if MODALITIES[DEFAULT_DATA[name]] == ("node",)
-} | {"mclrec": r"^views\.items reads data\.items, which data=waves has not, being of modality series"}
+    for main, key in (("node", "features"), ("sequence", "items"))
+    if MODALITIES[DEFAULT_DATA[name]] == (main,)
+}
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in REFUSED and name != "g_simclr"])

@@ -485,6 +485,11 @@ def proxies() -> ProxyAnchor:
     return ProxyAnchor(4, DIM, 8.0, 0.1)
 
 
+def cl4srec() -> Terms:
+    terms = {"item": Supervised(DIM, 0.0), "contrast": SimCLR(0.5)}
+    return Terms(terms, {"item": 1.0, "contrast": 0.1}, {"item": [[0]], "contrast": [[1, 2]]})
+
+
 # One line a method: a new objective is added here.
 OBJECTIVES: dict[str, Case] = {
     "simclr": Case(lambda: SimCLR(0.2)),
@@ -667,6 +672,7 @@ OBJECTIVES: dict[str, Case] = {
     "mclrec": Case(
         lambda: seeded(lambda: MCLRec(DIM, DIM, [4, 2], 1.0, 0.1, 0.01, 0.1)), (0, 1, 2), heads=("pooled", "classifier")
     ),
+    "cl4srec": Case(cl4srec, student=(0, 1, 2), heads=("classifier", "projector")),
     "meow": Case(lambda: allocated(lambda: MEOW([2, 3], 5, 0.4, 0.4, 10.0, 1.0, 1, DIM))),
     "pamc": Case(lambda: allocated(lambda: PamC(2, DIM, 0.5, 2.0, 5)), student=(0,), inputs=True),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
