@@ -7,6 +7,9 @@ Shape letters, the same in every file:
     D  feature dimensions          K  rows of a memory           S  synthetic rows per query
 """
 
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -38,6 +41,58 @@ class Mix(NamedTuple):
     owner: Tensor | None  # [B, P, h, w] float32: of which source each pixel is; None: mixed in the network
     of: int  # the view that was mixed; where that stayed as it was, the mixture is a further view
     taken: Tensor | None = None  # [B, P, h, w] float32: which pixels of each source are shown, if not in their place
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A view of nodes: a record that knows the whole graph, and which B nodes of it the view is of."""
+
+    x: Tensor  # [n, F] float32: features of all nodes
+    edges: Tensor  # [2, E] int64: from, to
+    nodes: Tensor  # [B] int64: those that are encoded
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.nodes)
+
+    def __getitem__(self, rows: Any) -> "Graph":
+        """The view of some of its samples; the graph stays whole."""
+        return Graph(self.x, self.edges, self.nodes[rows].reshape(-1))
+
+    def __iter__(self) -> Iterator["Graph"]:
+        """The views of single samples."""
+        return (self[row] for row in range(len(self)))
+
+    @property
+    def shape(self) -> torch.Size:
+        """B, F."""
+        return torch.Size((len(self.nodes), self.x.shape[1]))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.x.device
+
+    def to(self, device: torch.device | str) -> "Graph":
+        """The same there."""
+        return Graph(self.x.to(device), self.edges.to(device), self.nodes.to(device))
+
+    def split(self, size: int) -> list["Graph"]:
+        """Parts of so many samples, as those of a tensor."""
+        return [Graph(self.x, self.edges, nodes) for nodes in self.nodes.split(size)]
+
+
+def joined(views: Sequence[Inputs]) -> Inputs:
+    """Views of one shape as one of all their samples: tensors one behind the other, graphs side by side, without an
+    edge between them."""
+    if not isinstance(views[0], Graph):
+        return torch.cat(list(views))
+    starts = [0, *itertools.accumulate(len(view.x) for view in views)]
+    return Graph(
+        torch.cat([view.x for view in views]),
+        torch.cat([view.edges + start for view, start in zip(views, starts, strict=False)], dim=1),
+        torch.cat([view.nodes + start for view, start in zip(views, starts, strict=False)]),
+    )
 
 
 class Samples(NamedTuple):

@@ -3,7 +3,7 @@
 import functools
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ssl_framework import functional
 from ssl_framework.build import build, build_data, build_module
 from ssl_framework.data.base import Split
+from ssl_framework.data.graphs.sbm import BlockModel
 from ssl_framework.data.loader import take
 from ssl_framework.distributed import (
     gather,
@@ -34,13 +35,16 @@ from ssl_framework.evaluation.features import extract
 from ssl_framework.gradient_cache import cached_losses
 from ssl_framework.memory import Queue
 from ssl_framework.models.encoder import EMATeacher, Encoder
+from ssl_framework.models.graph import GCN
 from ssl_framework.models.heads import MLPHead
 from ssl_framework.models.series import SeriesBackbone
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.clip import CLIP
+from ssl_framework.objectives.pamc import PamC
 from ssl_framework.objectives.simclr import SimCLR
-from ssl_framework.types import Batch, Clock, Outputs, Samples
+from ssl_framework.types import Batch, Clock, Graph, Outputs, Samples
 from ssl_framework.views.base import ViewMaker
+from ssl_framework.views.graph import GraphViews
 from ssl_framework.views.series import SeriesViews
 from tests.forked import CONTEXT
 from tests.objectives.loops import random_unit
@@ -235,6 +239,42 @@ class Joint(nn.Module):
         return self.objective(self.student(views), None, Batch(views, torch.arange(0)), Clock(0, 0, 1))["loss"]
 
 
+def graph_steps() -> dict[str, Any]:
+    """Losses and gradients of SimCLR and PamC on views of one graph, each rank of its own nodes."""
+    torch.manual_seed(0)
+    student = Encoder(GCN(5, 4, 2, 6), {"projector": MLPHead(source="pooled", hidden=[], out=DIM, norm=False)})
+    neighbours = PamC(2, DIM, 0.5, 0.1, 5)
+    neighbours.allocate(GLOBAL_BATCH)
+    joint = OnGraph(student, neighbours)
+    wrapped = DistributedDataParallel(joint, broadcast_buffers=False) if world_size() > 1 else joint
+    source = BlockModel(GLOBAL_BATCH, 4, 2, 5, degree=6.0, within=0.7, signal=1.0, noise=1.0, least=0.5, seed=0)
+    views = GraphViews(2, source, 5, drop_edges=[0.2], mask_features=[0.2])
+    seen: dict[str, Any] = {"loss": [], "grad": []}
+    for number in range(STEPS):
+        generator, nodes = torch.Generator().manual_seed(number), torch.arange(GLOBAL_BATCH)
+        whole = views(Samples(nodes, nodes), generator).views  # of all ranks, of which each encodes its own nodes
+        own = [Graph(view.x, view.edges, own_rows(view.nodes)) for view in whole]
+        neighbours.on_epoch(Clock(number, number, STEPS))
+        loss = wrapped(own, own_rows(nodes))
+        student.zero_grad()
+        loss.backward()
+        seen["loss"].append(gather(loss.detach()[None]).mean())
+        seen["grad"].append(torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None]))
+    return seen
+
+
+class OnGraph(nn.Module):
+    """Student and two objectives wrapped as one."""
+
+    def __init__(self, student: Encoder, neighbours: PamC) -> None:
+        super().__init__()
+        self.student, self.neighbours, self.objective = student, neighbours, SimCLR(0.2)
+
+    def forward(self, views: list[Graph], index: Tensor) -> Tensor:
+        seen, batch, clock = self.student(views), Batch(views, index), Clock(0, 0, 1)
+        return self.objective(seen, None, batch, clock)["loss"] + self.neighbours(seen[:1], None, batch, clock)["loss"]
+
+
 class OwnViews(nn.Module):
     """In the place of a module's views: those of the batch of all ranks, drawn alike, of which each keeps its own."""
 
@@ -311,7 +351,7 @@ def work(process: int, port: int, folder: str) -> None:
     seen["micro_batches"] = micro_batches(divided=True)
     seen["others"], seen["gather_gradient"] = others(), gather_gradient()
     seen["own_rows"] = sums_of_own_rows()
-    seen["series"], seen["towers"] = series_steps(), towers_steps()
+    seen["series"], seen["towers"], seen["graph"] = series_steps(), towers_steps(), graph_steps()
     seen["united"] = united({"met by both": f"last by {process}", f"met by {process}": "broken"})
     torch.save(seen, Path(folder) / f"{process}.pt")
     dist.destroy_process_group()
@@ -377,11 +417,14 @@ def test_two_ranks_in_micro_batches_equal_one_undivided(two_ranks: list[dict[str
         torch.testing.assert_close(each["micro_batches"], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_two_ranks_on_series_equal_one(two_ranks: list[dict[str, Any]]) -> None:
-    one = series_steps()
+@pytest.mark.parametrize(("name", "steps"), [("series", series_steps), ("graph", graph_steps)])
+def test_two_ranks_on_other_modalities_equal_one(
+    name: str, steps: Callable[[], dict[str, Any]], two_ranks: list[dict[str, Any]]
+) -> None:
+    one = steps()
     for each in two_ranks:
         for key in ("loss", "grad"):
-            for got, expected in zip(each["series"][key], one[key], strict=True):
+            for got, expected in zip(each[name][key], one[key], strict=True):
                 torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
     assert one["grad"][0].abs().max() > 1e-3
 

@@ -1,4 +1,4 @@
-"""Methods on series: each trains or is refused in one sentence, and a whole run is as one on pictures."""
+"""Methods on series, sounds, sequences and graphs: each trains or is refused in a sentence; runs are as on pictures."""
 
 from pathlib import Path
 
@@ -52,6 +52,13 @@ REFUSED = {
     },
 }
 """Methods that do not fit series, and why."""
+
+REFUSED |= {
+    name: rf"^views\.{key} reads data\.{key}, which data=waves has not, being of modality series"
+    for name in METHODS
+    for main, key in (("node", "features"), ("sequence", "items"))
+    if MODALITIES[DEFAULT_DATA[name]] == (main,)
+}
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in REFUSED and name != "g_simclr"])
@@ -159,3 +166,95 @@ def test_a_run_on_sounds_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
     assert results[0]["metrics"] == results[1]["metrics"]
     assert list(results[0]["baselines"]) == ["raw_input", "untrained"]
     assert (tmp_path / "whole" / "pictures" / "views.png").is_file()
+
+
+ITEMS = ("data=item_markov", "data.items=20", "data.source.categories=4", "data.length=8", "data.source.history=[4,9]")
+
+
+@pytest.mark.parametrize("method", ["simclr", "mochi", "byol", "swav", "barlow_twins", "supcon", "supervised"])
+def test_methods_of_pictures_make_a_step_on_sequences_of_items(method: str) -> None:
+    cfg = config(f"method={method}", *ITEMS, *SMALL, *SMALL_OF.get(method, ()))
+    data = build_data(cfg)
+    module = build_module(cfg, True, data.pretrain.shape[0])
+    losses = module.losses(take(data.pretrain, torch.arange(8)), Clock(0, 0, 10))  # type: ignore[arg-type]
+    losses["loss"].backward()
+    assert torch.isfinite(losses["loss"])
+    assert not [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def test_mixing_of_pictures_is_refused_on_sequences() -> None:
+    cfg = config("method=imix", *ITEMS, *SMALL)
+    with pytest.raises(ValueError, match=r"^Mixup mixes pictures, but view 0 is of modality sequence: set mixer=none"):
+        build_module(cfg, True, 48)
+
+
+def test_a_run_on_sequences_has_its_references_and_export(tmp_path: Path) -> None:
+    small = (*ITEMS, *SMALL, "evaluation=recommendation", "evaluation.probes.next_item.k=[5]")
+    run_in(tmp_path, config("method=simclr", *small), data="item_markov")
+    result = read_json(tmp_path / "result.json")
+    references = ["raw_input", "untrained", "chance", "popularity", "transitions"]
+    assert list(result["baselines"]) == references and result["sample"] == "sequence"
+    assert all(result["baselines"][name].keys() == result["metrics"].keys() for name in references)
+    assert result["baselines"]["chance"]["next_item[l2=0.1]/hr@5"] == pytest.approx(25)
+    _, line = export(tmp_path, tmp_path / "net.safetensors")
+    found: dict = {}
+    exec(line, found)
+    _, module = load_run(tmp_path, [])
+    x = torch.randint(1, 21, (2, 8))
+    assert torch.equal(found["net"](x)[:, -1], module.eval().student.backbone(x)["pooled"])
+
+
+NODES = ("data=sbm", "data.features=8", "data.source.degree=4")
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["simclr", "mochi", "byol", "swav", "barlow_twins", "mocov3", "nnclr", "dino", "vicreg", "supcon", "supervised"],
+)
+def test_methods_of_pictures_make_a_step_on_nodes_of_a_graph(method: str) -> None:
+    cfg = config(f"method={method}", *NODES, *SMALL, *SMALL_OF.get(method, ()))
+    data = build_data(cfg)
+    module = build_module(cfg, True, data.pretrain.shape[0])
+    losses = module.losses(take(data.pretrain, torch.arange(8)), Clock(0, 0, 10))  # type: ignore[arg-type]
+    losses["loss"].backward()
+    assert torch.isfinite(losses["loss"])
+    assert not [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def test_a_batch_in_parts_has_the_loss_of_the_whole_on_a_graph() -> None:
+    """Batch statistics are those of all nodes of a view, whichever of them are encoded."""
+    found = []
+    for size in ("null", "3"):
+        cfg = config("method=simclr", *NODES, *SMALL, f"data.micro_batch_size={size}", "student.join_views=false")
+        data = build_data(cfg)
+        torch.manual_seed(0)
+        module = build_module(cfg, True, 48)
+        module.student.heads.eval()  # whose batch statistics are those of a part
+        torch.manual_seed(1)
+        losses = module.losses(take(data.pretrain, torch.arange(8)), Clock(0, 0, 10))  # type: ignore[arg-type]
+        losses["loss"].backward()
+        found.append((losses["loss"], module.student.backbone.net.layers[0].weight.grad))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_a_run_on_a_graph_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws = (
+        "evaluation=nodes",
+        "evaluation.probes.few.labels=2",
+        "evaluation.probes.few.draws=2",
+        "evaluation.probes.clustering=null",
+    )
+    cfg = config("method=mochi", *NODES, *SMALL, *SMALL_OF["mochi"], *draws)
+    run_in(tmp_path / "whole", cfg, data="sbm")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 9, sigterm)
+        assert run_in(tmp_path / "parts", cfg, data="sbm") == "SIGTERM"
+    assert run_in(tmp_path / "parts", cfg, resume=True, data="sbm") is None
+    whole, parts = (load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "parts"))
+    for key in ("state_dict", "optimizer_states"):
+        assert_identical(whole[key], parts[key], key)
+    results = [read_json(tmp_path / name / "result.json") for name in ("whole", "parts")]
+    assert results[0]["metrics"] == results[1]["metrics"] and results[0]["sample"] == "node"
+    assert list(results[0]["baselines"]) == ["raw_input", "smoothed", "untrained"]

@@ -53,6 +53,7 @@ class Frozen(NamedTuple):
 
     x: Tensor  # [N, D] float32 or bfloat16, not normalised
     y: Tensor  # [N] int64 classes, or float32 numbers; None for a measure of data without labels
+    rows: Tensor | None = None  # [N, ...] the samples as the source has them, where they lie in memory
 
 
 class Accuracy(float):
@@ -109,6 +110,15 @@ class KnowsChance(Protocol):
 
     def chance(self, train: Tensor, test: Tensor) -> dict[str, float]:
         """By the labels [N] and [M] of both splits: metric name -> value."""
+        ...
+
+
+@runtime_checkable
+class KnowsReferences(Protocol):
+    """A probe that says what answers score which read no features."""
+
+    def references(self, train: Frozen, test: Frozen) -> dict[str, dict[str, float]]:
+        """By labels and samples of both splits, whose features are empty: name, such as "chance" -> metric -> value."""
         ...
 
 

@@ -22,6 +22,7 @@ from ssl_framework.evaluation.features import (
     Frozen,
     HeadProbe,
     KnowsChance,
+    KnowsReferences,
     Measure,
     Probe,
     Readout,
@@ -37,6 +38,7 @@ from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.heads import Classifier
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.suggestions import choices, chosen, nodes_of
+from ssl_framework.views.base import Further
 
 BEFORE = "before"
 """Name of the reference that the weights are which a run begins with."""
@@ -211,11 +213,11 @@ class FrozenEvaluation(L.Callback):
             for layer in train_x:
                 # Not as a part of wider rows, of which a sum may come out another in its last bit.
                 label = None if data.train.label is None else data.train.label.cpu()
-                train = Frozen(train_x[layer].contiguous(), label)  # type: ignore[arg-type]
+                train = Frozen(train_x[layer].contiguous(), label, in_memory(data.train))  # type: ignore[arg-type]
                 own: dict[str, float] = {}
                 if test_x is not None:
                     assert data.test.label is not None
-                    test = Frozen(test_x[layer].contiguous(), data.test.label.cpu())
+                    test = Frozen(test_x[layer].contiguous(), data.test.label.cpu(), in_memory(data.test))
                     for probe in [*self.probes.values(), *([] if layer else learnt)]:
                         own |= probe(train, test)
                 for measure in self.measures.values():
@@ -250,13 +252,19 @@ class FrozenEvaluation(L.Callback):
         return scores
 
     def chance(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, dict[str, float]]:
-        """What random answers would score, as a reference named "chance"; nothing where no part of this knows it."""
+        """What random answers would score, as a reference named "chance", and what others would that read no features;
+        nothing where no part of this knows it."""
         found = {} if self.cross is None else self.cross.chance(module, data.test)
-        for probe in self.probes.values():
+        further: dict[str, dict[str, float]] = {}
+        for shared in self.probes.values():
+            probe = getattr(shared, "call", shared)  # what several protocols have in common knows it, too
             if isinstance(probe, KnowsChance):
                 assert data.train.label is not None and data.test.label is not None
                 found |= probe.chance(data.train.label.cpu(), data.test.label.cpu())
-        return {"chance": found} if found else {}
+            if isinstance(probe, KnowsReferences):
+                for name, scores in probe.references(*map(unread, (data.train, data.test))).items():
+                    further[name] = {**further.get(name, {}), **scores}
+        return ({"chance": found} if found else {}) | further
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, SSLModule)
@@ -306,6 +314,9 @@ class FrozenEvaluation(L.Callback):
             if self.probes or self.measures or self.after is None:
                 raw = self.score(lambda split: {"": raw_input(views, split)}, data)
                 self.baselines = {**self.baselines, views.raw_name: plain(raw)}
+                for name, read in views.further().items() if isinstance(views, Further) else ():
+                    found = self.score(lambda split, read=read: {"": read(split.rows)}, data)  # type: ignore[misc]
+                    self.baselines[name] = plain(found)
             self.baselines = {**self.baselines, "untrained": plain(self.score_module(pl_module, data))}
             self.baselines |= self.chance(pl_module, data)
             pl_module.student.load_state_dict(trained)
@@ -329,6 +340,17 @@ def checked(layers: dict[str, Tensor], student: Encoder | None, split: str) -> d
     for layer, x in layers.items():
         refuse_non_finite(x, f"the outputs of the layer {layer}" if layer else own, split)
     return layers
+
+
+def in_memory(split: Split) -> Tensor | None:
+    """The samples of a split on the CPU, if they lie in memory."""
+    return split.rows.cpu() if isinstance(split.rows, Tensor) else None
+
+
+def unread(split: Split) -> Frozen:
+    """Labels and samples of a split, without features."""
+    assert split.label is not None
+    return Frozen(torch.zeros(len(split.label), 0), split.label.cpu(), in_memory(split))
 
 
 def defined(scores: dict[str, float]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from ssl_framework.functional import unit
 from ssl_framework.models.base import BackboneProtocol, Block, Dense, Patched, layered
 from ssl_framework.models.heads import Head, built
 from ssl_framework.runs.suggestions import choices, towers_of
-from ssl_framework.types import Clock, Inputs, Outputs
+from ssl_framework.types import Clock, Graph, Inputs, Outputs, joined
 
 
 @guarded
@@ -174,7 +174,7 @@ class Encoder(nn.Module):
                 continue
             own = [mask for v in group if (mask := hidden[v]) is not None]
             joint_mask = torch.cat(own) if own else None  # [G * B, N]
-            joint = self.encode(torch.cat([views[v] for v in group]), mask=joint_mask)  # [G * B, ...]
+            joint = self.encode(joined([views[v] for v in group]), mask=joint_mask)  # [G * B, ...]
             parts = {name: x.chunk(len(group)) for name, x in joint.items()}
             for i, v in enumerate(group):
                 outputs[v] = {name: x[i] for name, x in parts.items()}
@@ -303,7 +303,8 @@ class EMATeacher(nn.Module):
         final_momentum: if given, the momentum rises to it along a cosine over the run.
         shuffle_bn: keys are normalised in groups of this many samples, drawn at random from the global batch (MoCo's
             shuffled batch normalisation; 256 images on 8 GPUs are groups of 32). It means the same on one device as
-            on many. ``None``: batch statistics of the whole local batch, unshuffled.
+            on many. ``None``: batch statistics of the whole local batch, unshuffled. Views of a graph are never
+            shuffled: batch statistics are those of all its nodes, which tell nothing of the batch.
     """
 
     encoder: Encoder
@@ -335,7 +336,7 @@ class EMATeacher(nn.Module):
     @torch.no_grad()
     def forward(self, views: Sequence[Tensor], which: Sequence[int] | None, clock: Clock) -> list[Outputs | None]:
         """As ``Encoder.forward``, without gradient. ``clock`` seeds the shuffle, alike on all ranks."""
-        if self.shuffle_bn is None:
+        if self.shuffle_bn is None or isinstance(views[0], Graph):
             return self.encoder(views, which)
         chosen = range(len(views)) if which is None else which
         return [self._shuffled(view, v, clock) if v in chosen else None for v, view in enumerate(views)]

@@ -58,7 +58,7 @@ class MLPHead(Head):
     Args:
         source: which features it reads ("pooled", or an earlier head's name).
         hidden: widths of the hidden layers; an empty list gives one linear layer.
-        out: width of the output.
+        out: width of the output; "source": as wide as what it reads.
         norm: batch normalisation after each hidden layer.
         last_norm: batch normalisation after the last layer, which then has no bias. ``True``: without scale and shift;
             "scale": with a learned scale; "scale_and_shift": with both; ``False``: none.
@@ -68,17 +68,18 @@ class MLPHead(Head):
         self,
         source: str,
         hidden: Sequence[Count],
-        out: Count,
+        out: Count | Literal["source"],
         norm: bool = True,
         last_norm: bool | Literal["scale", "scale_and_shift"] = False,
     ) -> None:
         super().__init__(source)
         self.hidden = hidden
-        self.out = out
+        self.wanted = out
         self.norm = norm
         self.last_norm = last_norm
 
     def build(self, width: int) -> None:
+        self.out = width if self.wanted == "source" else self.wanted
         layers: list[nn.Module] = []
         for hidden in self.hidden:
             layers += [nn.Linear(width, hidden, bias=not self.norm)]

@@ -12,7 +12,7 @@ from ssl_framework.runs.numbers import short, shown
 
 REFERENCES = {
     **{"before": "before", "untrained": "untrained", "raw_pixels": "raw pixels", "raw_input": "raw input"},
-    "chance": "chance",
+    **{name: name for name in ("smoothed", "chance", "popularity", "transitions")},
 }
 """Keys of a record's references, and what tables call them."""
 

@@ -28,7 +28,7 @@ def run_table(result: dict[str, Any]) -> Table:
     columns |= {"before": baselines["before"]} if "before" in baselines else {}
     columns |= {"untrained": baselines.get("untrained")}
     columns |= {raw.replace("_", " "): baselines.get(raw)}
-    columns |= {"chance": baselines["chance"]} if "chance" in baselines else {}
+    columns |= {name: values for name, values in baselines.items() if name not in ("before", "untrained", raw)}
     table.add_column(unit_of(list(result["metrics"])), overflow="fold")
     for name in columns:
         table.add_column(f"{name} (95 %)" if name == "trained" and spread else name, justify="right", no_wrap=True)

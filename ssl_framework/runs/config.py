@@ -69,6 +69,7 @@ def refuse_missing_data(cfg: DictConfig) -> None:
                 group = key.split(".")[0]
                 fitting = [f"{group}={choice}" for choice in choices(group) if reads(group, choice) <= set(cfg.data)]
                 having = [choice for choice in choices("data") if has(choice, wanted)]
+                having.sort(key=lambda choice: not re.search(r"^root: null", files("data")[choice].read_text(), re.M))
                 other = EMBEDDED if EMBEDDED in having else next(iter(having), "")
                 instead = [", ".join(fitting), other and f"other data, such as data={other}"]
                 raise ValueError(

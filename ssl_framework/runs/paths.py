@@ -154,6 +154,8 @@ TRACKERS = "ssl_framework.training.loggers."
 
 RULES: dict[str, dict[str, Rule]] = {
     "ssl_framework.data.audio.folder.SoundFolder": {"root": local, "test_folder": word},
+    "ssl_framework.data.graphs.table.GraphTable": {"root": local, "nodes": local, "edges": local},
+    "ssl_framework.data.sequences.interactions.Interactions": {"root": local, "table": local},
     "ssl_framework.data.series.archive.Archive": {"root": local},
     DATA + "arrays.TorchvisionSource": {"root": local, "name": word, "download": off, "splits": plain},
     DATA + "files.FilesSource": {"root": local, "test_folder": word, "targets": local, "table": local},
@@ -183,6 +185,8 @@ RULES: dict[str, dict[str, Rule]] = {
     "ssl_framework.models.backbone.Backbone": {
         **{"options": options, "pretrained": switch, "weights": local, "name": word, "small_name": word},
     },
+    "ssl_framework.models.graph.GCN": {"weights": local},
+    "ssl_framework.models.sequence.SASRec": {"weights": local},
     "ssl_framework.models.series.SeriesBackbone": {"weights": local},
     "ssl_framework.models.text.TextTransformer": {"weights": local},
     "ssl_framework.training.stages.StageClusters": {"previous": nothing},

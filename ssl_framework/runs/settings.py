@@ -119,6 +119,10 @@ class OfData(TypedDict):
     image_key: str
     label_key: str
     length: Several
+    items: Several
+    features: Several
+    nodes: str
+    edges: str
     rate: Annotated[int, Interval(ge=1000, le=192_000)]
     mels: Annotated[int, Interval(ge=4, le=512)]
     frames: Annotated[int, Interval(ge=4, le=8192)]

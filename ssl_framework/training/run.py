@@ -165,6 +165,7 @@ def say_what_runs(parts: Parts) -> None:
     if not trainer.is_global_zero:
         return
     count, *each = parts.data.pretrain.shape
+    each = each or list(parts.module.views.example(0))  # of nodes, which are numbers, their features
     samples = several(modalities_of(parts.cfg.data)[0])
     where = device_name(trainer.strategy.root_device)
     where += f" x {trainer.world_size}" if trainer.world_size > 1 else ""

@@ -1,7 +1,7 @@
 """What makes views: one maker a modality, and several of them one after another."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,15 @@ class ViewMaker(Protocol):
 
     def compile_parts(self) -> None:
         """Has what makes the views compiled at its first call, where that helps."""
+        ...
+
+
+@runtime_checkable
+class Further(Protocol):
+    """A view maker that knows more than ``raw`` that needs no training."""
+
+    def further(self) -> dict[str, Callable[[Inputs], Tensor]]:
+        """Name of a reference -> what makes vectors [n, D] float32 of raw samples, as ``raw`` does."""
         ...
 
 

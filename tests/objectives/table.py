@@ -35,6 +35,7 @@ from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
 from ssl_framework.objectives.deepcluster_v2 import DeepClusterV2
 from ssl_framework.objectives.densecl import DenseCL
+from ssl_framework.objectives.dgi import DGI
 from ssl_framework.objectives.dino import DINO
 from ssl_framework.objectives.distill import Distill
 from ssl_framework.objectives.frossl import FroSSL
@@ -56,7 +57,9 @@ from ssl_framework.objectives.lejepa import LeJEPA
 from ssl_framework.objectives.m2_mix import M2Mix
 from ssl_framework.objectives.m3col import M3CoL
 from ssl_framework.objectives.mae import MAE, SimMIM
+from ssl_framework.objectives.mclrec import MCLRec
 from ssl_framework.objectives.meco import MECO
+from ssl_framework.objectives.meow import MEOW
 from ssl_framework.objectives.metric import Contrastive as ContrastivePairs
 from ssl_framework.objectives.metric import MetricLoss, MultiSimilarity, ProxyAnchor
 from ssl_framework.objectives.metrix import Metrix
@@ -81,6 +84,7 @@ from ssl_framework.objectives.multiview import (
 from ssl_framework.objectives.nn_siamese import NNBYOL, NNSiam
 from ssl_framework.objectives.nnclr import NNCLR
 from ssl_framework.objectives.obow import OBoW
+from ssl_framework.objectives.pamc import PamC
 from ssl_framework.objectives.patchmix import PatchMix
 from ssl_framework.objectives.pcl import PCL
 from ssl_framework.objectives.pixpro import PixPro
@@ -481,6 +485,11 @@ def proxies() -> ProxyAnchor:
     return ProxyAnchor(4, DIM, 8.0, 0.1)
 
 
+def cl4srec() -> Terms:
+    terms = {"item": Supervised(DIM, 0.0), "contrast": SimCLR(0.5)}
+    return Terms(terms, {"item": 1.0, "contrast": 0.1}, {"item": [[0]], "contrast": [[1, 2]]})
+
+
 # One line a method: a new objective is added here.
 OBJECTIVES: dict[str, Case] = {
     "simclr": Case(lambda: SimCLR(0.2)),
@@ -657,5 +666,14 @@ OBJECTIVES: dict[str, Case] = {
     "sbcl": Case(sbcl),
     "sbcl_warm_up": Case(lambda: allocated(lambda: SBCL(6, DIM, 0.2, 0.07, 0.25, 2, 1, 1, 5))),
     "gpc": Case(gpc, heads=("projector", "pooled"), partial=True),
+    "grace": Case(lambda: SimCLR(0.4)),
+    "bgrl": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor")),
+    "dgi": Case(lambda: seeded(lambda: DGI(DIM))),
+    "mclrec": Case(
+        lambda: seeded(lambda: MCLRec(DIM, DIM, [4, 2], 1.0, 0.1, 0.01, 0.1)), (0, 1, 2), heads=("pooled", "classifier")
+    ),
+    "cl4srec": Case(cl4srec, student=(0, 1, 2), heads=("classifier", "projector")),
+    "meow": Case(lambda: allocated(lambda: MEOW([2, 3], 5, 0.4, 0.4, 10.0, 1.0, 1, DIM))),
+    "pamc": Case(lambda: allocated(lambda: PamC(2, DIM, 0.5, 2.0, 5)), student=(0,), inputs=True),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
 }

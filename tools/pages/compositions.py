@@ -129,7 +129,7 @@ class Around:
     """
 
     def __init__(self, cfg: DictConfig, shipped: DictConfig, built: Built) -> None:
-        self.data = OmegaConf.create({"data": OmegaConf.to_container(shipped.data, resolve=True)})
+        self.data = OmegaConf.create({"data": OmegaConf.to_container(cfg.data)})
         key = json.dumps(OmegaConf.to_container(cfg.backbone, resolve=True))
         if key not in built.backbones:
             with torch.device("meta"):

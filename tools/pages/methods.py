@@ -47,6 +47,10 @@ SEVERAL = "several modalities"
 """What a method needs whose views are not all of one."""
 
 
+OTHER_SAMPLES = {"node": "nodes of a graph", "sequence": "sequences of items"}
+"""Main modality of the data that a method brings -> what it needs, where that is no picture."""
+
+
 KINDS = {"reference code": "golden value", "formula": "formula only"}
 """``kind`` of an entry of tests/golden.json -> what its test shows, the strongest first."""
 
@@ -61,6 +65,7 @@ GROUPS = (
     "Labels",
     "Hidden patches",
     "Several modalities",
+    "Graphs and sequences",
 )
 
 
@@ -101,6 +106,8 @@ class Method(NamedTuple):
         teacher = "a teacher" in self.needs
         if SEVERAL in self.needs:
             return GROUPS[8]
+        if {*OTHER_SAMPLES.values()} & {*self.needs}:
+            return GROUPS[9]
         if NEEDED["masks"] in self.needs:
             return GROUPS[7]
         if NEEDED["label"] in self.needs or NEEDED["number"] in self.needs:
@@ -244,6 +251,7 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
         "memory": memory,
         "needs": [
             *([SEVERAL] if "parts" in views else []),
+            *other_samples(chosen.get("data"), root),
             *(["a teacher"] if config.get("teacher") else []),
             *(words for key, words in NEEDED.items() if key in objective.requires),
             *(["generated images"] if chosen.get("generated", "none") != "none" else []),
@@ -257,6 +265,14 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
         ]
         + [f"{module.replace('.', '/')}.py" for module in dict.fromkeys(modules) if module != "ssl_framework.memory"],
     }
+
+
+def other_samples(data: str | None, root: Path) -> list[str]:
+    """What the data that a method brings consist of, where that is no picture."""
+    if data is None:
+        return []
+    main = yaml.safe_load((root / "configs" / "data" / f"{data}.yaml").read_text()).get("modalities", ["image"])[0]
+    return [OTHER_SAMPLES[main]] if main in OTHER_SAMPLES else []
 
 
 def count_of(views: Mapping[str, Any]) -> int:

@@ -126,14 +126,27 @@ def chosen_for(
     own = OmegaConf.create(composed_by(root / "configs" / "method" / f"{method}.yaml", root))
     chosen = {key.split("/")[-1]: value for item in own.pop("defaults", []) for key, value in item.items()}
     default = {"backbone": "tiny", "views": "simclr", "feature_mixer": "none", "mixer": "none", "masker": "none"}
+    data, brought = data_of(root, chosen.get("data"), shipped)
+    default["backbone"] = brought or "tiny"
+    backbone = read_part(root / "configs" / "backbone" / f"{default['backbone']}.yaml") if brought else shipped.backbone
     files = {
         group: read_part(root / "configs" / group / f"{chosen.get(group, default[group])}.yaml") for group in groups
     }
     empty: dict[str, Any] = {"teacher": None, "student_views": None, "teacher_views": None, "mixer": {}}
-    around = {"data": shipped.data, **({} if "backbone" in groups else {"backbone": shipped.backbone})}
+    around = {"data": data, **({} if "backbone" in groups else {"backbone": backbone})}
     cfg = OmegaConf.merge(around, empty, files, own)
     assert isinstance(cfg, DictConfig)
     return cfg
+
+
+def data_of(root: Path, name: str | None, shipped: DictConfig) -> tuple[DictConfig, str]:
+    """The data that a method brings, where these are of another modality than pictures, and the backbone that they
+    choose; else the default ones and ""."""
+    own = read_part(root / "configs" / "data" / f"{name}.yaml") if name else shipped.data
+    if (own.get("modalities") or ["image"])[0] == "image":
+        return shipped.data, ""
+    chosen = [value for item in own.defaults for key, value in item.items() if key.startswith("override /backbone")]
+    return OmegaConf.masked_copy(own, [key for key in own if key != "defaults"]), chosen[0]
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from tools.pages.families import families_page
 from tools.pages.layouts import layouts_table
 from tools.pages.method_pages import method_pages
 from tools.pages.mixing import mixing_page
+from tools.pages.modalities import modalities_table
 from tools.pages.protocols import protocols_page
 from tools.pages.reference import reference_pages
 from tools.pages.studies import studies_page
@@ -33,7 +34,8 @@ def filled(text: str, root: Path, above: str = "") -> str:
     ``<!-- table: data -->`` what the configs of data say, ``<!-- table: speed -->`` the record of the benchmarks,
     ``<!-- table: chaos -->`` that of the campaign of kills, ``<!-- table: continue -->`` that of weights that were gone
     on from, ``<!-- table: layouts -->`` what is taken of checkpoints by others, ``<!-- table: embed -->`` that of
-    vectors for a folder of files, ``<!-- table: budget -->`` what an epoch costs.
+    vectors for a folder of files, ``<!-- table: budget -->`` what an epoch costs, ``<!-- table: modalities -->`` which
+    method trains on which modality.
 
     Args:
         text: of the page.
@@ -119,7 +121,7 @@ def embed_line(root: Path) -> str:
 
 TABLES = {
     **{"data": data_table, "speed": speed_table, "chaos": story, "embed": embed_line},
-    **{"continue": continued_table, "budget": budget_table, "layouts": layouts_table},
+    **{"continue": continued_table, "budget": budget_table, "layouts": layouts_table, "modalities": modalities_table},
 }
 """What a block can ask for."""
 

@@ -1,8 +1,9 @@
-"""What features are worth when few labels are known: few-shot episodes, and a linear probe on a share of the labels.
+"""What features are worth when few labels are known: a linear probe on a share of the labels, or on some of each class.
 
 N samples of the train split, M of the test split, D features, C classes; an episode has W ways, K shots, Q queries.
 """
 
+import statistics
 import warnings
 from collections.abc import Sequence
 from typing import Annotated
@@ -11,7 +12,7 @@ import torch
 from annotated_types import Len
 from torch import Tensor
 
-from ssl_framework.arguments import PositiveFraction, Seed, guarded
+from ssl_framework.arguments import Count, PositiveFraction, Repeats, Seed, guarded
 from ssl_framework.evaluation.features import Frozen
 from ssl_framework.evaluation.probes.base import are_classes, are_finite
 from ssl_framework.evaluation.probes.linear import LinearProbe
@@ -53,6 +54,45 @@ class FewLabels:
             (top1,) = self.linear(Frozen(train.x[kept], train.y[kept]), test).values()
             found[f"linear[labels={100 * share:g}%,l2={self.linear.weight_decay:g}]/top1"] = top1
         return found
+
+
+@guarded
+class LabelDraws:
+    """The linear probe fitted on a few labels of every class, several times on other ones.
+
+    The protocol of node classification, 20 labels a class and the mean over draws (Shchur et al., Pitfalls of Graph
+    Neural Network Evaluation, 2018, arXiv:1811.05868, section 3), but every draw is scored on the whole test split.
+    Cost: that of the linear probe on so few rows, for each draw.
+
+    Args:
+        labels: of each class; one of fewer gives all it has.
+        draws: of them.
+        linear: the linear probe.
+        seed: of the first draw; the next ones have the next seeds.
+    """
+
+    def __init__(self, labels: Count, draws: Repeats, linear: LinearProbe, seed: Seed) -> None:
+        self.labels = labels
+        self.draws = draws
+        self.linear = linear
+        self.seed = seed
+
+    def __call__(self, train: Frozen, test: Frozen) -> dict[str, float]:
+        """Percent: the mean, ``linear[labels=20,draws=20,l2=0.01]/top1``, and ``/spread``, the standard deviation."""
+        what = "the linear probe on draws of labels"
+        if not (are_classes(train.y, what) and are_finite(what, train, test)):
+            return {}
+        if len(train.y.unique()) < 2:
+            warnings.warn(f"{what} skipped: the train split has only one class")
+            return {}
+        found = []
+        for draw in range(self.draws):
+            kept = torch.cat([rows[: self.labels] for rows in drawn_by_class(train.y, self.seed + draw)])  # [n]
+            (top1,) = self.linear(Frozen(train.x[kept], train.y[kept]), test).values()
+            found.append(float(top1))
+        name = f"linear[labels={self.labels},draws={self.draws},l2={self.linear.weight_decay:g}]"
+        spread = statistics.stdev(found) if self.draws > 1 else 0.0
+        return {f"{name}/top1": statistics.mean(found), f"{name}/spread": spread}
 
 
 def rows_by_class(y: Tensor) -> list[Tensor]:

@@ -33,6 +33,7 @@ COLUMNS = 3
 
 REFERENCES: dict[str, Any] = {
     **{"before": (0, (5, 1)), "untrained": ":", "raw_pixels": "--", "raw_input": "--", "chance": "-."},
+    **{"smoothed": (0, (5, 1, 1, 1)), "popularity": (0, (3, 1, 1, 1, 1, 1)), "transitions": (0, (1, 3))},
 }
 """Baseline -> style of its line."""
 

@@ -1,0 +1,1 @@
+"""Sources of sequences: what users have chosen, one item after another."""
