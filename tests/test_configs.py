@@ -39,7 +39,10 @@ from tests.small_runs import (
 )
 
 ROOT = Path(__file__).parent.parent
-OF_MODALITY = {name: ("data=waves",) for name in ("series", "series_tiny")} | {"audio": ("data=spoken_digits",)}
+OF_MODALITY = {name: ("data=waves",) for name in ("series", "series_tiny")} | {
+    "audio": ("data=spoken_digits",),
+    **dict.fromkeys(("text", "text_tiny"), ("data=caption_texts",)),
+}
 """Choices that read keys which data of pictures have not."""
 
 EXPERIMENTS = sorted(
@@ -307,7 +310,7 @@ GIVEN_ELSEWHERE = {
     **dict.fromkeys(("previous", "id", "job_type", "prefix"), "the command gives it"),
     **dict.fromkeys(("test_folder", "bits"), "of a real data set; generated images have none"),
     "name": "a modality, which the objective knows by it",
-    "wordings": "of methods that need several texts of a sample",
+    **dict.fromkeys(("wordings", "span"), "of methods that need several texts of a sample, or pieces of one"),
     "join_views": "configs/train.yaml has it for every student",
 }
 """Arguments with a default that YAML files need not name, and why."""

@@ -155,6 +155,8 @@ TRACKERS = "ssl_framework.training.loggers."
 RULES: dict[str, dict[str, Rule]] = {
     "ssl_framework.data.audio.folder.SoundFolder": {"root": local, "test_folder": word},
     "ssl_framework.data.series.archive.Archive": {"root": local},
+    "ssl_framework.data.texts.docstrings.Docstrings": {"root": local},
+    "ssl_framework.data.texts.files.TextFiles": {"root": local},
     DATA + "arrays.TorchvisionSource": {"root": local, "name": word, "download": off, "splits": plain},
     DATA + "files.FilesSource": {"root": local, "test_folder": word, "targets": local, "table": local},
     DATA + "folder.FolderSource": {

@@ -126,6 +126,7 @@ class OfData(TypedDict):
     vocabulary: Count
     words: Mapping[str, Any]
     captions: Mapping[str, Any]
+    texts: Mapping[str, Any]
     columns: Mapping[str, str] | None
     languages: Annotated[Sequence[str], Len(1)]
     prompts: Annotated[Sequence[str], Len(1)]

@@ -5,15 +5,14 @@ import functools
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ssl_framework.arguments import Several, guarded
-from ssl_framework.data.pairs.captions import Captions
 from ssl_framework.views.text import BEGIN, END, PADDING, SPECIAL, UNKNOWN, Vocabulary
 
 KINDS = ("words", "bpe")
@@ -22,6 +21,23 @@ EACH_ALONE = "\u3040-\u30ff\u3400-\u9fff"
 """Kana and Chinese characters, which stand without blanks between words: each is a word."""
 
 WORD = re.compile(rf"[{EACH_ALONE}]|[^\W_{EACH_ALONE}]+")
+
+
+class Worded(Protocol):
+    """A sample with texts."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """One or more."""
+        ...
+
+
+class Texts(Protocol):
+    """Where samples with texts come from."""
+
+    def splits(self) -> Mapping[str, Sequence[Worded]]:
+        """Those of "train" and "test"."""
+        ...
 
 
 @guarded
@@ -39,7 +55,7 @@ class CaptionVocabulary(Vocabulary):
         ValueError: there is no such kind.
     """
 
-    def __init__(self, captions: Captions, size: Several, kind: str, file: str | None) -> None:
+    def __init__(self, captions: Texts, size: Several, kind: str, file: str | None) -> None:
         if kind not in KINDS:
             raise ValueError(f"data.tokenizer is {kind}: choose one of {', '.join(KINDS)}")
         self.captions = captions
