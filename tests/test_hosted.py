@@ -148,7 +148,7 @@ def test_methods_of_pictures_make_a_step_on_texts(method: str) -> None:
     [
         (
             ("method=imix",),
-            r"^Mixup mixes pictures, but view 0 is of modality text: set mixer=none, or choose a method",
+            r"^Mixup mixes pictures, but view 0 is of modality text: set mixer=none, or choose",
         ),
         (("mixer=cutmix",), r"^CutMix mixes pictures, but view 0 is of modality text: set mixer=none"),
         (("method=mae",), r"^backbone\.image_size reads data\.image_size, which data=caption_texts has not"),

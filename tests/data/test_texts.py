@@ -1,4 +1,4 @@
-"""Texts as samples: captions whose pairs are graded by what they share, files of one's own, docstrings and functions."""
+"""Texts as samples: captions whose pairs are graded by what they share, files, docstrings and functions."""
 
 import json
 from pathlib import Path
@@ -125,7 +125,7 @@ def test_a_list_of_wordings_in_jsonl_is_repeated_where_others_have_more(tmp_path
         (
             "a.csv",
             "text,label,split\nred,x,train\nblue,,test\n",
-            r"1 of 2 texts have no label: give all of them one, or none",
+            r"1 of 2 texts have no label: give all of them one",
         ),
     ],
 )
