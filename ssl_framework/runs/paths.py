@@ -180,11 +180,12 @@ RULES: dict[str, dict[str, Rule]] = {
     PAIRS + "captions.CaptionTable": {"root": local, "table": local},
     PAIRS + "emoji.EmojiFolder": {"root": local, "languages": plain},
     PAIRS + "shards.CaptionShards": {"root": local},
-    PAIRS + "words.CaptionVocabulary": {"file": local},
+    PAIRS + "words.CaptionVocabulary": {"file": local, "folder": local},
     "ssl_framework.data.pseudo_labels.LabelFile": {"path": local},
     "ssl_framework.models.backbone.Backbone": {
         **{"options": options, "pretrained": switch, "weights": local, "name": word, "small_name": word},
     },
+    "ssl_framework.models.hub_text.HubText": {"folder": local, "weights": local, "pretrained": switch},
     "ssl_framework.models.series.SeriesBackbone": {"weights": local},
     "ssl_framework.models.text.TextTransformer": {"weights": local},
     "ssl_framework.training.stages.StageClusters": {"previous": nothing},

@@ -130,7 +130,8 @@ class OfData(TypedDict):
     columns: Mapping[str, str] | None
     languages: Annotated[Sequence[str], Len(1)]
     prompts: Annotated[Sequence[str], Len(1)]
-    tokenizer: Literal["words", "bpe"]
+    tokenizer: Literal["words", "bpe", "hf"]
+    tokenizer_folder: str | None
     vocabulary_file: str | None
     source: Mapping[str, Any]
 
