@@ -39,7 +39,8 @@ REFUSED = {
         name: r"^the method has noise or geometry of pictures \(views\), but data=waves has no pictures: choose another"
         for name in ("dacl", "meco")
     },
-    **{name: "data=waves" for name in METHODS if "text" in MODALITIES[DEFAULT_DATA[name]]},
+    **{name: "data=waves" for name in METHODS if "text" in MODALITIES[DEFAULT_DATA[name]][1:]},
+    **{name: "^waves has no text: choose data=" for name in METHODS if MODALITIES[DEFAULT_DATA[name]][0] == "text"},
     **dict.fromkeys(MASKED, r"^backbone\.image_size reads data\.image_size, which data=waves has not"),
     **dict.fromkeys(
         ("densecl", "pixpro", "slotcon", "vicregl"),
@@ -87,7 +88,7 @@ def test_clusters_of_pictures_are_refused_on_series() -> None:
 def test_views_of_a_modality_that_the_data_lack_are_refused() -> None:
     cfg = small("simclr")
     cfg.views = config("data=waves").views
-    with pytest.raises(ValueError, match=r"shapes has no series: choose data=scenes,( \w+,)* waves or views of image"):
+    with pytest.raises(ValueError, match=r"shapes has no series: choose data=(\w+, )*waves or views of image"):
         build_module(cfg, True, 48)
 
 

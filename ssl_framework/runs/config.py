@@ -90,7 +90,7 @@ def refuse_towers(cfg: DictConfig, modalities: Sequence[str]) -> None:
 
 def reads(group: str, choice: str) -> set[str]:
     """The keys of the data that a choice of a group reads."""
-    return set(re.findall(r"\$\{data\.(\w+)", files(group)[choice].read_text()))
+    return set(re.findall(r"\$\{(?:oc\.select:)?data\.(\w+)", files(group)[choice].read_text()))
 
 
 def has(data: str, key: str) -> bool:

@@ -7,7 +7,7 @@ import torch
 from annotated_types import Ge, Len
 from torch import Tensor, nn
 
-from ssl_framework.arguments import BelowOne, Count, PositiveFraction, guarded
+from ssl_framework.arguments import BelowOne, Count, Natural, PositiveFraction, guarded
 from ssl_framework.types import Batch, Samples
 
 PADDING, BEGIN, END, UNKNOWN, MASK = range(5)
@@ -17,7 +17,7 @@ SPECIAL = ("<pad>", "<begin>", "<end>", "<unknown>", "<mask>")
 """How they are written; a vocabulary begins with them."""
 
 
-WORDINGS = ("random", "each", "same")
+WORDINGS = ("random", "each", "same", "turns")
 
 
 class Vocabulary:
@@ -61,10 +61,11 @@ class TextViews(nn.Module):
             close up.
         masking: probability of hiding each word that is left behind the token MASK, in [0, 1).
         name: the modality.
-        wordings: "random": each view draws one of the K wordings; "each": view v is wording v; "same": one is drawn for
-            all views of a sample, so that they differ by what is done to them alone.
+        wordings: "random": each view draws one of the K wordings; "each": view v is wording v; "turns": wording v mod
+            K; "same": one is drawn for all views of a sample, so that they differ by what is done to them alone.
         span: [lo, hi], range of the share of the words that a view keeps, in one piece (Contriever, arXiv:2112.09118,
-            section 3.1: independent cropping); at least one word. ``None``: all.
+            section 3.2: independent cropping); at least one word. ``None``: all.
+        unchanged: so many first views are a wording as it is.
 
     Raises:
         ValueError: a number is out of range, or there is no such choice of wordings.
@@ -84,6 +85,7 @@ class TextViews(nn.Module):
         name: str = "text",
         wordings: str = "random",
         span: Annotated[Sequence[PositiveFraction], Len(2, 2)] | None = None,
+        unchanged: Natural = 0,
     ) -> None:
         super().__init__()
         if num_views < 1 or (tokens is not None and tokens < 3):
@@ -99,6 +101,7 @@ class TextViews(nn.Module):
             raise ValueError(f"views of texts have span={list(span)}: give two shares, 0 < lo <= hi <= 1")
         self.span = None if span is None else (span[0], span[1])
         self.wordings = wordings
+        self.unchanged = unchanged
         self.tokens = tokens
         self.words = words
         self.num_views = num_views
@@ -119,8 +122,9 @@ class TextViews(nn.Module):
             )
         if self.wordings == "same":
             texts = choose(texts, generator)[:, None]  # [B, 1, L]
-        chosen = (texts[:, v] if self.wordings == "each" else choose(texts, generator) for v in range(self.num_views))
-        views = [self.altered(x, generator) for x in chosen]  # V x [B, L]
+        named, count = self.wordings in ("each", "turns"), texts.shape[1]
+        chosen = (texts[:, v % count] if named else choose(texts, generator) for v in range(self.num_views))
+        views = [x if v < self.unchanged else self.altered(x, generator) for v, x in enumerate(chosen)]  # V x [B, L]
         return Batch(views, samples.index, samples.label, modality=self.modality)
 
     def of(self, raw: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:

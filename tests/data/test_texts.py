@@ -10,7 +10,7 @@ from ssl_framework.data.base import Split
 from ssl_framework.data.images.shapes import FACTORS
 from ssl_framework.data.pairs.captioned_shapes import NAMED, ShapeVocabulary
 from ssl_framework.data.pairs.words import CaptionVocabulary
-from ssl_framework.data.texts.caption_texts import CaptionTexts
+from ssl_framework.data.texts.caption_texts import CaptionPairs, CaptionTexts
 from ssl_framework.data.texts.docstrings import Docstrings
 from ssl_framework.data.texts.files import TextFiles
 from ssl_framework.data.texts.worded import Said, WordedTexts
@@ -198,3 +198,17 @@ def test_functions_and_the_first_paragraph_of_their_docstrings_are_pairs(tmp_pat
 def test_a_folder_without_functions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no function with a docstring for train: name a folder of Python files"):
         Docstrings(str(tmp_path), 0.3).splits()
+
+
+def test_pairs_of_captions_are_labelled_with_what_they_share() -> None:
+    split = CaptionPairs(300, 200, 0, 20, WORDS, 96).load("train")
+    assert split.shape == (300, 2, 20) and split.label is not None and split.graded is not None
+    assert split.label.is_floating_point() and torch.equal(split.label, split.graded.score)
+    counts = (5 * split.label).round().long().bincount(minlength=6)
+    assert counts.min() >= 15 and counts.sum() == 300
+    number = {token: (factor, name) for factor, slots in NAMED.items() if factor != "position"
+              for name, said in slots[0].items() for token in (WORDS.number[word] for word in said)}  # fmt: skip
+    for texts, share in zip(split.rows.tolist(), split.label.tolist(), strict=True):  # type: ignore[attr-defined]
+        found = [{number[token] for token in text if token in number} for text in texts]
+        same = len(found[0] & found[1])  # of four, beside the position
+        assert round(5 * share) - same in (0, 1)

@@ -83,10 +83,7 @@ class CaptionTexts:
 
     def factors(self, name: str) -> dict[str, Tensor]:
         """The class of every factor of each sample, all alike likely: factor -> [N] int64."""
-        generator = torch.Generator().manual_seed(step_seed(self.seed, 20 + (name == "test")))
-        return {
-            factor: torch.randint(len(FACTORS[factor]), (self.count[name],), generator=generator) for factor in NAMED
-        }
+        return drawn(self.count[name], torch.Generator().manual_seed(step_seed(self.seed, 20 + (name == "test"))))
 
     def graded(self, factors: dict[str, Tensor]) -> Graded:
         """Pairs of first captions, about as many of each number of shared factors as far as there are any, and of the
@@ -108,3 +105,52 @@ class CaptionTexts:
             pairs.append(torch.stack([texts, torch.tensor([0, 1]).expand_as(texts)], dim=2))  # [n, 2, 2]
             scores.append(torch.ones(len(own)))
         return Graded(torch.cat(pairs), torch.cat(scores))
+
+
+def drawn(count: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Classes of every factor, all alike likely: factor -> [count] int64."""
+    return {factor: torch.randint(len(FACTORS[factor]), (count,), generator=generator) for factor in NAMED}
+
+
+@guarded
+class CaptionPairs:
+    """Pairs of captions, labelled with the share of factors that they have in common: 0, 0.2, 0.4, 0.6, 0.8 or 1.
+
+    Args:
+        num_train, num_test, seed, tokens, words, vocabulary: as in ``CaptionTexts``.
+    """
+
+    def __init__(
+        self, num_train: Count, num_test: Count, seed: Seed, tokens: Count, words: Vocabulary, vocabulary: Count
+    ) -> None:
+        refuse_short(tokens, vocabulary, words)
+        self.count = {"train": num_train, "test": num_test}
+        self.seed = seed
+        self.tokens = tokens
+        self.words = words
+        self.drawn: dict[str, Split] = {}
+
+    def load(self, split: str) -> Split:
+        """[N, 2, L] int32 with the share as label, float32; of both splits ``graded`` pairs, these.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        check_split(split)
+        name = "test" if split == "test" else "train"
+        if name not in self.drawn:
+            generator = torch.Generator().manual_seed(step_seed(self.seed, 30 + (name == "test")))
+            first, second = (drawn(self.count[name], generator) for _ in range(2))
+            kept = torch.randint(len(NAMED) + 1, (self.count[name], 1), generator=generator)  # [N, 1]
+            place = torch.rand(self.count[name], len(NAMED), generator=generator).argsort(dim=1)  # [N, 5]
+            for column, factor in enumerate(NAMED):
+                second[factor] = torch.where(place[:, column] < kept[:, 0], first[factor], second[factor])
+            equal = torch.stack([first[factor] == second[factor] for factor in NAMED], dim=1)  # [N, 5]
+            score = equal.float().mean(dim=1)  # [N]
+            seeds = (step_seed(self.seed, 32 + 2 * (name == "test") + k) for k in range(2))
+            said = (captions_of(each, 1, seed) for each, seed in zip((first, second), seeds, strict=True))
+            texts = torch.stack([self.words.encode(each, self.tokens) for each in said], dim=1)  # [N, 2, L]
+            sample = torch.arange(len(texts))[:, None].expand(-1, 2)  # [N, 2]
+            pair = torch.stack([sample, torch.tensor([0, 1]).expand_as(sample)], dim=2)  # [N, 2, 2]
+            self.drawn[name] = Split(texts, score, graded=Graded(pair, score), numbers={"group": group_of(first)})
+        return self.drawn[name]

@@ -25,7 +25,7 @@ class TextRetrieval:
 
     All texts of a group are one candidate, as near as the nearest of them. A tie counts against the query, so that a
     collapsed embedding scores no better than chance. The pooled AUC asks more: that one threshold separates right pairs
-    from wrong ones of all queries together (Mann-Whitney; arXiv:2503.04113 is about the difference).
+    from wrong ones of all queries together (Mann-Whitney; arXiv:2510.00137 is about the difference).
 
     Args:
         k: recall@k is the share of queries whose group is among the k nearest.
