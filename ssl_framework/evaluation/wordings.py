@@ -4,6 +4,7 @@ N samples of the test split, K wordings of each, of which the first two are read
 """
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -21,6 +22,8 @@ class Wordings(NamedTuple):
     z: Tensor  # [N, K, D] float32, K 1 or 2
     group: Tensor  # [N] int64: samples of equal groups are right answers to each other
     graded: Graded | None  # pairs of the N * K texts and how alike they are
+    items: Mapping[str, Tensor] = MappingProxyType({})  # factor -> [classes, P, D] unit rows: ways to name each class
+    label: Mapping[str, Tensor] = MappingProxyType({})  # factor -> [N] int64
 
 
 class WordingProbe(Protocol):
@@ -41,11 +44,14 @@ class AcrossWordings:
 
     Args:
         probes: name -> probe.
+        items: whether ways to name classes (``Split.prompts``) are embedded, too, for probes that read them.
     """
 
-    def __init__(self, probes: Mapping[str, WordingProbe | None]) -> None:
+    def __init__(self, probes: Mapping[str, WordingProbe | None], items: bool = False) -> None:
         self.probes = {name: probe for name, probe in probes.items() if probe is not None}
+        self.items = items
         self.read: tuple[object, list[Split]] = (None, [])  # the rows read last, and their columns
+        self.named: tuple[object, dict[str, Split]] = (None, {})  # likewise of ways to name classes
 
     def check_split(self, split: Split) -> None:
         """Raises ValueError if samples are no texts."""
@@ -67,14 +73,26 @@ class AcrossWordings:
         """Of each layer that ``features`` gives, "" the backbone's; every rank takes part."""
         self.check_split(split)
         found = [features(column) for column in self.columns(split)]
+        items = {factor: features(each) for factor, each in self.prompts(split).items()}
+        label = {factor: (split.numbers or {})[factor].cpu() for factor in items}
         return {
             layer: Wordings(
                 torch.stack([unit(each[layer].float()) for each in found], dim=1),  # [N, K, D]
                 self.group(split),
                 split.graded,
+                {f: unit(x[layer].float()).unflatten(0, (split.prompts[f].shape[0], -1)) for f, x in items.items()},  # type: ignore[index]
+                label,
             )
             for layer in found[0]
         }
+
+    def prompts(self, split: Split) -> dict[str, Split]:
+        """Factor -> ways to name its classes, [classes * P, L], if they are asked for; as ``columns``."""
+        if not self.items or split.prompts is None:
+            return {}
+        if self.named[0] is not split.prompts:
+            self.named = split.prompts, {factor: Split(x.flatten(0, 1)) for factor, x in split.prompts.items()}
+        return self.named[1]
 
     def group(self, split: Split) -> Tensor:
         """What the data say, or a number for each first wording: [N] int64."""
@@ -88,5 +106,6 @@ class AcrossWordings:
     def chance(self, split: Split) -> dict[str, float]:
         """What guesses would score."""
         empty = torch.zeros(len(split.rows), len(self.columns(split)), 0)  # [N, K, 0]
-        test = Wordings(empty, self.group(split), split.graded)
+        items = {f: x.new_zeros(*x.shape[:2], 0) for f, x in (split.prompts or {}).items() if self.items}
+        test = Wordings(empty, self.group(split), split.graded, items)
         return {name: value for probe in self.probes.values() for name, value in probe.chance(test).items()}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ssl_framework.data.base import Graded, Split
 from ssl_framework.evaluation.features import Accuracy
+from ssl_framework.evaluation.probes.construct_score import ConstructScore
 from ssl_framework.evaluation.probes.text_retrieval import TextRetrieval
 from ssl_framework.evaluation.probes.text_similarity import TextSimilarity, below, ranks, spearman
 from ssl_framework.evaluation.wordings import AcrossWordings, Wordings
@@ -106,3 +107,26 @@ def test_columns_are_embedded_apart_and_normalised() -> None:
 def test_data_without_wordings_are_refused(wrong: Tensor) -> None:
     with pytest.raises(ValueError, match="compares wordings of texts, which the data have not: choose evaluation=fro"):
         AcrossWordings({}).check_split(Split(wrong))
+
+
+def test_a_construct_is_scored_by_the_mean_cosine_to_its_items() -> None:
+    centre, label = rows(3, 5), torch.arange(60) % 3
+    z = unit(centre[label] + 0.8 * rows(60, 6))[:, None]
+    items = unit(centre[:, None] + 0.3 * rows(6, 7).unflatten(0, (3, 2)))
+    test = Wordings(z, torch.arange(60), None, {"kind": items}, {"kind": label})
+    total = 0.0
+    for c in range(3):
+        score = [sum(float(z[i, 0] @ items[c, p]) for p in range(2)) / 2 for i in range(60)]
+        own, others = ([s for s, y in zip(score, label.tolist(), strict=True) if (y == c) == w] for w in (True, False))
+        total += sum((o < s) + 0.5 * (o == s) for s in own for o in others) / (len(own) * len(others)) / 3
+    found = ConstructScore()(test)
+    assert found == {"construct[kind,items=2]/auc": pytest.approx(100 * total, rel=1e-5)} and 60 < 100 * total < 100
+    assert ConstructScore().chance(test) == {"construct[kind,items=2]/auc": 50.0}
+
+
+def test_items_are_embedded_where_they_are_asked_for() -> None:
+    texts, prompts = torch.arange(12, dtype=torch.int32).view(2, 3, 2), {"kind": torch.ones(2, 4, 2, dtype=torch.int32)}
+    split = Split(texts, prompts=prompts, numbers={"kind": torch.tensor([0, 1]), "group": torch.tensor([0, 1])})
+    found = AcrossWordings({}, items=True).embedded(lambda each: {"": each.rows[:].float()}, split)[""]  # type: ignore
+    assert found.items["kind"].shape == (2, 4, 2) and found.label["kind"].tolist() == [0, 1]
+    assert AcrossWordings({}).embedded(lambda each: {"": each.rows[:].float()}, split)[""].items == {}  # type: ignore

@@ -47,6 +47,10 @@ SEVERAL = "several modalities"
 """What a method needs whose views are not all of one."""
 
 
+TEXTS = "texts"
+"""What a method needs whose views are of texts."""
+
+
 KINDS = {"reference code": "golden value", "formula": "formula only"}
 """``kind`` of an entry of tests/golden.json -> what its test shows, the strongest first."""
 
@@ -61,6 +65,7 @@ GROUPS = (
     "Labels",
     "Hidden patches",
     "Several modalities",
+    "Texts",
 )
 
 
@@ -101,6 +106,8 @@ class Method(NamedTuple):
         teacher = "a teacher" in self.needs
         if SEVERAL in self.needs:
             return GROUPS[8]
+        if TEXTS in self.needs:
+            return GROUPS[9]
         if NEEDED["masks"] in self.needs:
             return GROUPS[7]
         if NEEDED["label"] in self.needs or NEEDED["number"] in self.needs:
@@ -220,6 +227,7 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
     """What a method needs and accepts."""
     chosen = chosen_by(config)
     views = yaml.safe_load((root / "configs" / "views" / f"{chosen.get('views', 'simclr')}.yaml").read_text())
+    views |= {key: count for key, count in config.get("views", {}).items() if key in ("num_views", "count")}
     objective: Any = get_class(config["objective"]["_target_"])
     mixers: dict[str, Any] = {
         path.stem: get_class(yaml.safe_load(path.read_text())["_target_"])
@@ -244,6 +252,7 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
         "memory": memory,
         "needs": [
             *([SEVERAL] if "parts" in views else []),
+            *([TEXTS] if str(views.get("_target_")).endswith(".TextViews") else []),
             *(["a teacher"] if config.get("teacher") else []),
             *(words for key, words in NEEDED.items() if key in objective.requires),
             *(["generated images"] if chosen.get("generated", "none") != "none" else []),

@@ -211,13 +211,18 @@ class CaptionedShapes:
 
     def prompts(self, factor: str) -> Tensor:
         """Ways to name each class of a factor: [classes, P, L] int32."""
-        sentences = [
-            pattern.format(phrase(factor, number, [synonym] * len(NAMED[factor])))
-            for number in range(len(FACTORS[factor]))
-            for pattern in PROMPTS[factor]
-            for synonym in range(SYNONYMS)
-        ]
-        return self.words.encode(sentences, self.tokens).unflatten(0, (len(FACTORS[factor]), -1))
+        return prompts_of(factor, self.words, self.tokens)
+
+
+def prompts_of(factor: str, words: Vocabulary, tokens: int) -> Tensor:
+    """Ways to name each class of a factor and nothing else: [classes, P, tokens] int32."""
+    sentences = [
+        pattern.format(phrase(factor, number, [synonym] * len(NAMED[factor])))
+        for number in range(len(FACTORS[factor]))
+        for pattern in PROMPTS[factor]
+        for synonym in range(SYNONYMS)
+    ]
+    return words.encode(sentences, tokens).unflatten(0, (len(FACTORS[factor]), -1))
 
 
 def refuse_short(tokens: int, vocabulary: int, words: Vocabulary) -> None:

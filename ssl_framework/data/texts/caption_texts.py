@@ -13,7 +13,7 @@ from torch import Tensor
 from ssl_framework.arguments import Count, Seed, guarded
 from ssl_framework.data.base import Graded, Split, check_split
 from ssl_framework.data.images.shapes import FACTORS
-from ssl_framework.data.pairs.captioned_shapes import NAMED, captions_of, group_of, refuse_short
+from ssl_framework.data.pairs.captioned_shapes import NAMED, captions_of, group_of, prompts_of, refuse_short
 from ssl_framework.types import step_seed
 from ssl_framework.views.text import Vocabulary
 
@@ -61,8 +61,8 @@ class CaptionTexts:
         self.drawn: dict[str, Split] = {}
 
     def load(self, split: str) -> Split:
-        """[N, K, L] int32; every factor among ``numbers``, and "group", equal where all factors are; of the test split
-        ``graded`` pairs.
+        """[N, K, L] int32; every factor among ``numbers``, and "group", equal where all factors are; ``prompts`` of the
+        factors, [classes, P, L] int32; of the test split ``graded`` pairs.
 
         Raises:
             ValueError: there is no such split.
@@ -76,6 +76,7 @@ class CaptionTexts:
                 texts.unflatten(0, (-1, self.num_captions)),  # [N, K, L]
                 factors[self.label],
                 tuple(FACTORS[self.label]),
+                prompts={factor: prompts_of(factor, self.words, self.tokens) for factor in NAMED},
                 numbers={**factors, "group": group_of(factors)},
                 graded=self.graded(factors) if name == "test" else None,
             )
