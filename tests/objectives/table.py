@@ -35,6 +35,7 @@ from ssl_framework.objectives.count import Counting
 from ssl_framework.objectives.cwcl import CWCL
 from ssl_framework.objectives.data2vec import Data2Vec
 from ssl_framework.objectives.dcl import DCL
+from ssl_framework.objectives.debcse import DebCSE
 from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
 from ssl_framework.objectives.deepcluster_v2 import DeepClusterV2
 from ssl_framework.objectives.densecl import DenseCL
@@ -678,6 +679,7 @@ OBJECTIVES: dict[str, Case] = {
     "simcse": Case(lambda: SimCSE(0.2)),
     "simcse_of_three": Case(lambda: SimCSE(0.2), student=(0, 1, 2)),
     "whitened_cse": Case(whitened_cse, student=(0, 1, 2), heads=("pooled", "projector")),
+    "debcse": Case(lambda: DebCSE(0.2, 3, 4, 0.5, 1), teacher=(0, 1), inputs=True),
     "mw_loss": Case(lambda: MWLoss(0.2, True)),
     "mw_loss_of_own": Case(lambda: MWLoss(0.2, False)),
     "contriever": Case(lambda: seeded(lambda: Contriever(0.2, Queue(20, DIM))), student=(0,), teacher=(1,)),
