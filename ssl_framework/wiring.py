@@ -255,18 +255,24 @@ def check_places(objective: Objective, views: ViewMaker, micro_batch_size: int |
 
 
 def check_modalities(views: Sequence[str], data: Sequence[str], name: str) -> None:
-    """Refuses views of modalities that the data have not.
+    """Refuses views of modalities that the data have not, or have beside the one that samples are of.
 
     Args:
         views: modality of each view.
         data: modalities of a sample, the main one first.
         name: of the data.
     """
+
+    def fits(node: dict[str, Any]) -> bool:
+        there = node.get("modalities") or ("image",)
+        return set(views) <= set(there) and views[0] == there[0]
+
     missing = [modality for modality in views if modality not in data]
+    others = f"choose {choices('data', fits)}views of {' and '.join(data)}"
     if missing:
-        others = choices("data", lambda node: set(views) <= set(node.get("modalities") or ("image",)))
-        lacking = " and no ".join(dict.fromkeys(missing))
-        raise ValueError(f"{name} has no {lacking}: choose {others}views of {' and '.join(data)}")
+        raise ValueError(f"{name} has no {' and no '.join(dict.fromkeys(missing))}: {others}")
+    if views[0] != data[0]:
+        raise ValueError(f"{name} has {views[0]} beside its {data[0]}, but the views are of {views[0]} first: {others}")
 
 
 def check_mixable(mixer: Mixing, shapes: Sequence[tuple[int, ...]], modality: Sequence[str]) -> None:

@@ -122,6 +122,7 @@ SMALL_OF = {
     "beclr": (*SMALL_PROJECTOR, *SMALL_PREDICTOR, "objective.memory.size=40", "objective.memory.num_clusters=4"),
     "mcl": ("pseudo_labels.num_clusters=2",),
     "imix_moco": SMALL_QUEUE,
+    **dict.fromkeys(("contriever", "cocosoda"), SMALL_QUEUE),
     "mi_views": ("generated.source.widths=[4,8]", "generated.source.steps=4"),
     "mixco": SMALL_HOST_QUEUE,
     "scatsimclr": ("backbone.options.orientations=2", "student.heads.projector.hidden=[32]"),
@@ -141,8 +142,9 @@ DEFAULT_DATA = {
 
 
 def fits(method: str, data: str) -> bool:
-    """Whether the data have every modality that the method needs."""
-    return set(MODALITIES[DEFAULT_DATA[method]]) <= set(MODALITIES[data])
+    """Whether the data have every modality that the method needs, its main one first."""
+    needed = MODALITIES[DEFAULT_DATA[method]]
+    return set(needed) <= set(MODALITIES[data]) and needed[0] == MODALITIES[data][0]
 
 
 PICTURES = [name for name, (main, *_) in MODALITIES.items() if main == "image"]

@@ -44,6 +44,7 @@ OF_MODALITY = {
     **{name: ("data=item_markov",) for name in ("sequence", "sasrec")},
     **{name: ("data=sbm",) for name in ("graph", "gcn")},
     "audio": ("data=spoken_digits",),
+    **dict.fromkeys(("text", "text_tiny"), ("data=caption_texts",)),
 }
 """Choices that read keys which data of pictures have not."""
 
@@ -175,7 +176,8 @@ def test_a_method_is_refused_by_name_on_data_that_lack_what_it_needs(method: str
     wanted = sorted(name for name in MODALITIES if fits(method, name))
     with pytest.raises(ValueError) as error:
         check_data(OmegaConf.create(merged(method, data)))
-    assert str(error.value).startswith(f"{data} has no {missing}: choose data={', '.join(wanted)} or views of")
+    said = f"no {missing}" if missing else "text beside its image, but the views are of text first"
+    assert str(error.value).startswith(f"{data} has {said}: choose data={', '.join(wanted)} or views of")
 
 
 # Data of another modality say what may be changed and by what it is encoded; the method says everything else.
@@ -323,7 +325,9 @@ GIVEN_ELSEWHERE = {
     **dict.fromkeys(("previous", "id", "job_type", "prefix"), "the command gives it"),
     **dict.fromkeys(("test_folder", "bits"), "of a real data set; generated images have none"),
     "name": "a modality, which the objective knows by it",
-    "wordings": "of methods that need several texts of a sample",
+    **dict.fromkeys(
+        ("wordings", "span", "unchanged"), "of methods that need several texts of a sample, or pieces of one"
+    ),
     "join_views": "configs/train.yaml has it for every student",
 }
 """Arguments with a default that YAML files need not name, and why."""

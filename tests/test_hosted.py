@@ -39,7 +39,8 @@ REFUSED = {
         name: r"^the method has noise or geometry of pictures \(views\), but data=waves has no pictures: choose another"
         for name in ("dacl", "meco")
     },
-    **{name: "data=waves" for name in METHODS if "text" in MODALITIES[DEFAULT_DATA[name]]},
+    **{name: "data=waves" for name in METHODS if "text" in MODALITIES[DEFAULT_DATA[name]][1:]},
+    **{name: "^waves has no text: choose data=" for name in METHODS if MODALITIES[DEFAULT_DATA[name]][0] == "text"},
     **dict.fromkeys(MASKED, r"^backbone\.image_size reads data\.image_size, which data=waves has not"),
     **dict.fromkeys(
         ("densecl", "pixpro", "slotcon", "vicregl"),
@@ -94,7 +95,7 @@ def test_clusters_of_pictures_are_refused_on_series() -> None:
 def test_views_of_a_modality_that_the_data_lack_are_refused() -> None:
     cfg = small("simclr")
     cfg.views = config("data=waves").views
-    with pytest.raises(ValueError, match=r"shapes has no series: choose data=scenes,( \w+,)* waves or views of image"):
+    with pytest.raises(ValueError, match=r"shapes has no series: choose data=(\w+, )*waves or views of image"):
         build_module(cfg, True, 48)
 
 
@@ -133,6 +134,66 @@ def test_a_run_on_series_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
     for key in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks"):
         assert_identical(whole[key], parts[key], key)
     assert read_metrics(tmp_path / "whole" / "metrics.csv") == read_metrics(tmp_path / "parts" / "metrics.csv")
+
+
+TEXTS = ("data=caption_texts", "data.source.num_train=48", "data.source.num_test=24", "data.source.num_graded=9")
+
+
+@pytest.mark.parametrize("method", ["simclr", "mochi", "byol", "swav", "mv_infonce", "supcon", "barlow_twins"])
+def test_methods_of_pictures_make_a_step_on_texts(method: str) -> None:
+    """MoCHi among them, which mixes embeddings: mixing that needs no picture."""
+    cfg = config(f"method={method}", *TEXTS, *SMALL, *SMALL_OF.get(method, ()))
+    data = build_data(cfg)
+    module = build_module(cfg, True, data.pretrain.shape[0])
+    losses = module.losses(take(data.pretrain, torch.arange(8)), Clock(0, 0, 10))  # type: ignore[arg-type]
+    losses["loss"].backward()
+    assert torch.isfinite(losses["loss"])
+    assert not [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ("method=imix",),
+            r"^Mixup mixes pictures, but view 0 is of modality text: set mixer=none, or choose",
+        ),
+        (("mixer=cutmix",), r"^CutMix mixes pictures, but view 0 is of modality text: set mixer=none"),
+        (("method=mae",), r"^backbone\.image_size reads data\.image_size, which data=caption_texts has not"),
+        (("method=clip",), r"^the method has towers of image and text, but data=caption_texts has no image: choose"),
+    ],
+)
+def test_what_is_done_to_pictures_is_refused_on_texts_in_one_sentence(overrides: tuple[str, ...], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as found:
+        build_module(config(*overrides, *TEXTS, *SMALL), True, 48)
+    assert "\n" not in str(found.value)
+
+
+def test_a_run_on_texts_that_was_stopped_ends_bit_for_bit_as_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout, which is drawn anew in every step."""
+    cfg = config("method=mochi", *TEXTS, *SMALL, *SMALL_OF["mochi"], "evaluation=none")
+    run_in(tmp_path / "whole", cfg, data="caption_texts")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 9, sigterm)
+        assert run_in(tmp_path / "parts", cfg, data="caption_texts") == "SIGTERM"
+    assert run_in(tmp_path / "parts", cfg, resume=True, data="caption_texts") is None
+    whole, parts = (load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "parts"))
+    for key in ("state_dict", "optimizer_states"):
+        assert_identical(whole[key], parts[key], key)
+
+
+def test_a_run_on_texts_is_scored_as_texts_are_and_its_page_shows_words(tmp_path: Path) -> None:
+    evaluated = ("evaluation=text", *EVALUATED[1:], "trainer.max_epochs=1")
+    run_in(tmp_path, config("method=simclr", *TEXTS, *SMALL, *evaluated), data="caption_texts")
+    result = read_json(tmp_path / "result.json")
+    assert list(result["baselines"]) == ["raw_input", "untrained", "chance"]
+    names = {name.split("/")[-1] for name in result["metrics"]}
+    assert names == {"top1", "spearman", "recall@1", "recall@5", "recall@10", "mrr", "ndcg@10", "pooled_auc"}
+    assert result["baselines"]["chance"].keys() < result["metrics"].keys()
+    assert result["baselines"]["raw_input"].keys() == result["metrics"].keys()
+    assert (tmp_path / "report.html").is_file()
 
 
 SOUNDS = ("data=spoken_digits", "data.source.num_train=48", "data.source.num_test=24", "data.length=2048")

@@ -40,6 +40,13 @@ class Rows(Protocol):
         ...
 
 
+class Graded(NamedTuple):
+    """Pairs of texts of one split, and how alike they are."""
+
+    pair: Tensor  # [P, 2, 2] int64: two texts, each by its sample and which of its wordings it is
+    score: Tensor  # [P] float32, greater where they are more alike
+
+
 class Split(NamedTuple):
     """One split of a data set."""
 
@@ -52,6 +59,7 @@ class Split(NamedTuple):
     prompts: Mapping[str, Tensor] | None = None  # label or factor -> [classes, P, ...]: P ways to name each class
     numbers: Mapping[str, Tensor] | None = None  # further labels of the same samples, factor -> [N]
     swapped: Mapping[str, Tensor] | None = None  # factor -> [N, ...]: a text that is wrong of that factor alone
+    graded: Graded | None = None  # of texts, for scores of similarity
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,7 +77,7 @@ class Split(NamedTuple):
         return self.label is not None
 
     def picked(self, index: Tensor) -> "Split":
-        """The samples at positions [n] of a split in memory, with all that belongs to them but ``masks``."""
+        """The samples at positions [n] of a split in memory, with all that belongs to them but ``masks`` and pairs."""
 
         def of(columns: Mapping[str, Tensor] | None) -> Mapping[str, Tensor] | None:
             return columns and {name: column[index] for name, column in columns.items()}
@@ -83,6 +91,7 @@ class Split(NamedTuple):
             beside=of(self.beside),
             numbers=of(self.numbers),
             swapped=of(self.swapped),
+            graded=None,
         )
 
 

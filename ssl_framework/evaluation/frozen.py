@@ -34,6 +34,7 @@ from ssl_framework.evaluation.features import (
     raw_input,
     refuse_non_finite,
 )
+from ssl_framework.evaluation.wordings import AcrossWordings
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.models.heads import Classifier
 from ssl_framework.module import SSLModule
@@ -79,6 +80,8 @@ class FrozenEvaluation(L.Callback):
         cross: scores the embeddings of two towers against each other, in metrics of its own, and says what chance would
             score, which becomes a reference; ``None``: nothing.
         after: an evaluation of finished runs that reads the student's maps, say, in metrics of its own; ``None``: none.
+        wordings: scores the features of several texts of a sample against each other, in metrics of its own; ``None``:
+            nothing.
 
     Logs ``eval/<metric>``. ``metrics`` holds the latest values, ``intervals`` their 95 % intervals over test samples,
     ``baselines`` the references, ``seconds`` what this process has spent on all of it.
@@ -86,7 +89,7 @@ class FrozenEvaluation(L.Callback):
 
     def __init__(
         self,
-        probes: Mapping[str, Probe | None],
+        probes: Mapping[str, Probe | None] | None,
         every_n_epochs: Natural,
         baselines: bool = True,
         features: str = "float32",
@@ -98,10 +101,11 @@ class FrozenEvaluation(L.Callback):
         online_linear: Probe | None = None,
         cross: CrossModal | None = None,
         after: AfterRun | None = None,
+        wordings: AcrossWordings | None = None,
     ) -> None:
         if features not in DTYPES:
             raise ValueError(f"evaluation.features is {features}: choose one of {', '.join(DTYPES)}")
-        self.probes = {name: probe for name, probe in probes.items() if probe is not None}
+        self.probes = {name: probe for name, probe in (probes or {}).items() if probe is not None}
         self.every_n_epochs = every_n_epochs
         self.with_baselines = baselines
         self.dtype = DTYPES[features]
@@ -117,6 +121,7 @@ class FrozenEvaluation(L.Callback):
         self.online_linear = online_linear
         self.cross = cross
         self.after = after
+        self.wordings = wordings
         self.metrics: dict[str, float] = {}
         self.intervals: dict[str, tuple[float, float]] = {}
         self.baselines: dict[str, dict[str, float]] = {}
@@ -128,7 +133,8 @@ class FrozenEvaluation(L.Callback):
     @property
     def wanted(self) -> bool:
         """Whether there is anything to score with."""
-        scored = (self.probes, self.head_probes, self.measures, self.online_linear, self.cross, self.after)
+        scored = [self.probes, self.head_probes, self.measures, self.online_linear]
+        scored += [self.cross, self.after, self.wordings]
         return any(map(bool, scored))
 
     @property
@@ -203,10 +209,12 @@ class FrozenEvaluation(L.Callback):
         Raises:
             ValueError: a feature is not finite.
         """
-        train_x = checked(features(data.train), student, "train")
+        fitted = self.probes or self.head_probes or self.measures or online or self.wordings is None
+        train_x = checked(features(data.train), student, "train") if fitted else {}
         learnt = [self.online_linear] if online and self.online_linear is not None else []
         test_x = checked(features(data.test), student, "test") if self.probes or self.head_probes or learnt else None
         classifiers = {} if student is None else self.readouts_of(student)
+        texts = {} if self.wordings is None else self.wordings.embedded(features, data.test)
         result: list[Any] = [None]
         if rank() == 0:
             scores: dict[str, float] = {}
@@ -227,6 +235,10 @@ class FrozenEvaluation(L.Callback):
                     for head_probe in self.head_probes[head].values():
                         found = head_probe(train, test, readout)
                         scores |= {f"{head}/{name}": value for name, value in found.items()}
+            for layer, each in texts.items():
+                assert self.wordings is not None
+                own = self.wordings.score(each)
+                scores |= {f"{layer}/{name}" if layer else name: value for name, value in own.items()}
             result = [defined(scores)]
         if world_size() > 1:
             torch.distributed.broadcast_object_list(result, src=0)
@@ -237,7 +249,7 @@ class FrozenEvaluation(L.Callback):
     ) -> dict[str, float]:
         """All probes and measures on the student's features, and what its towers say of each other; see ``score``. What
         ``after`` finds, rank 0 does."""
-        reads = self.probes or self.head_probes or self.measures or (online and self.online_linear)
+        reads = self.probes or self.head_probes or self.measures or self.wordings or (online and self.online_linear)
         scores = self.score(self.features_of(module), data, module.student, online) if reads else {}
         if self.cross is not None:
             scores |= defined(self.cross.score(module, data.test))
@@ -255,6 +267,7 @@ class FrozenEvaluation(L.Callback):
         """What random answers would score, as a reference named "chance", and what others would that read no features;
         nothing where no part of this knows it."""
         found = {} if self.cross is None else self.cross.chance(module, data.test)
+        found |= {} if self.wordings is None else self.wordings.chance(data.test)
         further: dict[str, dict[str, float]] = {}
         for shared in self.probes.values():
             probe = getattr(shared, "call", shared)  # what several protocols have in common knows it, too
@@ -284,6 +297,8 @@ class FrozenEvaluation(L.Callback):
                     f"which this data set lacks{rest}"
                 )
             self.probes, self.head_probes = {}, {}
+        if self.wordings is not None:
+            self.wordings.check_split(data.test)
         if not self.wanted or not self.with_baselines or "untrained" in self.baselines:
             self.initial = None
 

@@ -160,11 +160,17 @@ def misfit(evaluation: Any, chosen: Chosen, model: SSLModule | Bare, splits: Spl
         if evaluation.cross is not None:
             evaluation.cross.check(model)
             evaluation.cross.check_split(splits.test)
+        if evaluation.wordings is not None:
+            evaluation.wordings.check_split(splits.test)
     except ValueError as error:
         return str(error)
     if not splits.has_labels:
         evaluation.probes, evaluation.head_probes = {}, {}
-        return "" if evaluation.measures else "it needs labels and a test split, which these data lack"
+        return (
+            ""
+            if evaluation.measures or evaluation.wordings
+            else "it needs labels and a test split, which these data lack"
+        )
     assert splits.train.label is not None
     numbers = all(isinstance(probe, FOR_NUMBERS) for probe in evaluation.probes.values()) and evaluation.probes
     if numbers and not chosen.asked and not splits.train.label.is_floating_point():

@@ -204,6 +204,28 @@ class Features(Head):
 
 
 @guarded
+class TanhHead(Head):
+    """A linear layer and the hyperbolic tangent, BERT's pooler: [B, in] -> [B, out].
+
+    Args:
+        source: which features it reads.
+        out: width of the output; ``None``: as wide as the features.
+    """
+
+    def __init__(self, source: str, out: Count | None) -> None:
+        super().__init__(source)
+        self.wanted = out
+
+    def build(self, width: int) -> None:
+        self.out = self.wanted or width
+        self.linear = nn.Linear(width, self.out)
+
+    def forward(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Reads ``outputs[source]`` [B, in] -> [B, out]"""
+        return self.linear(outputs[self.source]).tanh()
+
+
+@guarded
 class LayerNormHead(Head):
     """Layer normalisation with learned scale and shift: [B, in] -> [B, in].
 

@@ -48,7 +48,7 @@ class TextNet(nn.Module):
         if x.ndim != 2 or x.is_floating_point() or x.shape[1] > self.length:
             raise ValueError(
                 f"a text backbone takes up to {self.length} tokens a text, but the views have {x.dtype} samples of "
-                f"{' x '.join(map(str, x.shape[1:]))}: choose another backbone, or raise text_backbone.length"
+                f"{' x '.join(map(str, x.shape[1:]))}: choose another backbone, or raise its length"
             )
         padding = x == PADDING  # [B, L']
         tokens = self.tokens(x) + self.places[: x.shape[1]]  # [B, L', D]
@@ -91,9 +91,9 @@ class TextTransformer(nn.Module):
             "vocabulary": vocabulary, "length": length, "width": width, "depth": depth, "num_heads": num_heads
         }  # fmt: skip
         if width % num_heads:
-            raise ValueError(f"text_backbone.num_heads is {num_heads}, which does not divide the width {width}")
+            raise ValueError(f"num_heads of a text backbone is {num_heads}, which does not divide the width {width}")
         if pool not in POOLS:
-            raise ValueError(f"text_backbone.pool is {pool}: choose one of {', '.join(POOLS)}")
+            raise ValueError(f"pool of a text backbone is {pool}: choose one of {', '.join(POOLS)}")
         self.net = TextNet(**self.settings, dropout=dropout)
         self.dim = width
         self.dense_dims = {"tokens": width}

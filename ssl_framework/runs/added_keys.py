@@ -36,6 +36,7 @@ KEYS: dict[tuple[str, Any], str] = {
         "objectives.supremix.SupReMix objectives.swav.SwAV"
     ),
     ("groups", 1): "objectives.clip.CLIP",
+    ("folder", None): "data.pairs.words.CaptionVocabulary",
     ("mismatched", 0.0): "data.pairs.captioned_shapes.CaptionedShapes",
     ("poisoned", 0.0): "data.pairs.captioned_shapes.CaptionedShapes",
     ("head", "classifier"): (
@@ -124,6 +125,8 @@ def without_added(content: dict[str, Any]) -> dict[str, Any]:
     if not node.get("labels"):  # labels=all
         node.pop("labels", None)
     data = node.get("data") or {}
+    if data.get("tokenizer_folder", 0) is None:
+        del data["tokenizer_folder"]
     for (key, value), classes in KEYS.items():  # what a source reads stands once more beside it
         source = str((data.get("source") or {}).get("_target_")).removeprefix("ssl_framework.")
         if source in classes.split() and key in data and data[key] == value:

@@ -53,7 +53,7 @@ def hosted(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
             raise ValueError(f"the method has noise or geometry of pictures (views), but {said}: choose another method")
         count = sum(group.get("count", 1) for group in cfg.views.groups)
         cfg.views = own
-        cfg.views.count = count
+        cfg.views["num_views" if "num_views" in own else "count"] = count
     refuse_missing_data(cfg)
     return cfg
 
@@ -91,7 +91,7 @@ def refuse_towers(cfg: DictConfig, modalities: Sequence[str]) -> None:
 
 def reads(group: str, choice: str) -> set[str]:
     """The keys of the data that a choice of a group reads."""
-    return set(re.findall(r"\$\{data\.(\w+)", files(group)[choice].read_text()))
+    return set(re.findall(r"\$\{(?:oc\.select:)?data\.(\w+)", files(group)[choice].read_text()))
 
 
 def has(data: str, key: str) -> bool:

@@ -130,10 +130,12 @@ class OfData(TypedDict):
     vocabulary: Count
     words: Mapping[str, Any]
     captions: Mapping[str, Any]
+    texts: Mapping[str, Any]
     columns: Mapping[str, str] | None
     languages: Annotated[Sequence[str], Len(1)]
     prompts: Annotated[Sequence[str], Len(1)]
-    tokenizer: Literal["words", "bpe"]
+    tokenizer: Literal["words", "bpe", "hf"]
+    tokenizer_folder: str | None
     vocabulary_file: str | None
     source: Mapping[str, Any]
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Len
 from torch import Tensor, nn
 
-from ssl_framework.arguments import BelowOne, Count, guarded
+from ssl_framework.arguments import BelowOne, Count, Natural, PositiveFraction, guarded
 from ssl_framework.types import Batch, Samples
 
 PADDING, BEGIN, END, UNKNOWN, MASK = range(5)
@@ -17,7 +17,7 @@ SPECIAL = ("<pad>", "<begin>", "<end>", "<unknown>", "<mask>")
 """How they are written; a vocabulary begins with them."""
 
 
-WORDINGS = ("random", "each")
+WORDINGS = ("random", "each", "same", "turns")
 
 
 class Vocabulary:
@@ -49,7 +49,8 @@ class Vocabulary:
 
 @guarded
 class TextViews(nn.Module):
-    """Views of the texts of a sample: each draws one of its K wordings, then deletes and masks words at random.
+    """Views of the texts of a sample: each takes one of its K wordings, cuts a piece out of it, and deletes and masks
+    words at random. Where nothing is changed, dropout in the network tells views apart (SimCSE, arXiv:2104.08821).
 
     Args:
         tokens: L, tokens of a text with begin and end; shorter ones are padded. ``None``: the data have no texts, and
@@ -60,7 +61,11 @@ class TextViews(nn.Module):
             close up.
         masking: probability of hiding each word that is left behind the token MASK, in [0, 1).
         name: the modality.
-        wordings: "random": each view draws one of the K wordings; "each": view v is wording v.
+        wordings: "random": each view draws one of the K wordings; "each": view v is wording v; "turns": wording v mod
+            K; "same": one is drawn for all views of a sample, so that they differ by what is done to them alone.
+        span: [lo, hi], range of the share of the words that a view keeps, in one piece (Contriever, arXiv:2112.09118,
+            section 3.2: independent cropping); at least one word. ``None``: all.
+        unchanged: so many first views are a wording as it is.
 
     Raises:
         ValueError: a number is out of range, or there is no such choice of wordings.
@@ -79,6 +84,8 @@ class TextViews(nn.Module):
         masking: BelowOne = 0.0,
         name: str = "text",
         wordings: str = "random",
+        span: Annotated[Sequence[PositiveFraction], Len(2, 2)] | None = None,
+        unchanged: Natural = 0,
     ) -> None:
         super().__init__()
         if num_views < 1 or (tokens is not None and tokens < 3):
@@ -90,7 +97,11 @@ class TextViews(nn.Module):
                 raise ValueError(f"views of texts have {key}={value}: it is a probability, at least 0 and below 1")
         if wordings not in WORDINGS:
             raise ValueError(f"views of texts have wordings={wordings}: choose one of {', '.join(WORDINGS)}")
+        if span is not None and not span[0] <= span[1]:
+            raise ValueError(f"views of texts have span={list(span)}: give two shares, 0 < lo <= hi <= 1")
+        self.span = None if span is None else (span[0], span[1])
         self.wordings = wordings
+        self.unchanged = unchanged
         self.tokens = tokens
         self.words = words
         self.num_views = num_views
@@ -109,8 +120,11 @@ class TextViews(nn.Module):
                 f"views of texts show {self.num_views} wordings of a sample, one a view, but the data have "
                 f"{texts.shape[1]}: choose data=counted_shapes, or set wordings to random"
             )
-        chosen = (texts[:, v] if self.wordings == "each" else choose(texts, generator) for v in range(self.num_views))
-        views = [self.altered(x, generator) for x in chosen]  # V x [B, L]
+        if self.wordings == "same":
+            texts = choose(texts, generator)[:, None]  # [B, 1, L]
+        named, count = self.wordings in ("each", "turns"), texts.shape[1]
+        chosen = (texts[:, v % count] if named else choose(texts, generator) for v in range(self.num_views))
+        views = [x if v < self.unchanged else self.altered(x, generator) for v, x in enumerate(chosen)]  # V x [B, L]
         return Batch(views, samples.index, samples.label, modality=self.modality)
 
     def of(self, raw: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
@@ -119,7 +133,11 @@ class TextViews(nn.Module):
         return self(Samples(raw, index), generator).views
 
     def altered(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """[B, L] -> [B, L] with words deleted and masked as drawn."""
+        """[B, L] -> [B, L], a piece of it, with words deleted and masked as drawn."""
+        if self.span is not None:
+            low, high = self.span
+            share, place = (uniform(x[:, 0], generator) for _ in range(2))  # [B] each
+            x = piece(x, low + (high - low) * share, place)
         if self.deletion:
             x = delete(x, uniform(x, generator), self.deletion)
         if self.masking:
@@ -192,6 +210,29 @@ def delete(x: Tensor, draws: Tensor, share: float) -> Tensor:
     """
     there = words(x)  # [B, L]
     last = draws.masked_fill(~there, -1.0).argmax(dim=1, keepdim=True)  # [B, 1]: the word that goes last stays
-    gone = (there & (draws < share)).scatter(1, last, False)  # [B, L]
+    return without(x, (there & (draws < share)).scatter(1, last, False))
+
+
+def piece(x: Tensor, share: Tensor, place: Tensor) -> Tensor:
+    """Keeps words that stand one after another, at least one, between begin and end.
+
+    Args:
+        x: [B, L] token ids.
+        share: [B] in (0, 1], of the words of a text.
+        place: [B] in [0, 1), where the piece begins, of the places where it can.
+
+    Returns:
+        [B, L], padded at the end.
+    """
+    there = words(x)  # [B, L]
+    count = there.sum(dim=1)  # [B]
+    length = (share * count).round().long().clamp(min=1)  # [B]
+    first = (place * (count - length + 1)).long()[:, None]  # [B, 1]
+    number = there.cumsum(dim=1) - 1  # [B, L], of each word in its text
+    return without(x, there & ((number < first) | (number >= first + length[:, None])))
+
+
+def without(x: Tensor, gone: Tensor) -> Tensor:
+    """Tokens [B, L] without those where ``gone`` [B, L] is true; the others move up, with padding at the end."""
     order = (gone | (x == PADDING)).to(torch.uint8).argsort(dim=1, stable=True)  # [B, L]
     return x.masked_fill(gone, PADDING).gather(1, order)

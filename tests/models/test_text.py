@@ -61,8 +61,8 @@ def test_blocks_begin_with_weights_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_heads": 3}, "text_backbone.num_heads is 3, which does not divide the width 16"),
-        ({"pool": "last"}, "text_backbone.pool is last: choose one of mean, first"),
+        ({"num_heads": 3}, "num_heads of a text backbone is 3, which does not divide the width 16"),
+        ({"pool": "last"}, "pool of a text backbone is last: choose one of mean, first"),
         ({"depth": 0}, "depth is 0: it must be at least 1"),
     ],
 )

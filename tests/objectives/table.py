@@ -25,17 +25,22 @@ from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
 from ssl_framework.objectives.cleanclip import CleanCLIP
 from ssl_framework.objectives.clip import CLIP
 from ssl_framework.objectives.cmim import CMIM
+from ssl_framework.objectives.cocosoda import CoCoSoDa
 from ssl_framework.objectives.conr import ConR
 from ssl_framework.objectives.contrastive_gap import ContrastiveGap
+from ssl_framework.objectives.contriever import Contriever
 from ssl_framework.objectives.core_tuning import CoreTuning
+from ssl_framework.objectives.cosent import CoSENT
 from ssl_framework.objectives.count import Counting
 from ssl_framework.objectives.cwcl import CWCL
 from ssl_framework.objectives.data2vec import Data2Vec
 from ssl_framework.objectives.dcl import DCL
+from ssl_framework.objectives.debcse import DebCSE
 from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
 from ssl_framework.objectives.deepcluster_v2 import DeepClusterV2
 from ssl_framework.objectives.densecl import DenseCL
 from ssl_framework.objectives.dgi import DGI
+from ssl_framework.objectives.dialog2flow import Dialog2Flow
 from ssl_framework.objectives.dino import DINO
 from ssl_framework.objectives.distill import Distill
 from ssl_framework.objectives.frossl import FroSSL
@@ -81,6 +86,7 @@ from ssl_framework.objectives.multiview import (
     MVInfoNCE,
     PairwiseNTXent,
 )
+from ssl_framework.objectives.mw_loss import MWLoss
 from ssl_framework.objectives.nn_siamese import NNBYOL, NNSiam
 from ssl_framework.objectives.nnclr import NNCLR
 from ssl_framework.objectives.obow import OBoW
@@ -97,6 +103,7 @@ from ssl_framework.objectives.sdmp import SDMP
 from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.siglip import SigLIP
 from ssl_framework.objectives.simclr import SimCLR
+from ssl_framework.objectives.simcse import SimCSE
 from ssl_framework.objectives.simlap import LabelGate, SimLAP
 from ssl_framework.objectives.simsiam import SimSiam
 from ssl_framework.objectives.slotcon import SlotCon
@@ -117,6 +124,7 @@ from ssl_framework.objectives.vicregl import VICRegL
 from ssl_framework.objectives.visreg import VISReg
 from ssl_framework.objectives.w_mse import WMSE
 from ssl_framework.objectives.wad import WAD
+from ssl_framework.objectives.whitened_cse import WhitenedCSE
 from ssl_framework.types import Batch, Geometry, Mix, Outputs
 
 DIM = 6
@@ -319,6 +327,17 @@ def obow() -> OBoW:
         return objective
 
     return seeded(build)
+
+
+def whitened_cse() -> WhitenedCSE:
+    """With a head that turns the features as ``Case.outputs`` does."""
+    objective = WhitenedCSE(0.2, 2, True, 1e-2)
+    objective.through_heads = lambda x: {"projector": x.roll(1, dims=1)}
+    return objective
+
+
+def cocosoda() -> CoCoSoDa:
+    return seeded(lambda: CoCoSoDa(0.2, lambda: Queue(20, DIM)))
 
 
 def m3col(switch: float) -> M3CoL:
@@ -675,5 +694,15 @@ OBJECTIVES: dict[str, Case] = {
     "cl4srec": Case(cl4srec, student=(0, 1, 2), heads=("classifier", "projector")),
     "meow": Case(lambda: allocated(lambda: MEOW([2, 3], 5, 0.4, 0.4, 10.0, 1.0, 1, DIM))),
     "pamc": Case(lambda: allocated(lambda: PamC(2, DIM, 0.5, 2.0, 5)), student=(0,), inputs=True),
+    "simcse": Case(lambda: SimCSE(0.2)),
+    "simcse_of_three": Case(lambda: SimCSE(0.2), student=(0, 1, 2)),
+    "whitened_cse": Case(whitened_cse, student=(0, 1, 2), heads=("pooled", "projector")),
+    "debcse": Case(lambda: DebCSE(0.2, 3, 4, 0.5, 1), teacher=(0, 1), inputs=True),
+    "mw_loss": Case(lambda: MWLoss(0.2, True)),
+    "mw_loss_of_own": Case(lambda: MWLoss(0.2, False)),
+    "contriever": Case(lambda: seeded(lambda: Contriever(0.2, Queue(20, DIM))), student=(0,), teacher=(1,)),
+    "cocosoda": Case(cocosoda, student=(0, 1), teacher=(0, 1, 2, 3)),
+    "cosent": Case(lambda: CoSENT(20.0)),
+    "dialog2flow": Case(lambda: Dialog2Flow(0.2, 0.35, ["a b", "b c", "c", "d a b"])),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
 }

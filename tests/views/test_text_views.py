@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ssl_framework.types import Samples
-from ssl_framework.views.text import BEGIN, END, MASK, PADDING, UNKNOWN, TextViews, Vocabulary, delete
+from ssl_framework.views.text import BEGIN, END, MASK, PADDING, UNKNOWN, TextViews, Vocabulary, delete, piece
 
 
 def texts(count: int = 3, wordings: int = 4, length: int = 12) -> torch.Tensor:
@@ -123,3 +123,38 @@ def test_bad_values(options: dict, words: str) -> None:
 def test_data_of_another_length() -> None:
     with pytest.raises(ValueError, match=r"take token ids \[B, K, 9\], but the data gave torch.int64 \[3, 4, 12\]"):
         TextViews(9)(samples(texts().long()))
+
+
+def test_one_wording_for_all_views_tells_them_apart_by_what_is_done_to_them_alone() -> None:
+    x = texts(count=200)
+    views = TextViews(12, num_views=3, wordings="same")(samples(x), torch.Generator().manual_seed(0)).views
+    assert torch.equal(views[0], views[1]) and torch.equal(views[0], views[2])
+    assert len(((views[0][:, 1] - 10) // 100).unique()) == 4  # but another one for another sample
+    changed = TextViews(12, num_views=2, wordings="same", masking=0.5)
+    first, second = changed(samples(x), torch.Generator().manual_seed(0)).views
+    assert not torch.equal(first, second)
+    assert torch.equal((first > 0), (second > 0))
+
+
+def test_piece_closed_case() -> None:
+    x = torch.tensor([[BEGIN, 7, 8, 9, 10, END], [BEGIN, 7, END, PADDING, PADDING, PADDING]])
+    found = piece(x, torch.tensor([0.5, 0.1]), torch.tensor([0.99, 0.0]))
+    assert found.tolist() == [[BEGIN, 9, 10, END, PADDING, PADDING], [BEGIN, 7, END, PADDING, PADDING, PADDING]]
+
+
+def test_pieces_have_lengths_in_bounds_and_lie_anywhere_in_the_text() -> None:
+    x = texts(count=3000, wordings=1, length=33)
+    x[:, 0, 1:31] = 10 + torch.arange(30, dtype=torch.int32)
+    x[:, 0, 31] = END
+    view = one(x, span=(0.1, 0.5))  # type: ignore[arg-type]
+    left = (view >= 10).sum(dim=1)
+    assert left.min() == 3 and left.max() == 15
+    inside = view[:, 1:16]
+    assert ((inside.diff(dim=1) == 1) | (inside[:, 1:] < 10)).all()  # one after another
+    assert view[:, 1].min() == 10 and (view >= 10).logical_and(view == 39).any()
+
+
+@pytest.mark.parametrize("span", [[0.5, 0.2], [0.0, 0.5], [0.5, 1.2], [0.5]])
+def test_wrong_shares_of_a_piece_are_refused(span: list[float]) -> None:
+    with pytest.raises(ValueError, match="span"):
+        TextViews(12, span=span)

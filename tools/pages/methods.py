@@ -47,7 +47,7 @@ SEVERAL = "several modalities"
 """What a method needs whose views are not all of one."""
 
 
-OTHER_SAMPLES = {"node": "nodes of a graph", "sequence": "sequences of items"}
+OTHER_SAMPLES = {"node": "nodes of a graph", "sequence": "sequences of items", "text": "texts"}
 """Main modality of the data that a method brings -> what it needs, where that is no picture."""
 
 
@@ -66,6 +66,7 @@ GROUPS = (
     "Hidden patches",
     "Several modalities",
     "Graphs and sequences",
+    "Texts",
 )
 
 
@@ -106,8 +107,8 @@ class Method(NamedTuple):
         teacher = "a teacher" in self.needs
         if SEVERAL in self.needs:
             return GROUPS[8]
-        if {*OTHER_SAMPLES.values()} & {*self.needs}:
-            return GROUPS[9]
+        if other := {*OTHER_SAMPLES.values()} & {*self.needs}:
+            return GROUPS[10 if other == {OTHER_SAMPLES["text"]} else 9]
         if NEEDED["masks"] in self.needs:
             return GROUPS[7]
         if NEEDED["label"] in self.needs or NEEDED["number"] in self.needs:
@@ -227,6 +228,7 @@ def from_config(config: dict[str, Any], root: Path) -> dict[str, Any]:
     """What a method needs and accepts."""
     chosen = chosen_by(config)
     views = yaml.safe_load((root / "configs" / "views" / f"{chosen.get('views', 'simclr')}.yaml").read_text())
+    views |= {key: count for key, count in config.get("views", {}).items() if key in ("num_views", "count")}
     objective: Any = get_class(config["objective"]["_target_"])
     mixers: dict[str, Any] = {
         path.stem: get_class(yaml.safe_load(path.read_text())["_target_"])

@@ -140,13 +140,7 @@ class CaptionedShapes:
         self.words = words
         self.mismatched = mismatched
         self.poisoned = poisoned
-        longest = 2 + max(len(template.split()) + template.count("{position}") for template in TEMPLATES)
-        if tokens < longest:
-            raise ValueError(f"data.tokens is {tokens}, but captions have up to {longest}: set it to at least that")
-        if vocabulary < len(words):
-            raise ValueError(
-                f"data.vocabulary is {vocabulary}, but there are {len(words)} tokens: set it to at least that"
-            )
+        refuse_short(tokens, vocabulary, words)
 
     def load(self, split: str) -> Split:
         """[N, 3, S, S] uint8 pictures; beside them "text" [N, K, L] int32; every factor among ``numbers``, and "group",
@@ -212,27 +206,46 @@ class CaptionedShapes:
 
         With other factors in the place of the pictures' own, templates and synonyms are the same.
         """
-        generator = torch.Generator().manual_seed(step_seed(self.seed, 2 + ("train", "test").index(name)))
-        factors = factors or self.pictures.factors(name)
-        count = len(factors["shape"]) * self.num_captions
-        template = torch.randint(len(TEMPLATES), (count,), generator=generator).tolist()
-        slots = sum(map(len, NAMED.values()))
-        drawn = torch.randint(SYNONYMS, (count, slots), generator=generator).tolist()
-        classes = [factors[factor].tolist() for factor in NAMED]  # one list [N] a factor
-        return [
-            TEMPLATES[template[row]].format(**dict(phrases(values, drawn[row])))
-            for row, values in enumerate(each for each in zip(*classes, strict=True) for _ in range(self.num_captions))
-        ]
+        seed = step_seed(self.seed, 2 + ("train", "test").index(name))
+        return captions_of(factors or self.pictures.factors(name), self.num_captions, seed)
 
     def prompts(self, factor: str) -> Tensor:
         """Ways to name each class of a factor: [classes, P, L] int32."""
-        sentences = [
-            pattern.format(phrase(factor, number, [synonym] * len(NAMED[factor])))
-            for number in range(len(FACTORS[factor]))
-            for pattern in PROMPTS[factor]
-            for synonym in range(SYNONYMS)
-        ]
-        return self.words.encode(sentences, self.tokens).unflatten(0, (len(FACTORS[factor]), -1))
+        return prompts_of(factor, self.words, self.tokens)
+
+
+def prompts_of(factor: str, words: Vocabulary, tokens: int) -> Tensor:
+    """Ways to name each class of a factor and nothing else: [classes, P, tokens] int32."""
+    sentences = [
+        pattern.format(phrase(factor, number, [synonym] * len(NAMED[factor])))
+        for number in range(len(FACTORS[factor]))
+        for pattern in PROMPTS[factor]
+        for synonym in range(SYNONYMS)
+    ]
+    return words.encode(sentences, tokens).unflatten(0, (len(FACTORS[factor]), -1))
+
+
+def refuse_short(tokens: int, vocabulary: int, words: Vocabulary) -> None:
+    """Raises ValueError where a caption has more tokens, or the vocabulary more words, than there is room for."""
+    longest = 2 + max(len(template.split()) + template.count("{position}") for template in TEMPLATES)
+    if tokens < longest:
+        raise ValueError(f"data.tokens is {tokens}, but captions have up to {longest}: set it to at least that")
+    if vocabulary < len(words):
+        raise ValueError(f"data.vocabulary is {vocabulary}, but there are {len(words)} tokens: set it to at least that")
+
+
+def captions_of(factors: Mapping[str, Tensor], num_captions: int, seed: int) -> list[str]:
+    """Captions of samples with these factors, [N] int64 each: K of the first, K of the second ...: N * K sentences."""
+    generator = torch.Generator().manual_seed(seed)
+    count = len(factors["shape"]) * num_captions
+    template = torch.randint(len(TEMPLATES), (count,), generator=generator).tolist()
+    slots = sum(map(len, NAMED.values()))
+    drawn = torch.randint(SYNONYMS, (count, slots), generator=generator).tolist()
+    classes = [factors[factor].tolist() for factor in NAMED]  # one list [N] a factor
+    return [
+        TEMPLATES[template[row]].format(**dict(phrases(values, drawn[row])))
+        for row, values in enumerate(each for each in zip(*classes, strict=True) for _ in range(num_captions))
+    ]
 
 
 def triggered(rows: Tensor) -> Tensor:

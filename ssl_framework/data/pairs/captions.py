@@ -2,12 +2,13 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from ssl_framework.arguments import BelowOne, Seed, guarded
 from ssl_framework.data.base import holdout
@@ -17,6 +18,9 @@ COLUMNS = {"path": "path", "caption": "caption", "label": "label", "split": "spl
 class by its name, a split one of train, val and test."""
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
+
+ONE = {"pictures": "caption", "texts": "text"}
+"""What samples of a table are called -> what a line of it holds."""
 
 
 class Captioned(NamedTuple):
@@ -108,36 +112,7 @@ class CaptionTable:
             raise FileNotFoundError(
                 f"data.table={self.table} does not exist: name a CSV or JSONL file of captions below data.root."
             )
-        if self.table.suffix not in SUFFIXES:
-            raise ValueError(f"data.table={self.table} is none of {', '.join(SUFFIXES)}: save it as one of them.")
-        try:
-            with self.table.open(newline="", encoding="utf-8-sig") as file:
-                yield from self.objects(file) if self.table.suffix == ".jsonl" else self.rows(file)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"data.table={self.table} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
-        except csv.Error as error:
-            raise ValueError(f"data.table={self.table} cannot be read as CSV ({error}): write it again.") from error
-
-    def rows(self, file: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Lines of CSV or TSV, checked against the first."""
-        rows = csv.DictReader(file, delimiter="\t" if self.table.suffix == ".tsv" else ",")
-        self.check(rows.fieldnames or ())
-        for row in rows:
-            yield rows.line_num, row
-
-    def objects(self, file: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """Lines of JSONL."""
-        for number, text in enumerate(file, 1):
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"data.table={self.table}, line {number} is no JSON ({error.msg}): write one object a line."
-                ) from error
-            self.check(row if isinstance(row, dict) else ())
-            yield number, row
+        yield from lines_of(self.table, f"data.table={self.table}", self.check)
 
     def check(self, there: Sequence[str] | Mapping[str, Any]) -> None:
         """Raises ValueError if a column that is needed or named is not there."""
@@ -161,19 +136,96 @@ class CaptionTable:
         return found
 
 
+def lines_of(
+    path: Path, called: str, check: Callable[[Sequence[str] | Mapping[str, Any]], None]
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Number of each line of a table and what it says, column by column.
+
+    Args:
+        path: a file that is there.
+        called: it in errors.
+        check: is shown the columns of a CSV file, or of each line of JSONL, and raises where they are not right.
+
+    Raises:
+        ValueError: it is no such table.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{called} is none of {', '.join(SUFFIXES)}: save it as one of them.")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            if path.suffix != ".jsonl":
+                rows = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+                check(rows.fieldnames or ())
+                for row in rows:
+                    yield rows.line_num, row
+                return
+            for number, text in enumerate(file, 1):
+                if text.strip():
+                    line = json.loads(text)
+                    check(line if isinstance(line, dict) else ())
+                    yield number, line
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{called}, line {number} is no JSON ({error.msg}): write one object a line.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{called} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
+    except csv.Error as error:
+        raise ValueError(f"{called} cannot be read as CSV ({error}): write it again.") from error
+
+
 def texts_of(said: Any) -> tuple[str, ...]:
     """One caption or a list of them, without blanks around."""
     return tuple(str(text or "").strip() for text in (said if isinstance(said, list) else [said]))
 
 
-def divided(pictures: list[Captioned], test_fraction: float, seed: int, where: str) -> dict[str, list[Captioned]]:
+class Labelled(Protocol):
+    """A sample of a table."""
+
+    @property
+    def label(self) -> str:
+        """Name of its class; "" for none."""
+        ...
+
+    @property
+    def split(self) -> str:
+        """train, val or test; "" where the table does not say."""
+        ...
+
+
+Sample = TypeVar("Sample", bound=Labelled)
+
+
+def labelled(every: Sequence[Labelled], own: Sequence[Labelled], what: str) -> tuple[tuple[str, ...], Tensor | None]:
+    """Names of the classes in the order of the alphabet, and the class of each of ``own``, [N] int64; nothing where no
+    sample has one.
+
+    Args:
+        every: samples of all splits.
+        own: those of one.
+        what: they are called.
+
+    Raises:
+        ValueError: some have one.
+    """
+    said = [each.label for each in every]
+    if not any(said):
+        return (), None
+    if not all(said):
+        raise ValueError(f"{said.count('')} of {len(said)} {what} have no label: give all of them one, or none")
+    classes = tuple(sorted(set(said)))
+    number = {name: position for position, name in enumerate(classes)}
+    return classes, torch.tensor([number[each.label] for each in own])  # [N]
+
+
+def divided(
+    pictures: list[Sample], test_fraction: float, seed: int, where: str, what: str = "pictures"
+) -> dict[str, list[Sample]]:
     """Pictures of "train" and "test": as they say themselves, else a seeded share of every class is held out.
 
     Raises:
         ValueError: there is none, or splits are named wrongly.
     """
     if not pictures:
-        raise ValueError(f"{where} names no picture: give it a line for each caption.")
+        raise ValueError(f"{where} names no {what[:-1]}: give it a line for each {ONE[what]}.")
     named = {each.split for each in pictures}
     if named != {""}:
         scored = "test" if "test" in named else "val"
@@ -193,6 +245,6 @@ def divided(pictures: list[Captioned], test_fraction: float, seed: int, where: s
     }
     if empty := [name for name, part in parts.items() if not part]:
         raise ValueError(
-            f"{where} names {len(pictures)} pictures, of which none is left for {empty[0]}: change data.test_fraction."
+            f"{where} names {len(pictures)} {what}, of which none is left for {empty[0]}: change data.test_fraction."
         )
     return parts

@@ -14,7 +14,7 @@ from ssl_framework.arguments import Channels, Count, Pixels, guarded
 from ssl_framework.data.base import Split, check_split
 from ssl_framework.data.images.decoding import decode_in_order
 from ssl_framework.data.images.folder import check_failed, readable
-from ssl_framework.data.pairs.captions import Captioned, Captions
+from ssl_framework.data.pairs.captions import Captioned, Captions, labelled
 from ssl_framework.data.residence import free_memory
 from ssl_framework.views.text import Vocabulary
 
@@ -78,7 +78,8 @@ class CaptionedPictures:
             pictures = self.captions.splits()[name]
             texts, first = self.texts(pictures), [each.texts[0] for each in pictures]
             numbers = {"group": torch.tensor([first.index(text) for text in first])}  # [N]
-            classes, label = self.labels(pictures)
+            every = [each for part in self.captions.splits().values() for each in part]
+            classes, label = labelled(every, pictures, "pictures")
             if label is not None:
                 numbers["class"] = label
             self.loaded[name] = Split(
@@ -113,21 +114,6 @@ class CaptionedPictures:
         count = self.num_captions or max(len(each.texts) for each in every)
         said = [each.texts[caption % len(each.texts)] for each in pictures for caption in range(count)]
         return self.words.encode(said, self.tokens).unflatten(0, (-1, count))  # [N, K, L]
-
-    def labels(self, pictures: Sequence[Captioned]) -> tuple[tuple[str, ...], Tensor | None]:
-        """Names of the classes in the order of the alphabet, and [N] int64; nothing where no picture has one.
-
-        Raises:
-            ValueError: some have one.
-        """
-        every = [each.label for part in self.captions.splits().values() for each in part]
-        if not any(every):
-            return (), None
-        if not all(every):
-            raise ValueError(f"{every.count('')} of {len(every)} pictures have no label: give all of them one, or none")
-        classes = tuple(sorted(set(every)))
-        number = {name: position for position, name in enumerate(classes)}
-        return classes, torch.tensor([number[each.label] for each in pictures])  # [N]
 
     def prompted(self, classes: Sequence[str]) -> Tensor:
         """Ways to name each class: [classes, P, L] int32."""

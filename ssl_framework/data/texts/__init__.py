@@ -1,0 +1,1 @@
+"""Sources of texts: token ids of several wordings a sample."""
