@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_framework.data.allocations import refuse_more_than_free
 from ssl_framework.distributed import rank, same_on_all_ranks, world_size
@@ -22,7 +22,7 @@ from ssl_framework.models.frozen_teacher import FrozenTeacher
 from ssl_framework.objectives.base import Objective
 from ssl_framework.optim import OptimizerRecipe
 from ssl_framework.types import Batch, Clock, Outputs, Samples, step_seed
-from ssl_framework.views.base import ViewMaker
+from ssl_framework.views.base import Growing, ViewMaker
 from ssl_framework.wiring import check_heads, check_masks, check_mixable, check_places, check_teacher, check_wiring
 
 
@@ -92,8 +92,8 @@ class SSLModule(L.LightningModule):
         if "geometry" in objective.requires:
             views.geometry = True  # type: ignore[attr-defined]
         self.views = views
-        # Views that grow read how far the run is; others have no such thing.
-        self.growing = [part for part in getattr(views, "modules", list)() if getattr(part, "grows", False)]
+        parts = views.modules() if isinstance(views, nn.Module) else ()
+        self.growing = [part for part in parts if isinstance(part, Growing) and part.grows]
         if self.growing and masker is not None:
             raise ValueError(
                 f"views.groups have a ramp, but {type(masker).__name__} hides patches of views of one size: leave the "

@@ -105,13 +105,14 @@ def minutes(seconds: float) -> str:
 def dry_run(request: Request, cells: Sequence[Cell]) -> None:
     """Lists the runs with their state; the time of those to run from finished runs of the cell or measured steps."""
     known: dict[tuple[str, str], float] = {}
+    said_before: set[str] = set()  # what is wrong with one cell is mostly wrong with all
     total, unknown = 0.0, 0
     for run_cells in by_run(cells):
         cell = run_cells[0]
         state, place = cell.run.folder.state, (cell.row, cell.column)
         if state != "done":
             if place not in known:
-                known[place] = seconds_of(cells, cell, request.study.foreign)
+                known[place] = seconds_of(cells, cell, request.study.foreign, said_before)
             said = f", about {minutes(known[place])}"
             if math.isnan(known[place]):
                 said, unknown = ", time unknown", unknown + 1
@@ -139,9 +140,10 @@ def by_run(cells: Sequence[Cell]) -> list[list[Cell]]:
     return list(found.values())
 
 
-def seconds_of(cells: Sequence[Cell], cell: Cell, foreign: bool) -> float:
+def seconds_of(cells: Sequence[Cell], cell: Cell, foreign: bool, said: set[str]) -> float:
     """Of a run: the median of finished runs of other seeds, else from measured steps; NaN where none can be taken here,
-    which is said, or where the study is a foreign file, of which nothing is constructed."""
+    which is said unless it is among what was ``said``, or where the study is a foreign file, of which nothing is
+    constructed."""
     own = [c.run.folder for c in cells if (c.row, c.column) == (cell.row, cell.column)]
     others = [folder.read_result() for folder in own if folder.state == "done"]
     if finished := [result["wall_seconds"] for result in others if result and not result.get("resumed_at")]:
@@ -154,5 +156,7 @@ def seconds_of(cells: Sequence[Cell], cell: Cell, foreign: bool) -> float:
         with composing():
             return training_seconds(hosted(hydra.compose("train", list(cell.run.overrides))))
     except (ValueError, OSError, RuntimeError, HydraException) as error:  # no data or no GPU here
-        print(f"{cell.row} | {cell.column}: no step can be measured here: {' '.join(str(error).split())}")
+        if (why := " ".join(str(error).split())) not in said:
+            print(f"{cell.row} | {cell.column}: no step can be measured here: {why}")
+            said.add(why)
         return math.nan

@@ -76,6 +76,19 @@ class Further(Protocol):
         ...
 
 
+@runtime_checkable
+class Growing(Protocol):
+    """A view maker whose views may grow as the run goes on.
+
+    Attributes:
+        grows: whether they do.
+        progress: share of the run that is done, in [0, 1], which the module says before each step.
+    """
+
+    grows: bool
+    progress: float
+
+
 @guarded
 class PairedViews(nn.Module):
     """View makers of several modalities, one after another: the views of the first, then those of the next.

@@ -110,7 +110,7 @@ class Views(nn.Module):
         self.geometry = geometry
         self.noise = noise
         self.grows = any(group.ramp is not None for group in self.groups)
-        self.progress = 0.0  # share of the run that is done; where views grow, the module says it before each step
+        self.progress = 0.0
         self.graph: Graph | None = None  # a compiled run has one
 
     @torch.no_grad()

@@ -679,9 +679,11 @@ def test_a_dry_run_runs_nothing_and_says_how_long_the_rest_takes(
 
     monkeypatch.setattr(estimate, "training_seconds", seconds)
     monkeypatch.setenv(FOLDERS, str(tmp_path))  # a file of any other place is not measured
-    declare(tmp_path / "study" / "no_data", rows={"DCL": ["method=dcl"]}, baseline="DCL")
+    rows = {"DCL": ["method=dcl"], "DCLW": ["method=dclw"]}
+    declare(tmp_path / "study" / "no_data", rows=rows, baseline="DCL")
     main(["study=no_data/table", "--dry-run"])
-    assert capsys.readouterr().out.splitlines()[-1] == "in all 1 of unknown time"
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == "in all 2 of unknown time" and out.count("no data there") == 1
     measured.clear()
     name, file = "study=declared/table", declare(tmp_path / "study" / "declared")
     main([file, "--dry-run"])
