@@ -90,7 +90,8 @@ def reported(settings: str) -> frozenset[str]:
     def features(images: Split) -> dict[str, torch.Tensor]:
         return {layer: torch.randn(len(images.label), width, generator=generator) for layer, width in widths.items()}
 
-    splits = {split: SimpleNamespace(label=torch.arange(n) % node["num_classes"]) for split, n in SIZES.items()}
+    labels = {split: torch.arange(n) % node["num_classes"] for split, n in SIZES.items()}
+    splits = {split: SimpleNamespace(label=label, rows=None) for split, label in labels.items()}
     found = set(evaluation.score(features, SimpleNamespace(**splits), student))  # type: ignore[arg-type]
     if evaluation.cross is not None:
         found |= across(evaluation.cross)
