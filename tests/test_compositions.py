@@ -181,8 +181,8 @@ def test_crosses_are_refused_with_their_sentences() -> None:
         "SimCLR reads no teacher, but the config has one: choose teacher=none, or an objective that needs one"
     )
     assert refused("method=byol head=simclr") == (
-        "BYOL reads predictor of the student, but the head that was chosen has projector: choose head=beclr, byol, "
-        "cacr_mocov3, imix_byol, mocov3, nnbyol, nnclr, nnsiam, simsiam, smog or another objective"
+        "BYOL reads predictor of the student, but the head that was chosen has projector: choose head=beclr, bgrl, "
+        "byol, cacr_mocov3, imix_byol, mocov3, nnbyol, nnclr, nnsiam, simsiam, smog or another objective"
     )
     assert refused("method=supervised head=core_tuning") == (
         "Supervised reads classifier of the student, but the head that was chosen has projector besides, which nothing "

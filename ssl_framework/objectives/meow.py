@@ -92,10 +92,10 @@ class MEOW(Objective):
         weight = disagreement(assigned[:, batch.index], assigned[:, gather(batch.index)], rank() * len(keys))
         instance = weighted_nce(anchors, keys, gather_with_grad(keys), weight, self.temperature)
         self.bank.write(batch.index, {"key": keys.detach()})
-        terms = [
-            proto_nce(anchors, batch.index, *(self.get_buffer(f"{n}_{c}").clone() for n in ("prototypes", "phi")), own)
-            for c, own in enumerate(assigned)
-        ]
+        terms = []
+        for c, own in enumerate(assigned):
+            centres, phi = self.get_buffer(f"prototypes_{c}").clone(), self.get_buffer(f"phi_{c}").clone()
+            terms.append(proto_nce(anchors, batch.index, centres, phi, own))
         prototypes = torch.stack(terms).mean()
         loss = instance + self.prototype_weight * prototypes
         return {"loss": loss, "instance_loss": instance.detach(), "prototype_loss": prototypes.detach()}

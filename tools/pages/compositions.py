@@ -129,7 +129,11 @@ class Around:
     """
 
     def __init__(self, cfg: DictConfig, shipped: DictConfig, built: Built) -> None:
-        self.data = OmegaConf.create({"data": OmegaConf.to_container(cfg.data)})
+        default, own_data = (OmegaConf.to_container(node) for node in (shipped.data, cfg.data))
+        assert isinstance(default, dict) and isinstance(own_data, dict)
+        self.data = OmegaConf.create(
+            {"data": {**default, **own_data}}
+        )  # every head finds keys, whatever a method brings
         key = json.dumps(OmegaConf.to_container(cfg.backbone, resolve=True))
         if key not in built.backbones:
             with torch.device("meta"):
