@@ -92,14 +92,14 @@ class InverseRoot(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, matrix: Tensor) -> Tensor:
         value, vector = torch.linalg.eigh(matrix)  # [G, C], [G, C, C]
         root = value.clamp(min=torch.finfo(value.dtype).tiny).sqrt()  # [G, C]
         ctx.save_for_backward(root, vector)
         return (vector / root[:, None]) @ vector.mT  # [G, C, C]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         root, vector = ctx.saved_tensors
         a, b = root[:, :, None], root[:, None]  # [G, C, 1], [G, 1, C]
         inner = vector.mT @ grad @ vector / -(a * b * (a + b))  # [G, C, C]

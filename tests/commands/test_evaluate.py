@@ -161,6 +161,9 @@ def test_all_protocols_are_scored_or_left_out_with_their_reason(
 OF_PAIRS = ("attack", "captions", "volume")
 """Protocols of pictures with texts."""
 
+OF_TEXTS = ("text", "text_pairs", "text_scores", "text_constructs")
+"""Protocols of texts."""
+
 
 def test_labels_that_are_numbers_leave_the_protocols_that_read_numbers(run: Path, tmp_path: Path) -> None:
     record = record_of(f"run={run}", "evaluation=all", "data.source.label=scale_value", out=tmp_path / "all.json")
@@ -169,7 +172,8 @@ def test_labels_that_are_numbers_leave_the_protocols_that_read_numbers(run: Path
     others = {
         name: why
         for name, why in record["left_out"]["shapes"].items()
-        if name not in ("none", "classifier", "target_classes", "scores", "online_linear", "cross_modal", *OF_PAIRS)
+        if name
+        not in ("none", "classifier", "target_classes", "scores", "online_linear", "cross_modal", *OF_PAIRS, *OF_TEXTS)
         and not re.search("numbers|ask for it by its name", why)
     }
     assert others == {}

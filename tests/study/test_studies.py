@@ -15,11 +15,12 @@ import yaml
 from omegaconf import OmegaConf
 
 from ssl_framework.build import build, build_data, build_module
-from ssl_framework.data.base import Split
+from ssl_framework.data.base import Graded, Split
 from ssl_framework.data.images.shapes import FACTORS
 from ssl_framework.data.pairs.captioned_shapes import NAMED, PROMPTS
 from ssl_framework.evaluation.cross_modal import CrossModal, Pairs
 from ssl_framework.evaluation.frozen import FrozenEvaluation
+from ssl_framework.evaluation.wordings import Wordings
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.report.render import as_csv, latex, markdown
 from ssl_framework.report.results_csv import read_csv
@@ -92,13 +93,23 @@ def reported(settings: str) -> frozenset[str]:
 
     labels = {split: torch.arange(n) % node["num_classes"] for split, n in SIZES.items()}
     splits = {split: SimpleNamespace(label=label, rows=None) for split, label in labels.items()}
+    wordings, evaluation.wordings = evaluation.wordings, None  # which reads no such splits
     found = set(evaluation.score(features, SimpleNamespace(**splits), student))  # type: ignore[arg-type]
+    if wordings is not None:
+        found |= set(wordings.score(NOISE_OF_TEXTS))
     if evaluation.cross is not None:
         found |= across(evaluation.cross)
     if evaluation.after is not None:
         cfg = small("simclr")
         found |= evaluation.after.score_module(build_module(cfg, True), build_data(cfg)).keys()
     return frozenset(found)
+
+
+NOISE_OF_TEXTS = Wordings(
+    torch.randn(500, 2, 8, generator=torch.Generator().manual_seed(0)),
+    torch.arange(500),
+    Graded(torch.arange(4 * 1843).view(-1, 2, 2) % 2, torch.arange(1843.0)),  # as many as data=caption_texts has
+)
 
 
 def across(cross: CrossModal) -> set[str]:
@@ -190,7 +201,10 @@ def test_the_papers_scale_composes_and_differs_in_size_alone(name: str) -> None:
     row, column = study.rows[0], study.columns[0]
     cfg = put_together(*overrides_of(study, "paper", row, column))
     small = OmegaConf.create(places(name)[0].content)
-    assert cfg.backbone.name.startswith("resnet") and cfg.trainer.max_epochs >= 200 > small.trainer.max_epochs
+    assert (
+        cfg.backbone.get("name", "resnet of texts").startswith("resnet")
+        and cfg.trainer.max_epochs >= 200 > small.trainer.max_epochs
+    )
     assert cfg.objective._target_ == small.objective._target_
     for item in (*row.overrides, *column.overrides):  # what makes a row or a column is the same at either scale
         key = item.partition("=")[0].lstrip("+~")

@@ -76,8 +76,8 @@ class CaptionVocabulary(Vocabulary):
         if self.file is not None:
             return read_content(Path(self.file).expanduser(), self.kind, self.size)
         if self.kind == "hf":
-            tokenizer, order = hub_tokenizer(self.folder)
-            return {"kind": "hf", "tokenizer": tokenizer, "order": order}
+            tokenizer, numbers = hub_tokenizer(self.folder)
+            return {"kind": "hf", "tokenizer": tokenizer, "order": numbers}
         texts = [text for each in self.captions.splits()["train"] for text in each.texts]
         if self.kind == "bpe":
             return {"kind": "bpe", "tokenizer": json.loads(trained(texts, self.size).to_str())}
