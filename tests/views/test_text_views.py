@@ -136,6 +136,15 @@ def test_one_wording_for_all_views_tells_them_apart_by_what_is_done_to_them_alon
     assert torch.equal((first > 0), (second > 0))
 
 
+def test_wordings_take_turns_and_the_first_views_may_stay_as_they_are() -> None:
+    x = texts(count=60, wordings=2)
+    views = TextViews(12, num_views=4, wordings="turns", unchanged=2, masking=0.5)(samples(x)).views
+    for v, view in enumerate(views):
+        hidden = view == MASK
+        assert hidden.any() == (v > 1)
+        assert torch.equal(view.masked_fill(hidden, 0), x[:, v % 2].long().masked_fill(hidden, 0))
+
+
 def test_piece_closed_case() -> None:
     x = torch.tensor([[BEGIN, 7, 8, 9, 10, END], [BEGIN, 7, END, PADDING, PADDING, PADDING]])
     found = piece(x, torch.tensor([0.5, 0.1]), torch.tensor([0.99, 0.0]))
