@@ -59,6 +59,8 @@ WAITS = {
     "dinov2": 4,  # Sinkhorn's balance takes the hidden patches alone, or none: all would be several times the memory
     "slotcon": 4,  # the slots that are in a picture
     "proto_triplet": 4,  # the classes that came
+    "debcse": 1,  # how many words there are
+    "pamc": 3,  # the edges among the nodes of the batch
     "wad": 2,  # how often samples were chosen
 }
 """Methods that ask the device for sizes in a step, and how often at most. All others never do (test_methods.py)."""

@@ -67,8 +67,8 @@ def seen_before(views: ViewMaker, samples: Samples) -> Iterator[None]:
         yield
 
 
-def begun(method: str, seed: int, data: Split | None = None) -> Run:
-    cfg = small(method, "optimizer.warmup=0.0")
+def begun(method: str, *overrides: str, seed: int = 0, data: Split | None = None) -> Run:
+    cfg = small(method, "optimizer.warmup=0.0", *overrides)
     data = data or build_data(cfg).pretrain
     torch.manual_seed(seed)
     module = build_module(cfg, True, data.shape[0])

@@ -33,7 +33,8 @@ def refused(*overrides: str) -> str:
 def test_a_feature_mixer_without_negatives_names_both_ways_out() -> None:
     message = refused("method=byol", "feature_mixer=mochi")
     assert message == (
-        "MoCHi needs negatives, but BYOL has none: choose method=dcl, dclw, g_simclr, m_mix, mocov2, reweight_head, "
+        "MoCHi needs negatives, but BYOL has none: choose method=dcl, dclw, g_simclr, grace, "
+        "m_mix, mocov2, reweight_head, "
         "simclr, symmetric_relu_head or feature_mixer=none"
     )
     message = refused("method=simclr", "feature_mixer=feature_transform")
@@ -80,7 +81,8 @@ def test_a_missing_teacher(method: str) -> None:
 def test_an_unread_mixer() -> None:
     message = refused("method=supcon", "mixer=mixup")
     assert message == (
-        "SupCon does not read what Mixup produces: choose method=byol, dcl, dclw, decoupled_mixup, g_simclr, m_mix, "
+        "SupCon does not read what Mixup produces: choose method=byol, dcl, dclw, decoupled_mixup, "
+        "g_simclr, grace, m_mix, "
         "mocov2, mocov3, regression, reweight_head, simclr, supervised, symmetric_relu_head or mixer=none"
     )
 

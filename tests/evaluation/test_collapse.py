@@ -60,6 +60,7 @@ BROKEN = {
 ALIKE = {
     "imix_byol": "head=barlow_twins objective.student_head=projector",
     "unmix_byol": "head=barlow_twins objective.host.student_head=projector",
+    "bgrl": "head=grace objective.student_head=projector",
     "nnbyol": "head=barlow_twins objective.student_head=projector",
     "pixpro": "head=densecl objective.student_head=dense_projector",
     "nnsiam": "head=ressl objective.predictor=projector",

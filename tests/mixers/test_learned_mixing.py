@@ -357,7 +357,7 @@ def test_a_rule_is_a_group_with_a_rate_of_its_own(exclude: bool) -> None:
         (("mixer=adamixup", "mixer.rule.critic_weight=0"), "mixer.rule.critic_weight is 0"),
         (
             ("mixer=adamixup", "method=mocov2"),
-            "the student encodes none: choose method=byol, dcl, dclw, g_simclr, m_mix, mocov3, reweight_head, ",
+            "the student encodes none: choose method=byol, dcl, dclw, g_simclr, grace, m_mix, mocov3, reweight_head, ",
         ),
     ],
 )

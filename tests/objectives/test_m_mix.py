@@ -69,7 +69,8 @@ def test_gradient_reaches_what_is_mixed_but_not_the_weights() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     message = refused("method=mocov2", "feature_mixer=m_mix", "objective.queue.size=24")
     assert message == (
-        "MMix needs queries of both views, but MoCo has none: choose method=dcl, dclw, g_simclr, m_mix, reweight_head, "
+        "MMix needs queries of both views, but MoCo has none: choose method=dcl, dclw, g_simclr, "
+        "grace, m_mix, reweight_head, "
         "simclr, symmetric_relu_head or feature_mixer=none"
     )
     assert "MMix changes positive pairs" in refused("method=simclr", "feature_mixer=m_mix", "mixer=mixup")
