@@ -14,8 +14,8 @@ from annotated_types import Interval
 from torch import Tensor
 
 from ssl_framework.arguments import Count, Fraction, NonNegative, Seed, Several, guarded
-from ssl_framework.data.base import Split, check_split
-from ssl_framework.data.graphs.base import Whole, both_ways
+from ssl_framework.data.base import Split
+from ssl_framework.data.graphs.base import Whole, both_ways, faint, numbered
 from ssl_framework.types import step_seed
 
 
@@ -70,11 +70,7 @@ class Papers:
 
     def load(self, split: str) -> Split:
         """[N] int64 numbers of papers with their class; ValueError for an unknown split."""
-        check_split(split)
-        number = torch.arange(self.count["train"])  # [N]
-        if split == "test":
-            number = self.count["train"] + torch.arange(self.count["test"])
-        return Split(number, number % self.classes, tuple(f"class {k}" for k in range(self.classes)))
+        return numbered(split, self.count, self.classes, "class")
 
     def graph(self) -> Whole:
         """Drawn when it is asked for first."""
@@ -87,9 +83,7 @@ class Papers:
         generator = torch.Generator().manual_seed(step_seed(self.seed, 0))
         nodes = sum(self.count.values())
         own = torch.arange(nodes) % self.classes  # [n]
-        mean = self.signal * torch.randn(self.classes, self.features, generator=generator)  # [K, F]
-        noise = self.noise * torch.linspace(1, self.least, self.features)  # [F]
-        x = mean[own] + noise * torch.randn(nodes, self.features, generator=generator)  # [n, F]
+        x = faint(own, self.classes, self.features, (self.signal, self.noise, self.least), generator)  # [n, F]
         pairs = {}
         for name, (number, faithful) in self.shared.items():
             any_one = torch.randint(number, (nodes,), generator=generator)  # [n]

@@ -13,8 +13,8 @@ import torch
 from annotated_types import Interval
 
 from ssl_framework.arguments import Count, Fraction, NonNegative, Positive, Seed, Several, guarded
-from ssl_framework.data.base import Split, check_split
-from ssl_framework.data.graphs.base import Whole, both_ways
+from ssl_framework.data.base import Split
+from ssl_framework.data.graphs.base import Whole, both_ways, faint, numbered
 from ssl_framework.types import step_seed
 
 
@@ -61,11 +61,7 @@ class BlockModel:
 
     def load(self, split: str) -> Split:
         """[N] int64 node numbers with the block as class; ValueError for an unknown split."""
-        check_split(split)
-        number = torch.arange(self.count["train"])  # [N]
-        if split == "test":
-            number = self.count["train"] + torch.arange(self.count["test"])
-        return Split(number, number % self.blocks, tuple(f"block {block}" for block in range(self.blocks)))
+        return numbered(split, self.count, self.blocks, "block")
 
     def graph(self) -> Whole:
         """Drawn when it is asked for first."""
@@ -78,9 +74,7 @@ class BlockModel:
         generator = torch.Generator().manual_seed(step_seed(self.seed, 0))
         nodes = sum(self.count.values())
         block = torch.arange(nodes) % self.blocks  # [n]
-        mean = self.signal * torch.randn(self.blocks, self.features, generator=generator)  # [K, F]
-        noise = self.noise * torch.linspace(1, self.least, self.features)  # [F]
-        x = mean[block] + noise * torch.randn(nodes, self.features, generator=generator)  # [n, F]
+        x = faint(block, self.blocks, self.features, (self.signal, self.noise, self.least), generator)  # [n, F]
         count = round(nodes * self.degree / 2)
         start, end = torch.randint(nodes, (2, count), generator=generator)  # [E / 2] each
         stays = torch.rand(count, generator=generator) < self.within  # [E / 2]
