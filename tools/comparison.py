@@ -23,8 +23,8 @@ from ssl_framework.runs.folder import read_runs, write, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2)
-OTHER_PARTS = ("override /backbone:", "override /teacher: frozen", "override /views: image_text")
-"""What the files of methods say that cannot take part: another network than all have, a trained teacher, texts."""
+OTHER_PARTS = ("override /backbone:", "override /teacher: frozen", "override /data:")
+"""What the files of methods say that cannot take part: another network than all have, a trained teacher, other data."""
 
 OTHER_IMAGES = ("override /generated: shapes", "override /generated: redrawn")
 """What the files of methods say whose generated images are of ``data=shapes``."""
