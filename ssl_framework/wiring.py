@@ -268,11 +268,12 @@ def check_modalities(views: Sequence[str], data: Sequence[str], name: str) -> No
         return set(views) <= set(there) and views[0] == there[0]
 
     missing = [modality for modality in views if modality not in data]
+    if not missing and views[0] == data[0]:
+        return
     others = f"choose {choices('data', fits)}views of {' and '.join(data)}"
     if missing:
         raise ValueError(f"{name} has no {' and no '.join(dict.fromkeys(missing))}: {others}")
-    if views[0] != data[0]:
-        raise ValueError(f"{name} has {views[0]} beside its {data[0]}, but the views are of {views[0]} first: {others}")
+    raise ValueError(f"{name} has {views[0]} beside its {data[0]}, but the views are of {views[0]} first: {others}")
 
 
 def check_mixable(mixer: Mixing, shapes: Sequence[tuple[int, ...]], modality: Sequence[str]) -> None:

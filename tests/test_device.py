@@ -1,6 +1,7 @@
 """Precision chosen by measuring, memory layout by device, and a step in which the host never reads a number back."""
 
 import contextlib
+import functools
 import platform
 from pathlib import Path
 
@@ -20,6 +21,12 @@ from ssl_framework.types import Clock, Samples
 from tests.small_runs import METHODS, config, run_in, small
 
 
+@functools.cache
+def name_of(function: torch._ops.OpOverload) -> str:
+    """As ``aten.index``."""
+    return str(function).rsplit(".", 1)[0]
+
+
 class Reads(TorchDispatchMode):
     """Counts the operations that make the host wait for a device: a number read back, a size that depends on values."""
 
@@ -30,7 +37,7 @@ class Reads(TorchDispatchMode):
         self.seen: list[str] = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        name = str(function).rsplit(".", 1)[0]
+        name = name_of(function)
         masked = name == "aten.index" and any(i is not None and i.dtype == torch.bool for i in args[1])
         if name in self.waits or masked:
             self.seen.append(name)

@@ -1,9 +1,9 @@
 """Every method takes three steps in which each trainable parameter moves and the teacher follows without gradient, and
 goes on from what a checkpoint holds as if it had not been interrupted."""
 
-import contextlib
 import copy
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -34,13 +34,13 @@ class Run(NamedTuple):
     module: SSLModule
     optimizer: torch.optim.Optimizer
 
-    def step(self, number: int) -> tuple[float, Reads]:
-        """A step as ``SSLModule.training_step`` makes it, and the teacher's behind it: the loss, and what waits for the
-        device behind the views."""
+    def step(self, number: int, reads: AbstractContextManager[Any] = nullcontext()) -> float:  # noqa: B008
+        """A step as ``SSLModule.training_step`` makes it, and the teacher's behind it: the loss; ``reads`` sees what
+        is behind the views."""
         torch.manual_seed(number)
         clock = Clock(number, 0, 3)
         samples = take(self.data, torch.arange(8 * number, 8 * (number + 1)))
-        with seen_before(self.module.views, samples), Reads() as reads:
+        with seen_before(self.module.views, samples), reads:
             self.optimizer.zero_grad()
             out = self.module.losses(samples, clock)
             out["loss"].backward()
@@ -52,14 +52,14 @@ class Run(NamedTuple):
         assert not missing, f"without gradient: {missing}"
         if self.module.teacher is not None:
             assert all(p.grad is None and not p.requires_grad for p in self.module.teacher.parameters())
-        return out["loss"].item(), reads
+        return out["loss"].item()
 
     def saved(self) -> Any:
         """What a checkpoint holds of it."""
         return copy.deepcopy((self.module.state_dict(), self.optimizer.state_dict()))
 
 
-@contextlib.contextmanager
+@contextmanager
 def seen_before(views: ViewMaker, samples: Samples) -> Iterator[None]:
     """Meanwhile a view maker gives what it has made of these samples at the beginning."""
     batch = views(samples)
@@ -113,10 +113,10 @@ def test_every_trainable_parameter_moves_and_a_step_repeats_itself_from_what_was
     run = begun(method, seed=0, data=other.data)
     module = run.module
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    (first, _), (second, reads) = run.step(0), run.step(1)
+    first, second = run.step(0), run.step(1, reads := Reads())
     assert len(reads.seen) <= (WAITS | ENDS_OF_ROUNDS).get(method, 0), reads
     state, steps = run.saved()
-    third, _ = run.step(2)
+    third = run.step(2)
     losses = [first, second, third]
     assert all(torch.isfinite(torch.tensor(losses))) and len(set(losses)) == 3
     for name, p in module.named_parameters():
@@ -131,7 +131,7 @@ def test_every_trainable_parameter_moves_and_a_step_repeats_itself_from_what_was
             assert name not in student or not torch.equal(p, student[name]), f"{name} of the teacher is the student's"
     other.module.load_state_dict(state)
     other.optimizer.load_state_dict(steps)
-    assert other.step(2)[0] == third
+    assert other.step(2) == third
     assert_identical(run.saved(), other.saved())
     assert_identical(plain_state(module.objective), plain_state(other.module.objective))
 

@@ -1,5 +1,6 @@
 """Sizes that no memory holds, refused before they are asked for: the kernel would end the process without a word."""
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssl_framework.data.residence import free_memory
@@ -22,6 +24,12 @@ MAKERS = (
     *("new_empty", "new_zeros", "new_ones", "new_full"),
 )
 """Operations that make a tensor of a size they are given."""
+
+
+@functools.cache
+def makes(function: OpOverload) -> bool:
+    """Whether it is one of MAKERS."""
+    return function.overloadpacket.__name__ in MAKERS
 
 
 class WithinMemory(TorchDispatchMode):
@@ -39,7 +47,7 @@ class WithinMemory(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = kwargs or {}
-        if func.overloadpacket.__name__ in MAKERS:
+        if makes(func):
             sizes = [x for x in args if isinstance(x, list | tuple) and all(isinstance(n, int) for n in x)]
             dtype = given.get("dtype") or torch.get_default_dtype()
             if func.overloadpacket.__name__ == "randperm":
