@@ -28,6 +28,10 @@ LONGEST = (
 """The files of eight seconds and more, which begin first: a long one at the end would leave the other process idle."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--families", action="store_true", help="one model of every family of timm, in sixteen minutes")
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """In the processes that run tests: the one that hands them out to others has no use for torch."""
     if hasattr(session.config, "workerinput") or session.config.getoption("dist", "no") == "no":

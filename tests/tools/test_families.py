@@ -1,4 +1,5 @@
-"""Families of timm through a whole run: a few here, all of them in the record."""
+"""Families of timm through a whole run: five small models; with ``pytest tests/tools/test_families.py --families``
+one of every family, which takes sixteen minutes of a core."""
 
 from pathlib import Path
 
@@ -12,16 +13,23 @@ from tools.pages.families import families_page
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize(
-    ("model", "size", "told"),
-    [
-        ("test_vit_relpos", 32, "img_size=32"),
-        ("test_convnext", 32, ""),
-        ("test_coatnet", 32, "img_size=32"),
-        ("test_efficientnet", 32, ""),
-        ("starnet_s050", 32, ""),
-    ],
+SMALL = (
+    ("test_vit_relpos", 32, "img_size=32"),
+    ("test_convnext", 32, ""),
+    ("test_coatnet", 32, "img_size=32"),
+    ("test_efficientnet", 32, ""),
+    ("starnet_s050", 32, ""),
 )
+"""Model, image size, what timm has to be told for it."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "model" in metafunc.fixturenames:
+        every = metafunc.config.getoption("--families")
+        rows = [(row.model, row.image_size, row.told) for row in read(ROOT / RECORD / "table.csv")] if every else SMALL
+        metafunc.parametrize(("model", "size", "told"), rows)
+
+
 def test_a_model_trains_is_scored_exported_and_read_back(model: str, size: int, told: str, tmp_path: Path) -> None:
     skip_without(model)
     row = trial(model, size, tmp_path / "run")
