@@ -7,8 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ssl_framework.runs.folder import write_json
@@ -101,6 +103,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=(), help="methods")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="another number is tried, not recorded")
     parser.add_argument("--root", default="data", help="folder of the data set")
+    parser.add_argument("--processes", type=int, default=1, help="side by side, of one thread each")
     parser.add_argument("--speed", action="store_true")
     given = parser.parse_args()
     out = given.out.resolve()
@@ -109,16 +112,20 @@ def main() -> None:
         return speed(out, given.root)
     until = time.time() + 60 * given.minutes
     there = {key_of(row) for row in read(RECORD / "results.csv")}
-    for key in wanted(given.only):
-        if key in there or time.time() >= until:
-            continue
+    one = threading.Lock()  # at a time adds to the record
+
+    def made(key: Key) -> None:
+        if time.time() >= until:
+            return
         folder = folder_of(out, key)
-        if run(command_of(key, folder, given.epochs, given.root), until):
-            if given.epochs == EPOCHS:
+        ended = run(command_of(key, folder, given.epochs, given.root), until)
+        with one:
+            if ended and given.epochs == EPOCHS:
                 add(key, folder)
-            print("done", *key, flush=True)
-        else:
-            print("not done", *key, flush=True)
+            print("done" if ended else "not done", *key, flush=True)
+
+    with ThreadPoolExecutor(given.processes) as several:
+        list(several.map(made, [key for key in wanted(given.only) if key not in there]))
     missing = [key for key in wanted(given.only) if key not in {key_of(row) for row in read(RECORD / "results.csv")}]
     print(f"{len(missing)} of {len(wanted(given.only))} runs are missing")
 
