@@ -7,6 +7,7 @@ python scripts/evaluate.py run=outputs/latest data=digits,cifar10              o
 python scripts/evaluate.py backbone=timm:resnet18 data=digits                  a timm model, pretrained=true or random
 python scripts/evaluate.py backbone=net.safetensors data=digits                a file that scripts/export.py wrote
 python scripts/evaluate.py backbone=net.safetensors model=resnet18 data=digits another one, of that timm model
+python scripts/evaluate.py backbone=clip.pt model=open_clip:ViT-B-32 data=emoji evaluation=cross_modal  a public CLIP
 """
 
 import sys

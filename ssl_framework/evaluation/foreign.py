@@ -3,7 +3,7 @@
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,6 +88,17 @@ class Foreign(NamedTuple):
     def has_weights(self) -> bool:
         """Whether there are weights of a training."""
         return self.pretrained or self.path is not None
+
+    def config(self) -> DictConfig:
+        """See ``foreign_config``."""
+        return foreign_config(self)
+
+    def settled(self, cfg: DictConfig) -> DictConfig:
+        """See ``as_many_channels``."""
+        return as_many_channels(cfg)
+
+    def refuse_modalities(self, given: Sequence[str], data: str) -> None:
+        """Pictures are enough."""
 
     def build(self, cfg: DictConfig, with_weights: bool) -> Bare:
         """The backbone as evaluators read it, without heads.

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from ssl_framework.build import build_module, build_source, modalities_of
 from ssl_framework.device import cpu_name, device_name, use_threads
 from ssl_framework.evaluation.features import Bare, Splits
-from ssl_framework.evaluation.foreign import Foreign, as_many_channels, foreign_config
+from ssl_framework.evaluation.foreign import Foreign
+from ssl_framework.evaluation.public_clip import PublicCLIP
 from ssl_framework.evaluation.score_all import Chosen, metrics_of, score_all
 from ssl_framework.loading import load_run_and_checkpoint
 from ssl_framework.module import SSLModule
@@ -220,14 +221,17 @@ def run_of(request: Request, overrides: list[str]) -> tuple[DictConfig, Callable
 def foreign_of(request: Request, overrides: list[str]) -> tuple[DictConfig, Callable[[DictConfig], Subject]]:
     """The config of a backbone from elsewhere, and what makes it for a data set."""
     words = request.words
-    foreign = Foreign.read(words["backbone"], words.get("model"), words.get("pretrained"))
-    base = foreign_config(foreign)
+    kind = PublicCLIP if PublicCLIP.meant(words["backbone"], words.get("model")) else Foreign
+    foreign = kind.read(words["backbone"], words.get("model"), words.get("pretrained"))
+    base = foreign.config()
     override_each([base], overrides, "configs/backbone/timm.yaml and configs/views/uncropped.yaml")
 
     def make(own: DictConfig) -> Subject:
-        if (given := modalities_of(own.data)[0]) != "image":
-            raise ValueError(f"backbone={words['backbone']} reads pictures, but data={own.data.name} is of {given}")
-        cfg = as_many_channels(resolved(merged(base, own), words["backbone"]))
+        given = modalities_of(own.data)
+        if given[0] != "image":
+            raise ValueError(f"backbone={words['backbone']} reads pictures, but data={own.data.name} is of {given[0]}")
+        foreign.refuse_modalities(given, own.data.name)
+        cfg = foreign.settled(resolved(merged(base, own), words["backbone"]))
         model = foreign.build(cfg, with_weights=True)
         untrained = (lambda: foreign.build(cfg, with_weights=False)) if foreign.has_weights else None
         return Subject(cfg, model, untrained, {**foreign.about(model), "seed": cfg.seed}, {})
@@ -316,5 +320,5 @@ def written(request: Request) -> Path:
         return Path(request.words["out"])
     if "run" in request.words:
         return RunFolder(path_of(request.words["run"])).evaluation_file
-    name = Path(request.words["backbone"].removeprefix("timm:")).stem
+    name = Path(request.words["backbone"].removeprefix("timm:").replace(":", "-")).stem
     return RunFolder(Path("outputs/evaluations") / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}").evaluation_file

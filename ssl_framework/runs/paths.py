@@ -247,6 +247,7 @@ OPENERS = {
     "ssl_framework.evaluation.embedding.Item",
     "ssl_framework.evaluation.embedding.Parts",
     "ssl_framework.evaluation.foreign.Foreign",
+    "ssl_framework.evaluation.public_clip.PublicCLIP",
     "ssl_framework.models.weights.Newest",
 }
 """Classes within the parts that open what they are given: sources make them, and no config names them."""
