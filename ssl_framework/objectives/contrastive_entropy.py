@@ -59,6 +59,8 @@ def contrastive_entropy(masked: Tensor, clean: Tensor) -> Tensor:
 
 
 def pooled(x: Tensor) -> Tensor:
-    """[B, D], [B, N, D] or [B, D, h, w] -> [B, D], the mean over places."""
+    """[B, D], [B, N, D] or [B, D, h, w] -> [B, D], the mean over places; a token of zeros is padding."""
     x = full_precision(x)
-    return x.mean(dim=(2, 3)) if x.ndim == 4 else x.mean(dim=1) if x.ndim == 3 else x
+    if x.ndim == 3:
+        return x.sum(dim=1) / (x != 0).any(dim=2).sum(dim=1, keepdim=True).clamp(min=1)
+    return x.mean(dim=(2, 3)) if x.ndim == 4 else x

@@ -41,7 +41,7 @@ def test_layers_are_summed_and_equal_the_loop() -> None:
 def test_it_is_nothing_where_each_is_sure_and_the_logarithm_of_all_where_none_is() -> None:
     assert contrastive_entropy(torch.zeros(3, 4), torch.randn(5, 4)).item() == pytest.approx(math.log(5), abs=1e-4)
     assert contrastive_entropy(40 * torch.eye(4), torch.eye(4)).item() == pytest.approx(0, abs=2e-5)
-    assert pooled(torch.ones(2, 3)).shape == (2, 3)
+    assert pooled(torch.tensor([[[1.0, 3.0], [3.0, 5.0], [0.0, 0.0]]])).tolist() == [[2, 4]]
 
 
 def test_bad_settings_are_refused() -> None:
