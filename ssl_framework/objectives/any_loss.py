@@ -69,7 +69,8 @@ class AnyLoss(Objective):
         probability = full_precision(torch.cat(views)).softmax(dim=1)[:, 1]  # [V * B]
         found = amplified(gather_with_grad(probability), self.amplification)  # [W * V * B]
         label = gather((batch.label == self.positive).repeat(len(views)))  # [W * V * B]
-        return {"loss": 1 - self.metric(confusion(found, label.to(found.dtype)), self.beta)}
+        loss = 1 - self.metric(confusion(found, label.to(found.dtype)), self.beta)
+        return {"loss": loss, "answered_yes": found.detach().mean()}  # 0: the detector has fallen silent
 
 
 def amplified(probability: Tensor, amplification: float) -> Tensor:

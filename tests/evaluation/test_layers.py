@@ -13,6 +13,7 @@ from ssl_framework.evaluation.probes.layer_contrast import LayerContrast
 from ssl_framework.evaluation.probes.layer_ood import LayerOOD, mahalanobis, nearest
 from ssl_framework.evaluation.probes.one_class import OneClass
 from ssl_framework.objectives.simctg import isotropy
+from ssl_framework.training.parts import build_evaluation
 from tests.small_runs import config, small
 
 
@@ -75,8 +76,16 @@ def test_layers_of_a_module_are_means_over_places_of_its_blocks() -> None:
         *(f"layer_ood[classes=0+1,layers=2]/auroc{end}" for end in ("", "_mahalanobis", "_cosine", "_last_layer")),
         *(f"layer_contrast[{a}]/top1" for a in ("layer=1", "layer=2", "amateur=1,alpha=0.1", "amateur=1,adaptive")),
     }
-    with pytest.raises(ValueError, match="evaluation=layers needs labels and a test split"):
-        evaluation.score(module, Splits(Split(images), Split(images)))
+    with pytest.warns(UserWarning, match="evaluation=layers skipped: it needs labels and a test split"):
+        assert evaluation.score(module, Splits(Split(images), Split(images))) == {}
+
+
+def test_a_training_that_could_not_be_scored_at_its_end_does_not_begin() -> None:
+    module = build_module(small("simcse"), True)
+    evaluation = build_evaluation(config("evaluation=layers"))
+    with pytest.raises(ValueError, match=r"evaluation\.blocks needs blocks that can be named, which text_transformer"):
+        evaluation.setup(None, module, "fit")  # type: ignore[arg-type]
+    assert build_evaluation(config("evaluation=token_isotropy")).setup(None, module, "fit") is None  # type: ignore
 
 
 def test_isotropy_is_that_of_the_backbones_tokens() -> None:

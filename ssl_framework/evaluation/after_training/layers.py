@@ -4,6 +4,7 @@ L layers, N train and M test samples, D_l features of layer l.
 """
 
 import contextlib
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Protocol
@@ -20,6 +21,9 @@ from ssl_framework.evaluation.features import Bare, Frozen, Splits, extract, ref
 from ssl_framework.models.base import layered
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.contrastive_entropy import pooled
+
+KEY = "evaluation.blocks"
+"""Of the config, for errors."""
 
 
 class LayerProbe(Protocol):
@@ -50,23 +54,28 @@ class Layers(AfterRun):
         self.blocks = list(blocks)
         self.probes = {name: probe for name, probe in probes.items() if probe is not None}
 
+    def check(self, module: SSLModule | Bare) -> None:
+        backbone = layered(module.student.backbone, KEY)
+        for number in self.blocks:
+            backbone.block(number, KEY)
+
     def score(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]:
-        """What all probes say.
+        """What all probes say; nothing, with a warning, without labels.
 
         Raises:
-            ValueError: the data have no labels, or the backbone no such blocks.
+            ValueError: the backbone has no such blocks.
         """
         if not data.has_labels:
-            raise ValueError(f"evaluation={self.name} needs labels and a test split, which these data lack")
+            warnings.warn(f"evaluation={self.name} skipped: it needs labels and a test split, which these data lack")
+            return {}
         splits = [self.layers(module, split, name) for name, split in (("train", data.train), ("test", data.test))]
         return {name: value for probe in self.probes.values() for name, value in probe(*splits).items()}
 
     def layers(self, module: SSLModule | Bare, split: Split, which: str) -> list[Frozen]:
         """Features of every block, L x [N, D_l], with the labels."""
         student = frozen_copy(module)
-        key = "evaluation.blocks"
-        backbone = layered(student.backbone, key)
-        blocks = [backbone.block(number, key) for number in self.blocks]
+        backbone = layered(student.backbone, KEY)
+        blocks = [backbone.block(number, KEY) for number in self.blocks]
         widths: list[int] = []
 
         def embed(x: Tensor) -> Tensor:

@@ -32,6 +32,13 @@ class TokenIsotropy(AfterRun):
         super().__init__(protocol)
         self.num_samples = num_samples
 
+    def check(self, module: SSLModule | Bare) -> None:
+        if "tokens" not in module.student.dims:
+            raise ValueError(
+                f"evaluation={self.name} reads tokens, which {module.student.backbone.name} has not: choose data of "
+                "texts, such as data=caption_texts, or another evaluation"
+            )
+
     def score(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]:
         """``token_isotropy[n=500]/backbone`` in [0, 2]: 0 where all tokens of a text point one way, near 1 where they
         are as different as random directions. Texts of one token are left out.
@@ -39,12 +46,8 @@ class TokenIsotropy(AfterRun):
         Raises:
             ValueError: the backbone gives no tokens.
         """
+        self.check(module)
         student = frozen_copy(module)
-        if "tokens" not in student.dims:
-            raise ValueError(
-                f"evaluation={self.name} reads tokens, which {student.backbone.name} has not: choose data of texts, "
-                "such as data=caption_texts, or another evaluation"
-            )
         rows = data.test.rows
         first = torch.arange(min(self.num_samples, len(rows)), device=rows.device)  # [N]
 
