@@ -185,6 +185,73 @@ class Centre(nn.Module):
         self.mean.lerp_(gather(own).mean(dim=0).to(self.mean.dtype), 1 - self.momentum)
 
 
+@guarded
+class IdentityMemory(nn.Module):
+    """One embedding for each of many identities, as of things that are followed through a video: CTVIS (Ying et al.,
+    ICCV 2023, arXiv:2307.12616), section 3.2. What resembles all that an identity has looked like moves it most.
+
+    ``m <- (1 - b) m + b e`` with ``b = max(0, mean cosine of e to all earlier embeddings of the identity)``; the first
+    one is taken as it is.
+
+    Args:
+        size: I, identities.
+        dim: D, length of an embedding.
+    """
+
+    rows: Tensor  # [I, D]; zero where nothing was written
+    directions: Tensor  # [I, D]: sum of all embeddings so far, each of length one
+    count: Tensor  # [I] int64: how many those are
+
+    def __init__(self, size: Count, dim: Count) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(size, dim))  # [I, D]
+        self.register_buffer("directions", torch.zeros(size, dim))  # [I, D]
+        self.register_buffer("count", torch.zeros(size, dtype=torch.long))  # [I]
+
+    def read(self, identity: Tensor, noise: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
+        """Copies of what is remembered of identities, so that a loss may read them before they are written.
+
+        Args:
+            identity: [N] int64.
+            noise: probability that an identity is taken for another one, which is drawn from those that were written:
+                as a detector that has lost it would.
+            generator: of the noise; the same on every rank that reads the same.
+
+        Returns:
+            [N, D]; zero for an identity that was never written.
+        """
+        if noise > 0 and (known := self.count.nonzero()[:, 0]).numel():
+            where = identity.device if generator is None else generator.device
+            lost = torch.rand(len(identity), generator=generator, device=where) < noise  # [N]
+            drawn = torch.randint(len(known), (len(identity),), generator=generator, device=where)  # [N]
+            identity = torch.where(lost.to(identity.device), known[drawn.to(known.device)], identity)
+        return self.rows[identity]
+
+    @torch.no_grad()
+    def write(self, identity: Tensor, embedding: Tensor) -> None:
+        """Moves the identities of all ranks towards their new embeddings, one after another in the order of the ranks.
+
+        Args:
+            identity: [N] int64 of this rank, the same N on every rank.
+            embedding: [N, D].
+
+        Changes all buffers. Call after ``read``.
+        """
+        identity, embedding = gather(identity), gather(embedding).to(self.rows.dtype)  # [W * N], [W * N, D]
+        order = identity.argsort(stable=True)  # [W * N]
+        ordered = identity[order].contiguous()
+        turn = torch.arange(len(order), device=order.device) - torch.searchsorted(ordered, ordered)  # [W * N]
+        for number in range(int(turn.max()) + 1 if len(turn) else 0):  # an identity may come several times
+            own = order[turn == number]
+            who, e = identity[own], embedding[own]  # [n], [n, D]
+            seen = self.count[who]  # [n]
+            alike = (unit(e) * self.directions[who]).sum(dim=1) / seen.clamp(min=1)  # [n]
+            share = torch.where(seen > 0, alike.clamp(min=0), torch.ones_like(alike))[:, None]  # [n, 1]
+            self.rows[who] = (1 - share) * self.rows[who] + share * e
+            self.directions[who] += unit(e)
+            self.count[who] += 1
+
+
 class SampleBank(nn.Module):
     """State of every training sample, found by its index in the training set.
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from ssl_framework.functional import alignment, tolerance, uniformity, unit
-from ssl_framework.memory import Queue, SampleBank
-from tests.golden import core_view, golden
+from ssl_framework.memory import IdentityMemory, Queue, SampleBank
+from tests.golden import core_view, golden, mix_raw
 
 
 def keys(first: int, count: int) -> torch.Tensor:
@@ -147,3 +147,36 @@ def test_a_bank_knows_what_it_has_written_over() -> None:
         found = bank.as_before(writes)
         assert found.keys() == state.keys() and all(torch.equal(found[name], state[name]) for name in state)
     assert bank.get_buffer("age").tolist() == [7] * 4
+
+
+def test_identities_move_towards_what_resembles_all_that_they_were() -> None:
+    memory, rows = IdentityMemory(3, 8).double(), mix_raw(0)
+    m, seen = rows[0], [rows[0] / rows[0].norm()]
+    for e in rows[1:4]:
+        direction = e / e.norm()
+        share = max(0.0, sum(float(direction @ other) for other in seen) / len(seen))
+        m, seen = (1 - share) * m + share * e, [*seen, direction]
+    memory.write(torch.tensor([1, 2, 1]), rows[[0, 5, 1]])
+    memory.write(torch.tensor([1, 1]), rows[2:4])
+    expected = golden("identity_memory: state after rows 0..3 of raw0")
+    assert memory.read(torch.tensor([1]))[0].tolist() == pytest.approx(expected, abs=1e-7)
+    torch.testing.assert_close(memory.rows[1], m)
+    assert torch.equal(memory.rows[2], rows[5]) and not memory.rows[0].any()
+
+
+def test_an_embedding_unlike_all_before_moves_nothing() -> None:
+    memory = IdentityMemory(1, 2)
+    memory.write(torch.zeros(2, dtype=torch.long), torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    assert memory.read(torch.tensor([0])).tolist() == [[1, 0]]
+
+
+def test_noise_takes_an_identity_for_another_that_was_written() -> None:
+    memory = IdentityMemory(5, 2)
+    memory.write(torch.tensor([0, 3]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    asked = torch.zeros(400, dtype=torch.long)
+    before = memory.read(asked[:1])
+    found = memory.read(asked, 0.2, torch.Generator().manual_seed(0))
+    assert found[:, 1].mean().item() == pytest.approx(0.1, abs=0.05)  # half of the noise draws the same one
+    assert torch.equal(memory.read(asked, 0.2, torch.Generator().manual_seed(0)), found)
+    memory.write(torch.tensor([0]), torch.tensor([[5.0, 5.0]]))
+    assert before.tolist() == [[1, 0]]

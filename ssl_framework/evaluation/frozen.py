@@ -284,6 +284,8 @@ class FrozenEvaluation(L.Callback):
         self.features_of(pl_module)  # refuses unknown heads before an epoch is spent
         if self.cross is not None:
             self.cross.check(pl_module)
+        if self.after is not None:
+            self.after.check(pl_module)
         if self.initial is None:
             self.initial = copied(pl_module.student)  # now: a resumed run is given its weights after this hook
 

@@ -11,9 +11,11 @@ from ssl_framework.data.base import Graded, Split
 from ssl_framework.evaluation.features import Accuracy
 from ssl_framework.evaluation.probes.construct_score import ConstructScore
 from ssl_framework.evaluation.probes.text_retrieval import TextRetrieval
+from ssl_framework.evaluation.probes.text_reward import TextReward, reward
 from ssl_framework.evaluation.probes.text_similarity import TextSimilarity, below, ranks, spearman
 from ssl_framework.evaluation.wordings import AcrossWordings, Wordings
 from ssl_framework.functional import unit
+from tests.golden import golden, mix_rows
 
 
 def rows(count: int, seed: int, dim: int = 8) -> Tensor:
@@ -130,3 +132,24 @@ def test_items_are_embedded_where_they_are_asked_for() -> None:
     found = AcrossWordings({}, items=True).embedded(lambda each: {"": each.rows[:].float()}, split)[""]  # type: ignore
     assert found.items["kind"].shape == (2, 4, 2) and found.label["kind"].tolist() == [0, 1]
     assert AcrossWordings({}).embedded(lambda each: {"": each.rows[:].float()}, split)[""].items == {}  # type: ignore
+
+
+def test_the_reward_is_golden_and_that_of_loops() -> None:
+    name = "grace_reward: similarity to the positive minus similarity to the negative"
+    assert reward(mix_rows(0), mix_rows(1), mix_rows(2)).tolist() == pytest.approx(golden(name), abs=1e-7)
+    count, group = 12, torch.arange(12) // 2
+    test = wordings(1.0, count, group)
+    means, hardest = [], []
+    for q in range(count):
+        others = [c for c in range(count) if group[c] != group[q]]
+        each = [reward(test.z[q : q + 1, 0], test.z[q : q + 1, 1], test.z[c : c + 1, 1]).item() for c in others]
+        means.append(sum(each) / len(each))
+        hardest.append(min(each))
+    found = TextReward()(test)
+    assert found == {
+        "reward[n=12]/mean_negative": pytest.approx(sum(means) / count, abs=1e-6),
+        "reward[n=12]/hardest_negative": pytest.approx(sum(hardest) / count, abs=1e-6),
+    }
+    assert TextReward(5).chance(test) == {"reward[n=5]/mean_negative": 0.0}
+    one_group = test._replace(group=torch.zeros(count, dtype=torch.int64))
+    assert TextReward()(one_group) == TextReward()(test._replace(z=test.z[:, :1])) == {}

@@ -16,6 +16,7 @@ from ssl_framework.memory import Centre, DyCE, Queue
 from ssl_framework.models.dense_heads import DenseHead
 from ssl_framework.objectives.all4one import All4One, Transformer
 from ssl_framework.objectives.amcl import AMCL, AMCLBarlow, AMCLMoCo, PairTemperature
+from ssl_framework.objectives.any_loss import AnyLoss
 from ssl_framework.objectives.barlow_twins import BarlowTwins
 from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.beclr import BECLR
@@ -27,6 +28,7 @@ from ssl_framework.objectives.clip import CLIP
 from ssl_framework.objectives.cmim import CMIM
 from ssl_framework.objectives.cocosoda import CoCoSoDa
 from ssl_framework.objectives.conr import ConR
+from ssl_framework.objectives.contrastive_entropy import ContrastiveEntropy
 from ssl_framework.objectives.contrastive_gap import ContrastiveGap
 from ssl_framework.objectives.contriever import Contriever
 from ssl_framework.objectives.core_tuning import CoreTuning
@@ -104,6 +106,7 @@ from ssl_framework.objectives.sepclr import SepCLR
 from ssl_framework.objectives.siglip import SigLIP
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.simcse import SimCSE
+from ssl_framework.objectives.simctg import SimCTG
 from ssl_framework.objectives.simlap import LabelGate, SimLAP
 from ssl_framework.objectives.simsiam import SimSiam
 from ssl_framework.objectives.slotcon import SlotCon
@@ -705,4 +708,11 @@ OBJECTIVES: dict[str, Case] = {
     "cosent": Case(lambda: CoSENT(20.0)),
     "dialog2flow": Case(lambda: Dialog2Flow(0.2, 0.35, ["a b", "b c", "c", "d a b"])),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
+    "any_loss": Case(lambda: AnyLoss(1, "f_beta", 1.0, 5.0), heads=("detector",)),
+    "any_loss_of_recalls": Case(lambda: AnyLoss(1, "gmean2", 1.0, 5.0), student=(0,), heads=("detector",)),
+    "simctg": Case(lambda: SimCTG(0.5), heads=("tokens",), patches=(4, 3)),
+    "contrastive_entropy": Case(lambda: ContrastiveEntropy(["projector"])),
+    "contrastive_entropy_of_layers": Case(
+        lambda: ContrastiveEntropy(["block_1", "projector"]), heads=("block_1", "projector"), maps=("block_1",)
+    ),
 }

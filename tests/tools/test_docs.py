@@ -1,6 +1,7 @@
 """README and docs: links lead somewhere, code runs or composes, every key is described, and the site builds."""
 
 import functools
+import importlib
 import importlib.util
 import os
 import re
@@ -266,6 +267,16 @@ def test_the_site_builds_without_a_warning_and_works_in_a_browser(tmp_path: Path
         command = ["node", str(ROOT / "tools" / "site" / "check.mjs"), str(tmp_path), browser]
         seen = subprocess.run(command, capture_output=True, text=True)
         assert seen.returncode == 0, seen.stderr
+
+
+def test_what_the_page_of_theory_names_is_there() -> None:
+    """Every choice of a group, and everything of the package; files by the test of links."""
+    text = (ROOT / "docs" / "theory.md").read_text()
+    choices = re.findall(r"`(\w+=\w+)`", text)
+    choices_exist(choices)
+    named = re.findall(r"`(ssl_framework[\w.]+)\.(\w+)`", text)
+    assert [f"{where}.{what}" for where, what in named if not hasattr(importlib.import_module(where), what)] == []
+    assert len(choices) > 15 and len(named) > 10
 
 
 def test_the_messages_of_troubleshooting_are_said_somewhere() -> None:

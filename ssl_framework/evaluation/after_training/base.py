@@ -38,6 +38,13 @@ class AfterRun(ABC):
         """As ``evaluation=<name>`` says it."""
         return self.protocol.split("/")[0]
 
+    def check(self, module: SSLModule | Bare) -> None:  # noqa: B027
+        """Is asked before a training begins that ends with it, so that nobody trains in vain; by default all is well.
+
+        Raises:
+            ValueError: it cannot be done with a student like this one.
+        """
+
     def score_module(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]:
         """All metrics of a student, on the device of the module: metric -> value, an ``Accuracy`` where every
         test sample was scored once.
