@@ -23,8 +23,8 @@ MIX = {
 }
 """Methods that mix pictures, and what they mix by."""
 
-MASKED = ("mae", "simmim", "data2vec", "ijepa", "msn", "pmsn", "ibot", "dinov2", "mixed_ae")
-"""Methods that hide patches of pictures, and bring a backbone that has them."""
+MASKED = ("mae", "simmim", "data2vec", "ijepa", "msn", "pmsn", "ibot", "dinov2", "mixed_ae", "tera")
+"""Methods that hide patches of pictures or frames of sounds, and bring a backbone that has them."""
 
 REFUSED = {
     **{

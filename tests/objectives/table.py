@@ -116,8 +116,10 @@ from ssl_framework.objectives.supremix import SupReMix
 from ssl_framework.objectives.susana import ICNN, ProtoTriplet
 from ssl_framework.objectives.swav import SwAV
 from ssl_framework.objectives.targets import Balanced, Centred
+from ssl_framework.objectives.tera import TERA
 from ssl_framework.objectives.terms import Terms
 from ssl_framework.objectives.tico import TiCo
+from ssl_framework.objectives.ts2vec import TS2Vec
 from ssl_framework.objectives.unmix import UnMix
 from ssl_framework.objectives.vicreg import VIbCReg, VICReg
 from ssl_framework.objectives.vicregl import VICRegL
@@ -151,6 +153,8 @@ class Case(NamedTuple):
     size: float = 1.0  # factor of all outputs: below one where a loss grows with their exponential
     inputs: bool = False  # it reads the views themselves, here as wide as the embeddings
     answers: int = 0  # classes of changes of the last view, which the views know
+    pictures: bool = False  # the views tell what they were, and where they are altered: four frames of DIM bands
+    shared: bool = False  # the views tell which of four tokens both show: three, the last and the first
 
     def batch(self, index: Tensor, label: Tensor, views: list[Tensor]) -> Batch:
         """What an objective is told beside the outputs, alike on any number of ranks."""
@@ -159,6 +163,11 @@ class Case(NamedTuple):
             return Batch(self.seen(views), index, label, places, mixes, targets=self.targets(index))
         pixels = torch.sin(index[:, None] + torch.arange(4.0 * DIM)).view(-1, DIM, 2, 2)  # [B, DIM, 2, 2]
         targets = [torch.tensor([[0, 1], [2, 3]]).expand(len(index), -1, -1)]  # [B, 2, 2]
+        if self.pictures:
+            clean = pixels.flatten(2)[:, None]  # [B, 1, DIM, 4]
+            return Batch([clean] * self.num_views, index, label, targets=[clean, clean > 0])
+        if self.shared:
+            targets = [torch.arange(first, first + 3).expand(len(index), -1) for first in (1, 0)]  # 2 x [B, 3]
         mixes = self.mixes(len(label))
         if mixes is not None:
             mixes = [mix and mix._replace(clean=pixels) for mix in mixes]
@@ -704,5 +713,7 @@ OBJECTIVES: dict[str, Case] = {
     "cocosoda": Case(cocosoda, student=(0, 1), teacher=(0, 1, 2, 3)),
     "cosent": Case(lambda: CoSENT(20.0)),
     "dialog2flow": Case(lambda: Dialog2Flow(0.2, 0.35, ["a b", "b c", "c", "d a b"])),
+    "ts2vec": Case(lambda: TS2Vec(0.4), heads=("points",), patches=(4, 4), shared=True),
+    "tera": Case(lambda: TERA(), (0,), heads=("frames",), patches=(4,), pictures=True),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
 }
