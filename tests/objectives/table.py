@@ -16,6 +16,7 @@ from ssl_framework.memory import Centre, DyCE, Queue
 from ssl_framework.models.dense_heads import DenseHead
 from ssl_framework.objectives.all4one import All4One, Transformer
 from ssl_framework.objectives.amcl import AMCL, AMCLBarlow, AMCLMoCo, PairTemperature
+from ssl_framework.objectives.autotcl import AutoTCL
 from ssl_framework.objectives.barlow_twins import BarlowTwins
 from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.beclr import BECLR
@@ -58,6 +59,7 @@ from ssl_framework.objectives.instance_discrimination import (
     InstanceDiscrimination,
     SimpleContrastive,
 )
+from ssl_framework.objectives.learned_views import LearnedViews
 from ssl_framework.objectives.lejepa import LeJEPA
 from ssl_framework.objectives.m2_mix import M2Mix
 from ssl_framework.objectives.m3col import M3CoL
@@ -106,6 +108,7 @@ from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.objectives.simcse import SimCSE
 from ssl_framework.objectives.simlap import LabelGate, SimLAP
 from ssl_framework.objectives.simsiam import SimSiam
+from ssl_framework.objectives.sirl import SIRL
 from ssl_framework.objectives.slotcon import SlotCon
 from ssl_framework.objectives.smog import SMoG
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
@@ -154,6 +157,7 @@ class Case(NamedTuple):
     inputs: bool = False  # it reads the views themselves, here as wide as the embeddings
     answers: int = 0  # classes of changes of the last view, which the views know
     pictures: bool = False  # the views tell what they were, and where they are altered: four frames of DIM bands
+    series: bool = False  # views are series of DIM channels and four points
     shared: bool = False  # the views tell which of four tokens both show: three, the last and the first
 
     def batch(self, index: Tensor, label: Tensor, views: list[Tensor]) -> Batch:
@@ -163,6 +167,8 @@ class Case(NamedTuple):
             return Batch(self.seen(views), index, label, places, mixes, targets=self.targets(index))
         pixels = torch.sin(index[:, None] + torch.arange(4.0 * DIM)).view(-1, DIM, 2, 2)  # [B, DIM, 2, 2]
         targets = [torch.tensor([[0, 1], [2, 3]]).expand(len(index), -1, -1)]  # [B, 2, 2]
+        if self.series:
+            return Batch([pixels.flatten(2)] * self.num_views, index, label)
         if self.pictures:
             clean = pixels.flatten(2)[:, None]  # [B, 1, DIM, 4]
             return Batch([clean] * self.num_views, index, label, targets=[clean, clean > 0])
@@ -342,6 +348,13 @@ def whitened_cse() -> WhitenedCSE:
     """With a head that turns the features as ``Case.outputs`` does."""
     objective = WhitenedCSE(0.2, 2, True, 1e-2)
     objective.through_heads = lambda x: {"projector": x.roll(1, dims=1)}
+    return objective
+
+
+def autotcl() -> AutoTCL:
+    """With an encoder that hands on what comes in."""
+    objective = seeded(lambda: AutoTCL(LearnedViews(DIM, 4, 1, 3, 0.5, 0.1, 1.0), 0.2, 0.3, 2, 0.1, 1.0, 0.1))
+    objective.through_encoder = lambda x, constant: {"points": x.transpose(1, 2)}
     return objective
 
 
@@ -714,6 +727,8 @@ OBJECTIVES: dict[str, Case] = {
     "cosent": Case(lambda: CoSENT(20.0)),
     "dialog2flow": Case(lambda: Dialog2Flow(0.2, 0.35, ["a b", "b c", "c", "d a b"])),
     "ts2vec": Case(lambda: TS2Vec(0.4), heads=("points",), patches=(4, 4), shared=True),
+    "sirl": Case(lambda: SIRL(1.0), student=(0,), least=3),
+    "autotcl": Case(autotcl, (0,), heads=("points",), patches=(4,), series=True),
     "tera": Case(lambda: TERA(), (0,), heads=("frames",), patches=(4,), pictures=True),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
 }
