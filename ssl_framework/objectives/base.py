@@ -134,8 +134,8 @@ class Objective(nn.Module):
                 shapes.
         """
         name = type(self).__name__
-        said = {"teacher": teacher, "index": index, "heads": self.through_heads}
-        said["encoder"] = self.through_encoder
+        said: dict[str, object] = {"teacher": teacher, "index": index, "heads": self.through_heads}
+        said |= {"encoder": self.through_encoder}
         said |= dict.fromkeys(("label", "partial labels", "number"), label)
         refuse_lacking(name, self.requires, {what for what, value in said.items() if value is not None})
         refuse_views(name, views, self.num_views)

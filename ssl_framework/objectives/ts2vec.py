@@ -63,7 +63,8 @@ def hierarchical(z0: Tensor, z1: Tensor, instance_weight: float) -> tuple[Tensor
         z0, z1: [B, O, D], point o of both is the same.
         instance_weight: alpha.
     """
-    losses, finest = [], (z0.new_zeros(()), z0.new_zeros(()))
+    losses: list[Tensor] = []
+    finest = (z0.new_zeros(()), z0.new_zeros(()))
     while True:
         points = z0.shape[1]
         instance = instance_contrast(z0, z1)
