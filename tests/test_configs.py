@@ -45,6 +45,7 @@ OF_MODALITY = {
     **{name: ("data=item_markov",) for name in ("sequence", "sasrec", "mclrec")},
     **dict.fromkeys(("graph", "gcn", "bgrl", "dgi", "grace", "meow", "whole_graph"), ("data=sbm",)),
     **dict.fromkeys(("audio", "frames", "tera", "audio_once", "w2v_bert"), ("data=spoken_digits",)),
+    "sound_series": ("data=dances",),
     **dict.fromkeys(("text", "text_tiny"), ("data=caption_texts",)),
 }
 """Choices that read keys which data of pictures have not."""

@@ -64,6 +64,7 @@ from ssl_framework.objectives.lejepa import LeJEPA
 from ssl_framework.objectives.m2_mix import M2Mix
 from ssl_framework.objectives.m3col import M3CoL
 from ssl_framework.objectives.mae import MAE, SimMIM
+from ssl_framework.objectives.margin_pair import MarginPair
 from ssl_framework.objectives.mclrec import MCLRec
 from ssl_framework.objectives.meco import MECO
 from ssl_framework.objectives.meow import MEOW
@@ -127,6 +128,7 @@ from ssl_framework.objectives.unmix import UnMix
 from ssl_framework.objectives.vicreg import VIbCReg, VICReg
 from ssl_framework.objectives.vicregl import VICRegL
 from ssl_framework.objectives.visreg import VISReg
+from ssl_framework.objectives.w2v_bert import W2VBert
 from ssl_framework.objectives.w_mse import WMSE
 from ssl_framework.objectives.wad import WAD
 from ssl_framework.objectives.whitened_cse import WhitenedCSE
@@ -727,7 +729,15 @@ OBJECTIVES: dict[str, Case] = {
     "cosent": Case(lambda: CoSENT(20.0)),
     "dialog2flow": Case(lambda: Dialog2Flow(0.2, 0.35, ["a b", "b c", "c", "d a b"])),
     "ts2vec": Case(lambda: TS2Vec(0.4), heads=("points",), patches=(4, 4), shared=True),
+    "margin_pair": Case(lambda: MarginPair(1.4)),
     "sirl": Case(lambda: SIRL(1.0), student=(0,), least=3),
+    "w2v_bert": Case(
+        lambda: seeded(lambda: W2VBert(DIM, DIM, 5, 4, 0.2, (2.0, 0.5), 0.9, 1.0, 0.1, 1.0, 0.5)),
+        (0,),
+        heads=("patch_features", "layers"),
+        patches=(4,),
+        pictures=True,
+    ),
     "autotcl": Case(autotcl, (0,), heads=("points",), patches=(4,), series=True),
     "tera": Case(lambda: TERA(), (0,), heads=("frames",), patches=(4,), pictures=True),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
