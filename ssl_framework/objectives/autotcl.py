@@ -23,6 +23,9 @@ from ssl_framework.types import Batch, Clock, Outputs
 class AutoTCL(Objective):
     """Contrast of series and learned views for the encoder, and a loss of their own for the views.
 
+    A learned view is made of the last view of the batch: of the series itself where there is one, as in the paper, or
+    of a random view of it that the student does not encode.
+
     Args:
         views: makes the views.
         temperature: tau of both contrasts, of cosines.
@@ -59,9 +62,9 @@ class AutoTCL(Objective):
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
     ) -> dict[str, Tensor]:
-        ((x, seen),) = [(x, seen) for x, seen in zip(batch.views, student, strict=True) if seen is not None]
+        (seen,) = [view for view in student if view is not None]
         assert self.through_encoder is not None
-        view, mask = self.views(x, clock)  # [B, C, T] each
+        view, mask = self.views(batch.views[-1], clock)  # [B, C, T] each
         z, y = seen[self.head], self.through_encoder(view.detach(), False)[self.head]  # [B, T, D] each
         whole = nt_xent(unit(z.amax(dim=1)), unit(y.amax(dim=1)), self.temperature)
         local = local_contrast(z, y, self.parts, self.temperature)

@@ -106,3 +106,14 @@ def test_each_of_both_learns_as_if_the_other_were_constant() -> None:
     made.regulariser = made.smoothness = 100.0  # of the views alone
     (again,) = torch.autograd.grad(made([student(x)], None, batch, loops.CLOCK)["loss"], student.linear.weight)
     torch.testing.assert_close(theirs, again)
+
+
+def test_a_further_view_is_what_learned_views_are_made_of() -> None:
+    student, made = Student(), AutoTCL(views(), 0.4, 0.7, 3, 0.1, 2.0, 0.5)
+    made.through_encoder = lambda x, constant: student(x)
+    one, other = torch.randn(2, 6, 2, 9, generator=torch.Generator().manual_seed(3))
+    both = made([student(one), None], None, Batch([one, other], torch.arange(6)), loops.CLOCK)
+    alone = made([student(one)], None, Batch([other], torch.arange(6)), loops.CLOCK)
+    assert (
+        both["loss"] == alone["loss"] != made([student(one)], None, Batch([one], torch.arange(6)), loops.CLOCK)["loss"]
+    )
