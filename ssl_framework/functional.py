@@ -1,11 +1,12 @@
 """Pure functions that several objectives share. No state, no randomness of their own."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 TILE = 2**24
 """Similarities that exist at a time: 64 MiB in float32."""
@@ -29,6 +30,13 @@ def positions(x: Tensor) -> Tensor:
 def bounded(log_variance: Tensor) -> Tensor:
     """Between -8 and 8: the likelihood of a code has no other bound where only its own spread is at stake."""
     return log_variance.clamp(-8.0, 8.0)
+
+
+def as_constant(module: nn.Module, *inputs: Any) -> Any:
+    """What a module makes of inputs, with gradient for these and none for its own parameters: how two parts learn in
+    one step, each as if the other were constant."""
+    fixed = {name: p.detach() for name, p in module.named_parameters()}
+    return functional_call(module, fixed, inputs)
 
 
 class Mixture(NamedTuple):

@@ -20,6 +20,7 @@ from ssl_framework.models.base import deep
 from ssl_framework.models.encoder import EMATeacher, Encoder
 from ssl_framework.models.frozen_teacher import FrozenTeacher
 from ssl_framework.objectives.base import Objective
+from ssl_framework.objectives.learned_views import LearnedViews
 from ssl_framework.optim import OptimizerRecipe
 from ssl_framework.types import Batch, Clock, Outputs, Samples, step_seed
 from ssl_framework.views.base import Growing, ViewMaker
@@ -111,6 +112,8 @@ class SSLModule(L.LightningModule):
         self.objective.feature_mixer = feature_mixer
         if "heads" in objective.requires:
             self.objective.through_heads = self.student.through_heads
+        if "encoder" in objective.requires:
+            self.objective.through_encoder = self.student.through_encoder
         self.recipe = optimizer
         self.student_views = student_views
         self.teacher_views = teacher_views
@@ -255,8 +258,8 @@ class SSLModule(L.LightningModule):
         refuse_more_than_free(4 * batch * numbers, self.trainer.strategy.root_device, what, cure)
 
     def own_rates(self) -> dict[torch.nn.Module, float]:
-        """The learned mixing rules, and their learning rate relative to that of all others."""
-        return {part: part.lr_factor for part in self.modules() if isinstance(part, LearnedRule)}
+        """Learned mixing rules and views, and their learning rate relative to that of all others."""
+        return {part: part.lr_factor for part in self.modules() if isinstance(part, LearnedRule | LearnedViews)}
 
     def layers_above(self) -> dict[Tensor, int]:
         """How many layers lie above each parameter of the student's backbones; read where rates go by layer.

@@ -240,7 +240,7 @@ def check_places(objective: Objective, views: ViewMaker, micro_batch_size: int |
         ValueError: one sentence that names the key to change.
     """
     name = type(objective).__name__
-    several = "maps" in objective.requires or "layers" in objective.reads
+    several = bool({"maps", "encoder"} & objective.requires) or "layers" in objective.reads
     if several and micro_batch_size is not None:
         raise ValueError(
             f"data.micro_batch_size is {micro_batch_size}, but {name} reads maps, of which micro-batches keep nothing: "

@@ -40,10 +40,12 @@ from tests.small_runs import (
 
 ROOT = Path(__file__).parent.parent
 OF_MODALITY = {
-    **{name: ("data=waves",) for name in ("series", "series_tiny")},
+    **dict.fromkeys(("series", "series_tiny", "series_lstm", "series_transformer"), ("data=waves",)),
+    **dict.fromkeys(("ts2vec", "whole_series", "autotcl"), ("data=waves",)),
     **{name: ("data=item_markov",) for name in ("sequence", "sasrec", "mclrec")},
     **dict.fromkeys(("graph", "gcn", "bgrl", "dgi", "grace", "meow", "whole_graph"), ("data=sbm",)),
-    "audio": ("data=spoken_digits",),
+    **dict.fromkeys(("audio", "frames", "tera", "audio_once", "w2v_bert"), ("data=spoken_digits",)),
+    "sound_series": ("data=dances",),
     **dict.fromkeys(("text", "text_tiny"), ("data=caption_texts",)),
 }
 """Choices that read keys which data of pictures have not."""
@@ -217,7 +219,8 @@ def test_the_command_line_wins_over_data_of_another_modality() -> None:
         (
             ("data=waves", "backbone=resnet18"),
             r"backbone\.image_size reads data\.image_size, which data=waves has not, being of modality series: choose "
-            "backbone=series_tiny or other data, such as data=shapes$",
+            "backbone=series_lstm, backbone=series_tiny, backbone=series_transformer or other data, such as "
+            "data=shapes$",
         ),
         (
             ("method=clip", "data=waves"),

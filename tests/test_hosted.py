@@ -23,8 +23,8 @@ MIX = {
 }
 """Methods that mix pictures, and what they mix by."""
 
-MASKED = ("mae", "simmim", "data2vec", "ijepa", "msn", "pmsn", "ibot", "dinov2", "mixed_ae")
-"""Methods that hide patches of pictures, and bring a backbone that has them."""
+MASKED = ("mae", "simmim", "data2vec", "ijepa", "msn", "pmsn", "ibot", "dinov2", "mixed_ae", "tera", "w2v_bert")
+"""Methods that hide patches of pictures or frames of sounds, and bring a backbone that has them."""
 
 REFUSED = {
     **{
@@ -32,6 +32,7 @@ REFUSED = {
     },
     "adainf": r"^generated\.source\.image_size reads data\.image_size, which data=waves has not",
     "cmim": r"^student\.heads\.decoder\.\w+ reads data\.\w+, which data=waves has not",
+    "margin_pair": "^the method has towers of sound and series, but data=waves has no sound",
     "scatsimclr": "data=waves",
     "genview": "data=waves",
     "mi_views": "data=waves",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ssl_framework.arguments import Fraction, Several, guarded
 from ssl_framework.distributed import gather, own_rows
-from ssl_framework.functional import unit
+from ssl_framework.functional import as_constant, unit
 from ssl_framework.models.base import BackboneProtocol, Block, Dense, Patched, layered
 from ssl_framework.models.heads import Head, built
 from ssl_framework.runs.suggestions import choices, towers_of
@@ -199,6 +199,17 @@ class Encoder(nn.Module):
         for name, head in self.heads.items():
             outputs[name] = head(outputs)
         return outputs
+
+    def through_encoder(self, x: Inputs, constant: bool) -> Outputs:
+        """Every output for inputs [B, ...] that were made elsewhere, by a learned view, say.
+
+        Args:
+            x: inputs, as views.
+            constant: the encoder's own parameters get no gradient, but the inputs do.
+        """
+        (found,) = as_constant(self, [x]) if constant else self([x])
+        assert found is not None
+        return found
 
     def after_backward(self, clock: Clock) -> None:
         """Called between backward and the optimizer step: hands on to the heads."""

@@ -1,12 +1,12 @@
 """An encoder of series without dependencies: dilated one-dimensional convolutions, as TS2Vec's."""
 
-import inspect
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_framework.arguments import Channels, Count, guarded
+from ssl_framework.arguments import BelowOne, Channels, Count, guarded
 from ssl_framework.types import Outputs
 
 
@@ -57,31 +57,29 @@ class DilatedBlock(nn.Module):
         return self.second(F.gelu(self.first(F.gelu(x)))) + self.skip(x)
 
 
-@guarded
-class SeriesBackbone(nn.Module):
-    """``DilatedNet`` as a backbone.
+class OfSeries(nn.Module):
+    """Base of backbones of series.
 
     Args:
-        channels, width, depth, dim, kernel: of the network.
+        kind: class of the network, which has ``read`` [B, C, T] -> [B, width, T] and ``blocks`` -> [B, D, T].
+        settings: its arguments, "channels" and "dim" among them.
+        name: what messages call it.
         weights: run folder or .safetensors file that a new run begins with (see ``weights``); ``None``: random ones.
-
-    Raises:
-        ValueError: a number below its least, or an even kernel.
+        hidden: probability of a point being hidden behind ``read``, in training only (TS2Vec, arXiv:2106.10466, section
+            3.2: no value of a series could stand for "hidden", so this is no part of the views).
     """
 
     def __init__(
-        self, channels: Channels, width: Count, depth: Count, dim: Count, kernel: Count = 3, weights: str | None = None
+        self, kind: type[nn.Module], settings: dict[str, int], name: str, weights: str | None, hidden: float
     ) -> None:
         super().__init__()
-        self.settings = {"channels": channels, "width": width, "depth": depth, "dim": dim, "kernel": kernel}
-        if kernel % 2 == 0:
-            raise ValueError(f"backbone.kernel is {kernel}: it must be odd, so that every point has its own place")
-        self.net = DilatedNet(channels, width, depth, dim, kernel)
-        self.channels = channels
-        self.dim = dim
-        self.dense_dims = {"tokens": dim}
+        self.settings = settings
+        self.net = kind(**settings)
+        self.channels, self.dim = settings["channels"], settings["dim"]
+        self.dense_dims = {"tokens": self.dim}
         self.weights = weights
-        self.name = f"dilated_net_{depth + 1}x{width}"
+        self.name = name
+        self.hidden = hidden
 
     def forward(self, x: Tensor) -> Outputs:
         """[B, C, T] -> "tokens" [B, T, D], one a point, and "pooled" [B, D], the greatest over time (TS2Vec 4.1).
@@ -94,21 +92,55 @@ class SeriesBackbone(nn.Module):
                 f"backbone {self.name} takes series of {self.channels} channel(s), but the views have samples of "
                 f"{' x '.join(map(str, x.shape[1:]))}: choose another backbone, or data=waves"
             )
-        features = self.net(x)  # [B, D, T]
+        points = self.net.read(x)  # type: ignore[operator]  # [B, width, T]
+        if self.training and self.hidden > 0:
+            gone = torch.rand(len(x), 1, x.shape[2], device=x.device) < self.hidden  # [B, 1, T]
+            points = points.masked_fill(gone, 0.0)
+        features = self.net.blocks(points)  # type: ignore[operator]  # [B, D, T]
         return {"tokens": features.transpose(1, 2), "pooled": features.amax(dim=2)}
 
     def about(self) -> dict[str, str]:
         """The class and its settings."""
-        return {"network": "ssl_framework.models.series.DilatedNet", "settings": self._arguments()}
+        kind = type(self.net)
+        return {"network": f"{kind.__module__}.{kind.__name__}", "settings": self._arguments()}
 
     def load_line(self, path: Path) -> str:
         """Builds the network and reads its weights."""
+        kind = type(self.net)
         return (
             "from safetensors.torch import load_file\n"
-            "from ssl_framework.models.series import DilatedNet\n"
-            f"net = DilatedNet({self._arguments()})\n"
+            f"from {kind.__module__} import {kind.__name__}\n"
+            f"net = {kind.__name__}({self._arguments()})\n"
             f"net.load_state_dict(load_file({str(path)!r}))"
         )
 
     def _arguments(self) -> str:
-        return ", ".join(f"{name}={self.settings[name]}" for name in inspect.signature(DilatedNet).parameters)
+        return ", ".join(f"{name}={value}" for name, value in self.settings.items())
+
+
+@guarded
+class SeriesBackbone(OfSeries):
+    """``DilatedNet`` as a backbone.
+
+    Args:
+        channels, width, depth, dim, kernel: of the network.
+        weights, hidden: as of ``OfSeries``.
+
+    Raises:
+        ValueError: a number below its least, or an even kernel.
+    """
+
+    def __init__(
+        self,
+        channels: Channels,
+        width: Count,
+        depth: Count,
+        dim: Count,
+        kernel: Count = 3,
+        weights: str | None = None,
+        hidden: BelowOne = 0.0,
+    ) -> None:
+        if kernel % 2 == 0:
+            raise ValueError(f"backbone.kernel is {kernel}: it must be odd, so that every point has its own place")
+        settings = {"channels": channels, "width": width, "depth": depth, "dim": dim, "kernel": kernel}
+        super().__init__(DilatedNet, settings, f"dilated_net_{depth + 1}x{width}", weights, hidden)

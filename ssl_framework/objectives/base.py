@@ -29,8 +29,9 @@ class Objective(nn.Module):
             encodes added mixtures, too), "label" (classes), "partial labels" (beside "label": some are -1, unlabelled),
             "number" (labels of any kind, read as numbers), "geometry", "index", "inputs" (the views themselves), "maps"
             (it reads outputs of several places a sample, [B, D, h, w]), "heads" (it passes features of its own making
-            through the student's heads), "masks" (patches are hidden from the student), "masked_tokens=drop",
-            "=replace" or "=mark" (what becomes of them), and "targets" (the masker says what is to be predicted).
+            through the student's heads), "encoder" (it passes inputs of its own making through the student), "masks"
+            (patches are hidden from the student), "masked_tokens=drop", "=replace" or "=mark" (what becomes of them),
+            and "targets" (the masker says what is to be predicted).
         accepts: what is read when present: "mixer" (mixed views in the place of clean ones), "added mixtures" (mixtures
             as further views), and of a feature mixer's ``needs`` those that the objective offers. "terms of mixtures":
             another objective may add them to this one (see ``siamese``).
@@ -61,6 +62,8 @@ class Objective(nn.Module):
         self.num_classes: int | None = None
         # Likewise where ``requires`` names "heads": pooled features [N, D] -> the output of every head.
         self.through_heads: Callable[[Tensor], Outputs] | None = None
+        # Likewise "encoder": inputs [B, ...], and whether the student is a constant to them -> every output.
+        self.through_encoder: Callable[[Tensor, bool], Outputs] | None = None
 
     def allocate(self, num_samples: int) -> None:
         """Makes the state that has a row for every training sample; by default there is none.
@@ -131,7 +134,8 @@ class Objective(nn.Module):
                 shapes.
         """
         name = type(self).__name__
-        said = {"teacher": teacher, "index": index, "heads": self.through_heads}
+        said: dict[str, object] = {"teacher": teacher, "index": index, "heads": self.through_heads}
+        said |= {"encoder": self.through_encoder}
         said |= dict.fromkeys(("label", "partial labels", "number"), label)
         refuse_lacking(name, self.requires, {what for what, value in said.items() if value is not None})
         refuse_views(name, views, self.num_views)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ssl_framework.arguments import Classes, Count, NonNegative, Positive, guarded
 from ssl_framework.feature_mixers.base import in_batch
+from ssl_framework.functional import as_constant
 from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.infonce import contrast
 from ssl_framework.types import Batch, Clock, Outputs
@@ -72,10 +72,7 @@ class MCLRec(Objective):
         item = F.cross_entropy(clean[self.head], batch.label)
         views = nce(z1, z2, self.temperature)
         # The encoder's gradient is as if the augmenters were constants, theirs as if the features were.
-        fixed = [{name: p.detach() for name, p in each.named_parameters()} for each in (self.first, self.second)]
-        learned = self.learned(
-            z1, z2, functional_call(self.first, fixed[0], z1), functional_call(self.second, fixed[1], z2)
-        )
+        learned = self.learned(z1, z2, as_constant(self.first, z1), as_constant(self.second, z2))
         y1, y2 = z1.detach(), z2.detach()
         own = self.learned(y1, y2, self.first(y1), self.second(y2))
         loss = item + self.weight * views + self.learned_weight * learned + (own - own.detach())

@@ -126,6 +126,7 @@ def refuse_lacking(name: str, requires: frozenset[str], given: set[str]) -> None
         ("maps", "maps and a Batch: call it instead"),
         ("geometry", "a Batch with geometry: call it instead"),
         ("inputs", "a Batch with the views that were encoded: call it instead"),
+        ("encoder", "its attribute through_encoder: inputs [B, ...], and whether the encoder is a constant -> outputs"),
         ("heads", "its attribute through_heads: pooled features [N, D] -> the output of every head"),
     ):
         if what in requires and what not in given:

@@ -27,7 +27,7 @@ class Pretext(Objective):
 
     def __init__(self, host: Objective, weight: Positive, head: str = "pretext") -> None:
         super().__init__()
-        if host.requires & {"mixer", "added mixtures", "index", "heads", "teacher"}:
+        if host.requires & {"mixer", "added mixtures", "index", "heads", "encoder", "teacher"}:
             raise ValueError(
                 f"objective.host is {type(host).__name__}, which needs more than two views of a batch: choose SimCLR, "
                 "DCL or BarlowTwins"

@@ -12,7 +12,7 @@ from ssl_framework.arguments import Natural, Positive, guarded
 from ssl_framework.objectives.base import Objective
 from ssl_framework.types import Batch, Clock, Outputs
 
-REFUSED = frozenset({"mixer", "added mixtures", "heads", "masks", "geometry", "inputs"})
+REFUSED = frozenset({"mixer", "added mixtures", "heads", "encoder", "masks", "geometry", "inputs"})
 
 
 @guarded

@@ -17,6 +17,7 @@ KEYS: dict[tuple[str, Any], str] = {
     ("layer_decay", 1.0): "optim.OptimizerRecipe",
     ("final_weight_decay", None): "optim.OptimizerRecipe",
     ("clip_rate", False): "optim.LARS",
+    ("hidden", 0.0): "models.series.SeriesBackbone",
     ("alike", False): "mixers.mixing.Mixing",
     ("by_area", False): "mixers.rules.ResizeMix",
     ("unlabelled", False): "data.images.arrays.TorchvisionSource",

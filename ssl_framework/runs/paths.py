@@ -191,6 +191,8 @@ RULES: dict[str, dict[str, Rule]] = {
     "ssl_framework.models.sequence.SASRec": {"weights": local},
     "ssl_framework.models.hub_text.HubText": {"folder": local, "weights": local, "pretrained": switch},
     "ssl_framework.models.series.SeriesBackbone": {"weights": local},
+    "ssl_framework.models.series_nets.SeriesLSTM": {"weights": local},
+    "ssl_framework.models.series_nets.SeriesTransformer": {"weights": local},
     "ssl_framework.models.text.TextTransformer": {"weights": local},
     "ssl_framework.training.stages.StageClusters": {"previous": nothing},
     TRACKERS + "WandbRun": {"save_dir": run_folder, "name": word, "id": nothing},

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import conv1d, gelu
 
-from ssl_framework.models.series import DilatedNet, SeriesBackbone
+from ssl_framework.models.series import DilatedNet, OfSeries, SeriesBackbone
+from ssl_framework.models.series_nets import SeriesLSTM, SeriesTransformer, positions
 
 
 def backbone(**changed: int) -> SeriesBackbone:
@@ -46,6 +47,45 @@ def test_a_shifted_series_has_the_same_pooled_features() -> None:
     bump[0, :, 60:70] = bump[1, :, 95:105] = shape
     first, second = backbone()(bump)["pooled"]
     torch.testing.assert_close(first, second)
+
+
+def others() -> list[OfSeries]:
+    torch.manual_seed(0)
+    return [SeriesLSTM(2, 6, 2, 8), SeriesTransformer(2, 6, 2, 3, 8)]
+
+
+def test_points_are_hidden_behind_the_first_layer_in_training_alone() -> None:
+    for made in (backbone(), *others()):
+        made.hidden, x = 0.5, torch.randn(64, 2, 20)
+        whole = made.eval()(x)["tokens"]
+        torch.testing.assert_close(whole, made.net(x).transpose(1, 2))
+        made.train()
+        torch.manual_seed(0)
+        hidden = made(x)["tokens"]
+        torch.manual_seed(0)
+        gone = torch.rand(64, 1, 20) < 0.5
+        torch.testing.assert_close(hidden, made.net.blocks(made.net.read(x).masked_fill(gone, 0.0)).transpose(1, 2))
+        assert not torch.equal(hidden, whole)
+
+
+def test_a_recurrent_net_sees_the_past_and_a_transformer_all() -> None:
+    for made, first, last in zip(others(), (0, 0), (12, 19), strict=True):
+        x = torch.zeros(1, 2, 20, requires_grad=True)
+        made(x)["tokens"][0, 12].sum().backward()
+        seen = x.grad.abs().sum((0, 1)).nonzero().flatten()  # type: ignore[union-attr]
+        assert (seen.min().item(), seen.max().item()) == (first, last)
+    angle = torch.tensor([3.0, 3.0 * 10000.0**-0.5])
+    torch.testing.assert_close(positions(5, 4, angle)[3], torch.cat([angle.sin(), angle.cos()]))
+    with pytest.raises(ValueError, match=r"backbone\.width is 6: make it even and a multiple of backbone\.heads=4"):
+        SeriesTransformer(2, 6, 2, 4, 8)
+
+
+def test_exports_of_the_others_load(tmp_path: Path) -> None:
+    for made in others():
+        path, x, found = tmp_path / "net.safetensors", torch.randn(2, 2, 30), {}  # type: ignore[var-annotated]
+        save_file(made.net.state_dict(), str(path), metadata=made.about())
+        exec(made.load_line(path), found)
+        assert torch.equal(found["net"].eval()(x), made.eval().net(x))
 
 
 def test_an_export_loads_outside_a_run(tmp_path: Path) -> None:

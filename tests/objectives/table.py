@@ -17,6 +17,7 @@ from ssl_framework.models.dense_heads import DenseHead
 from ssl_framework.objectives.all4one import All4One, Transformer
 from ssl_framework.objectives.amcl import AMCL, AMCLBarlow, AMCLMoCo, PairTemperature
 from ssl_framework.objectives.any_loss import AnyLoss
+from ssl_framework.objectives.autotcl import AutoTCL
 from ssl_framework.objectives.barlow_twins import BarlowTwins
 from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.beclr import BECLR
@@ -60,10 +61,12 @@ from ssl_framework.objectives.instance_discrimination import (
     InstanceDiscrimination,
     SimpleContrastive,
 )
+from ssl_framework.objectives.learned_views import LearnedViews
 from ssl_framework.objectives.lejepa import LeJEPA
 from ssl_framework.objectives.m2_mix import M2Mix
 from ssl_framework.objectives.m3col import M3CoL
 from ssl_framework.objectives.mae import MAE, SimMIM
+from ssl_framework.objectives.margin_pair import MarginPair
 from ssl_framework.objectives.mclrec import MCLRec
 from ssl_framework.objectives.meco import MECO
 from ssl_framework.objectives.meow import MEOW
@@ -109,6 +112,7 @@ from ssl_framework.objectives.simcse import SimCSE
 from ssl_framework.objectives.simctg import SimCTG
 from ssl_framework.objectives.simlap import LabelGate, SimLAP
 from ssl_framework.objectives.simsiam import SimSiam
+from ssl_framework.objectives.sirl import SIRL
 from ssl_framework.objectives.slotcon import SlotCon
 from ssl_framework.objectives.smog import SMoG
 from ssl_framework.objectives.sogclr import ISogCLR, SogCLR
@@ -119,12 +123,15 @@ from ssl_framework.objectives.supremix import SupReMix
 from ssl_framework.objectives.susana import ICNN, ProtoTriplet
 from ssl_framework.objectives.swav import SwAV
 from ssl_framework.objectives.targets import Balanced, Centred
+from ssl_framework.objectives.tera import TERA
 from ssl_framework.objectives.terms import Terms
 from ssl_framework.objectives.tico import TiCo
+from ssl_framework.objectives.ts2vec import TS2Vec
 from ssl_framework.objectives.unmix import UnMix
 from ssl_framework.objectives.vicreg import VIbCReg, VICReg
 from ssl_framework.objectives.vicregl import VICRegL
 from ssl_framework.objectives.visreg import VISReg
+from ssl_framework.objectives.w2v_bert import W2VBert
 from ssl_framework.objectives.w_mse import WMSE
 from ssl_framework.objectives.wad import WAD
 from ssl_framework.objectives.whitened_cse import WhitenedCSE
@@ -154,6 +161,9 @@ class Case(NamedTuple):
     size: float = 1.0  # factor of all outputs: below one where a loss grows with their exponential
     inputs: bool = False  # it reads the views themselves, here as wide as the embeddings
     answers: int = 0  # classes of changes of the last view, which the views know
+    pictures: bool = False  # the views tell what they were, and where they are altered: four frames of DIM bands
+    series: bool = False  # views are series of DIM channels and four points
+    shared: bool = False  # the views tell which of four tokens both show: three, the last and the first
 
     def batch(self, index: Tensor, label: Tensor, views: list[Tensor]) -> Batch:
         """What an objective is told beside the outputs, alike on any number of ranks."""
@@ -162,6 +172,13 @@ class Case(NamedTuple):
             return Batch(self.seen(views), index, label, places, mixes, targets=self.targets(index))
         pixels = torch.sin(index[:, None] + torch.arange(4.0 * DIM)).view(-1, DIM, 2, 2)  # [B, DIM, 2, 2]
         targets = [torch.tensor([[0, 1], [2, 3]]).expand(len(index), -1, -1)]  # [B, 2, 2]
+        if self.series:
+            return Batch([pixels.flatten(2)] * self.num_views, index, label)
+        if self.pictures:
+            clean = pixels.flatten(2)[:, None]  # [B, 1, DIM, 4]
+            return Batch([clean] * self.num_views, index, label, targets=[clean, clean > 0])
+        if self.shared:
+            targets = [torch.arange(first, first + 3).expand(len(index), -1) for first in (1, 0)]  # 2 x [B, 3]
         mixes = self.mixes(len(label))
         if mixes is not None:
             mixes = [mix and mix._replace(clean=pixels) for mix in mixes]
@@ -336,6 +353,13 @@ def whitened_cse() -> WhitenedCSE:
     """With a head that turns the features as ``Case.outputs`` does."""
     objective = WhitenedCSE(0.2, 2, True, 1e-2)
     objective.through_heads = lambda x: {"projector": x.roll(1, dims=1)}
+    return objective
+
+
+def autotcl() -> AutoTCL:
+    """With an encoder that hands on what comes in."""
+    objective = seeded(lambda: AutoTCL(LearnedViews(DIM, 4, 1, 3, 0.5, 0.1, 1.0), 0.2, 0.3, 2, 0.1, 1.0, 0.1))
+    objective.through_encoder = lambda x, constant: {"points": x.transpose(1, 2)}
     return objective
 
 
@@ -707,6 +731,18 @@ OBJECTIVES: dict[str, Case] = {
     "cocosoda": Case(cocosoda, student=(0, 1), teacher=(0, 1, 2, 3)),
     "cosent": Case(lambda: CoSENT(20.0)),
     "dialog2flow": Case(lambda: Dialog2Flow(0.2, 0.35, ["a b", "b c", "c", "d a b"])),
+    "ts2vec": Case(lambda: TS2Vec(0.4), heads=("points",), patches=(4, 4), shared=True),
+    "margin_pair": Case(lambda: MarginPair(1.4)),
+    "sirl": Case(lambda: SIRL(1.0), student=(0,), least=3),
+    "w2v_bert": Case(
+        lambda: seeded(lambda: W2VBert(DIM, DIM, 5, 4, 0.2, (2.0, 0.5), 0.9, 1.0, 0.1, 1.0, 0.5)),
+        (0,),
+        heads=("patch_features", "layers"),
+        patches=(4,),
+        pictures=True,
+    ),
+    "autotcl": Case(autotcl, (0,), heads=("points",), patches=(4,), series=True),
+    "tera": Case(lambda: TERA(), (0,), heads=("frames",), patches=(4,), pictures=True),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
     "any_loss": Case(lambda: AnyLoss(1, "f_beta", 1.0, 5.0), heads=("detector",)),
     "any_loss_of_recalls": Case(lambda: AnyLoss(1, "gmean2", 1.0, 5.0), student=(0,), heads=("detector",)),

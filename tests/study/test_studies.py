@@ -202,7 +202,7 @@ def test_the_papers_scale_composes_and_differs_in_size_alone(name: str) -> None:
     cfg = put_together(*overrides_of(study, "paper", row, column))
     small = OmegaConf.create(places(name)[0].content)
     assert (
-        cfg.backbone.get("name", "resnet of texts").startswith("resnet")
+        cfg.backbone.get("name", "resnet of texts").startswith(("resnet", "vit_"))  # or a transformer
         and cfg.trainer.max_epochs >= 200 > small.trainer.max_epochs
     )
     assert cfg.objective._target_ == small.objective._target_

@@ -141,12 +141,12 @@ def chosen_for(
 
 def data_of(root: Path, name: str | None, shipped: DictConfig) -> tuple[DictConfig, str]:
     """The data that a method brings, where these are of another modality than pictures, and the backbone that they
-    choose; else the default ones and ""."""
+    choose, if any; else the default ones and ""."""
     own = read_part(root / "configs" / "data" / f"{name}.yaml") if name else shipped.data
     if (own.get("modalities") or ["image"])[0] == "image":
         return shipped.data, ""
     chosen = [value for item in own.defaults for key, value in item.items() if key.startswith("override /backbone")]
-    return OmegaConf.masked_copy(own, [key for key in own if key != "defaults"]), chosen[0]
+    return OmegaConf.masked_copy(own, [key for key in own if key != "defaults"]), next(iter(chosen), "")
 
 
 @functools.cache
