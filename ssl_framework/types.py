@@ -120,6 +120,7 @@ class Batch(NamedTuple):
     modality: tuple[str, ...] | None = None  # of each view; None: all views are of one modality
     masks: list[Tensor | None] | None = None  # V x [B, N] bool: True where a token is hidden from the student
     targets: list[Tensor] | None = None  # what a mask's maker knows and the objective needs, such as hidden places
+    first: int = 0  # of a part of a batch whose teacher has seen all of it: where the part begins (gradient_cache)
 
 
 class Clock(NamedTuple):
