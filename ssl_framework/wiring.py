@@ -233,18 +233,18 @@ def check_wiring(
 
 
 def check_places(objective: Objective, views: ViewMaker, micro_batch_size: int | None) -> None:
-    """Refuses an objective of maps in micro-batches, which keep one vector a sample, and one that has to know where
-    views were cut on views that do not tell.
+    """Refuses an objective of maps or tokens in micro-batches, which keep one vector a sample, and one that has to know
+    where views were cut on views that do not tell.
 
     Raises:
         ValueError: one sentence that names the key to change.
     """
     name = type(objective).__name__
-    several = "maps" in objective.requires or "layers" in objective.reads
-    if several and micro_batch_size is not None:
+    maps = "maps" in objective.requires or "layers" in objective.reads
+    if (maps or objective.token_reads) and micro_batch_size is not None:
         raise ValueError(
-            f"data.micro_batch_size is {micro_batch_size}, but {name} reads maps, of which micro-batches keep nothing: "
-            "set data.micro_batch_size=null or choose another objective"
+            f"data.micro_batch_size is {micro_batch_size}, but {name} reads {'maps' if maps else 'tokens'}, of which "
+            "micro-batches keep nothing: set data.micro_batch_size=null or choose another objective"
         )
     if "geometry" in objective.requires and not isinstance(views, Views):
         kinds = " and ".join(dict.fromkeys(views.modality))
