@@ -22,7 +22,7 @@ indexed by rows and moved by ``to(device)``."""
 Outputs: TypeAlias = dict[str, Tensor]
 """What an encoder returns for one view: ``"pooled"`` [B, D], ``"map"`` [B, C, h, w] or ``"tokens"`` [B, N, D],
 and one entry per head, named as in the config: [B, D], or [B, D, h, w] of a dense one. Where an objective reads them,
-a ``"map"`` beside the tokens, and the maps of blocks, ``"block_-2"``."""
+a ``"map"`` beside the tokens, ``"places"`` [B, N, D] of either, and the maps of blocks, ``"block_-2"``."""
 
 
 class Geometry(NamedTuple):

@@ -17,7 +17,7 @@ from ssl_framework.runs.suggestions import choices, nodes_of, one_of
 from ssl_framework.views.base import ViewMaker
 from ssl_framework.views.image import Views
 
-FEATURES = ("pooled", "map", "tokens", "patches", "layers", "mask")
+FEATURES = ("pooled", "map", "tokens", "patches", "places", "layers", "mask")
 """What a backbone may give beside the heads and the maps of its blocks, "block_-2"; and which patches were hidden."""
 
 
@@ -67,7 +67,7 @@ def refuse_vectors(name: str, token_reads: Sequence[str], encoder: Encoder) -> N
     """Raises ValueError if the objective of that name reads tokens of a head that gives one vector a sample."""
 
     def fits(node: dict[str, Any]) -> bool:
-        return all(node.get(head, {}).get("source") in ("tokens", "patches") for head in token_reads)
+        return all(node.get(head, {}).get("source") in ("tokens", "patches", "places") for head in token_reads)
 
     for head in token_reads:
         source = head

@@ -37,8 +37,7 @@ class ALBEF(Objective):
         matching, masked: weights of ITM and MLM.
         momentum: share of the old fused encoder that its moving average keeps at each step.
         fusion: the fused encoder, as wide as the tokens.
-        head: name of the head, the same in every tower, whose outputs are compared.
-        token_head: name of the head that gives tokens of one width.
+        head, token_head: names of the heads, the same in every tower: what is compared, and tokens of one width.
     """
 
     requires = frozenset({"teacher", "inputs"})
@@ -80,32 +79,32 @@ class ALBEF(Objective):
         alpha, temperature = ramped(self.alpha, self.ramp, clock), self.clip.temperature.to(z[0].dtype)
         own = rank() * len(z[0]) + torch.arange(len(z[0]), device=z[0].device)  # [B]
         every = [gather(x) for x in k]  # 2 x [M, D]
-        kept = [queue.read().to(z[0].dtype) for queue in (self.pictures, self.texts)]  # 2 x [K, D]
-        keys = [torch.cat(parts) for parts in zip(every, kept, strict=True)]  # 2 x [M + K, D]
+        memories = zip(every, (self.pictures, self.texts), strict=True)
+        keys = [torch.cat([x, queue.read().to(x.dtype)]) for x, queue in memories]  # 2 x [M + K, D]
         aligned = torch.cat([distilled(z[v], keys[1 - v], k[v], own, temperature, alpha) for v in range(2)]).mean()
-        pictures, texts, hidden = outputs_of(student, self.token_head)  # [B, N, D'], 2 x [B, L, D']
-        ids, shown = batch.views[1:3]  # [B, L] each
+        (pictures, texts, hidden), (ids, shown) = outputs_of(student, self.token_head), batch.views[1:3]  # [B, L] each
         logits = [(z[v] @ every[1 - v].T / temperature).detach() for v in range(2)]  # 2 x [B, M]
-        matched = self.matches(logits, pictures, texts, ids, clock)
+        matched, right = self.matches(logits, pictures, texts, ids, clock)
         known, _, guessed = outputs_of(teacher, self.token_head)  # [B, N, D'], [B, L, D'] of the same hidden words
         soft = self.average.logits(guessed, shown != PADDING, known).softmax(dim=2)  # [B, L, vocabulary]
         logs = self.fusion.logits(hidden, shown != PADDING, pictures).log_softmax(dim=2)  # [B, L, vocabulary]
-        hard = logs.gather(2, ids[..., None])[..., 0]  # [B, L]
-        named = mean_of(-(1 - alpha) * hard - alpha * (soft * logs).sum(dim=2), ids != shown)
+        each = (1 - alpha) * logs.gather(2, ids[..., None])[..., 0] + alpha * (soft * logs).sum(dim=2)  # [B, L]
+        named = mean_of(-each, ids != shown)
         self.pictures.push(k[0])
         self.texts.push(k[1])
         loss = aligned + self.matching * matched + self.masked * named
         logged = {"itc_loss": aligned.detach(), "itm_loss": matched.detach(), "mlm_loss": named.detach()}
-        return {"loss": loss, **logged, "scale": self.clip.log_scale.detach().exp()}
+        return {"loss": loss, **logged, "match_accuracy": right, "scale": self.clip.log_scale.detach().exp()}
 
-    def matches(self, logits: list[Tensor], pictures: Tensor, texts: Tensor, ids: Tensor, clock: Clock) -> Tensor:
-        """Cross-entropy of "they belong together" over pairs, pairs with a wrong text and pairs with a wrong picture.
+    def matches(
+        self, logits: list[Tensor], pictures: Tensor, texts: Tensor, ids: Tensor, clock: Clock
+    ) -> tuple[Tensor, Tensor]:
+        """ITM over pairs, pairs with a wrong text and pairs with a wrong picture, and the share of right answers.
 
         Args:
             logits: 2 x [B, M], how alike pictures and texts, and texts and pictures, look.
             pictures, texts: [B, N, D'] and [B, L, D'] tokens.
-            ids: [B, L] the words: whoever has the same text is not drawn.
-            clock: seeds the draws.
+            ids, clock: [B, L] the words, of which equal ones are not drawn; what seeds the draws.
         """
         everyone = gather(ids)  # [M, L]
         same = (ids[:, None] == everyone).all(dim=2)  # [B, M]; its own among them
@@ -117,7 +116,8 @@ class ALBEF(Objective):
         answers = self.match(self.fusion(read, there, seen)[:, 0])  # [3 B, 2]
         right = torch.arange(3, device=ids.device).repeat_interleave(len(ids)) == 0  # [3 B]
         exists = ~same.all(dim=1).repeat(3) | right  # [3 B]: there is a wrong one to be drawn
-        return mean_of(F.cross_entropy(answers, right.long(), reduction="none"), exists)
+        each = F.cross_entropy(answers, right.long(), reduction="none")  # [3 B]
+        return mean_of(each, exists), mean_of((answers.argmax(dim=1) == right).to(each.dtype), exists)
 
     @torch.no_grad()
     def follow(self) -> None:

@@ -1,4 +1,4 @@
-"""MSD: Pham, Pham and Ly, Boosting Medical Vision-Language Pretraining via Momentum Self-Distillation under Limited
+"""MSD: Pham et al., Boosting Medical Vision-Language Pretraining via Momentum Self-Distillation under Limited
 Computing Resources, WACV 2026 (arXiv:2512.02438), known by its abstract: CLIP on one small device.
 
 Moving averages of both towers encode all small batches of a step first, which costs no activations. Every small batch

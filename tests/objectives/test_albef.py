@@ -107,9 +107,12 @@ def test_wrong_pairs_are_drawn_by_their_shares_and_never_of_an_equal_text() -> N
     objective, same = made(1.0, 0.0), torch.tensor([[1, 5, 6, 2]] * 4)
     tokens = torch.randn(4, 4, WIDTH).double()
     logits = [torch.randn(4, 4).double()] * 2
-    alone = objective.matches(logits, tokens, tokens, same, loops.CLOCK)  # none is wrong: right pairs alone count
+    alone, share = objective.matches(
+        logits, tokens, tokens, same, loops.CLOCK
+    )  # none is wrong: right pairs alone count
     right = objective.match(objective.fusion(tokens, same != 0, tokens)[:, 0]).log_softmax(dim=1)[:, 1]
     assert alone.item() == pytest.approx(-right.mean().item())
+    assert share.item() == (right > math.log(0.5)).double().mean().item()
 
 
 def test_the_average_follows_the_fused_encoder_and_padding_changes_nothing() -> None:
@@ -128,4 +131,5 @@ def test_it_wants_a_text_with_hidden_words_and_tokens_of_both_towers() -> None:
     assert refused("method=albef", "views=image_text").startswith("ALBEF takes 3 views of a sample")
     said = refused("method=albef", "data.micro_batch_size=4")
     assert "ALBEF reads tokens, of which micro-batches keep nothing" in said
-    assert "a head has source=tokens, but the encoder offers" in refused("method=albef", "backbone=tiny")
+    said = "a head has source=places, but the encoder offers ['pooled', 'projector'] at this point"
+    assert refused("method=albef", "backbone=mlp").startswith(said)
