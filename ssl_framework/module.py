@@ -181,7 +181,7 @@ class SSLModule(L.LightningModule):
         if not self.divides(len(batch.index)):
             return objective(encode(batch.views))
         assert self.micro_batch_size is not None
-        if self.objective.window:
+        if self.objective.meets_keys:
             return windowed_losses(
                 encode, batch.views, self.micro_batch_size, lambda found, rows: objective(found, part_of(batch, rows))
             )

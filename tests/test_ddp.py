@@ -145,7 +145,7 @@ class CachedStep(nn.Module):
 
         if not divided:
             return objective(encode(views))["loss"]
-        if self.objective.window:
+        if self.objective.meets_keys:
             return windowed_losses(encode, views, 3, objective)["loss"]
         return cached_losses(encode, self.linear, views, 3, objective, False)["loss"]
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ class TextTransformer(nn.Module):
         causal: bool = False,
     ) -> None:
         super().__init__()
-        self.settings: dict[str, int] = {
+        self.settings: dict[str, Any] = {
             "vocabulary": vocabulary, "length": length, "width": width, "depth": depth, "num_heads": num_heads
         }  # fmt: skip
         if causal:

@@ -24,7 +24,7 @@ class BioViL(Objective):
     Args:
         temperature, largest_scale: as in ``CLIP``.
         masked: weight of the hidden words.
-        width: of the text tower's tokens.
+        dim: width of the text tower's places, its words.
         vocabulary: words are numbers below it.
         head: name of the head, the same in every tower, whose outputs are compared.
     """
@@ -37,14 +37,14 @@ class BioViL(Objective):
         temperature: Positive,
         largest_scale: Positive,
         masked: NonNegative,
-        width: Count,
+        dim: Count,
         vocabulary: Several,
         head: str = "projector",
     ) -> None:
         super().__init__()
         self.clip = CLIP(temperature, largest_scale, head=head)
         self.masked = masked
-        self.words = nn.Linear(width, vocabulary)
+        self.words = nn.Linear(dim, vocabulary)
         self.head = head
         self.reads = (head, "places")
         self.token_reads = ("places",)

@@ -31,7 +31,7 @@ class MSD(Objective):
     """
 
     requires = frozenset({"teacher"})
-    window = True
+    meets_keys = True
 
     def __init__(
         self,

@@ -1,10 +1,12 @@
 import pytest
 import torch
 
+from ssl_framework.build import build_module
 from ssl_framework.objectives.biovil import BioViL, hidden_words, phrase_contrast
 from ssl_framework.types import Batch
 from tests.golden import golden, mix_rows
 from tests.objectives import loops
+from tests.small_runs import config
 from tests.test_wiring import refused
 
 
@@ -37,3 +39,9 @@ def test_contrast_of_a_phrase_is_that_of_the_two_parts_of_its_map() -> None:
 
 def test_it_wants_a_text_with_hidden_words() -> None:
     assert refused("method=biovil", "views=image_text").startswith("BioViL takes 3 views of a sample")
+
+
+def test_the_words_are_as_wide_as_the_text_tower() -> None:
+    module = build_module(config("method=biovil", "text_backbone.width=48"), has_labels=True)
+    assert module.objective.words.in_features == 48
+    assert "BioViL reads text.places of the student" in refused("method=simclr", "objective=biovil")
