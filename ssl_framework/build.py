@@ -259,7 +259,8 @@ def modalities_of(data: DictConfig) -> tuple[str, ...]:
 
 
 def with_widths(node: DictConfig, student: Encoder) -> DictConfig:
-    """The objective's node with numbers where a ``dim`` or ``out`` names the output of the student that is as wide.
+    """The objective's node with numbers where a ``dim`` or ``out`` names the output of the student that is as wide: of
+    the main tower, or, as ``text.places``, of another one.
 
     Raises:
         ValueError: the student has no such output.
@@ -267,8 +268,12 @@ def with_widths(node: DictConfig, student: Encoder) -> DictConfig:
     found = copy.deepcopy(node)
     for key, value in list(leaves(OmegaConf.to_container(node, resolve=True))):
         if key.split(".")[-1] in WIDTHS and isinstance(value, str):
-            refuse_missing(node._target_.rpartition(".")[2], [value], student)
-            OmegaConf.update(found, key, student.dims[value])
+            of, _, name = value.rpartition(".")
+            tower, output = student, value
+            if isinstance(student, Towers) and of in student.towers:
+                tower, output = student.tower(of), name
+            refuse_missing(node._target_.rpartition(".")[2], [output], tower)
+            OmegaConf.update(found, key, tower.dims[output])
     return found
 
 

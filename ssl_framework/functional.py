@@ -362,6 +362,12 @@ def nearest_centres(rows: Tensor, centres: Tensor) -> Tensor:
     return torch.cat(found)  # [N]
 
 
+def drawn(shares: Tensor, draws: Tensor) -> Tensor:
+    """A column of each row, by its shares: [B, M] and [B] in [0, 1) -> [B] int64."""
+    limits = shares.double().cumsum(dim=1)  # [B, M]
+    return torch.searchsorted(limits, draws[:, None].double() * limits[:, -1:], right=True)[:, 0]  # [B]
+
+
 def alignment(a: Tensor, b: Tensor) -> Tensor:
     """Mean squared distance of positives (Wang & Isola, arXiv:2005.10242): two [N, D] of unit rows -> scalar."""
     return (a - b).square().sum(dim=1).mean()

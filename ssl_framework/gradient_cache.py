@@ -4,6 +4,9 @@ Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Se
 The activations of one micro-batch exist at a time. Every micro-batch goes through the encoder twice, so a step costs a
 third more than undivided. Loss and gradient are those of the undivided batch for a network without batch statistics.
 Batch normalisation takes its statistics from each micro-batch, as it does from each GPU's share of a batch.
+
+Where anchors meet the outputs of a teacher alone, once is enough: the teacher encodes the whole batch, which costs no
+activations, and the micro-batches of the student meet this window of keys one after another (``windowed_losses``).
 """
 
 import contextlib
@@ -69,6 +72,35 @@ def cached_losses(
     # The value of the loss, the gradient of the last micro-batch (and of the objective's own parameters).
     loss = losses["loss"] if objective_has_parameters else losses["loss"].detach()
     return {**losses, "loss": loss + (surrogate - surrogate.detach())}
+
+
+def windowed_losses(
+    encode: Encode,
+    views: Sequence[Tensor],
+    size: int,
+    objective: Callable[[list[Outputs | None], slice], dict[str, Tensor]],
+) -> dict[str, Tensor]:
+    """The losses of a whole batch of which each sample needs no other one's outputs; every micro-batch goes through the
+    encoder once. Value and gradient are those of ``cached_losses``, and the gradients come as they do there.
+
+    Args:
+        encode: with gradient; is called once for every micro-batch.
+        views: V x [B, C, h_v, w_v].
+        size: samples of a micro-batch.
+        objective: outputs of the samples of a span, and the span -> "loss", their mean, and what is logged.
+    """
+    seed, count = torch.initial_seed(), len(views[0])
+    found: list[dict[str, Tensor]] = []
+    for number, part in enumerate(zip(*(view.split(size) for view in views), strict=True)):
+        torch.manual_seed(step_seed(seed, number))
+        outputs = encode(list(part))
+        losses = objective(outputs, slice(number * size, number * size + len(part[0])))
+        found.append({name: value * (len(part[0]) / count) for name, value in losses.items()})
+        if (number + 1) * size < count:
+            with full_precision_backward(views[0]):
+                found[-1]["loss"].backward()
+            found[-1]["loss"] = found[-1]["loss"].detach()
+    return {name: torch.stack([losses[name] for losses in found]).sum() for name in found[0]}
 
 
 @contextlib.contextmanager

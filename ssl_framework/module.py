@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ssl_framework.data.allocations import refuse_more_than_free
 from ssl_framework.distributed import rank, same_on_all_ranks, world_size
 from ssl_framework.feature_mixers.base import FeatureMixer
-from ssl_framework.gradient_cache import cached_losses, together
+from ssl_framework.gradient_cache import cached_losses, together, windowed_losses
 from ssl_framework.masks.base import Masker
 from ssl_framework.mixers.base import LearnedRule
 from ssl_framework.mixers.mixing import Mixing
@@ -164,7 +164,7 @@ class SSLModule(L.LightningModule):
             shown += batch.views[self.views.num_views :]
         teacher = self.encode_teacher(shown, clock)
 
-        def objective(student: list[Outputs | None]) -> dict[str, Tensor]:
+        def objective(student: list[Outputs | None], batch: Batch = batch) -> dict[str, Tensor]:
             with torch.autocast(batch.views[0].device.type, enabled=False):  # losses are computed in float32
                 seen = in_float32(student)
                 assert seen is not None
@@ -184,6 +184,10 @@ class SSLModule(L.LightningModule):
         if not self.divides(len(batch.index)):
             return objective(encode(batch.views))
         assert self.micro_batch_size is not None
+        if self.objective.meets_keys:
+            return windowed_losses(
+                encode, batch.views, self.micro_batch_size, lambda found, rows: objective(found, part_of(batch, rows))
+            )
         learns = "heads" in self.objective.requires or any(p.requires_grad for p in self.objective.parameters())
         return cached_losses(encode, self.student, batch.views, self.micro_batch_size, objective, learns)
 
@@ -287,6 +291,16 @@ class SSLModule(L.LightningModule):
             self, global_batch, self.total_steps, self.own_rates(), self.layers_above(), fused
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def part_of(batch: Batch, rows: slice) -> Batch:
+    """Some samples of a batch that no mixer and no masker has changed."""
+    return batch._replace(
+        views=[view[rows] for view in batch.views],
+        index=batch.index[rows],
+        label=None if batch.label is None else batch.label[rows],
+        first=rows.start,
+    )
 
 
 def clean_views(batch: Batch) -> list[Tensor]:

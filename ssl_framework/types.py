@@ -22,7 +22,7 @@ indexed by rows and moved by ``to(device)``."""
 Outputs: TypeAlias = dict[str, Tensor]
 """What an encoder returns for one view: ``"pooled"`` [B, D], ``"map"`` [B, C, h, w] or ``"tokens"`` [B, N, D],
 and one entry per head, named as in the config: [B, D], or [B, D, h, w] of a dense one. Where an objective reads them,
-a ``"map"`` beside the tokens, and the maps of blocks, ``"block_-2"``."""
+a ``"map"`` beside the tokens, ``"places"`` [B, N, D] of either, and the maps of blocks, ``"block_-2"``."""
 
 
 class Geometry(NamedTuple):
@@ -120,6 +120,7 @@ class Batch(NamedTuple):
     modality: tuple[str, ...] | None = None  # of each view; None: all views are of one modality
     masks: list[Tensor | None] | None = None  # V x [B, N] bool: True where a token is hidden from the student
     targets: list[Tensor] | None = None  # what a mask's maker knows and the objective needs, such as hidden places
+    first: int = 0  # of a part of a batch whose teacher has seen all of it: where the part begins (gradient_cache)
 
 
 class Clock(NamedTuple):

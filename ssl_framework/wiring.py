@@ -17,7 +17,7 @@ from ssl_framework.runs.suggestions import choices, nodes_of, one_of
 from ssl_framework.views.base import ViewMaker
 from ssl_framework.views.image import Views
 
-FEATURES = ("pooled", "map", "tokens", "patches", "layers", "mask")
+FEATURES = ("pooled", "map", "tokens", "patches", "places", "layers", "mask")
 """What a backbone may give beside the heads and the maps of its blocks, "block_-2"; and which patches were hidden."""
 
 
@@ -67,7 +67,7 @@ def refuse_vectors(name: str, token_reads: Sequence[str], encoder: Encoder) -> N
     """Raises ValueError if the objective of that name reads tokens of a head that gives one vector a sample."""
 
     def fits(node: dict[str, Any]) -> bool:
-        return all(node.get(head, {}).get("source") in ("tokens", "patches") for head in token_reads)
+        return all(node.get(head, {}).get("source") in ("tokens", "patches", "places") for head in token_reads)
 
     for head in token_reads:
         source = head
@@ -233,18 +233,18 @@ def check_wiring(
 
 
 def check_places(objective: Objective, views: ViewMaker, micro_batch_size: int | None) -> None:
-    """Refuses an objective of maps in micro-batches, which keep one vector a sample, and one that has to know where
-    views were cut on views that do not tell.
+    """Refuses an objective of maps or tokens in micro-batches, which keep one vector a sample, and one that has to know
+    where views were cut on views that do not tell.
 
     Raises:
         ValueError: one sentence that names the key to change.
     """
     name = type(objective).__name__
-    several = bool({"maps", "encoder"} & objective.requires) or "layers" in objective.reads
-    if several and micro_batch_size is not None:
+    maps = bool({"maps", "encoder"} & objective.requires) or "layers" in objective.reads
+    if (maps or objective.token_reads) and micro_batch_size is not None:
         raise ValueError(
-            f"data.micro_batch_size is {micro_batch_size}, but {name} reads maps, of which micro-batches keep nothing: "
-            "set data.micro_batch_size=null or choose another objective"
+            f"data.micro_batch_size is {micro_batch_size}, but {name} reads {'maps' if maps else 'tokens'}, of which "
+            "micro-batches keep nothing: set data.micro_batch_size=null or choose another objective"
         )
     if "geometry" in objective.requires and not isinstance(views, Views):
         kinds = " and ".join(dict.fromkeys(views.modality))

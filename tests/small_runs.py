@@ -122,7 +122,7 @@ SMALL_OF = {
     "beclr": (*SMALL_PROJECTOR, *SMALL_PREDICTOR, "objective.memory.size=40", "objective.memory.num_clusters=4"),
     "mcl": ("pseudo_labels.num_clusters=2",),
     "imix_moco": SMALL_QUEUE,
-    **dict.fromkeys(("contriever", "cocosoda"), SMALL_QUEUE),
+    **dict.fromkeys(("albef", "contriever", "cocosoda"), SMALL_QUEUE),
     "mi_views": ("generated.source.widths=[4,8]", "generated.source.steps=4"),
     "mixco": SMALL_HOST_QUEUE,
     "scatsimclr": ("backbone.options.orientations=2", "student.heads.projector.hidden=[32]"),

@@ -332,6 +332,7 @@ GIVEN_ELSEWHERE = {
     **dict.fromkeys(
         ("wordings", "span", "unchanged"), "of methods that need several texts of a sample, or pieces of one"
     ),
+    "causal": "text_backbone=causal says it; without, attention is in both directions",
     "join_views": "configs/train.yaml has it for every student",
 }
 """Arguments with a default that YAML files need not name, and why."""

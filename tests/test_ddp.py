@@ -32,7 +32,7 @@ from ssl_framework.distributed import (
 )
 from ssl_framework.evaluation.during_training.online_linear import OnlineLinear
 from ssl_framework.evaluation.features import extract
-from ssl_framework.gradient_cache import cached_losses
+from ssl_framework.gradient_cache import cached_losses, windowed_losses
 from ssl_framework.memory import Queue
 from ssl_framework.models.encoder import EMATeacher, Encoder
 from ssl_framework.models.graph import GCN
@@ -40,6 +40,7 @@ from ssl_framework.models.heads import MLPHead
 from ssl_framework.models.series import SeriesBackbone
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.clip import CLIP
+from ssl_framework.objectives.msd import MSD
 from ssl_framework.objectives.pamc import PamC
 from ssl_framework.objectives.simclr import SimCLR
 from ssl_framework.types import Batch, Clock, Graph, Outputs, Samples
@@ -124,29 +125,34 @@ def train_tiled(name: str) -> dict[str, Any]:
 
 
 class CachedStep(nn.Module):
-    """A wrapped forward pass in micro-batches of three."""
+    """A wrapped forward pass in micro-batches of three, which meet each other, or a window of keys."""
 
-    def __init__(self) -> None:
+    def __init__(self, window: bool) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.linear = nn.Linear(WIDTH, DIM)
-        self.objective = SimCLR(0.2)
+        self.objective = MSD(0.2, 100.0, 0.4, 0.0) if window else SimCLR(0.2)
 
     def forward(self, views: list[Tensor], divided: bool) -> Tensor:
+        keys: list[Outputs | None] = [{"projector": view[:, :DIM]} for view in views]
+
         def encode(parts: list[Tensor]) -> list[Outputs | None]:
             return [{"projector": self.linear(part)} for part in parts]
 
-        def objective(outputs: list[Outputs | None]) -> dict[str, Tensor]:
-            return self.objective(outputs, None, Batch(views=[], index=torch.arange(0)), Clock(0, 0, 1))
+        def objective(outputs: list[Outputs | None], rows: slice = slice(0, None)) -> dict[str, Tensor]:
+            batch = Batch(views=[], index=torch.arange(0), first=rows.start)
+            return self.objective(outputs, keys, batch, Clock(0, 0, 1))
 
         if not divided:
             return objective(encode(views))["loss"]
+        if self.objective.meets_keys:
+            return windowed_losses(encode, views, 3, objective)["loss"]
         return cached_losses(encode, self.linear, views, 3, objective, False)["loss"]
 
 
-def micro_batches(divided: bool) -> list[Tensor]:
+def micro_batches(divided: bool, window: bool) -> list[Tensor]:
     """Gradients of two steps, the second to see that the first left nothing behind."""
-    step = CachedStep()
+    step = CachedStep(window)
     wrapped = DistributedDataParallel(step) if world_size() > 1 else step
     grads = []
     for number in range(2):
@@ -348,7 +354,7 @@ def work(process: int, port: int, folder: str) -> None:
     dist.init_process_group("gloo", rank=process, world_size=2)
     seen: dict[str, Any] = {name: train(name) for name in OBJECTIVES}
     seen["tiled"] = {name: train_tiled(name) for name in OBJECTIVES}
-    seen["micro_batches"] = micro_batches(divided=True)
+    seen["micro_batches"] = {window: micro_batches(divided=True, window=window) for window in (False, True)}
     seen["others"], seen["gather_gradient"] = others(), gather_gradient()
     seen["own_rows"] = sums_of_own_rows()
     seen["series"], seen["towers"], seen["graph"] = series_steps(), towers_steps(), graph_steps()
@@ -411,10 +417,11 @@ def test_the_table_covers_every_method() -> None:
     assert methods <= OBJECTIVES.keys()
 
 
-def test_two_ranks_in_micro_batches_equal_one_undivided(two_ranks: list[dict[str, Any]]) -> None:
-    expected = micro_batches(divided=False)
+@pytest.mark.parametrize("window", [False, True])
+def test_two_ranks_in_micro_batches_equal_one_undivided(window: bool, two_ranks: list[dict[str, Any]]) -> None:
+    expected = micro_batches(divided=False, window=window)
     for each in two_ranks:
-        torch.testing.assert_close(each["micro_batches"], expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(each["micro_batches"][window], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "steps"), [("series", series_steps), ("graph", graph_steps)])

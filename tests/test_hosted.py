@@ -45,7 +45,7 @@ REFUSED = {
     **dict.fromkeys(MASKED, r"^backbone\.image_size reads data\.image_size, which data=waves has not"),
     **dict.fromkeys(
         ("densecl", "pixpro", "slotcon", "vicregl"),
-        r"^a head has source=map, but the encoder offers \['pooled', .*'tokens'\] at this point: choose another head",
+        r"^a head has source=map, but the encoder offers \[.*'pooled', .*'tokens'\] at this point: choose another head",
     ),
     "obow": r"^objective, which reads block_-2, needs blocks that can be named, which dilated_net_\w+ has not: choose",
     **{

@@ -153,7 +153,9 @@ def test_unknown_heads() -> None:
         "head=<name>, or set teacher.heads"
     )
     message = refused("method=simclr", "student.heads.projector.source=poled")
-    assert message.startswith("a head has source=poled, but the encoder offers ['map', 'pooled'] at this point: choose")
+    assert message.startswith(
+        "a head has source=poled, but the encoder offers ['map', 'places', 'pooled'] at this point: choose"
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from ssl_framework.arguments import Fraction, Several, guarded
 from ssl_framework.distributed import gather, own_rows
-from ssl_framework.functional import as_constant, unit
+from ssl_framework.functional import as_constant, positions, unit
 from ssl_framework.models.base import BackboneProtocol, Block, Dense, Patched, layered
 from ssl_framework.models.heads import Head, built
 from ssl_framework.runs.suggestions import choices, towers_of
 from ssl_framework.types import Clock, Graph, Inputs, Outputs, joined
+
+PLACES = ("patches", "tokens", "map")
+"""What "places" are made of, [B, N, D]: the first of these that a backbone has."""
 
 
 @guarded
@@ -60,6 +63,8 @@ class Encoder(nn.Module):
         if not scored or not set(scored) <= dims.keys():
             raise ValueError(f"student.scored is {list(scored)}: name one or more of {', '.join(dims)}")
         dims |= backbone.dense_dims if isinstance(backbone, Dense) else {}
+        self.placed = next((name for name in PLACES if name in dims), None)
+        dims |= {"places": dims[self.placed]} if self.placed else {}
         for name, further in (beside or {}).items():
             if isinstance(further, Dense) and "layers" in further.dense_dims:
                 dims[f"{name}.layers"] = further.dense_dims["layers"]
@@ -75,7 +80,8 @@ class Encoder(nn.Module):
 
     def show(self, names: Sequence[str]) -> None:
         """Is told which outputs an objective reads, for what is made only where somebody reads it: a "map" of a
-        transformer's tokens, or "block_-2", the map behind the last block but one. Changes ``shown``, ``blocks`` and
+        transformer's tokens, "places" of whatever keeps places apart, one vector each: words, patches, positions of a
+        map; or "block_-2", the map behind the last block but one. Changes ``shown``, ``blocks`` and
         ``dims``.
 
         Raises:
@@ -148,6 +154,9 @@ class Encoder(nn.Module):
             outputs[name] = found if found.ndim == 4 else self.backbone.map_of(found)  # type: ignore[attr-defined]
         if "map" in self.shown and "map" in self.dims and "map" not in outputs:
             outputs["map"] = self.backbone.map_of(outputs["tokens"])  # type: ignore[attr-defined]  # [B, D', h, w]
+        if "places" in self.shown and self.placed:
+            found = outputs[self.placed]
+            outputs["places"] = positions(found) if self.placed == "map" else found  # [B, N, D']
         return outputs
 
     def forward(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +17,26 @@ PADDING = 0
 
 class TextNet(nn.Module):
     """Embedded tokens and learnt places through pre-norm encoder blocks (Vaswani et al., arXiv:1706.03762; the norm
-    before each part as in CLIP's text tower). Attention is in both directions and never looks at padding.
+    before each part as in CLIP's text tower). Attention is in both directions, or backwards alone, and never looks at
+    padding.
 
     Args:
-        vocabulary, length, width, depth, num_heads, dropout: as in ``TextTransformer``.
+        vocabulary, length, width, depth, num_heads, dropout, causal: as in ``TextTransformer``.
     """
 
     def __init__(
-        self, vocabulary: int, length: int, width: int, depth: int, num_heads: int, dropout: float = 0.0
+        self,
+        vocabulary: int,
+        length: int,
+        width: int,
+        depth: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         self.length = length
+        self.causal = causal
         self.tokens = nn.Embedding(vocabulary, width, padding_idx=PADDING)
         self.places = nn.Parameter(torch.empty(length, width))  # [L, D]
         nn.init.normal_(self.tokens.weight, std=0.02)  # as CLIP's
@@ -52,8 +62,9 @@ class TextNet(nn.Module):
             )
         padding = x == PADDING  # [B, L']
         tokens = self.tokens(x) + self.places[: x.shape[1]]  # [B, L', D]
+        later = padding.new_ones(x.shape[1], x.shape[1]).triu(1) if self.causal else None  # [L', L']
         for block in self.blocks:
-            tokens = block(tokens, src_key_padding_mask=padding)  # [B, L', D]
+            tokens = block(tokens, src_mask=later, src_key_padding_mask=padding)  # [B, L', D]
         return self.norm(tokens).masked_fill(padding[..., None], 0.0)  # [B, L', D]
 
 
@@ -67,9 +78,10 @@ class TextTransformer(nn.Module):
         width: D.
         depth: blocks.
         num_heads: of attention; they divide the width.
-        pool: "mean" over the tokens that are no padding, or the "first" one.
+        pool: "mean" over the tokens that are no padding, or the "first" or "last" one of them.
         dropout: share of activations set to zero in training.
         weights: run folder or .safetensors file that a new run begins with (see ``weights``); ``None``: random ones.
+        causal: whether a token sees only those before it, as a captioner's must.
 
     Raises:
         ValueError: sizes that do not fit together, or no such pooling.
@@ -85,11 +97,14 @@ class TextTransformer(nn.Module):
         pool: str = "mean",
         dropout: BelowOne = 0.0,
         weights: str | None = None,
+        causal: bool = False,
     ) -> None:
         super().__init__()
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "vocabulary": vocabulary, "length": length, "width": width, "depth": depth, "num_heads": num_heads
         }  # fmt: skip
+        if causal:
+            self.settings["causal"] = True
         if width % num_heads:
             raise ValueError(f"num_heads of a text backbone is {num_heads}, which does not divide the width {width}")
         if pool not in POOLS:
@@ -136,6 +151,12 @@ def first_token(tokens: Tensor, there: Tensor) -> Tensor:
     return tokens[:, 0]
 
 
+def last_token(tokens: Tensor, there: Tensor) -> Tensor:
+    """[B, L, D], [B, L] bool -> [B, D]"""
+    last = there.sum(dim=1)[:, None, None].expand(-1, 1, tokens.shape[2]) - 1  # [B, 1, D]
+    return tokens.gather(1, last)[:, 0]
+
+
 POOLS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
-    {"mean": mean_of_tokens, "first": first_token}
+    {"mean": mean_of_tokens, "first": first_token, "last": last_token}
 )

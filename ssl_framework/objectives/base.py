@@ -39,6 +39,8 @@ class Objective(nn.Module):
             not counted; ``None`` is no limit.
         against_collapse: arguments without which all embeddings may become one vector, switched off (0, false) or, of a
             predictor's name, that of the projector; the alarm names them.
+        meets_keys: a sample's loss needs of the student its own outputs alone: parts of a batch may meet the teacher's
+            outputs of all of it one after another, ``batch.first`` says where (see ``gradient_cache``).
 
     Attributes:
         reads: names of the student's outputs that it reads, heads or features; its constructor says them.
@@ -51,6 +53,7 @@ class Objective(nn.Module):
     accepts: frozenset[str] = frozenset()
     num_views: ClassVar[tuple[int, int | None]] = (2, 2)
     against_collapse: ClassVar[tuple[str, ...]] = ()
+    meets_keys: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -135,7 +135,7 @@ def test_a_run_interrupted_and_resumed_ends_as_one_that_was_not(
         (
             "simclr",
             ("data=captioned_shapes",),
-            "no tower for text: choose method=align, barlip, cl2l, cleanclip, clip, ",
+            "no tower for text: choose method=albef, align, barlip, biovil, cl2l, cleanclip, clip, ",
         ),
         (
             "clip",

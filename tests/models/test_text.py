@@ -62,7 +62,7 @@ def test_blocks_begin_with_weights_of_their_own() -> None:
     ("options", "words"),
     [
         ({"num_heads": 3}, "num_heads of a text backbone is 3, which does not divide the width 16"),
-        ({"pool": "last"}, "pool of a text backbone is last: choose one of mean, first"),
+        ({"pool": "middle"}, "pool of a text backbone is middle: choose one of mean, first, last"),
         ({"depth": 0}, "depth is 0: it must be at least 1"),
     ],
 )

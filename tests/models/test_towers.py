@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"student\.towers has text, but no view is of it: the views are of image"):
         pair().route(("image", "image"))
     with pytest.raises(
-        ValueError, match=r"the student is one encoder: choose method=align, .*clip,.* or views of one of"
+        ValueError, match=r"the student is one encoder: choose method=albef, align, .*clip,.* or views of one of"
     ):
         image_encoder().route(("image", "text"))
     with pytest.raises(ValueError, match=r"teacher\.heads names \['x'\], but the student has \['predictor', 'project"):

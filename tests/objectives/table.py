@@ -14,6 +14,8 @@ from ssl_framework.feature_mixers.synco import SynCo
 from ssl_framework.functional import unit
 from ssl_framework.memory import Centre, DyCE, Queue
 from ssl_framework.models.dense_heads import DenseHead
+from ssl_framework.models.fusion import AttentionPool, Fusion
+from ssl_framework.objectives.albef import ALBEF
 from ssl_framework.objectives.all4one import All4One, Transformer
 from ssl_framework.objectives.amcl import AMCL, AMCLBarlow, AMCLMoCo, PairTemperature
 from ssl_framework.objectives.any_loss import AnyLoss
@@ -21,12 +23,15 @@ from ssl_framework.objectives.autotcl import AutoTCL
 from ssl_framework.objectives.barlow_twins import BarlowTwins
 from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.beclr import BECLR
+from ssl_framework.objectives.biovil import BioViL
 from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.cacr import CACR
 from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
 from ssl_framework.objectives.cleanclip import CleanCLIP
 from ssl_framework.objectives.clip import CLIP
+from ssl_framework.objectives.cloc import CLOC
 from ssl_framework.objectives.cmim import CMIM
+from ssl_framework.objectives.coca import CoCa
 from ssl_framework.objectives.cocosoda import CoCoSoDa
 from ssl_framework.objectives.conr import ConR
 from ssl_framework.objectives.contrastive_entropy import ContrastiveEntropy
@@ -46,11 +51,13 @@ from ssl_framework.objectives.dgi import DGI
 from ssl_framework.objectives.dialog2flow import Dialog2Flow
 from ssl_framework.objectives.dino import DINO
 from ssl_framework.objectives.distill import Distill
+from ssl_framework.objectives.dito import DITO
 from ssl_framework.objectives.frossl import FroSSL
 from ssl_framework.objectives.genview import GenView
 from ssl_framework.objectives.gpc import GPC
 from ssl_framework.objectives.gram import GRAM
 from ssl_framework.objectives.groco import GroCo
+from ssl_framework.objectives.hicmae import LayerContrast
 from ssl_framework.objectives.hybrid_distillation import HybridDistillation
 from ssl_framework.objectives.ibot import IBOT
 from ssl_framework.objectives.ijepa import IJEPA
@@ -78,6 +85,7 @@ from ssl_framework.objectives.mixed_ae import MixedAE
 from ssl_framework.objectives.mmcr import MMCR
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.objectives.mocov3 import MoCoV3
+from ssl_framework.objectives.msd import MSD
 from ssl_framework.objectives.msn import MSN
 from ssl_framework.objectives.multiview import (
     CL1,
@@ -102,6 +110,7 @@ from ssl_framework.objectives.pixpro import PixPro
 from ssl_framework.objectives.pretext import Pretext
 from ssl_framework.objectives.rankmixup import MNDCG, MRL, RankMixup
 from ssl_framework.objectives.regression import Regression
+from ssl_framework.objectives.rerank_contrastive import Reranker
 from ssl_framework.objectives.ressl import ReSSL
 from ssl_framework.objectives.sbcl import SBCL
 from ssl_framework.objectives.sdmp import SDMP
@@ -130,6 +139,7 @@ from ssl_framework.objectives.ts2vec import TS2Vec
 from ssl_framework.objectives.unmix import UnMix
 from ssl_framework.objectives.vicreg import VIbCReg, VICReg
 from ssl_framework.objectives.vicregl import VICRegL
+from ssl_framework.objectives.villa import ViLLA
 from ssl_framework.objectives.visreg import VISReg
 from ssl_framework.objectives.w2v_bert import W2VBert
 from ssl_framework.objectives.w_mse import WMSE
@@ -160,6 +170,7 @@ class Case(NamedTuple):
     halves: tuple[str, ...] = ()  # heads half as wide as the others
     size: float = 1.0  # factor of all outputs: below one where a loss grows with their exponential
     inputs: bool = False  # it reads the views themselves, here as wide as the embeddings
+    words: bool = False  # the views behind the first are texts of four tokens, the last one with a word hidden
     answers: int = 0  # classes of changes of the last view, which the views know
     pictures: bool = False  # the views tell what they were, and where they are altered: four frames of DIM bands
     series: bool = False  # views are series of DIM channels and four points
@@ -171,6 +182,11 @@ class Case(NamedTuple):
             places, mixes = self.geometry(len(label)), self.mixes(len(label))
             return Batch(self.seen(views), index, label, places, mixes, targets=self.targets(index))
         pixels = torch.sin(index[:, None] + torch.arange(4.0 * DIM)).view(-1, DIM, 2, 2)  # [B, DIM, 2, 2]
+        if self.words:
+            text = torch.stack([0 * index + 1, 5 + index % 3, 5 + index // 2 % 2, 0 * index + 2], dim=1)  # [B, 4]
+            hidden = torch.arange(4) == (1 + index % 2)[:, None]  # [B, 4]
+            texts = [text, text.masked_fill(hidden, 4)][: self.num_views - 1]
+            return Batch([pixels, *texts], index, label)
         targets = [torch.tensor([[0, 1], [2, 3]]).expand(len(index), -1, -1)]  # [B, 2, 2]
         if self.series:
             return Batch([pixels.flatten(2)] * self.num_views, index, label)
@@ -365,6 +381,44 @@ def autotcl() -> AutoTCL:
 
 def cocosoda() -> CoCoSoDa:
     return seeded(lambda: CoCoSoDa(0.2, lambda: Queue(20, DIM)))
+
+
+def worded(
+    build: Callable[[], Objective],
+    student: tuple[int, ...],
+    teacher: tuple[int, ...] = (),
+    tokens: str = "token_projector",
+) -> Case:
+    """Of a picture of three tokens and texts of four."""
+    return Case(build, student, teacher, ("projector", tokens), images=("projector",), patches=(3, 4, 4), words=True)
+
+
+def albef() -> ALBEF:
+    def build() -> ALBEF:
+        fusion = Fusion(DIM, 1, 2, False, False, 9)
+        return ALBEF(0.2, 100.0, lambda: Queue(20, DIM), 0.4, 0.5, 1.0, 1.0, 0.9, fusion)
+
+    return seeded(build)
+
+
+def coca(gated: bool = False) -> CoCa:
+    return seeded(lambda: CoCa(0.2, 100.0, 1.0, 2.0, AttentionPool(DIM, 2, 2), Fusion(DIM, 1, 2, True, gated, 9)))
+
+
+def reranker() -> Reranker:
+    return seeded(lambda: Reranker(0.2, 100.0, 2, 1.0, 1.0, Fusion(DIM, 1, 2, False, False, None)))
+
+
+def dito() -> DITO:
+    objective = DITO(0.2, 100.0, 3, [0.4, 0.8])
+    objective.through_heads = lambda x: {"projector": x.roll(1, dims=1)}
+    return objective
+
+
+def villa() -> ViLLA:
+    objective = seeded(lambda: ViLLA(0.2, 100.0, 1.0, 0.2, 9, DIM))
+    objective.through_heads = lambda x: {"projector": x.roll(1, dims=1)}
+    return objective
 
 
 def m3col(switch: float) -> M3CoL:
@@ -672,6 +726,17 @@ OBJECTIVES: dict[str, Case] = {
     "m3col_soft": Case(lambda: m3col(0.0), heads=("projector", "classifier")),
     "cleanclip": Case(lambda: CleanCLIP(0.2, 100.0, 1.0), student=(0, 1, 2, 3)),
     "count": Case(lambda: Counting(0.2, 100.0, 1.0, True), student=(0, 1, 2)),
+    "albef": worded(albef, (0, 1, 2), (0, 1, 2)),
+    "coca": worded(coca, (0, 1)),
+    "cosmo": worded(lambda: coca(True), (0, 1)),
+    "vladva": worded(coca, (0, 1, 2)),
+    "rerank_contrastive": worded(reranker, (0, 1)),
+    "biovil": worded(lambda: seeded(lambda: BioViL(0.2, 100.0, 0.5, DIM, 9)), (0, 1, 2), tokens="places"),
+    "dito": Case(dito, heads=("projector", "places"), images=("projector",), patches=(4, 4)),
+    "villa": worded(villa, (0, 1), tokens="places"),
+    "cloc": Case(lambda: CLOC(0.2, 100.0)),
+    "hicmae": Case(lambda: LayerContrast(0.2), heads=("layers",), patches=(3, 4)),
+    "msd": Case(lambda: MSD(0.2, 100.0, 0.4, 0.5), teacher=(0, 1)),
     "gram": Case(lambda: GRAM(0.2, 100.0, 0.1, -1, 1e-6), student=(0, 1, 2)),
     "more": Case(more, student=(0, 1, 2)),
     "cl2l": Case(cl2l, student=(0, 1, 2, 3), heads=("projector", "local_projector")),
