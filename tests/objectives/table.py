@@ -16,12 +16,14 @@ from ssl_framework.memory import Centre, DyCE, Queue
 from ssl_framework.models.dense_heads import DenseHead
 from ssl_framework.objectives.all4one import All4One, Transformer
 from ssl_framework.objectives.amcl import AMCL, AMCLBarlow, AMCLMoCo, PairTemperature
+from ssl_framework.objectives.balanced_mse import BalancedMSE
 from ssl_framework.objectives.barlow_twins import BarlowTwins
 from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.beclr import BECLR
 from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.cacr import CACR
 from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
+from ssl_framework.objectives.circuitgcl import CircuitGCL
 from ssl_framework.objectives.cleanclip import CleanCLIP
 from ssl_framework.objectives.clip import CLIP
 from ssl_framework.objectives.cmim import CMIM
@@ -704,5 +706,7 @@ OBJECTIVES: dict[str, Case] = {
     "cocosoda": Case(cocosoda, student=(0, 1), teacher=(0, 1, 2, 3)),
     "cosent": Case(lambda: CoSENT(20.0)),
     "dialog2flow": Case(lambda: Dialog2Flow(0.2, 0.35, ["a b", "b c", "c", "d a b"])),
+    "circuitgcl": Case(lambda: CircuitGCL(1.0), (0,), (0,), heads=BYOL_HEADS),
+    "balanced_mse": Case(lambda: BalancedMSE(0.5), heads=("regressor",), numbers=("regressor",)),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
 }
