@@ -14,6 +14,7 @@ from ssl_framework.feature_mixers.synco import SynCo
 from ssl_framework.functional import unit
 from ssl_framework.memory import Centre, DyCE, Queue
 from ssl_framework.models.dense_heads import DenseHead
+from ssl_framework.objectives.adameow import AdaMEOW
 from ssl_framework.objectives.all4one import All4One, Transformer
 from ssl_framework.objectives.amcl import AMCL, AMCLBarlow, AMCLMoCo, PairTemperature
 from ssl_framework.objectives.balanced_mse import BalancedMSE
@@ -695,6 +696,7 @@ OBJECTIVES: dict[str, Case] = {
     ),
     "cl4srec": Case(cl4srec, student=(0, 1, 2), heads=("classifier", "projector")),
     "meow": Case(lambda: allocated(lambda: MEOW([2, 3], 5, 0.4, 0.4, 10.0, 1.0, 1, DIM))),
+    "adameow": Case(lambda: seeded(lambda: AdaMEOW(0.4, DIM, 4))),
     "pamc": Case(lambda: allocated(lambda: PamC(2, DIM, 0.5, 2.0, 5)), student=(0,), inputs=True),
     "simcse": Case(lambda: SimCSE(0.2)),
     "simcse_of_three": Case(lambda: SimCSE(0.2), student=(0, 1, 2)),
