@@ -24,7 +24,15 @@ from ssl_framework.objectives.learned_views import LearnedViews
 from ssl_framework.optim import OptimizerRecipe
 from ssl_framework.types import Batch, Clock, Outputs, Samples, step_seed
 from ssl_framework.views.base import Growing, ViewMaker
-from ssl_framework.wiring import check_heads, check_masks, check_mixable, check_places, check_teacher, check_wiring
+from ssl_framework.wiring import (
+    check_heads,
+    check_learning,
+    check_masks,
+    check_mixable,
+    check_places,
+    check_teacher,
+    check_wiring,
+)
 
 
 class SSLModule(L.LightningModule):
@@ -105,6 +113,7 @@ class SSLModule(L.LightningModule):
         if self.teacher is not None:
             self.teacher.encoder.show(objective.teacher_reads)
             check_teacher(objective, self.teacher.encoder, student)
+            check_learning(objective, self.teacher.learns, micro_batch_size)
             objective.meet(self.teacher.encoder.encoders()[0][0].dims)
         self.mixer = mixer
         self.masker = masker

@@ -129,21 +129,52 @@ def check_teacher(objective: Objective, teacher: Encoder, student: Encoder) -> N
     missing = [name for name in objective.teacher_reads if not all(name in encoder.dims for encoder in encoders)]
     known = {name for own, _ in student.encoders() for name in own.dims}  # what follows the student has
     others = any(name in known or name.endswith(".layers") for name in missing)
-    instead = teachers_with(objective.teacher_reads) if others else ""
+    instead = teachers_with(objective) if others else ""
     for encoder in encoders:
         refuse_lacking(type(objective).__name__, missing, encoder, "the teacher", instead)
     if missing:
         raise ValueError(
             f"{type(objective).__name__} reads {listed(missing)} of the teacher, but teacher.heads is "
             f"[{', '.join(teacher.heads)}]: set teacher.heads=[{','.join(objective.teacher_reads)}], or choose "
-            f"{teachers_with(objective.teacher_reads)}another objective"
+            f"{teachers_with(objective)}another objective"
         )
 
 
-def teachers_with(reads: Sequence[str]) -> str:
-    """``teacher=ema, moco or ``: the teachers that have the heads that an objective reads, and no others."""
-    heads = {name for name in reads if not is_feature(name)}
-    return choices("teacher", lambda node: "_target_" in node and heads == set(node.get("heads") or ()))
+def teachers_with(objective: Objective) -> str:
+    """``teacher=ema, moco or ``: the teachers that have the heads that an objective reads, and no others, and that
+    learn by it if they have to."""
+    heads = {name for name in objective.teacher_reads if not is_feature(name)}
+    learns = "trained teacher" in objective.requires
+
+    def fits(node: Any) -> bool:
+        return (
+            "_target_" in node
+            and heads == set(node.get("heads") or ())
+            and get_class(node["_target_"]).learns == learns
+        )
+
+    return choices("teacher", fits)
+
+
+def check_learning(objective: Objective, learns: bool, micro_batch_size: int | None) -> None:
+    """Refuses a teacher that is to learn by an objective that has nothing for it, one that is not although its
+    objective has, and one that learns in micro-batches, which keep no gradient of a teacher.
+
+    Raises:
+        ValueError: one sentence that names the key to change.
+    """
+    name = type(objective).__name__
+    if learns != ("trained teacher" in objective.requires):
+        found = (
+            "trains its teacher, but the config has one that only follows",
+            "reads a teacher that nothing trains, but the config has one that learns",
+        )[learns]
+        raise ValueError(f"{name} {found}: choose {teachers_with(objective)}another objective")
+    if learns and micro_batch_size is not None:
+        raise ValueError(
+            f"data.micro_batch_size is {micro_batch_size}, but {name} trains its teacher, of which micro-batches keep "
+            "no gradient: set data.micro_batch_size=null or choose another objective"
+        )
 
 
 def check_wiring(
@@ -160,7 +191,7 @@ def check_wiring(
     if "teacher" in objective.requires and not has_teacher:
         raise ValueError(
             f"{name} needs a teacher, but the config has teacher=none: choose "
-            f"{teachers_with(objective.teacher_reads)}another objective"
+            f"{teachers_with(objective)}another objective"
         )
     if has_teacher and "teacher" not in objective.requires and not (mixer and isinstance(mixer.rule, LearnedRule)):
         raise ValueError(

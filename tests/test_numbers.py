@@ -142,11 +142,13 @@ def test_methods_of_classes_refuse_numbers(method: str, overrides: tuple[str, ..
     with pytest.raises(ValueError) as error:
         check_labels(module.objective, torch.rand(5))
     assert str(error.value).startswith(f"{name} needs classes, but the labels of the training set are numbers: choose")
-    assert str(error.value).endswith("on a folder), method=conr, cosent, regression, supremix or another objective")
+    assert str(error.value).endswith(
+        "on a folder), method=balanced_mse, conr, cosent, regression, supremix or another objective"
+    )
     check_labels(module.objective, torch.arange(5))
 
 
-@pytest.mark.parametrize("method", ["regression", "conr", "supremix"])
+@pytest.mark.parametrize("method", ["regression", "balanced_mse", "conr", "supremix"])
 def test_methods_of_numbers_take_both_but_not_nothing(method: str) -> None:
     module = build_module(small(method), has_labels=True)
     check_labels(module.objective, torch.rand(5))

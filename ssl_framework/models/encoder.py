@@ -328,6 +328,7 @@ class EMATeacher(nn.Module):
     """
 
     encoder: Encoder
+    learns = False  # nothing but the student moves it
 
     def __init__(
         self,

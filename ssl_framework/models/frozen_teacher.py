@@ -23,6 +23,7 @@ class FrozenTeacher(nn.Module):
     """
 
     shuffle_bn = None
+    learns = False
 
     def __init__(self, backbone: BackboneProtocol, second: BackboneProtocol | None = None) -> None:
         super().__init__()

@@ -25,13 +25,14 @@ class Objective(nn.Module):
     """Base of all objectives.
 
     Class attributes:
-        requires: what the run must provide, of "teacher", "mixer", "added mixtures", "keys of mixtures" (the teacher
-            encodes added mixtures, too), "label" (classes), "partial labels" (beside "label": some are -1, unlabelled),
-            "number" (labels of any kind, read as numbers), "geometry", "index", "inputs" (the views themselves), "maps"
-            (it reads outputs of several places a sample, [B, D, h, w]), "heads" (it passes features of its own making
-            through the student's heads), "encoder" (it passes inputs of its own making through the student), "masks"
-            (patches are hidden from the student), "masked_tokens=drop", "=replace" or "=mark" (what becomes of them),
-            and "targets" (the masker says what is to be predicted).
+        requires: what the run must provide, of "teacher", "trained teacher" (beside "teacher": its outputs have a
+            gradient, and what the loss asks of them trains it), "mixer", "added mixtures", "keys of mixtures" (the
+            teacher encodes added mixtures, too), "label" (classes), "partial labels" (beside "label": some are -1,
+            unlabelled), "number" (labels of any kind, read as numbers), "geometry", "index", "inputs" (the views
+            themselves), "maps" (it reads outputs of several places a sample, [B, D, h, w]), "heads" (it passes features
+            of its own making through the student's heads), "encoder" (it passes inputs of its own making through the
+            student), "masks" (patches are hidden from the student), "masked_tokens=drop", "=replace" or "=mark" (what
+            becomes of them), and "targets" (the masker says what is to be predicted).
         accepts: what is read when present: "mixer" (mixed views in the place of clean ones), "added mixtures" (mixtures
             as further views), and of a feature mixer's ``needs`` those that the objective offers. "terms of mixtures":
             another objective may add them to this one (see ``siamese``).
@@ -124,7 +125,7 @@ class Objective(nn.Module):
         Args:
             views: [B, D] for each view, not normalised: what the head gave that this objective reads. Where it reads
                 several heads, a mapping of their names; ``None`` for a view that the student did not see.
-            teacher: likewise what a teacher gave, which gets no gradient.
+            teacher: likewise what a teacher gave, which gets no gradient unless the objective trains it.
             label: [B] int64 classes, or float32 numbers.
             index: [B] int64 positions in the training set; ``None``: 0 to B - 1.
             clock: where training stands, for what follows a schedule; ``None``: its first step.
@@ -149,7 +150,9 @@ class Objective(nn.Module):
         if index is None:
             index = torch.arange(len(first), device=first.device)  # [B]
         with torch.autocast(first.device.type, enabled=False):  # as in a run
-            keys = None if teacher is None else as_outputs([without_gradient(view) for view in teacher])
+            learns = "trained teacher" in self.requires
+            given = [view if learns else without_gradient(view) for view in teacher or ()]
+            keys = None if teacher is None else as_outputs(given)
             batch = Batch([], index, label)
             try:
                 return self(as_outputs(views), keys, batch, clock or Clock(0, 0, 1))["loss"]

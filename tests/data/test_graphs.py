@@ -1,11 +1,13 @@
 """Graphs: what is drawn is what is said, and tables of one's own with their rules."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from ssl_framework.data.graphs.base import both_ways
+from ssl_framework.data.graphs.circuit import DEVICES, FEATURES, Netlists, binned
 from ssl_framework.data.graphs.hetero import Papers, sharing
 from ssl_framework.data.graphs.sbm import BlockModel
 from ssl_framework.data.graphs.table import GraphTable
@@ -148,3 +150,67 @@ def test_papers_are_related_by_authors_and_by_subjects() -> None:
     assert sharing(torch.arange(3)).shape == (2, 0)
     with pytest.raises(ValueError, match=r"data\.source\.subjects is 2, but there are 3 classes: give each one"):
         papers(subjects=2)
+
+
+def netlists(**changed: object) -> Netlists:
+    plain = {"num_train": 130, "num_test": 60, "nets": 50, "spread": 0.7, "wire": 0.5, "noise": 0.0, "seed": 0}
+    return Netlists(**{**plain, "label": "log_capacitance", "num_classes": 5, **changed})  # type: ignore[arg-type]
+
+
+def test_a_circuit_is_a_tree_and_none_is_of_both_splits() -> None:
+    source = netlists()
+    graph = source.graph()
+    nodes, edges = len(graph.x), graph.edges.shape[1] // 2
+    assert graph.x.shape[1] == FEATURES and edges == nodes - 5  # circuits of 50, 50, 30; 50, 10 nets
+    root = list(range(nodes))
+    for _ in range(nodes):  # all of a tree end with the least number in it
+        before = list(root)
+        for a, b in graph.edges.T.tolist():
+            root[a] = min(root[a], root[b])
+        if root == before:
+            break
+    assert [root[i] for i in (0, 49, 50, 99, 100, 129, 130, 179, 180, 189)] == [
+        0,
+        0,
+        50,
+        50,
+        100,
+        100,
+        130,
+        130,
+        180,
+        180,
+    ]
+    assert sorted(set(root)) == [0, 50, 100, 130, 180]
+    sort = graph.x[:, :3].argmax(1)
+    assert (sort[:190] == 0).all() and (sort[190:] > 0).all()
+    start, end = graph.edges
+    assert ((sort[start] == 1) != (sort[end] == 1)).all()  # pins between nets and devices
+    assert (start[sort[start] == 1].bincount()[190:][: int((sort == 1).sum())] == 2).all()
+
+
+def test_capacitance_is_summed_over_the_pins_of_a_net_and_has_a_long_tail() -> None:
+    source = netlists()
+    graph, train, test = source.graph(), source.load("train"), source.load("test")
+    assert train.rows.tolist() == list(range(130)) and test.rows.tolist() == list(range(130, 190))  # type: ignore
+    assert train.label is not None and train.label.dtype == torch.float32 and train.classes == ()
+    near: dict[int, list[int]] = {}
+    for a, b in graph.edges.T.tolist():
+        near.setdefault(a, []).append(b)
+    table = list(DEVICES.values())
+    for net in (0, 7, 129):
+        total = 0.5
+        for pin in near[net]:
+            (device,) = [node for node in near[pin] if node != net]
+            pins, farad = table[int(graph.x[device, 3:-1].argmax())]
+            total += farad * math.exp(float(graph.x[device, -1])) + 0.5 * (pins - 1)
+        assert train.label[net].item() == pytest.approx(math.log(total), abs=1e-5)
+    number = torch.cat([train.label, test.label])  # type: ignore[list-item]
+    assert ((number - number.mean()) / number.std()).pow(3).mean() > 0.3  # the tail is on the right
+    classes = netlists(label="class").load("train")
+    assert classes.classes == tuple(f"bin {k}" for k in range(5)) and classes.label.min() == 0  # type: ignore
+    assert binned(torch.tensor([0.0, 0.9, 1.0, 4.9, 5.0]), 5).tolist() == [0, 0, 1, 4, 4]
+    assert torch.equal(source.graph().edges, netlists().graph().edges)
+    assert not torch.equal(number[:130], netlists(seed=1).load("train").label)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"data\.source\.label is farad: choose log_capacitance or class"):
+        netlists(label="farad")

@@ -15,11 +15,13 @@ from ssl_framework.functional import unit
 from ssl_framework.memory import Centre, DyCE, Queue
 from ssl_framework.models.dense_heads import DenseHead
 from ssl_framework.models.fusion import AttentionPool, Fusion
+from ssl_framework.objectives.adameow import AdaMEOW
 from ssl_framework.objectives.albef import ALBEF
 from ssl_framework.objectives.all4one import All4One, Transformer
 from ssl_framework.objectives.amcl import AMCL, AMCLBarlow, AMCLMoCo, PairTemperature
 from ssl_framework.objectives.any_loss import AnyLoss
 from ssl_framework.objectives.autotcl import AutoTCL
+from ssl_framework.objectives.balanced_mse import BalancedMSE
 from ssl_framework.objectives.barlow_twins import BarlowTwins
 from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.beclr import BECLR
@@ -27,6 +29,7 @@ from ssl_framework.objectives.biovil import BioViL
 from ssl_framework.objectives.byol import BYOL
 from ssl_framework.objectives.cacr import CACR
 from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
+from ssl_framework.objectives.circuitgcl import CircuitGCL
 from ssl_framework.objectives.cleanclip import CleanCLIP
 from ssl_framework.objectives.clip import CLIP
 from ssl_framework.objectives.cloc import CLOC
@@ -785,6 +788,7 @@ OBJECTIVES: dict[str, Case] = {
     ),
     "cl4srec": Case(cl4srec, student=(0, 1, 2), heads=("classifier", "projector")),
     "meow": Case(lambda: allocated(lambda: MEOW([2, 3], 5, 0.4, 0.4, 10.0, 1.0, 1, DIM))),
+    "adameow": Case(lambda: seeded(lambda: AdaMEOW(0.4, DIM, 4))),
     "pamc": Case(lambda: allocated(lambda: PamC(2, DIM, 0.5, 2.0, 5)), student=(0,), inputs=True),
     "simcse": Case(lambda: SimCSE(0.2)),
     "simcse_of_three": Case(lambda: SimCSE(0.2), student=(0, 1, 2)),
@@ -808,6 +812,8 @@ OBJECTIVES: dict[str, Case] = {
     ),
     "autotcl": Case(autotcl, (0,), heads=("points",), patches=(4,), series=True),
     "tera": Case(lambda: TERA(), (0,), heads=("frames",), patches=(4,), pictures=True),
+    "circuitgcl": Case(lambda: CircuitGCL(1.0), (0,), (0,), heads=BYOL_HEADS),
+    "balanced_mse": Case(lambda: BalancedMSE(0.5), heads=("regressor",), numbers=("regressor",)),
     "supremix": Case(lambda: SupReMix(0.2, 1.5, (2.0, 8.0), 3, 4)),
     "any_loss": Case(lambda: AnyLoss(1, "f_beta", 1.0, 5.0), heads=("detector",)),
     "any_loss_of_recalls": Case(lambda: AnyLoss(1, "gmean2", 1.0, 5.0), student=(0,), heads=("detector",)),
