@@ -212,9 +212,12 @@ FREE = {
     ("ProxyAnchor", "margin"),
     ("ManifoldMixup", "layers"),  # -1 is the last block
     ("AlignMix", "layers"),
+    ("Layers", "blocks"),
     ("LearnedMask", "layer"),
     ("SeriesViews", "mean"),
     ("AudioViews", "mean"),
+    ("AlteredAudio", "mean"),
+    ("OverlapViews", "mean"),
     ("AudioViews", "noise"),  # dB
     ("SpokenDigits", "snr"),
 }

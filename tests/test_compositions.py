@@ -72,10 +72,15 @@ def test_a_method_names_every_part_and_sets_nothing_inside_one(method: str) -> N
         assert not {"student_views", "teacher_views"} & file.keys()
 
 
+def used(group: str) -> set[str | None]:
+    """The choices that methods make of a group."""
+    return {chosen_by(content("method", method)).get(group) for method in METHODS}
+
+
 @pytest.mark.parametrize("group", PARTS)
-def test_every_part_is_some_methods_or_a_shape(group: str) -> None:
-    used = {chosen_by(content("method", method)).get(group) for method in METHODS}
-    assert not set(choices(group)) - used
+def test_every_part_is_some_methods_or_a_cell_of_a_study(group: str) -> None:
+    studies = "".join(path.read_text() for path in (CONFIGS / "study").rglob("*.yaml"))
+    assert not set(choices(group)) - used(group) - set(re.findall(rf"\b{group}=(\w+)", studies))
 
 
 @pytest.mark.parametrize("choice", [f"{group}/{name}" for group in PARTS for name in choices(group)])
@@ -136,12 +141,13 @@ def test_the_page_of_compositions_is_up_to_date() -> None:
 
 def test_every_cross_builds_or_is_refused_in_one_sentence_that_names_a_group() -> None:
     verdict = verdicts(ROOT)
-    assert len(verdict.head) == len(choices("objective")) and len(verdict.head["simclr"]) == len(choices("head"))
+    assert verdict.head.keys() == used("objective") and len(verdict.head["simclr"]) == len(choices("head"))
     for group in (verdict.head, verdict.teacher):
         for objective, refusals in group.items():
             assert "" in refusals.values(), f"{objective} goes with nothing"
             for sentence in filter(None, refusals.values()):
-                assert "\n" not in sentence and re.search(r"choose .*\b(head|teacher)=", sentence), sentence
+                named = re.search(r"choose .*\b(head|teacher)=|set data\.num_classes to", sentence)
+                assert "\n" not in sentence and named, sentence
 
 
 @pytest.mark.parametrize("method", METHODS)

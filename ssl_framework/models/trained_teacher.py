@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ssl_framework.arguments import guarded
+from ssl_framework.arguments import Fraction, guarded
 from ssl_framework.models.encoder import EMATeacher, Encoder
 from ssl_framework.types import Clock, Outputs
 
@@ -21,7 +21,7 @@ class TrainedTeacher(EMATeacher):
 
     learns = True
 
-    def __init__(self, heads: Sequence[str], momentum: float, final_momentum: float | None = None) -> None:
+    def __init__(self, heads: Sequence[str], momentum: Fraction, final_momentum: Fraction | None = None) -> None:
         super().__init__(heads, momentum, final_momentum)
 
     def follow(self, student: Encoder) -> "TrainedTeacher":

@@ -119,6 +119,7 @@ class OfData(TypedDict):
     image_key: str
     label_key: str
     length: Several
+    points: Several
     items: Several
     features: Several
     nodes: str

@@ -202,7 +202,7 @@ def test_a_student_without_a_classifier_is_refused_before_the_first_epoch(tmp_pa
     assert str(error.value) == (
         "evaluation.head_probes names classifier, but the student has no classifier of that name on its pooled "
         "features: choose method=cl4srec, decoupled_mixup, m3col, mclrec, rankmixup_mndcg, "
-        "rankmixup_mrl, supervised, wad or "
+        "rankmixup_mrl, supcon_ce, supervised, wad or "
         "evaluation=frozen"
     )
     assert not (tmp_path / "checkpoints").exists()

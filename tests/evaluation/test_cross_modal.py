@@ -142,7 +142,11 @@ def test_a_run_interrupted_and_resumed_ends_as_one_that_was_not(
             ("evaluation.cross.head=predictor",),
             "evaluation.cross.head is predictor, but the tower for image has",
         ),
-        ("clip", ("evaluation.cross.other=sound",), "the student has no tower for sound: choose evaluation=frozen"),
+        (
+            "clip",
+            ("evaluation.cross.other=sound",),
+            "the student has no tower for sound: choose method=margin_pair or evaluation=frozen",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_first_step(

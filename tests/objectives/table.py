@@ -404,8 +404,8 @@ def albef() -> ALBEF:
     return seeded(build)
 
 
-def coca(gated: bool = False) -> CoCa:
-    return seeded(lambda: CoCa(0.2, 100.0, 1.0, 2.0, AttentionPool(DIM, 2, 2), Fusion(DIM, 1, 2, True, gated, 9)))
+def coca(gated: bool = False, caption: float = 2.0) -> CoCa:
+    return seeded(lambda: CoCa(0.2, 100.0, 1.0, caption, AttentionPool(DIM, 2, 2), Fusion(DIM, 1, 2, True, gated, 9)))
 
 
 def reranker() -> Reranker:
@@ -603,6 +603,10 @@ OBJECTIVES: dict[str, Case] = {
     "dcl": Case(lambda: DCL(0.2, None)),
     "dclw": Case(lambda: DCL(0.2, 0.5)),
     "supcon": Case(lambda: SupCon(0.2, 0.1)),
+    "label_supcon": Case(lambda: SupCon(0.2, 0.1), student=(0, 1)),
+    "supcon_ce": Case(
+        lambda: Terms({"pairs": SupCon(0.2, 0.1), "again": SupCon(0.5, 0.1)}, {"pairs": 1.0, "again": 0.5}, {}),
+    ),
     "mocov2": Case(moco, student=(0,), teacher=(1,)),
     "moco_decoupled": Case(lambda: moco(positive_in_denominator=False), student=(0,), teacher=(1,)),
     "mochi": Case(mochi, student=(0,), teacher=(1,)),
@@ -731,6 +735,7 @@ OBJECTIVES: dict[str, Case] = {
     "count": Case(lambda: Counting(0.2, 100.0, 1.0, True), student=(0, 1, 2)),
     "albef": worded(albef, (0, 1, 2), (0, 1, 2)),
     "coca": worded(coca, (0, 1)),
+    "urbanclip": worded(lambda: coca(caption=1.0), (0, 1)),
     "cosmo": worded(lambda: coca(True), (0, 1)),
     "vladva": worded(coca, (0, 1, 2)),
     "rerank_contrastive": worded(reranker, (0, 1)),
