@@ -43,6 +43,20 @@ def check_heads(objective: Objective, student: Encoder) -> None:
             )
 
 
+def check_words(objective: Objective, student: Encoder) -> None:
+    """Refuses an objective that says the next word on a text tower whose words have seen it.
+
+    Raises:
+        ValueError: one sentence that names the key to change.
+    """
+    for encoder, modalities in student.encoders()[1:] if "causal words" in objective.requires else ():
+        if not getattr(encoder.backbone, "causal", False):
+            raise ValueError(
+                f"{type(objective).__name__} says the next word, but every word of the student's tower for "
+                f"{listed(modalities)} sees it already: choose text_backbone=causal, or another objective"
+            )
+
+
 def refuse_missing(name: str, reads: Sequence[str], student: Encoder, whose: str = "the student") -> None:
     """Raises ValueError if the objective of that name reads outputs that the student, or a tower, does not have."""
     missing = [output for output in reads if output not in {*student.dims, "mask"}]  # on which see check_masks

@@ -113,6 +113,7 @@ class TextTransformer(nn.Module):
         self.dim = width
         self.dense_dims = {"tokens": width}
         self.pool = POOLS[pool]
+        self.causal = causal
         self.weights = weights
         self.name = f"text_transformer_{depth}x{width}"
 

@@ -32,7 +32,8 @@ class Objective(nn.Module):
             themselves), "maps" (it reads outputs of several places a sample, [B, D, h, w]), "heads" (it passes features
             of its own making through the student's heads), "encoder" (it passes inputs of its own making through the
             student), "masks" (patches are hidden from the student), "masked_tokens=drop", "=replace" or "=mark" (what
-            becomes of them), and "targets" (the masker says what is to be predicted).
+            becomes of them), "targets" (the masker says what is to be predicted), and "causal words" (no word of a
+            text's tower has seen a later one).
         accepts: what is read when present: "mixer" (mixed views in the place of clean ones), "added mixtures" (mixtures
             as further views), and of a feature mixer's ``needs`` those that the objective offers. "terms of mixtures":
             another objective may add them to this one (see ``siamese``).

@@ -38,7 +38,7 @@ class CoCa(Objective):
         ValueError: the decoder sees later words.
     """
 
-    requires = frozenset({"inputs"})
+    requires = frozenset({"inputs", "causal words"})
     num_views = (2, 3)
 
     def __init__(

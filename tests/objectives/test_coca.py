@@ -112,3 +112,5 @@ def test_of_two_texts_the_first_is_said_and_the_last_compared() -> None:
 def test_a_decoder_that_sees_later_words_is_refused() -> None:
     assert refused("method=coca", "objective.decoder.causal=false").startswith("objective.decoder.causal is false")
     assert "CoCa reads tokens, of which micro-batches keep nothing" in refused("method=coca", "data.micro_batch_size=4")
+    said = refused("method=coca", "text_backbone=tiny")
+    assert said.startswith("CoCa says the next word, but every word of the student's tower for text sees it already")
