@@ -42,7 +42,7 @@ ROOT = Path(__file__).parent.parent
 OF_MODALITY = {
     **{name: ("data=waves",) for name in ("series", "series_tiny")},
     **{name: ("data=item_markov",) for name in ("sequence", "sasrec", "mclrec")},
-    **dict.fromkeys(("graph", "gcn", "bgrl", "dgi", "grace", "meow", "whole_graph"), ("data=sbm",)),
+    **dict.fromkeys(("graph", "gcn", "pyg", "bgrl", "dgi", "grace", "meow", "whole_graph"), ("data=sbm",)),
     "audio": ("data=spoken_digits",),
     **dict.fromkeys(("text", "text_tiny"), ("data=caption_texts",)),
 }
