@@ -51,8 +51,10 @@ class PyGNet(nn.Module):
                 "backbone=pyg needs the package torch_geometric: pip install 'ssl-framework[graph]', or choose "
                 "backbone=gcn"
             ) from error
-        self.settings = {"in_channels": features, "hidden_channels": width, "num_layers": depth, "out_channels": dim}
-        self.settings |= {"act": "relu", "norm": "batch_norm", **options}
+        self.settings: dict[str, Any] = {
+            **{"in_channels": features, "hidden_channels": width, "num_layers": depth, "out_channels": dim},
+            **{"act": "relu", "norm": "batch_norm", **options},
+        }
         try:
             self.net = getattr(models, model)(**self.settings)
         except (TypeError, ValueError, AssertionError) as error:
