@@ -164,7 +164,7 @@ def teachers_with(objective: Objective) -> str:
         return (
             "_target_" in node
             and heads == set(node.get("heads") or ())
-            and get_class(node["_target_"]).learns == learns
+            and getattr(get_class(node["_target_"]), "learns", False) == learns
         )
 
     return choices("teacher", fits)

@@ -154,6 +154,7 @@ TRACKERS = "ssl_framework.training.loggers."
 
 RULES: dict[str, dict[str, Rule]] = {
     "ssl_framework.data.audio.folder.SoundFolder": {"root": local, "test_folder": word},
+    "ssl_framework.data.graphs.pyg.PyGGraph": {"root": local, "file": local},
     "ssl_framework.data.graphs.table.GraphTable": {"root": local, "nodes": local, "edges": local},
     "ssl_framework.data.sequences.interactions.Interactions": {"root": local, "table": local},
     "ssl_framework.data.series.archive.Archive": {"root": local},
@@ -188,6 +189,7 @@ RULES: dict[str, dict[str, Rule]] = {
         **{"options": options, "pretrained": switch, "weights": local, "name": word, "small_name": word},
     },
     "ssl_framework.models.graph.GCN": {"weights": local},
+    "ssl_framework.models.pyg.PyGNet": {"weights": local, "model": word, "options": options},
     "ssl_framework.models.sequence.SASRec": {"weights": local},
     "ssl_framework.models.hub_text.HubText": {"folder": local, "weights": local, "pretrained": switch},
     "ssl_framework.models.series.SeriesBackbone": {"weights": local},

@@ -118,7 +118,9 @@ def grown(counts: list[int], nets: int, generator: torch.Generator) -> Tree:
     """Trees of so many nets each, as many as give all the nets of every split, one split behind the other."""
     ends = [sum(counts[: k + 1]) for k in range(len(counts))]
     roots = [root for end, count in zip(ends, counts, strict=True) for root in range(end - count, end, nets)]
-    kinds, net, device = [], [], []
+    kinds: list[int] = []
+    net: list[int] = []
+    device: list[int] = []
     numbers = [pins for pins, _ in DEVICES.values()]
     for root, stop in zip(roots, [*roots[1:], ends[-1]], strict=True):
         draws = torch.rand(2, stop - root, generator=generator, dtype=torch.float64).tolist()
