@@ -23,15 +23,7 @@ from ssl_framework.objectives.base import Objective
 from ssl_framework.optim import OptimizerRecipe
 from ssl_framework.types import Batch, Clock, Outputs, Samples, step_seed
 from ssl_framework.views.base import Growing, ViewMaker
-from ssl_framework.wiring import (
-    check_heads,
-    check_masks,
-    check_mixable,
-    check_places,
-    check_teacher,
-    check_wiring,
-    check_words,
-)
+from ssl_framework.wiring import check_heads, check_masks, check_mixable, check_places, check_teacher, check_wiring
 
 
 class SSLModule(L.LightningModule):
@@ -78,7 +70,6 @@ class SSLModule(L.LightningModule):
             )
         student.show(objective.reads)
         check_heads(objective, student)
-        check_words(objective, student)
         check_places(objective, views, micro_batch_size)
         check_wiring(
             objective, teacher is not None, mixer, feature_mixer, views.num_views, student_views, teacher_views
