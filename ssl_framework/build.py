@@ -26,7 +26,7 @@ from ssl_framework.objectives.base import Objective
 from ssl_framework.runs.config import leaves
 from ssl_framework.runs.messages import nearest
 from ssl_framework.views.base import ViewMaker
-from ssl_framework.wiring import check_modalities, methods, refuse_missing
+from ssl_framework.wiring import check_modalities, check_words, methods, refuse_missing
 
 last_source: dict[str, Source] = {}
 """The source built last, by its config."""
@@ -200,6 +200,7 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
     student = build(cfg.student)  # first: at a seed, every method begins with the same backbone
     take_sizes(student, views)
     objective = build(with_widths(cfg.objective, student))
+    check_words(objective, student)
     if objective.requires & {"label", "number"} and not has_labels:
         raise ValueError(
             f"{type(objective).__name__} needs labels, but data={cfg.data.name} has none for pretraining: "

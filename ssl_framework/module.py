@@ -32,7 +32,6 @@ from ssl_framework.wiring import (
     check_places,
     check_teacher,
     check_wiring,
-    check_words,
 )
 
 
@@ -80,7 +79,6 @@ class SSLModule(L.LightningModule):
             )
         student.show(objective.reads)
         check_heads(objective, student)
-        check_words(objective, student)
         check_places(objective, views, micro_batch_size)
         check_wiring(
             objective, teacher is not None, mixer, feature_mixer, views.num_views, student_views, teacher_views
