@@ -10,7 +10,7 @@ from functools import partial
 from typing import Annotated, Protocol
 
 import torch
-from annotated_types import Len
+from annotated_types import Interval, Len
 from torch import Tensor
 
 from ssl_framework.arguments import guarded
@@ -24,6 +24,10 @@ from ssl_framework.objectives.contrastive_entropy import pooled
 
 KEY = "evaluation.blocks"
 """Of the config, for errors."""
+
+
+Position = Annotated[int, Interval(ge=-1000, le=1000)]
+"""Of a block: more than any network has, so that the sentence about the network comes from it."""
 
 
 class LayerProbe(Protocol):
@@ -48,7 +52,7 @@ class Layers(AfterRun):
     at_the_end = True
 
     def __init__(
-        self, protocol: str, blocks: Annotated[Sequence[int], Len(2)], probes: Mapping[str, LayerProbe | None]
+        self, protocol: str, blocks: Annotated[Sequence[Position], Len(2)], probes: Mapping[str, LayerProbe | None]
     ) -> None:
         super().__init__(protocol)
         self.blocks = list(blocks)
