@@ -192,6 +192,7 @@ RULES: dict[str, dict[str, Rule]] = {
     "ssl_framework.models.pyg.PyGNet": {"weights": local, "model": word, "options": options},
     "ssl_framework.models.sequence.SASRec": {"weights": local},
     "ssl_framework.models.hub_text.HubText": {"folder": local, "weights": local, "pretrained": switch},
+    "ssl_framework.models.series.OfSeries": {"weights": local},
     "ssl_framework.models.series.SeriesBackbone": {"weights": local},
     "ssl_framework.models.series_nets.SeriesLSTM": {"weights": local},
     "ssl_framework.models.series_nets.SeriesTransformer": {"weights": local},
