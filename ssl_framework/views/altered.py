@@ -39,6 +39,8 @@ class AlteredAudio(AudioViews):
         ValueError: a number out of its range, nothing is altered, or a block is longer than a sound.
     """
 
+    num_views = 1
+
     def __init__(
         self,
         rate: Annotated[int, Interval(ge=1000, le=192_000)],
@@ -53,7 +55,7 @@ class AlteredAudio(AudioViews):
         noisy: Fraction,
         noise_std: NonNegative,
     ) -> None:
-        super().__init__(1, rate, length, mels, frames, mean, std)
+        super().__init__(self.num_views, rate, length, mels, frames, mean, std)
         if block > frames:
             raise ValueError(f"views.block is {block}, but a sound has {frames} frames: set it to fewer")
         if time == bands == noisy == 0:

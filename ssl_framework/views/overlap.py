@@ -34,6 +34,8 @@ class OverlapViews(SeriesViews):
         ValueError: a number out of its range, or two such views do not fit into a series.
     """
 
+    num_views = 2
+
     def __init__(
         self,
         length: Several,
@@ -43,7 +45,7 @@ class OverlapViews(SeriesViews):
         crop: PositiveFraction,
         overlap: PositiveFraction,
     ) -> None:
-        super().__init__(2, length, channels, mean, std)
+        super().__init__(self.num_views, length, channels, mean, std)
         self.size, self.common = round(crop * length), round(overlap * length)
         self.span = 2 * self.size - self.common  # of both together
         if not 1 <= self.common < self.size or self.span > length:

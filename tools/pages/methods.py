@@ -281,7 +281,8 @@ def count_of(views: Mapping[str, Any]) -> int:
     """Views of a sample that a view maker of one modality makes."""
     if "groups" in views:
         return sum(group.get("count", 1) for group in views["groups"])
-    return views["num_views"] if "num_views" in views else views["count"]
+    said = [views[key] for key in ("num_views", "count") if key in views]
+    return said[0] if said else get_class(views["_target_"]).num_views  # always as many
 
 
 def targets(node: Any) -> Iterator[dict[str, Any]]:
