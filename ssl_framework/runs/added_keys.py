@@ -37,6 +37,7 @@ KEYS: dict[tuple[str, Any], str] = {
         "objectives.supremix.SupReMix objectives.swav.SwAV"
     ),
     ("groups", 1): "objectives.clip.CLIP",
+    ("causal", False): "models.text.TextTransformer",
     ("folder", None): "data.pairs.words.CaptionVocabulary",
     ("mismatched", 0.0): "data.pairs.captioned_shapes.CaptionedShapes",
     ("poisoned", 0.0): "data.pairs.captioned_shapes.CaptionedShapes",

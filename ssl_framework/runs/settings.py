@@ -123,6 +123,7 @@ class OfData(TypedDict):
     items: Several
     features: Several
     nodes: str
+    file: str
     edges: str
     rate: Annotated[int, Interval(ge=1000, le=192_000)]
     mels: Annotated[int, Interval(ge=4, le=512)]

@@ -161,7 +161,7 @@ def test_all_protocols_are_scored_or_left_out_with_their_reason(
 OF_PAIRS = ("attack", "captions", "volume")
 """Protocols of pictures with texts."""
 
-OF_TEXTS = ("text", "text_pairs", "text_scores", "text_constructs")
+OF_TEXTS = ("text", "text_pairs", "text_scores", "text_constructs", "text_reward")
 """Protocols of texts."""
 
 
@@ -173,7 +173,17 @@ def test_labels_that_are_numbers_leave_the_protocols_that_read_numbers(run: Path
         name: why
         for name, why in record["left_out"]["shapes"].items()
         if name
-        not in ("none", "classifier", "target_classes", "scores", "online_linear", "cross_modal", *OF_PAIRS, *OF_TEXTS)
+        not in (
+            "none",
+            "classifier",
+            "one_class",
+            "target_classes",
+            "scores",
+            "online_linear",
+            "cross_modal",
+            *OF_PAIRS,
+            *OF_TEXTS,
+        )
         and not re.search("numbers|ask for it by its name", why)
     }
     assert others == {}

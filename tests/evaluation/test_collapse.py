@@ -71,6 +71,7 @@ ALIKE = {
     "ibot": "objective.targets.centre.momentum=1",
     "msn": "objective.weight=0",
     "pmsn": "objective.weight=0",
+    "circuitgcl": "objective.scatter_weight=0",
 }
 """Method -> what breaks it as it breaks one above: the cause is told, they are not run."""
 

@@ -74,8 +74,8 @@ def test_what_is_no_model_is_refused_in_one_sentence(tmp_path: Path) -> None:
         hub_tokenizer(str(tmp_path))
     with pytest.raises(ValueError, match=r"reads tokens of its own tokenizer, but data\.tokenizer is words: set"):
         HubText(str(tmp_path), 8, "words", False)
-    with pytest.raises(ValueError, match=r"pool of a text backbone is last: choose one of mean, first"):
-        HubText(str(tmp_path), 8, "hf", False, pool="last")
+    with pytest.raises(ValueError, match=r"pool of a text backbone is middle: choose one of mean, first, last"):
+        HubText(str(tmp_path), 8, "hf", False, pool="middle")
     with pytest.raises(FileNotFoundError, match=r"has no config\.json: name the folder of a Hugging Face model"):
         HubText(str(folder(tmp_path)), 8, "hf", False)
     (tmp_path / "config.json").write_text("{}")
