@@ -1,7 +1,6 @@
 """docs/compositions.md: which objective goes with which head and teacher; every verdict is that of the code that builds
 a run."""
 
-import copy
 import functools
 import json
 import re
@@ -165,11 +164,13 @@ class Around:
             return str(error)
         return ""
 
-    def config(self, parts: dict[str, Any]) -> DictConfig:
-        """The parts and the data, which they may refer to."""
-        cfg = copy.deepcopy(self.data)
-        cfg.update({"student": {"heads": parts["heads"]}, "objective": parts["objective"], "teacher": parts["teacher"]})
-        return cfg
+    def config(self, parts: dict[str, Any], wanted: str) -> DictConfig:
+        """A part, the data, and the other parts that it refers to."""
+        text = json.dumps(parts[wanted])
+        for name, place in (("heads", "student"), ("objective", "objective"), ("teacher", "teacher")):
+            if name == wanted or f"${{{place}." in text:
+                self.data[place] = {"heads": parts["heads"]} if name == "heads" else parts[name]
+        return self.data
 
     def student(self, parts: dict[str, Any]) -> Encoder:
         """With these heads; a mixer that works inside a student, or learns from it, has one of its own.
@@ -182,7 +183,7 @@ class Around:
         if key not in self.built.students or own:
             try:
                 with torch.device("meta"):
-                    self.built.students[key] = self.build_student(self.config(parts).student.heads)
+                    self.built.students[key] = self.build_student(self.config(parts, "heads").student.heads)
             except ValueError as error:
                 self.built.students[key] = str(error)
         if isinstance(found := self.built.students[key], str):
@@ -195,7 +196,7 @@ class Around:
         key = json.dumps([text, {output: student.dims.get(output) for output in WIDTH.findall(text)}])
         if key not in self.objectives:
             with torch.device("meta"):
-                self.objectives[key] = build(with_widths(self.config(parts).objective, student))
+                self.objectives[key] = build(with_widths(self.config(parts, "objective").objective, student))
         return self.objectives[key]
 
     def teacher(self, parts: dict[str, Any]) -> Any:
@@ -203,7 +204,7 @@ class Around:
         key = json.dumps(parts["teacher"])
         if key not in self.built.teachers:
             with torch.device("meta"):
-                self.built.teachers[key] = build(self.config(parts).teacher)
+                self.built.teachers[key] = build(self.config(parts, "teacher").teacher)
         return self.built.teachers[key]
 
     def build_student(self, heads: DictConfig) -> Any:
