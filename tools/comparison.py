@@ -4,7 +4,7 @@ Every method meets every data set with every seed (``experiment=comparison``). R
 are not made again, whatever machine made them; those that are interrupted go on with the next call. What has ended is
 added at the end, or by a call with ``--minutes 0`` while another one still runs. ``--only`` names methods where not all
 are meant. ``--table vit``: the methods that need a ViT, and some others on the same one (``experiment=comparison_vit``,
-results/comparison_vit).
+results/comparison_vit). ``--record``: another folder of the record, such as of another budget, until it is whole.
 """
 
 import argparse
@@ -147,16 +147,18 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30, help="after which what has ended is added")
     parser.add_argument("--only", nargs="*", default=(), help="methods")
     parser.add_argument("--table", choices=list(TABLES), default="all")
+    parser.add_argument("--record", type=Path, help="folder of the record, in the place of results/<table>")
     parser.add_argument("--processes", type=int, default=2, help="that share the jobs")
     given = parser.parse_args()
     table, until = TABLES[given.table], time.time() + 60 * given.minutes
     outputs, cases = given.outputs.resolve(), wanted(table, given.only)
-    for command in commands(table, missing(read_record(table.record), cases), outputs):
+    record = given.record or table.record
+    for command in commands(table, missing(read_record(record), cases), outputs):
         if time.time() < until:
             run(command, until, given.processes)
     for folder in sorted(outputs.glob("*-*")):
-        add(folder, table.record)
-    print(f"{len(missing(read_record(table.record), cases))} of {len(cases)} runs are missing")
+        add(folder, record)
+    print(f"{len(missing(read_record(record), cases))} of {len(cases)} runs are missing")
 
 
 def add(folder: Path, kept: Path) -> None:
