@@ -1,11 +1,14 @@
 """What every data set is made of: splits of samples, and the source that loads them."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from ssl_framework.types import step_seed
 
 SPLITS = ("pretrain", "train", "test")
 
@@ -120,6 +123,32 @@ def check_split(split: str) -> None:
     """Raises ValueError when ``split`` is not one of ``SPLITS``."""
     if split not in SPLITS:
         raise ValueError(f"There is no split {split!r}: choose one of {', '.join(SPLITS)}.")
+
+
+class Drawn(ABC):
+    """A source whose splits are functions of a seed, drawn at their first use and kept; "holdout" is "train".
+
+    Args:
+        num_train, num_test: samples.
+        seed: of the drawing.
+    """
+
+    def __init__(self, num_train: int, num_test: int, seed: int) -> None:
+        self.count = {"train": num_train, "test": num_test}
+        self.seed = seed
+        self.drawn: dict[str, Split] = {}
+
+    def load(self, split: str) -> Split:
+        """As ``draw`` makes it; ValueError for an unknown split."""
+        check_split(split)
+        name = "test" if split == "test" else "train"
+        if name not in self.drawn:
+            self.drawn[name] = self.draw(self.count[name], step_seed(self.seed, 0, 1 + (name == "test")))
+        return self.drawn[name]
+
+    @abstractmethod
+    def draw(self, count: int, seed: int) -> Split:
+        """``count`` samples, a function of the seed."""
 
 
 def holdout(label: Tensor | None, num: int, fraction: float, seed: int) -> Tensor:

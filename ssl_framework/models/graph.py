@@ -77,12 +77,7 @@ class GCN(nn.Module):
         Raises:
             ValueError: what comes in is no graph of such nodes.
         """
-        if not isinstance(x, Graph) or x.x.shape[1] != self.features:
-            shape = " x ".join(map(str, x.shape[1:]))
-            raise ValueError(
-                f"backbone {self.name} takes a graph whose nodes have {self.features} features, but the views have "
-                f"samples of {shape}: choose another backbone, or data=sbm"
-            )
+        refuse_other_nodes(x, self.features, self.name)
         return {"pooled": self.net(x.x, x.edges)[x.nodes]}
 
     def about(self) -> dict[str, str]:
@@ -100,3 +95,17 @@ class GCN(nn.Module):
 
     def _arguments(self) -> str:
         return ", ".join(f"{name}={self.settings[name]}" for name in inspect.signature(GraphNet).parameters)
+
+
+def refuse_other_nodes(x: Graph, features: int, name: str) -> None:
+    """Refuses what is no graph whose nodes have so many features.
+
+    Raises:
+        ValueError: it is not; the sentence names the backbone.
+    """
+    if not isinstance(x, Graph) or x.x.shape[1] != features:
+        shape = " x ".join(map(str, x.shape[1:]))
+        raise ValueError(
+            f"backbone {name} takes a graph whose nodes have {features} features, but the views have samples of "
+            f"{shape}: choose another backbone, or data=sbm"
+        )

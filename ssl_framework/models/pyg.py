@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from ssl_framework.arguments import Count, Several, guarded
+from ssl_framework.models.graph import refuse_other_nodes
 from ssl_framework.types import Graph, Outputs
 
 MODELS = ("GAT", "GIN")
@@ -68,12 +69,7 @@ class PyGNet(nn.Module):
         Raises:
             ValueError: what comes in is no graph of such nodes.
         """
-        if not isinstance(x, Graph) or x.x.shape[1] != self.features:
-            shape = " x ".join(map(str, x.shape[1:]))
-            raise ValueError(
-                f"backbone {self.name} takes a graph whose nodes have {self.features} features, but the views have "
-                f"samples of {shape}: choose another backbone, or data=sbm"
-            )
+        refuse_other_nodes(x, self.features, self.name)
         return {"pooled": self.net(x.x, x.edges)[x.nodes]}
 
     def about(self) -> dict[str, str]:

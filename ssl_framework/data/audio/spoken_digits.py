@@ -20,8 +20,7 @@ from annotated_types import Ge, Interval, Len
 from torch import Tensor
 
 from ssl_framework.arguments import Count, NonNegative, Seed, guarded
-from ssl_framework.data.base import Split, check_split
-from ssl_framework.types import step_seed
+from ssl_framework.data.base import Drawn, Split
 
 
 class Sound(NamedTuple):
@@ -77,7 +76,7 @@ Range = Annotated[Sequence[Annotated[float, Ge(1e-3)]], Len(2, 2)]
 
 
 @guarded
-class SpokenDigits:
+class SpokenDigits(Drawn):
     """Waveforms of spoken digits.
 
     Args:
@@ -117,24 +116,14 @@ class SpokenDigits:
                 raise ValueError(
                     f"data.source.{key} is {[low, high]}: give two numbers, lo <= hi, of at most {limits[key]:g}"
                 )
-        self.count = {"train": num_train, "test": num_test}
+        super().__init__(num_train, num_test, seed)
         self.rate = rate
         self.length = length
         self.ranges = given
         self.echo = echo
-        self.seed = seed
-        self.drawn: dict[str, Split] = {}
-
-    def load(self, split: str) -> Split:
-        """[N, T] int16 with the word as class; ValueError for an unknown split."""
-        check_split(split)
-        name = "test" if split == "test" else "train"
-        if name not in self.drawn:
-            self.drawn[name] = self.draw(self.count[name], step_seed(self.seed, 0, 1 + (name == "test")))
-        return self.drawn[name]
 
     def draw(self, count: int, seed: int) -> Split:
-        """``count`` samples, a function of the seed."""
+        """``count`` samples, a function of the seed: [N, T] int16 with the word as class."""
         generator = torch.Generator().manual_seed(seed)
         label = torch.arange(count) % len(WORDS)  # [N]
         drawn = {key: between(count, low, high, generator) for key, (low, high) in self.ranges.items()}  # [N] each

@@ -15,8 +15,7 @@ from annotated_types import Ge, Interval, Len
 from torch import Tensor
 
 from ssl_framework.arguments import BelowOne, Count, NonNegative, Positive, Seed, guarded
-from ssl_framework.data.base import Split, check_split
-from ssl_framework.types import step_seed
+from ssl_framework.data.base import Drawn, Split
 
 TONE, DECAY, BEND = 220.0, 0.03, 0.08
 """Hz of a beat's tone, seconds in which it fades to 37 %, and seconds of half a motion."""
@@ -26,7 +25,7 @@ TEMPI = ("slow", "middle", "fast")
 
 
 @guarded
-class Dances:
+class Dances(Drawn):
     """Sounds with motions beside them, "series"; the label is the tempo's third.
 
     Args:
@@ -58,24 +57,14 @@ class Dances:
     ) -> None:
         if not tempo[0] < tempo[1]:
             raise ValueError(f"data.source.tempo is {list(tempo)}: give two numbers, lo < hi")
-        self.count = {"train": num_train, "test": num_test}
+        super().__init__(num_train, num_test, seed)
         self.rate, self.length, self.points = rate, length, points
         self.tempo = tempo[0], tempo[1]
         self.rest = rest
         self.sound_noise, self.motion_noise = sound_noise, motion_noise
-        self.seed = seed
-        self.drawn: dict[str, Split] = {}
-
-    def load(self, split: str) -> Split:
-        """[N, T] float32, "series" [N, 1, P] beside them, and the tempo as class; ValueError for an unknown split."""
-        check_split(split)
-        name = "test" if split == "test" else "train"
-        if name not in self.drawn:
-            self.drawn[name] = self.draw(self.count[name], step_seed(self.seed, 0, 1 + (name == "test")))
-        return self.drawn[name]
 
     def draw(self, count: int, seed: int) -> Split:
-        """``count`` samples, a function of the seed."""
+        """``count`` samples, a function of the seed: [N, T] float32, "series" [N, 1, P] beside, the tempo as class."""
         generator = torch.Generator().manual_seed(seed)
         low, high = self.tempo
         share = torch.rand(count, generator=generator)  # [N]

@@ -17,8 +17,7 @@ from annotated_types import Ge, Interval, Len
 from torch import Tensor
 
 from ssl_framework.arguments import Count, NonNegative, Seed, guarded
-from ssl_framework.data.base import Split, check_split
-from ssl_framework.types import step_seed
+from ssl_framework.data.base import Drawn, Split
 
 
 def sine(p: Tensor) -> Tensor:
@@ -65,7 +64,7 @@ FORMS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @guarded
-class Waves:
+class Waves(Drawn):
     """Series of eight forms of waves.
 
     Args:
@@ -98,26 +97,16 @@ class Waves:
             if not low <= high <= most:
                 limit = f" <= data.length / 4 = {most:g}" if most < math.inf else ""
                 raise ValueError(f"data.source.{key} is {[low, high]}: give two numbers, lo <= hi{limit}.")
-        self.count = {"train": num_train, "test": num_test}
+        super().__init__(num_train, num_test, seed)
         self.length = length
         self.cycles = cycles[0], cycles[1]
         self.bend = bend
         self.amplitude = amplitude[0], amplitude[1]
         self.drift = drift
         self.noise = noise
-        self.seed = seed
-        self.drawn: dict[str, Split] = {}
-
-    def load(self, split: str) -> Split:
-        """[N, 1, T] float32 with the form as class; ValueError for an unknown split."""
-        check_split(split)
-        name = "test" if split == "test" else "train"
-        if name not in self.drawn:
-            self.drawn[name] = self.draw(self.count[name], step_seed(self.seed, 0, 1 + (name == "test")))
-        return self.drawn[name]
 
     def draw(self, count: int, seed: int) -> Split:
-        """``count`` samples, a function of the seed."""
+        """``count`` samples, a function of the seed: [N, 1, T] float32 with the form as class."""
         generator = torch.Generator().manual_seed(seed)
 
         def between(low: float, high: float) -> Tensor:
