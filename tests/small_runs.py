@@ -99,6 +99,7 @@ SMALL_OF = {
     "wad": ("labels.share=1.0", "labels.known=0.5"),
     "sbcl": ("labels=all", "objective.warmup=1", "objective.least=2"),  # a long tail of 48 images is too short
     "gpc": ("objective.warmup=1",),
+    **dict.fromkeys(("mixmatch", "remixmatch", "fixmatch", "mean_teacher", "deep_cotraining"), ("labels.share=0.5",)),
     "meow": ("objective.num_clusters=[4,6]",),
     "groco": ("objective.num_negatives=5",),
     "densecl": (*SMALL_QUEUE, "objective.dense_queue.size=24", "objective.dense_start=0"),

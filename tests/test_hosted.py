@@ -17,7 +17,7 @@ from tests.training.test_resume import assert_identical, interrupt_at, sigterm
 
 MIX = {
     **{name: "Mixup" for name in ("decoupled_mixup", "imix", "imix_byol", "imix_moco", "mixco", "mixco_simclr")},
-    **{name: "Mixup" for name in ("rankmixup_mndcg", "rankmixup_mrl")},
+    **{name: "Mixup" for name in ("rankmixup_mndcg", "rankmixup_mrl", "mixmatch")},
     **{name: "Switch" for name in ("unmix", "unmix_byol", "unmix_simclr")},
     **{"bsim": "CutMix", "patchmix": "PatchMix", "sdmp": "ResizeMix"},
 }
@@ -38,7 +38,7 @@ REFUSED = {
     "mi_views": "data=waves",
     **{
         name: r"^the method has noise or geometry of pictures \(views\), but data=waves has no pictures: choose another"
-        for name in ("dacl", "meco")
+        for name in ("dacl", "meco", "remixmatch")
     },
     **{name: "data=waves" for name in METHODS if "text" in MODALITIES[DEFAULT_DATA[name]][1:]},
     **{name: "^waves has no text: choose data=" for name in METHODS if MODALITIES[DEFAULT_DATA[name]][0] == "text"},
@@ -50,7 +50,7 @@ REFUSED = {
     "obow": r"^objective, which reads block_-2, needs blocks that can be named, which dilated_net_\w+ has not: choose",
     **{
         name: r"^teacher\.backbone\.image_size reads data\.image_size, which data=waves has not"
-        for name in ("distill", "hybrid_distillation", "wad")
+        for name in ("coconut", "distill", "hybrid_distillation", "wad")
     },
 }
 """Methods that do not fit series, and why."""

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ssl_framework.arguments import AtLeastOne, PositiveFraction, Seed, guarded
+from ssl_framework.arguments import AtLeastOne, Count, Fraction, Natural, PositiveFraction, Seed, guarded
 from ssl_framework.data.base import Split
 
 UNLABELLED = -1
@@ -60,6 +60,47 @@ class PartialLabels:
 
 
 @guarded
+class TaskLabels:
+    """One task of several that are learnt one after another: all samples of some classes, and of those before them a
+    few that are rehearsed (continual learning). The classes keep their numbers.
+
+    Args:
+        first, end: of the classes of the task: ``first`` to ``end - 1``.
+        rehearsed: share of the samples of each class before them, rounded; at least one, or none at 0.
+        seed: of which samples; a larger share keeps the samples of a smaller one.
+
+    Raises:
+        ValueError: the task has no class.
+    """
+
+    def __init__(self, first: Natural, end: Count, rehearsed: Fraction, seed: Seed) -> None:
+        if end <= first:
+            raise ValueError(
+                f"labels.first is {first} and labels.end {end}: a task has the classes from first to end - 1"
+            )
+        self.first, self.end, self.rehearsed, self.seed = first, end, rehearsed, seed
+
+    def __call__(self, split: Split) -> Split:
+        """As in ``Labels``.
+
+        Raises:
+            ValueError: the samples are not in memory, some of them are generated, or none is of these classes.
+        """
+        label = classes_of(split, "task")  # [N]
+        refuse_elsewhere(split, "task")
+        kept = []
+        for c, members in enumerate(of_each_class(label, torch.Generator().manual_seed(self.seed))[: self.end]):
+            few = max(1, round(self.rehearsed * len(members))) if self.rehearsed else 0
+            kept.append(members if c >= self.first else members[:few])
+        if not sum(map(len, kept[self.first :])):
+            raise ValueError(
+                f"labels=task takes the classes {self.first} to {self.end - 1}, but no training sample is of them: "
+                f"there are classes up to {int(label.max())}"
+            )
+        return split.picked(torch.cat(kept).sort().values)  # [kept]
+
+
+@guarded
 class LongTailed:
     """A part of the training set with the exponential profile of Cui et al., Class-Balanced Loss, CVPR 2019
     (arXiv:1901.05555): class c of C keeps ``floor(n_max imbalance^(-c / (C - 1)))`` samples, or all if it has fewer.
@@ -80,11 +121,7 @@ class LongTailed:
             ValueError: the samples are not in memory, or some of them are generated.
         """
         label = classes_of(split, "long_tail")  # [N]
-        if not isinstance(split.rows, Tensor) or split.real is not None:
-            raise ValueError(
-                "labels=long_tail picks samples in memory, which these are not, or are generated: choose a data set "
-                "in memory, such as data=cifar10, without generated images, or labels=all"
-            )
+        refuse_elsewhere(split, "long_tail")
         members = of_each_class(label, torch.Generator().manual_seed(self.seed))  # C x [n_c]
         sizes = long_tail_sizes([len(rows) for rows in members], self.imbalance)
         kept = torch.cat([rows[:size] for rows, size in zip(members, sizes, strict=True)])  # [kept]
@@ -104,6 +141,15 @@ def classes_of(split: Split, name: str) -> Tensor:
             "classes, or labels=all"
         )
     return split.label.cpu()
+
+
+def refuse_elsewhere(split: Split, name: str) -> None:
+    """Raises ValueError if samples cannot be picked: they are not in memory, or some are generated."""
+    if not isinstance(split.rows, Tensor) or split.real is not None:
+        raise ValueError(
+            f"labels={name} picks samples in memory, which these are not, or are generated: choose a data set in "
+            "memory, such as data=cifar10, without generated images, or labels=all"
+        )
 
 
 def of_each_class(label: Tensor, generator: torch.Generator) -> list[Tensor]:

@@ -18,6 +18,8 @@ KEYS: dict[tuple[str, Any], str] = {
     ("final_weight_decay", None): "optim.OptimizerRecipe",
     ("clip_rate", False): "optim.LARS",
     ("hidden", 0.0): "models.series.SeriesBackbone",
+    ("weak", 0): "views.audio.AudioViews",
+    ("question", None): "views.audio.AudioViews",
     ("alike", False): "mixers.mixing.Mixing",
     ("by_area", False): "mixers.rules.ResizeMix",
     ("unlabelled", False): "data.images.arrays.TorchvisionSource",

@@ -15,8 +15,18 @@ import torch
 from annotated_types import Interval, Len
 from torch import Tensor, nn
 
-from ssl_framework.arguments import BelowOne, Fraction, NonNegative, Positive, PositiveFraction, Several, guarded
+from ssl_framework.arguments import (
+    BelowOne,
+    Fraction,
+    Natural,
+    NonNegative,
+    Positive,
+    PositiveFraction,
+    Several,
+    guarded,
+)
 from ssl_framework.types import Batch, Samples
+from ssl_framework.views.pretext import Question
 from ssl_framework.views.reading import read_numbers
 
 FLOOR = 1e-6
@@ -44,6 +54,8 @@ class AudioViews(nn.Module):
         noise: [lo, hi] dB below the sound's own power, at which white noise is added; ``None``: none.
         crop_time, crop_mel: [lo, hi], range of the share of the picture that is cut out and stretched along each axis.
         hide_time, hide_mel: greatest share of frames, and of bands, that are set to the mean in one piece.
+        weak: the first so many views are shifted and made louder or softer, and nothing else.
+        question: changes one view in a way that an objective asks for (see ``pretext``); ``None``: none is changed.
 
     Raises:
         ValueError: a number out of its range.
@@ -68,6 +80,8 @@ class AudioViews(nn.Module):
         crop_mel: Shares = (1.0, 1.0),
         hide_time: Fraction = 0.0,
         hide_mel: Fraction = 0.0,
+        weak: Natural = 0,
+        question: Question | None = None,
     ) -> None:
         super().__init__()
         if length < frames:
@@ -86,6 +100,7 @@ class AudioViews(nn.Module):
         self.noise = None if noise is None else read_numbers(noise, "views.noise", 2, "two numbers", -200.0, 200.0)
         self.crop = {2: (mels, crop_mel), 3: (frames, crop_time)}
         self.hide = {2: (mels, hide_mel), 3: (frames, hide_time)}
+        self.weak, self.question = weak, question
         self.hop = length // frames
         points = 2 ** max(4, (2 * self.hop - 1).bit_length())  # windows overlap by half at least
         self.register_buffer("window", torch.hann_window(points), persistent=False)
@@ -99,14 +114,16 @@ class AudioViews(nn.Module):
     def forward(self, samples: Samples, generator: torch.Generator | None = None) -> Batch:
         """[B, T] -> V x [B, 1, M, F] float32, normalised. A CPU generator draws the same whatever the device."""
         x = self.waves(samples.inputs)  # type: ignore[arg-type]  # [B, T]
-        return Batch([self.view(x, generator) for _ in range(self.num_views)], samples.index, samples.label)
+        views = [self.view(x, generator, v < self.weak) for v in range(self.num_views)]
+        batch = Batch(views, samples.index, samples.label)  # type: ignore[arg-type]
+        return batch if self.question is None else self.question(batch, generator)
 
     def of(self, raw: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
         """Views of plain samples, in a loop of one's own: [B, T] -> V x [B, 1, M, F] float32."""
         index = torch.arange(len(raw), device=raw.device)  # [B]
         return self(Samples(raw, index), generator).views
 
-    def view(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    def view(self, x: Tensor, generator: torch.Generator | None, weak: bool = False) -> Tensor:
         """One view of each waveform, [B, 1, M, F]."""
         where = x.device if generator is None else generator.device
 
@@ -115,12 +132,14 @@ class AudioViews(nn.Module):
 
         if self.shift > 0:
             x = shifted(x, (uniform(-self.shift, self.shift) * self.length).round().long())  # [B, T]
-        if self.noise is not None:
+        if self.noise is not None and not weak:
             level = x.square().mean(1).sqrt() * 10 ** (-uniform(*self.noise) / 20)  # [B]
             x = x + level[:, None] * torch.randn(x.shape, generator=generator, device=where).to(x.device)  # [B, T]
         if self.gain > 0:
             x = x * 10 ** (uniform(-self.gain, self.gain) / 20)[:, None]  # [B, T]
         picture = self.pictures(x)  # [B, 1, M, F]
+        if weak:
+            return picture
         boxes = []
         for _, (low, high) in self.crop.values():
             share = uniform(low, high)  # [B]

@@ -2,9 +2,11 @@
 pair of views: how far was this picture turned, or in which order do its tiles lie?
 
     Rotation  Gidaris et al., ICLR 2018 (arXiv:1803.07728): by 0, 90, 180 or 270 degrees
+    Flip      left-right, top-bottom, both or neither: for log-mel pictures (SSLH, arXiv:2102.08183)
     Jigsaw    Noroozi and Favaro, ECCV 2016 (arXiv:1603.09246): one of some permutations of 3 x 3 tiles
 
-They are given as ``views.noise`` and change one view; what they did is the last of ``Batch.targets``.
+They are given as ``views.noise``, for sounds as ``views.question``, and change one view; what they did is the last of
+``Batch.targets``.
 
 B samples, C channels, s pixels along a side.
 """
@@ -70,6 +72,23 @@ class Rotation(Question):
         """As in ``Question``."""
         turned = torch.stack([x.rot90(k, (2, 3)) for k in range(4)], dim=1)  # [B, 4, C, s, s]
         return turned[torch.arange(len(x), device=x.device), answer]
+
+
+@guarded
+class Flip(Question):
+    """Mirrored along the last axis, the one before it, both or neither; of a sound: along time and along frequency.
+
+    Args:
+        view: position of the view that is mirrored.
+    """
+
+    def __init__(self, view: Natural) -> None:
+        super().__init__(view, 4)
+
+    def change(self, x: Tensor, answer: Tensor) -> Tensor:
+        """As in ``Question``; 0 neither, 1 the last axis, 2 the one before it, 3 both."""
+        x = torch.where((answer % 2 == 1).view(-1, 1, 1, 1), x.flip(3), x)
+        return torch.where((answer >= 2).view(-1, 1, 1, 1), x.flip(2), x)
 
 
 @guarded

@@ -327,7 +327,7 @@ def test_alike_without_a_generator_follows_the_seed_of_the_step() -> None:
 def test_every_mixer_composes_with_the_methods_that_read_it(mixer: str, method: str) -> None:
     cfg = small(method, f"mixer={mixer}")
     attention = dict.fromkeys(["transmix", "smmix", "mixpro"], "choose backbone=vit_tiny")
-    why_not = {**attention, "rankmixup": "set mixer.add=false"}
+    why_not = {**attention, **dict.fromkeys(["rankmixup", "mixmatch", "remixmatch"], "set mixer.add=false")}
     if method in ("mocov2", "mochi"):
         why_not["adamixup"] = "the student encodes none"
     if mixer in why_not:

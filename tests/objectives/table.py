@@ -35,6 +35,7 @@ from ssl_framework.objectives.clip import CLIP
 from ssl_framework.objectives.cloc import CLOC
 from ssl_framework.objectives.cmim import CMIM
 from ssl_framework.objectives.coca import CoCa
+from ssl_framework.objectives.coconut import COCONUT
 from ssl_framework.objectives.cocosoda import CoCoSoDa
 from ssl_framework.objectives.conr import ConR
 from ssl_framework.objectives.contrastive_entropy import ContrastiveEntropy
@@ -48,6 +49,7 @@ from ssl_framework.objectives.data2vec import Data2Vec
 from ssl_framework.objectives.dcl import DCL
 from ssl_framework.objectives.debcse import DebCSE
 from ssl_framework.objectives.decoupled_mixup import DecoupledMixup
+from ssl_framework.objectives.deep_cotraining import DeepCoTraining
 from ssl_framework.objectives.deepcluster_v2 import DeepClusterV2
 from ssl_framework.objectives.densecl import DenseCL
 from ssl_framework.objectives.dgi import DGI
@@ -55,6 +57,7 @@ from ssl_framework.objectives.dialog2flow import Dialog2Flow
 from ssl_framework.objectives.dino import DINO
 from ssl_framework.objectives.distill import Distill
 from ssl_framework.objectives.dito import DITO
+from ssl_framework.objectives.fixmatch import FixMatch
 from ssl_framework.objectives.frossl import FroSSL
 from ssl_framework.objectives.genview import GenView
 from ssl_framework.objectives.gpc import GPC
@@ -78,6 +81,7 @@ from ssl_framework.objectives.m3col import M3CoL
 from ssl_framework.objectives.mae import MAE, SimMIM
 from ssl_framework.objectives.margin_pair import MarginPair
 from ssl_framework.objectives.mclrec import MCLRec
+from ssl_framework.objectives.mean_teacher import MeanTeacher
 from ssl_framework.objectives.meco import MECO
 from ssl_framework.objectives.meow import MEOW
 from ssl_framework.objectives.metric import Contrastive as ContrastivePairs
@@ -85,6 +89,7 @@ from ssl_framework.objectives.metric import MetricLoss, MultiSimilarity, ProxyAn
 from ssl_framework.objectives.metrix import Metrix
 from ssl_framework.objectives.mixco import MixCo
 from ssl_framework.objectives.mixed_ae import MixedAE
+from ssl_framework.objectives.mixmatch import MixMatch
 from ssl_framework.objectives.mmcr import MMCR
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.objectives.mocov3 import MoCoV3
@@ -113,6 +118,7 @@ from ssl_framework.objectives.pixpro import PixPro
 from ssl_framework.objectives.pretext import Pretext
 from ssl_framework.objectives.rankmixup import MNDCG, MRL, RankMixup
 from ssl_framework.objectives.regression import Regression
+from ssl_framework.objectives.remixmatch import ReMixMatch
 from ssl_framework.objectives.rerank_contrastive import Reranker
 from ssl_framework.objectives.ressl import ReSSL
 from ssl_framework.objectives.sbcl import SBCL
@@ -177,6 +183,7 @@ class Case(NamedTuple):
     answers: int = 0  # classes of changes of the last view, which the views know
     pictures: bool = False  # the views tell what they were, and where they are altered: four frames of DIM bands
     series: bool = False  # views are series of DIM channels and four points
+    answers_only: tuple[int, ...] = ()  # views whose outputs say what others are to learn, and learn nothing
     shared: bool = False  # the views tell which of four tokens both show: three, the last and the first
 
     def batch(self, index: Tensor, label: Tensor, views: list[Tensor]) -> Batch:
@@ -380,6 +387,18 @@ def autotcl() -> AutoTCL:
     objective = seeded(lambda: AutoTCL(LearnedViews(DIM, 4, 1, 3, 0.5, 0.1, 1.0), 0.2, 0.3, 2, 0.1, 1.0, 0.1))
     objective.through_encoder = lambda x, constant: {"points": x.transpose(1, 2)}
     return objective
+
+
+def deep_cotraining() -> DeepCoTraining:
+    """With networks that turn what comes in as ``Case.outputs`` does."""
+    objective = DeepCoTraining(DIM, 1.0, 0.5, 0.02)
+    objective.through_encoder = lambda x, constant: {"classifier": x, "second_classifier": x.roll(1, dims=1)}
+    return objective
+
+
+def semi(build: Callable[[], Objective], *views: int, **rest: Any) -> Case:
+    """A classifier that is told some of the labels."""
+    return Case(build, views, heads=("classifier",), partial=True, **rest)
 
 
 def cocosoda() -> CoCoSoDa:
@@ -784,6 +803,30 @@ OBJECTIVES: dict[str, Case] = {
     "wad": Case(wad, (0,), (0,), heads=("classifier", "pooled"), partial=True),
     "sbcl": Case(sbcl),
     "sbcl_warm_up": Case(lambda: allocated(lambda: SBCL(6, DIM, 0.2, 0.07, 0.25, 2, 1, 1, 5))),
+    "mixmatch": semi(lambda: MixMatch(DIM, 0.5, 1.0), 0, 1),
+    "mixmatch_mixed": semi(lambda: MixMatch(DIM, 0.5, 1.0), 0, 1, 2, 3, added=(2, 3), of=(0, 1), answers_only=(0, 1)),
+    "remixmatch": semi(lambda: ReMixMatch(DIM, 0.5, 1.5, 0.5, 0.0, 3), 0, 1, 2),
+    "remixmatch_mixed": Case(
+        lambda: ReMixMatch(DIM, 0.5, 1.5, 0.5, 0.5, 3),
+        (0, 1, 2, 3, 4),
+        heads=("classifier", "pretext"),
+        added=(3, 4),
+        of=(0, 1),
+        answers=4,
+        answers_only=(0,),
+        partial=True,
+    ),
+    "fixmatch": semi(lambda: FixMatch(DIM, 0.3, 1.0), 0, 1),
+    "fixmatch_mixed": semi(lambda: FixMatch(DIM, 0.3, 1.0), 0, 1, 2, 3, added=(2, 3), of=(0, 1), answers_only=(0, 1)),
+    "mean_teacher": semi(lambda: MeanTeacher(DIM, 100.0, 0.8), 0, teacher=(1,)),
+    "mean_teacher_mixed": semi(lambda: MeanTeacher(DIM, 100.0, 0.8), 0, 2, teacher=(1,), added=(2,)),
+    "deep_cotraining": Case(
+        deep_cotraining, (0,), heads=("classifier", "second_classifier"), partial=True, inputs=True
+    ),
+    "deep_cotraining_mixed": Case(
+        deep_cotraining, (0, 1), heads=("classifier", "second_classifier"), partial=True, inputs=True, added=(1,)
+    ),
+    "coconut": Case(lambda: COCONUT(DIM, 2, 0.5, 0.7), (0,), (0,), heads=("classifier", "pooled")),
     "gpc": Case(gpc, heads=("projector", "pooled"), partial=True),
     "grace": Case(lambda: SimCLR(0.4)),
     "bgrl": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor")),

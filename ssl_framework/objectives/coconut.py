@@ -1,0 +1,91 @@
+"""COCONUT: Cappellazzo et al., Continual Contrastive Spoken Language Understanding, ACL Findings 2024
+(arXiv:2310.02699), its term of rehearsal.
+
+A network that learns new classes draws the few samples of earlier ones towards where the network of before, a frozen
+teacher, had put samples of their class, and away from where it puts all others itself.
+
+B samples of this rank, W ranks, D dimensions of the features.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_framework.arguments import Classes, Natural, NonNegative, Positive, guarded
+from ssl_framework.distributed import gather, gather_with_grad, mean_of, rank
+from ssl_framework.functional import full_precision, unit
+from ssl_framework.objectives.base import Objective, outputs_of
+from ssl_framework.objectives.partial import told_accuracy
+from ssl_framework.types import Batch, Clock, Outputs
+
+
+@guarded
+class COCONUT(Objective):
+    """``CE + weight NSPT``, the second over samples of classes below ``old``: negative student, positive teacher.
+
+    Args:
+        num_classes: of the classifier, old and new together.
+        old: classes that the teacher has learnt, the first so many.
+        temperature: tau.
+        weight: of the second term.
+        head: name of the student's classifier.
+
+    Logs both terms and the accuracy.
+    """
+
+    requires = frozenset({"teacher", "label"})
+    num_views = (1, 1)
+
+    def __init__(
+        self,
+        num_classes: Classes,
+        old: Natural,
+        temperature: Positive,
+        weight: NonNegative,
+        head: str = "classifier",
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.old, self.temperature, self.weight, self.head = (
+            num_classes,
+            old,
+            temperature,
+            weight,
+            head,
+        )
+        self.reads, self.teacher_reads = (head, "pooled"), ("pooled",)
+
+    def forward(
+        self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
+    ) -> dict[str, Tensor]:
+        (logits,), (z,) = outputs_of(student, self.head), map(unit, outputs_of(student, "pooled"))  # [B, C], [B, D]
+        (before,) = map(unit, outputs_of(teacher, "pooled"))  # [B, D]
+        assert batch.label is not None
+        classes = F.cross_entropy(logits, batch.label)
+        each, counts = nspt(z, before, batch.label, self.temperature)  # [B] each
+        rehearsal = mean_of(each, counts & (batch.label < self.old))
+        logged = {"classes": classes.detach(), "rehearsal": rehearsal.detach()}
+        return {"loss": classes + self.weight * rehearsal, **logged, "accuracy": told_accuracy(logits, batch.label)}
+
+
+def nspt(z: Tensor, before: Tensor, label: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """``-mean over p of log( e^{z_k . t_p / tau} / sum over a != k of e^{z_k . z_a / tau} )``, p the other samples of
+    k's class, of all ranks. The positive is no part of the denominator, so the term can be negative.
+
+    Args:
+        z: [B, D] unit rows of the student.
+        before: [B, D] unit rows t of the teacher, of the same samples and as wide.
+        label: [B] int64.
+        temperature: tau.
+
+    Returns:
+        [B] the term of each sample, 0 without a positive; and [B] bool, whether it has one.
+    """
+    z = full_precision(z)
+    keys, targets, classes = gather_with_grad(z), gather(before).to(z.dtype), gather(label)  # 2 x [W * B, D], [W * B]
+    own = rank() * len(z) + torch.arange(len(z), device=z.device)  # [B]
+    itself = own[:, None] == torch.arange(len(keys), device=z.device)  # [B, W * B]
+    positive = (label[:, None] == classes) & ~itself  # [B, W * B]
+    count = positive.sum(dim=1)  # [B]
+    pull = (z @ targets.T / temperature * positive).sum(dim=1) / count.clamp(min=1)  # [B]
+    push = (z @ keys.T / temperature).masked_fill(itself, float("-inf")).logsumexp(dim=1)  # [B]
+    return torch.where(count > 0, push - pull, 0.0), count > 0
