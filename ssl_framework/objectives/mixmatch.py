@@ -10,7 +10,7 @@ B samples of this rank, C classes.
 import torch
 from torch import Tensor
 
-from ssl_framework.arguments import Classes, NonNegative, Positive, guarded
+from ssl_framework.arguments import Classes, Fraction, NonNegative, Positive, guarded
 from ssl_framework.objectives.base import Objective
 from ssl_framework.objectives.partial import both_means, clean_and_shown, sharpened, told_accuracy, told_or_guessed
 from ssl_framework.types import Batch, Clock, Outputs
@@ -27,6 +27,7 @@ class MixMatch(Objective):
         num_classes: C.
         temperature: T.
         weight: lambda_u.
+        ramp: share of the run in which the weight rises from 0, evenly; 0: it does not rise.
         head: name of the student's classifier.
 
     Logs both terms and the accuracy on labelled samples.
@@ -37,10 +38,16 @@ class MixMatch(Objective):
     num_views = (1, None)
 
     def __init__(
-        self, num_classes: Classes, temperature: Positive, weight: NonNegative, head: str = "classifier"
+        self,
+        num_classes: Classes,
+        temperature: Positive,
+        weight: NonNegative,
+        ramp: Fraction,
+        head: str = "classifier",
     ) -> None:
         super().__init__()
-        self.num_classes, self.temperature, self.weight, self.head = num_classes, temperature, weight, head
+        self.num_classes, self.temperature, self.head = num_classes, temperature, head
+        self.weight, self.ramp = weight, ramp
         self.reads = (head,)
 
     def forward(
@@ -54,4 +61,5 @@ class MixMatch(Objective):
         labelled, unlabelled = both_means(each, batch.label)
         logged = {"labelled": labelled.detach(), "unlabelled": unlabelled.detach()}
         logged["accuracy"] = told_accuracy(clean[0], batch.label)
-        return {"loss": labelled + self.weight * unlabelled, **logged}
+        rise = min(1.0, clock.progress / self.ramp) if self.ramp else 1.0
+        return {"loss": labelled + self.weight * rise * unlabelled, **logged}

@@ -803,8 +803,10 @@ OBJECTIVES: dict[str, Case] = {
     "wad": Case(wad, (0,), (0,), heads=("classifier", "pooled"), partial=True),
     "sbcl": Case(sbcl),
     "sbcl_warm_up": Case(lambda: allocated(lambda: SBCL(6, DIM, 0.2, 0.07, 0.25, 2, 1, 1, 5))),
-    "mixmatch": semi(lambda: MixMatch(DIM, 0.5, 1.0), 0, 1),
-    "mixmatch_mixed": semi(lambda: MixMatch(DIM, 0.5, 1.0), 0, 1, 2, 3, added=(2, 3), of=(0, 1), answers_only=(0, 1)),
+    "mixmatch": semi(lambda: MixMatch(DIM, 0.5, 1.0, 0.8), 0, 1),
+    "mixmatch_mixed": semi(
+        lambda: MixMatch(DIM, 0.5, 1.0, 0.8), 0, 1, 2, 3, added=(2, 3), of=(0, 1), answers_only=(0, 1)
+    ),
     "remixmatch": semi(lambda: ReMixMatch(DIM, 0.5, 1.5, 0.5, 0.0, 3), 0, 1, 2),
     "remixmatch_mixed": Case(
         lambda: ReMixMatch(DIM, 0.5, 1.5, 0.5, 0.5, 3),

@@ -94,7 +94,7 @@ def test_mixmatch_equals_the_loop(mixed: bool) -> None:
     each = [sum(ce(z[i], learnt[i]) for z in views[-2:]) / 2 for i in range(6)]
     told, rest = split_means(each)
     mixes = [None, None, mixture(0), mixture(1)] if mixed else None
-    out = loss(MixMatch(4, 0.5, 0.8), views, mixes)
+    out = loss(MixMatch(4, 0.5, 0.8, 0.5), views, mixes)
     assert out["loss"].item() == pytest.approx(told + 0.8 * rest, abs=1e-6)
     right = sum(int(views[0][i].argmax()) == c for i, c in enumerate(LABEL.tolist()) if c >= 0) / 3
     assert out["accuracy"].item() == pytest.approx(right)
@@ -219,6 +219,13 @@ def test_a_guess_pulls_strong_views_to_the_class_of_the_weak_one() -> None:
         solver.step()
     assert strong.argmax(dim=1)[LABEL < 0].tolist() == [3, 1, 3]
     assert (strong[LABEL >= 0] == 0).all()
+
+
+def test_the_weight_of_guesses_rises_evenly() -> None:
+    batch, views = Batch([], torch.arange(6), LABEL), loops.outputs(mix_raw(0, 6, 4), head="classifier")
+    losses = [MixMatch(4, 0.5, 2.0, 0.5)(views, None, batch, Clock(step, 0, 10)) for step in (0, 2, 5, 9)]
+    shares = [((out["loss"] - out["labelled"]) / (2 * out["unlabelled"])).item() for out in losses]
+    assert shares == pytest.approx([0.0, 0.4, 1.0, 1.0], abs=1e-6)
 
 
 def test_the_weight_is_that_of_the_clock() -> None:
