@@ -77,6 +77,14 @@ def test_a_method_without_pictures_in_it_makes_a_step_on_series(method: str) -> 
     assert module.student.backbone.net.read.weight.grad.abs().max() > 0
 
 
+def test_views_of_sounds_that_ask_what_was_changed_are_named() -> None:
+    with pytest.raises(
+        ValueError, match="spoken_digits has no pictures: choose views=audio_remixmatch or another method"
+    ):
+        config("method=remixmatch", "data=spoken_digits")
+    assert config("method=remixmatch", "data=spoken_digits", "views=audio_remixmatch").views.count == 4
+
+
 @pytest.mark.parametrize("method", [name for name in METHODS if name in REFUSED])
 def test_a_method_of_pictures_is_refused_on_series_in_one_sentence(method: str) -> None:
     with pytest.raises(ValueError, match=REFUSED[method]) as found:

@@ -50,7 +50,11 @@ def hosted(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
         if asked:
             raise ValueError(f"{asked[0]} is about pictures, but {said}: leave it out, or set keys of data.views")
         if cfg.views.get("noise") or cfg.views.get("geometry"):
-            raise ValueError(f"the method has noise or geometry of pictures (views), but {said}: choose another method")
+            kind = own["_target_"] if ".pretext." in str(cfg.views.get("noise")) else None
+            instead = suggestions.choices("views", lambda node: bool(node.get("question")) and node["_target_"] == kind)
+            raise ValueError(
+                f"the method has noise or geometry of pictures (views), but {said}: choose {instead}another method"
+            )
         count = sum(group.get("count", 1) for group in cfg.views.groups)
         cfg.views = own
         cfg.views["num_views" if "num_views" in own else "count"] = count
