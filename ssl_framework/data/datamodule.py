@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ssl_framework.data.base import Source, Split
-from ssl_framework.data.labels import Labels
+from ssl_framework.data.labels import Labels, told_ones
 from ssl_framework.data.loader import HostLoader, ResidentLoader, Streamed, Undecoded, resident
 from ssl_framework.data.pseudo_labels import PseudoLabels, read_pseudo_labels
 from ssl_framework.data.residence import note
@@ -137,7 +137,7 @@ class DataModule(L.LightningDataModule):
         """The batches of an epoch; None for a set that is read in an order of its own."""
         if not isinstance(self.pretrain, Split):
             return None
-        population = Population(len(self.pretrain.rows), self.pretrain.real, self.group())
+        population = Population(len(self.pretrain.rows), self.pretrain.real, self.group(), told_ones(self.pretrain))
         return Draw(self.sampler, population, self.batch_size)
 
     def num_batches(self) -> int:

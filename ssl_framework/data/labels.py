@@ -170,6 +170,14 @@ def long_tail_sizes(sizes: Sequence[int], imbalance: float) -> list[int]:
     return [min(size, max(1, math.floor(many + 1e-9))) for size, many in zip(sizes, wanted, strict=True)]
 
 
+def told_ones(split: Split) -> Tensor | None:
+    """Which samples have a label, [N] bool on the CPU; ``None`` where all have, or none is a class."""
+    label = split.label
+    if label is None or label.is_floating_point() or int(label.min()) > UNLABELLED:
+        return None
+    return label.cpu() != UNLABELLED
+
+
 def told(split: Split) -> dict[str, int]:
     """What a method is told of a pretraining split, for a record: samples, labelled samples, classes with a label."""
     label = classes_of(split, "all")  # [N]

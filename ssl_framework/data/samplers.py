@@ -4,6 +4,7 @@
     Inflated  real and generated images in random batches, the real ones several times (AdaInf)
     Distinct  no two samples of one pseudo-label in a batch (G-SimCLR)
     Same      whole batches of one pseudo-label (MCL)
+    Labelled  a share of every batch from the samples with a label (FixMatch)
     ClassBalanced  the same number of samples of each of some pseudo-labels (metric learning)
 
 A batch here is that of all ranks together, so what a sampler promises holds on any number of ranks. The number of
@@ -19,7 +20,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ssl_framework.arguments import Count, Several, guarded
+from ssl_framework.arguments import Count, OpenFraction, Several, guarded
 from ssl_framework.types import step_seed
 
 
@@ -29,6 +30,7 @@ class Population(NamedTuple):
     count: int  # type: ignore[assignment]  # N
     real: int | None = None  # the first so many are real and the others generated; None: nothing is generated
     group: Tensor | None = None  # [N] int64 pseudo-label of each sample
+    told: Tensor | None = None  # [N] bool: whether a sample has a label; None: all have, or none
 
 
 class Sampler(ABC):
@@ -126,6 +128,40 @@ class Inflated(Sampler):
         copy = torch.cat(taken)  # [T * W * B]: copies of real images come first, replica after replica
         position = torch.where(copy < copies, copy % population.real, copy - copies + population.real)
         return position.view(-1, size)  # [T, W * B]
+
+
+@guarded
+class Labelled(Sampler):
+    """``share`` of every batch, rounded, from the labelled samples, the rest from the others.
+
+    An epoch takes every unlabelled sample at most once; the labelled ones come again as often as they are needed, each
+    once before any of them again.
+
+    Args:
+        share: of a batch; at least one sample, and not all of them.
+    """
+
+    def __init__(self, share: OpenFraction) -> None:
+        self.share = share
+
+    def batches(self, population: Population, size: int, seed: int, epoch: int) -> Tensor:
+        """As in ``Sampler``; refuses a set in which not some are labelled and others are not."""
+        told = population.told
+        if told is None or bool(told.all()) or not bool(told.any()):
+            raise ValueError(
+                "sampler=labelled takes labelled and unlabelled samples into each batch, but the training set has not "
+                "both: choose labels=partial, or sampler=uniform"
+            )
+        own = min(max(1, round(self.share * size)), size - 1)  # labelled samples of a batch
+        if size < 2:
+            raise ValueError("sampler=labelled needs a sample of either kind in a batch: raise data.batch_size to 2")
+        generator = generator_of(seed, epoch)
+        others = cut(shuffled(~told, generator), size - own)  # [T, size - own]
+        wanted, rounds = own * len(others), int(told.sum())
+        again = [shuffled(told, generator) for _ in range(-(-wanted // rounds))]  # rounds x [labelled]
+        both = torch.cat([torch.cat([*again, others.new_empty(0)])[:wanted].view(-1, own), others], dim=1)  # [T, size]
+        places = torch.rand(len(both), size, generator=generator).argsort(dim=1)  # or a rank would see one kind
+        return both.gather(1, places)
 
 
 class Distinct(Sampler):
@@ -231,6 +267,12 @@ def choice(sampler: Sampler) -> str:
 def generator_of(seed: int, epoch: int) -> torch.Generator:
     """Alike on every rank."""
     return torch.Generator().manual_seed(step_seed(seed, epoch, rank=-2))
+
+
+def shuffled(kept: Tensor, generator: torch.Generator) -> Tensor:
+    """Positions where ``kept`` [N] is true, in random order."""
+    found = kept.nonzero()[:, 0]  # [kept]
+    return found[torch.randperm(len(found), generator=generator)]
 
 
 def cut(order: Tensor, size: int) -> Tensor:

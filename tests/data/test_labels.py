@@ -91,6 +91,16 @@ def test_objectives_that_do_not_say_so_refuse_a_sample_without_a_label() -> None
     assert data.train.label is not None and data.train.label.min() == 0  # evaluators know all
 
 
+def test_batches_of_a_run_hold_their_share_of_labelled_samples() -> None:
+    data = build_data(small("fixmatch", "sampler=labelled", "sampler.share=0.25", "labels.share=0.2"))
+    draw = data.draw()
+    assert draw is not None and data.pretrain.label is not None
+    batches = draw(0, 0)
+    assert ((data.pretrain.label[batches] >= 0).sum(dim=1) == round(0.25 * batches.shape[1])).all()
+    plain = build_data(small("simclr")).draw()
+    assert plain is not None and plain.population.told is None
+
+
 def test_the_result_says_how_many_labels_there_were_and_all_labels_change_no_hash(tmp_path: Path) -> None:
     run_in(tmp_path, small("gpc", "trainer.max_steps=2"))
     assert read_json(tmp_path / "result.json")["labels"] == {"samples": 48, "labelled": 10, "classes": 5}

@@ -9,7 +9,17 @@ from ssl_framework.data import loader as loader_module
 from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.data.loader import Loader, ResidentLoader
-from ssl_framework.data.samplers import ClassBalanced, Distinct, Draw, Inflated, Population, Same, Sampler, Uniform
+from ssl_framework.data.samplers import (
+    ClassBalanced,
+    Distinct,
+    Draw,
+    Inflated,
+    Labelled,
+    Population,
+    Same,
+    Sampler,
+    Uniform,
+)
 from ssl_framework.types import step_seed
 
 GROUP = torch.tensor([7] * 11 + [3] * 5 + [0] * 4 + [100] * 3 + [2] * 3 + [5])  # unequal, in any numbers
@@ -19,12 +29,35 @@ POPULATIONS = {
     "distinct": (Distinct(), Population(len(GROUP), None, GROUP)),
     "same": (Same(), Population(len(GROUP), None, GROUP)),
     "class_balanced": (ClassBalanced(2), Population(len(GROUP), None, GROUP)),
+    "labelled": (Labelled(0.3), Population(len(GROUP), told=GROUP == 3)),
 }
 
 
 def drawn(name: str, size: int, seed: int = 0, epoch: int = 0) -> list[list[int]]:
     sampler, population = POPULATIONS[name]
     return sampler.batches(population, size, seed, epoch).tolist()
+
+
+@pytest.mark.parametrize(("size", "own"), [(2, 1), (5, 2), (7, 2), (10, 3)])
+def test_labelled_fills_its_share_and_no_unlabelled_sample_comes_twice(size: int, own: int) -> None:
+    batches = drawn("labelled", size)
+    assert len(batches) == 22 // (size - own)
+    assert all(sum(int(GROUP[i]) == 3 for i in batch) == own and len(batch) == size for batch in batches)
+    others = [i for batch in batches for i in batch if GROUP[i] != 3]
+    assert len(set(others)) == len(others)
+    again = Counter(i for batch in batches for i in batch if GROUP[i] == 3)
+    assert max(again.values()) - min(again[i] for i in (GROUP == 3).nonzero()[:, 0].tolist()) <= 1
+    places = {place for batch in batches for place, i in enumerate(batch) if GROUP[i] == 3}
+    assert len(places) > own  # no rank has the labelled ones for itself
+    assert batches != drawn("labelled", size, epoch=1)
+
+
+def test_labelled_wants_both_kinds() -> None:
+    for told in (None, torch.ones(8, dtype=torch.bool), torch.zeros(8, dtype=torch.bool)):
+        with pytest.raises(
+            ValueError, match="the training set has not both: choose labels=partial, or sampler=uniform"
+        ):
+            Labelled(0.5).batches(Population(8, told=told), 4, 0, 0)
 
 
 def most_batches(sizes: list[int], size: int) -> int:
