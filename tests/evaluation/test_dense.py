@@ -27,7 +27,7 @@ from ssl_framework.runs.folder import read_json
 from ssl_framework.types import Geometry, Samples
 from ssl_framework.views.image import Views
 from ssl_framework.views.places import in_source, in_view
-from tests.small_runs import config, run_in, small
+from tests.small_runs import SMALL, config, run_in, small
 
 LINEAR = LinearProbe(1e-4, 100)
 
@@ -264,6 +264,11 @@ def test_what_cannot_be_done_is_refused_with_one_sentence() -> None:
     module, data = built("backbone=mlp")
     with pytest.raises(ValueError, match=r"correspondence needs a map of several positions, but ssl_mlp gives one"):
         Correspondence(10, [0.3, 1.0], 0.5, 0)(module, data)
+    whole = build(config("evaluation=dense").evaluation)
+    whole.check(build_module(config("method=simclr", *SMALL), True))
+    sounds = build_module(config("method=simclr", "data=spoken_digits", *SMALL), True)
+    with pytest.raises(ValueError, match=r"evaluation\.probes"):  # before a training
+        whole.check(sounds)
     for make, words in (
         (lambda: Segmentation(0, LINEAR, 0), "images is 0: it must be at least 1"),
         (lambda: Correspondence(0, [0.3, 1.0], 0.5, 0), "images is 0: it must be at least 1"),

@@ -43,6 +43,8 @@ def test_a_student_without_energy_is_refused() -> None:
     images = Split(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"evaluation\.head is energy, but the student has no head .* method=meco"):
         evaluation.score(module, Splits(images, images))
+    with pytest.raises(ValueError, match=r"has no head of that name with one number"):  # before a training
+        evaluation.check(module)
 
 
 def test_a_run_of_meco_scores_its_energy_at_the_end(tmp_path: Path) -> None:

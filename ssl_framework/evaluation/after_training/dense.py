@@ -57,6 +57,10 @@ class Dense(AfterRun):
         if not self.probes:
             raise ValueError("evaluation.probes is empty: keep segmentation or correspondence")
 
+    def check(self, module: SSLModule | Bare) -> None:
+        picture_views(module.views, "evaluation.probes")
+        spatial(module.student.backbone, "evaluation.probes")
+
     def score(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]:
         found: dict[str, float] = {}
         for probe in self.probes:

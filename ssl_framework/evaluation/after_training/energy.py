@@ -14,6 +14,7 @@ from ssl_framework.data.base import Source, Split, chosen
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.evaluation.after_training.base import AfterRun, clean, frozen_copy
 from ssl_framework.evaluation.features import Bare, Splits, extract, refuse_non_finite
+from ssl_framework.models.encoder import Encoder
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.suggestions import choices, nodes_of
 from ssl_framework.runs.suggestions import chosen as chosen_of
@@ -54,6 +55,17 @@ class Energy(AfterRun):
         self.others = {name: source for name, source in others.items() if source is not None}
         self.seed = seed
 
+    def check(self, module: SSLModule | Bare) -> None:
+        self.refuse_without_head(module.student)
+
+    def refuse_without_head(self, student: Encoder) -> None:
+        """Raises ValueError if the student has no head of that name that gives one number."""
+        if student.dims.get(self.head) != 1:
+            raise ValueError(
+                f"evaluation.head is {self.head}, but the student has no head of that name with one number: choose "
+                f"{methods_with_number(self.head)}another head"
+            )
+
     def score(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]:
         """Percent, named ``energy[images=1000]/auroc_noise``, ``/auroc_shapes`` ...
 
@@ -63,11 +75,7 @@ class Energy(AfterRun):
         from sklearn.metrics import roc_auc_score  # slow to import, and few runs need it
 
         student = frozen_copy(module)
-        if student.dims.get(self.head) != 1:
-            raise ValueError(
-                f"evaluation.head is {self.head}, but the student has no head of that name with one number: choose "
-                f"{methods_with_number(self.head)}another head"
-            )
+        self.refuse_without_head(student)
         own = self.drawn(data.test)  # [N, C, H, W_px]
         generator = torch.Generator().manual_seed(self.seed)
         kinds = {"noise": permuted(own, generator)}  # [N, C, H, W_px]
