@@ -57,9 +57,15 @@ class COCONUT(Objective):
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
     ) -> dict[str, Tensor]:
+        """Raises ValueError: the features of student and teacher are not equally wide."""
         (logits,), (z,) = outputs_of(student, self.head), map(unit, outputs_of(student, "pooled"))  # [B, C], [B, D]
         (before,) = map(unit, outputs_of(teacher, "pooled"))  # [B, D]
         assert batch.label is not None
+        if z.shape != before.shape:
+            raise ValueError(
+                f"COCONUT compares features of the student, of {z.shape[1]} numbers, with the teacher's, of "
+                f"{before.shape[1]}: choose the same backbone for both (backbone@teacher.backbone=<name>)"
+            )
         classes = F.cross_entropy(logits, batch.label)
         each, counts = nspt(z, before, batch.label, self.temperature)  # [B] each
         rehearsal = mean_of(each, counts & (batch.label < self.old))

@@ -45,3 +45,11 @@ def test_descent_brings_old_samples_back_to_where_the_teacher_had_their_class() 
     assert torch.equal(found.argmax(dim=1), LABEL)
     across = (found @ found.T)[LABEL[:, None] != LABEL]  # student rows of two classes: apart
     assert across.max() < 0.2
+
+
+def test_another_network_for_the_teacher_is_refused() -> None:
+    outputs = [{"classifier": torch.zeros(6, 4), "pooled": torch.ones(6, 5)}]
+    with pytest.raises(ValueError, match=r"features of the student, of 5 numbers, with the teacher's, of 3: choose"):
+        COCONUT(4, 2, 0.5, 1.0)(
+            outputs, loops.outputs(torch.ones(6, 3), head="pooled"), loops.batch(6, LABEL), loops.CLOCK
+        )
