@@ -60,6 +60,29 @@ class PartialLabels:
 
 
 @guarded
+class KnownClasses:
+    """Only the samples of some classes: what is learnt of them is then asked of the others, too, from base to new
+    classes (Zhou et al., CVPR 2022, arXiv:2203.05557, section 4.1).
+
+    Args:
+        known: share of the classes, in the order of their numbers, rounded up.
+    """
+
+    def __init__(self, known: PositiveFraction) -> None:
+        self.known = known
+
+    def __call__(self, split: Split) -> Split:
+        """As in ``Labels``.
+
+        Raises:
+            ValueError: the samples are not in memory, or some of them are generated.
+        """
+        label = classes_of(split, "known")  # [N]
+        refuse_elsewhere(split, "known")
+        return split.picked((label < num_known(int(label.max()) + 1, self.known)).nonzero()[:, 0])
+
+
+@guarded
 class LongTailed:
     """A part of the training set with the exponential profile of Cui et al., Class-Balanced Loss, CVPR 2019
     (arXiv:1901.05555): class c of C keeps ``floor(n_max imbalance^(-c / (C - 1)))`` samples, or all if it has fewer.
@@ -80,11 +103,7 @@ class LongTailed:
             ValueError: the samples are not in memory, or some of them are generated.
         """
         label = classes_of(split, "long_tail")  # [N]
-        if not isinstance(split.rows, Tensor) or split.real is not None:
-            raise ValueError(
-                "labels=long_tail picks samples in memory, which these are not, or are generated: choose a data set "
-                "in memory, such as data=cifar10, without generated images, or labels=all"
-            )
+        refuse_elsewhere(split, "long_tail")
         members = of_each_class(label, torch.Generator().manual_seed(self.seed))  # C x [n_c]
         sizes = long_tail_sizes([len(rows) for rows in members], self.imbalance)
         kept = torch.cat([rows[:size] for rows, size in zip(members, sizes, strict=True)])  # [kept]
@@ -104,6 +123,15 @@ def classes_of(split: Split, name: str) -> Tensor:
             "classes, or labels=all"
         )
     return split.label.cpu()
+
+
+def refuse_elsewhere(split: Split, name: str) -> None:
+    """Raises ValueError where samples are not in memory, or generated."""
+    if not isinstance(split.rows, Tensor) or split.real is not None:
+        raise ValueError(
+            f"labels={name} picks samples in memory, which these are not, or are generated: choose a data set in "
+            "memory, such as data=cifar10, without generated images, or labels=all"
+        )
 
 
 def of_each_class(label: Tensor, generator: torch.Generator) -> list[Tensor]:
