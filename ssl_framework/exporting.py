@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from ssl_framework.loading import load_run
 from ssl_framework.models.backbone import Backbone
 from ssl_framework.models.exported import write_exported
+from ssl_framework.models.tuning import fold
 from ssl_framework.models.weights import refuse_non_finite_weights
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder
@@ -98,12 +99,13 @@ class FromPixels(nn.Module):
 
 
 def load(folder: Path) -> Trained:
-    """The network of a run.
+    """The network of a run; what was tuned beside it becomes part of its weights.
 
     Raises:
-        FileNotFoundError, ValueError: no such run, or one that is not trusted.
+        FileNotFoundError, ValueError: no such run, one that is not trusted, or one of prefixes.
     """
     cfg, module = load_run(folder, [])
+    fold(module.student.backbone)
     return Trained(cfg, module.eval(), folder)
 
 

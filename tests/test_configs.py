@@ -46,7 +46,7 @@ OF_MODALITY = {
     **dict.fromkeys(("graph", "gcn", "pyg", "bgrl", "dgi", "grace", "meow", "whole_graph"), ("data=sbm",)),
     **dict.fromkeys(("audio", "frames", "tera", "audio_once", "w2v_bert"), ("data=spoken_digits",)),
     "sound_series": ("data=dances",),
-    **dict.fromkeys(("text", "text_tiny"), ("data=caption_texts",)),
+    **dict.fromkeys(("text", "text_eda", "text_tiny"), ("data=caption_texts",)),
 }
 """Choices that read keys which data of pictures have not."""
 
@@ -334,6 +334,8 @@ GIVEN_ELSEWHERE = {
     ),
     "causal": "text_backbone=causal says it; without, attention is in both directions",
     "join_views": "configs/train.yaml has it for every student",
+    "tuning": "a group of its own",
+    "alter": "a part of views=text_eda",
 }
 """Arguments with a default that YAML files need not name, and why."""
 

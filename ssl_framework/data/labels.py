@@ -101,6 +101,29 @@ class TaskLabels:
 
 
 @guarded
+class KnownClasses:
+    """Only the samples of some classes: what is learnt of them is then asked of the others, too, from base to new
+    classes (Zhou et al., CVPR 2022, arXiv:2203.05557, section 4.1).
+
+    Args:
+        known: share of the classes, in the order of their numbers, rounded up.
+    """
+
+    def __init__(self, known: PositiveFraction) -> None:
+        self.known = known
+
+    def __call__(self, split: Split) -> Split:
+        """As in ``Labels``.
+
+        Raises:
+            ValueError: the samples are not in memory, or some of them are generated.
+        """
+        label = classes_of(split, "known")  # [N]
+        refuse_elsewhere(split, "known")
+        return split.picked((label < num_known(int(label.max()) + 1, self.known)).nonzero()[:, 0])
+
+
+@guarded
 class LongTailed:
     """A part of the training set with the exponential profile of Cui et al., Class-Balanced Loss, CVPR 2019
     (arXiv:1901.05555): class c of C keeps ``floor(n_max imbalance^(-c / (C - 1)))`` samples, or all if it has fewer.

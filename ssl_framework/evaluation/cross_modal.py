@@ -45,6 +45,26 @@ class CrossProbe(Protocol):
         ...
 
 
+class Crossing(Protocol):
+    """What ``evaluation.cross`` may be: it scores a whole student on a test split, in metrics of its own."""
+
+    def check(self, module: SSLModule | Bare) -> object:
+        """Raises ValueError if the student lacks what is read."""
+        ...
+
+    def check_split(self, split: Split) -> list[Tensor]:
+        """The further columns that are read; a ValueError if the split lacks one."""
+        ...
+
+    def score(self, module: SSLModule | Bare, split: Split) -> dict[str, float]:
+        """Metric (with its protocol in its name) -> value, the same on every rank."""
+        ...
+
+    def chance(self, module: SSLModule | Bare, split: Split) -> dict[str, float]:
+        """What guesses would score, under the same names."""
+        ...
+
+
 @guarded
 class CrossModal:
     """Embeds a test split by both towers and asks every probe.

@@ -15,7 +15,7 @@ from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.distributed import alone, rank, same_on_all_ranks, shares_of, whole, world_size
 from ssl_framework.evaluation.after_training.base import AfterRun
-from ssl_framework.evaluation.cross_modal import CrossModal
+from ssl_framework.evaluation.cross_modal import Crossing
 from ssl_framework.evaluation.features import (
     DTYPES,
     Bare,
@@ -77,8 +77,8 @@ class FrozenEvaluation(L.Callback):
         scores: ``ViewScores``, a callback beside this one; ``None``: none.
         online_linear: ``OnlineLinear``, a callback beside this one and a probe of the student that trains; ``None``:
             none.
-        cross: scores the embeddings of two towers against each other, in metrics of its own, and says what chance would
-            score, which becomes a reference; ``None``: nothing.
+        cross: scores the embeddings of two towers against each other, or a head's own answers, in metrics of its own,
+            and says what chance would score, which becomes a reference; ``None``: nothing.
         after: an evaluation of finished runs that reads the student's maps, say, in metrics of its own; ``None``: none.
         wordings: scores the features of several texts of a sample against each other, in metrics of its own; ``None``:
             nothing.
@@ -99,7 +99,7 @@ class FrozenEvaluation(L.Callback):
         protocol: str = "unnamed",
         scores: L.Callback | None = None,
         online_linear: Probe | None = None,
-        cross: CrossModal | None = None,
+        cross: Crossing | None = None,
         after: AfterRun | None = None,
         wordings: AcrossWordings | None = None,
     ) -> None:

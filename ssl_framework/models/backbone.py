@@ -143,10 +143,12 @@ class Backbone(nn.Module):
         if not told:
             return
         self.options |= told
-        weights = self.net.state_dict()
+        weights, trains = self.net.state_dict(), [p.requires_grad for p in self.net.parameters()]
         with torch.random.fork_rng(devices=[]):
             self.net = timm.create_model(self.name, num_classes=0, in_chans=self.channels, **self.options)
         self.net.load_state_dict(weights)
+        for parameter, own in zip(self.net.parameters(), trains, strict=True):
+            parameter.requires_grad_(own)
         self._freeze()
         if self.checkpoint_activations:
             self._checkpoint_activations()

@@ -17,6 +17,7 @@ from ssl_framework.distributed import gather, own_rows
 from ssl_framework.functional import as_constant, positions, unit
 from ssl_framework.models.base import BackboneProtocol, Block, Dense, Patched, layered
 from ssl_framework.models.heads import Head, built
+from ssl_framework.models.tuning import Tuning
 from ssl_framework.runs.suggestions import choices, towers_of
 from ssl_framework.types import Clock, Graph, Inputs, Outputs, joined
 
@@ -38,9 +39,10 @@ class Encoder(nn.Module):
         scored: which features evaluators score, side by side: "pooled", or names of ``beside``.
         earlier: backbones that earlier stages of the run have trained (see ``stages``). They are frozen and take no
             part in training; evaluators score the normalised features of all stages side by side.
+        tuning: what is learnt beside the backbone, whose own weights then stay (see ``tuning``); ``None``: it trains.
 
     Raises:
-        ValueError: names that do not exist or are taken.
+        ValueError: names that do not exist or are taken, or a backbone that cannot be tuned so.
     """
 
     def __init__(
@@ -51,9 +53,12 @@ class Encoder(nn.Module):
         beside: Mapping[str, BackboneProtocol] | None = None,
         scored: Sequence[str] = ("pooled",),
         earlier: Annotated[int, Interval(ge=0, le=1000)] = 0,
+        tuning: Tuning | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        if tuning is not None:
+            tuning.attach(backbone)
         self.join_views = join_views
         self.beside = nn.ModuleDict(dict(beside or {}))  # type: ignore[arg-type]
         self.scored = tuple(scored)
@@ -109,9 +114,9 @@ class Encoder(nn.Module):
             )
 
     def compile_parts(self) -> None:
-        """Has the encoder compiled at its first call, unless somebody looks into it; the names of weights stay as they
-        are."""
-        if self.blocks:
+        """Has the encoder compiled at its first call, unless somebody looks into it or its backbone is tuned; the names
+        of weights stay as they are."""
+        if self.blocks or getattr(self.backbone, "tuning", None) is not None:
             return
         self.encode = torch.compile(self.encode)  # type: ignore[method-assign]
 
@@ -199,7 +204,7 @@ class Encoder(nn.Module):
         for name, head in reversed([*self.heads.items()]):  # a head reads features or a head before it
             if name in outputs or name in found:
                 assert isinstance(head, Head)
-                found |= {name, head.source}
+                found |= {name, *head.sources}
         return [name for name in self.heads if name in found]
 
     def through_heads(self, pooled: Tensor) -> Outputs:

@@ -32,6 +32,11 @@ class Head(nn.Module, ABC):
         super().__init__()
         self.source = source
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All that it reads; more than ``source`` where a head says so."""
+        return (self.source,)
+
     def meet(self, backbone: BackboneProtocol) -> None:
         """Is told of the backbone before ``build``, for what depends on its patches; by default nothing does.
 
@@ -42,6 +47,14 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def build(self, width: int) -> None:
         """Makes the layers for features [B, width]. Changes the head, which has its ``out`` from here on."""
+
+    def begin(self) -> str:
+        """Gives a new run's head the weights that its config names; the line that says which, "" for none.
+
+        Raises:
+            FileNotFoundError, ValueError: there are no such weights, or they do not fit.
+        """
+        return ""
 
     def each_layer(self, outputs: Mapping[str, Tensor]) -> list[Tensor]:
         """What every layer gives, first to last; the last is the head's output. One layer unless a head says more."""

@@ -9,6 +9,7 @@ from ssl_framework.arguments import guarded
 from ssl_framework.models.base import BackboneProtocol
 from ssl_framework.models.encoder import Encoder, refuse_unknown_heads
 from ssl_framework.models.heads import Head
+from ssl_framework.models.tuning import Tuning
 from ssl_framework.types import Clock, Inputs, Outputs
 
 
@@ -224,6 +225,10 @@ class AlikeTowers(Towers):
         main: modality of the main tower.
         others: modality -> backbone of the further towers.
         frozen: as in ``Towers``.
+        tuning: modality -> what is learnt beside the backbone of its tower (see ``Encoder``); the others train.
+
+    Raises:
+        ValueError: as of ``Towers``, or a name of ``tuning`` is no tower's.
     """
 
     def __init__(
@@ -234,6 +239,10 @@ class AlikeTowers(Towers):
         others: Mapping[str, BackboneProtocol],
         join_views: bool = True,
         frozen: Sequence[str] = (),
+        tuning: Mapping[str, Tuning] | None = None,
     ) -> None:
-        backbones = {main: backbone, **others}
-        super().__init__({name: Encoder(each, heads, join_views) for name, each in backbones.items()}, frozen)
+        backbones, tuned = {main: backbone, **others}, dict(tuning or {})
+        if unknown := [name for name in tuned if name not in backbones]:
+            raise ValueError(f"student.tuning names {unknown[0]}, but there are towers for {' and '.join(backbones)}")
+        towers = {name: Encoder(each, heads, join_views, tuning=tuned.get(name)) for name, each in backbones.items()}
+        super().__init__(towers, frozen)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ssl_framework.models.base import BackboneProtocol, Public
 from ssl_framework.models.layouts import fitted, read_content
+from ssl_framework.models.tuning import folded
 from ssl_framework.runs.added_keys import below
 from ssl_framework.runs.durable import damage
 from ssl_framework.runs.folder import RunFolder
@@ -228,13 +229,44 @@ def read_weights(path: Path, tower: str | None = None) -> dict[str, Any]:
     """
     if path.is_dir():
         state, prefix = load_newest(RunFolder(path))["state_dict"], prefix_of(RunFolder(path), tower)
-        return {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
+        return folded(below_prefix(state, prefix), below_prefix(state, prefix.removesuffix("net.") + "tuning."))
     if not path.is_file():
         raise FileNotFoundError(f"backbone.weights is {path}, which does not exist{by_name(str(path))}")
     try:
         return read_content(path)
     except ValueError as error:
         raise ValueError(f"backbone.weights: {error}") from error
+
+
+def read_head(path: Path, tower: str, name: str) -> dict[str, Tensor]:
+    """The weights of a head of one of a run's towers.
+
+    Args:
+        path: folder of the run.
+        tower: modality of the tower.
+        name: of the head.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it is a file, is damaged, or the run has no such head.
+    """
+    if path.is_file():
+        raise ValueError(
+            f"backbone.weights is {path}, a file of a backbone alone, but heads of both towers are read, too: name the "
+            "folder of the run"
+        )
+    found = below_prefix(load_newest(RunFolder(path))["state_dict"], f"student.towers.{tower}.heads.{name}.")
+    if not found:
+        raise ValueError(
+            f"backbone.weights is {path}, a run without a head {name} of a tower for {tower}: name the folder of a run "
+            "of two towers, such as one of method=clip"
+        )
+    return found
+
+
+def below_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, by the rest of their names."""
+    return {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
 
 
 def by_name(text: str) -> str:

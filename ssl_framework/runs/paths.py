@@ -189,6 +189,7 @@ RULES: dict[str, dict[str, Rule]] = {
         **{"options": options, "pretrained": switch, "weights": local, "name": word, "small_name": word},
     },
     "ssl_framework.models.graph.GCN": {"weights": local},
+    "ssl_framework.models.prompts.FrozenHead": {"weights": local},
     "ssl_framework.models.pyg.PyGNet": {"weights": local, "model": word, "options": options},
     "ssl_framework.models.sequence.SASRec": {"weights": local},
     "ssl_framework.models.hub_text.HubText": {"folder": local, "weights": local, "pretrained": switch},
@@ -232,6 +233,7 @@ NO_PATHS = {
     ("ssl_framework.masks.block.IJEPAMask", "targets"),  # how many
     ("ssl_framework.mixers.rules.Switch", "weights"),  # of chance
     ("ssl_framework.models.backbone.Backbone", "checkpoint_activations"),  # a switch of the backward pass
+    ("ssl_framework.models.tuning.LoRA", "weights"),  # a pattern of their names
     ("ssl_framework.objectives.all4one.All4One", "weights"),  # of its terms
     ("ssl_framework.objectives.terms.Terms", "weights"),  # likewise
     *(("ssl_framework.objectives.ibot.IBOT", name) for name in ("targets", "patch_targets")),  # how they are made

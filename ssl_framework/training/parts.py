@@ -181,6 +181,12 @@ def begin_with_weights(module: SSLModule) -> list[str]:
                     f"teacher.{key}.weights=<run folder or file>, or teacher.{key}.pretrained=true"
                 )
     student: Any = module.student
+    for backbone in student.backbones:
+        if getattr(backbone, "tuning", None) is not None and not has_weights(backbone):
+            raise ValueError(
+                f"student.tuning keeps the weights of {backbone.name} as they begin, but none are named for it: set "
+                "backbone.weights=<run folder or file> (of a second tower text_backbone.weights), or tuning=none"
+            )
     for name in student.frozen if isinstance(student, Towers) else ():
         if not has_weights(student.tower(name).backbone):
             key = "backbone" if name == student.main else f"{name}_backbone"
@@ -190,7 +196,14 @@ def begin_with_weights(module: SSLModule) -> list[str]:
             )
     encoders = [module.student] if module.teacher is None else [module.student, module.teacher.encoder]
     said = [begin(backbone, modality) for encoder in encoders for modality, backbone in backbones_of(encoder)]
+    towers = [tower for encoder in encoders for tower, _ in encoder.encoders()]
+    said += [line for tower in towers for head in tower.heads.values() for line in begun(head)]
     return [line for line in dict.fromkeys(said) if line]
+
+
+def begun(head: Any) -> list[str]:
+    """Gives a head the weights that its config names; the lines that say so."""
+    return head.begin().splitlines()
 
 
 def backbones_of(encoder: Any) -> list[tuple[str | None, BackboneProtocol]]:

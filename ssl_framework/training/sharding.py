@@ -246,6 +246,8 @@ def check_sharding(cfg: DictConfig, module: SSLModule) -> None:
             f"{found} {type(module.mixer.rule).__name__}, which reaches into the student: choose another mixer, or "
             "trainer.strategy=ddp"
         )
+    if any(getattr(backbone, "tuning", None) is not None for backbone in module.student.backbones):
+        raise ValueError(f"{found} student.tuning, whose weights are few: choose trainer.strategy=ddp, or tuning=none")
     if module.masker is not None:
         raise ValueError(
             f"{found} {type(module.masker).__name__}, which reaches into the student: choose a method without "

@@ -1,6 +1,7 @@
 """Views of texts: one of several wordings of a sample, with words taken out or hidden. Batched, on the device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated
 
 import torch
@@ -25,10 +26,14 @@ class Vocabulary:
 
     Args:
         words: without repetition.
+        synonyms: word -> others of the list that say the same.
     """
 
-    def __init__(self, words: Sequence[str]) -> None:
+    synonyms: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # of vocabularies that know some
+
+    def __init__(self, words: Sequence[str], synonyms: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> None:
         self.names = [*SPECIAL, *words]
+        self.synonyms = synonyms
         self.number = {word: number for number, word in enumerate(self.names)}
 
     def __len__(self) -> int:
@@ -66,6 +71,8 @@ class TextViews(nn.Module):
         span: [lo, hi], range of the share of the words that a view keeps, in one piece (Contriever, arXiv:2112.09118,
             section 3.2: independent cropping); at least one word. ``None``: all.
         unchanged: so many first views are a wording as it is.
+        alter: what else is done to a view, before words are deleted and masked: tokens [B, L] and a generator ->
+            [B, L] (see ``eda``); ``None``: nothing.
 
     Raises:
         ValueError: a number is out of range, or there is no such choice of wordings.
@@ -86,8 +93,10 @@ class TextViews(nn.Module):
         wordings: str = "random",
         span: Annotated[Sequence[PositiveFraction], Len(2, 2)] | None = None,
         unchanged: Natural = 0,
+        alter: Callable[..., Tensor] | None = None,
     ) -> None:
         super().__init__()
+        self.alter = alter
         if num_views < 1 or (tokens is not None and tokens < 3):
             raise ValueError(
                 f"views of texts have num_views={num_views} and tokens={tokens}: at least 1 and 3 are needed"
@@ -138,6 +147,8 @@ class TextViews(nn.Module):
             low, high = self.span
             share, place = (uniform(x[:, 0], generator) for _ in range(2))  # [B] each
             x = piece(x, low + (high - low) * share, place)
+        if self.alter is not None:
+            x = self.alter(x, generator)
         if self.deletion:
             x = delete(x, uniform(x, generator), self.deletion)
         if self.masking:

@@ -8,7 +8,15 @@ from omegaconf import OmegaConf
 
 from ssl_framework.build import build_data, build_module, check_labels
 from ssl_framework.data.base import Split
-from ssl_framework.data.labels import LongTailed, PartialLabels, TaskLabels, long_tail_sizes, num_known, told
+from ssl_framework.data.labels import (
+    KnownClasses,
+    LongTailed,
+    PartialLabels,
+    TaskLabels,
+    long_tail_sizes,
+    num_known,
+    told,
+)
 from ssl_framework.data.pseudo_labels import Classes
 from ssl_framework.runs.config import config_hash
 from ssl_framework.runs.folder import read_json
@@ -62,13 +70,19 @@ def test_a_task_has_its_classes_and_a_few_samples_of_those_before_them() -> None
         TaskLabels(4, 4, 0.1, 0)
 
 
+def test_only_samples_of_known_classes_are_left() -> None:
+    found = KnownClasses(0.4)(split())
+    assert found.label is not None and found.label.tolist() == [y for y in Y.tolist() if y < 3]
+    assert torch.equal(Y[found.rows[:, 0, 0, 0].long()], found.label)
+
+
 def test_known_classes_are_rounded_up() -> None:
     assert [num_known(10, share) for share in (0.01, 0.2, 0.21, 0.5, 1.0)] == [1, 2, 3, 5, 10]
 
 
 @pytest.mark.parametrize("label", [None, Y.float()])
 def test_other_than_classes_are_refused(label: torch.Tensor | None) -> None:
-    for choice in (PartialLabels(0.5, 0.5, 0), LongTailed(10, 0), TaskLabels(0, 2, 0.5, 0)):
+    for choice in (PartialLabels(0.5, 0.5, 0), LongTailed(10, 0), TaskLabels(0, 2, 0.5, 0), KnownClasses(0.5)):
         with pytest.raises(ValueError, match=r"labels=\w+ goes by the classes of the training samples, but they have"):
             choice(split(label))
     with pytest.raises(ValueError, match="labels=long_tail picks samples in memory"):
@@ -80,7 +94,7 @@ def test_objectives_that_do_not_say_so_refuse_a_sample_without_a_label() -> None
         cfg = config(f"method={method}", "labels=partial", *SMALL)
         with pytest.raises(
             ValueError,
-            match=r"some have -1, which is no class: set labels=all, or choose method=deep_cotraining, ",
+            match=r"some have -1, which is no class: set labels=all, or choose method=augmented_tuning, deep_cotraining, ",
         ):
             build_data_and_module(cfg, Path("none"), False)
     with pytest.raises(ValueError, match="pseudo_labels=classes takes a class of every training sample, but labels="):

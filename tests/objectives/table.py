@@ -20,6 +20,7 @@ from ssl_framework.objectives.albef import ALBEF
 from ssl_framework.objectives.all4one import All4One, Transformer
 from ssl_framework.objectives.amcl import AMCL, AMCLBarlow, AMCLMoCo, PairTemperature
 from ssl_framework.objectives.any_loss import AnyLoss
+from ssl_framework.objectives.augmented_tuning import AugmentedTuning
 from ssl_framework.objectives.autotcl import AutoTCL
 from ssl_framework.objectives.balanced_mse import BalancedMSE
 from ssl_framework.objectives.barlow_twins import BarlowTwins
@@ -44,6 +45,7 @@ from ssl_framework.objectives.contriever import Contriever
 from ssl_framework.objectives.core_tuning import CoreTuning
 from ssl_framework.objectives.cosent import CoSENT
 from ssl_framework.objectives.count import Counting
+from ssl_framework.objectives.ctp_tft import CTPTFT
 from ssl_framework.objectives.cwcl import CWCL
 from ssl_framework.objectives.data2vec import Data2Vec
 from ssl_framework.objectives.dcl import DCL
@@ -60,6 +62,7 @@ from ssl_framework.objectives.dito import DITO
 from ssl_framework.objectives.fixmatch import FixMatch
 from ssl_framework.objectives.frossl import FroSSL
 from ssl_framework.objectives.genview import GenView
+from ssl_framework.objectives.gopro import GOPro
 from ssl_framework.objectives.gpc import GPC
 from ssl_framework.objectives.gram import GRAM
 from ssl_framework.objectives.groco import GroCo
@@ -593,6 +596,13 @@ def core_tuning() -> CoreTuning:
     return objective
 
 
+def augmented_tuning(mixup: float | None) -> AugmentedTuning:
+    """With a classifier that turns the features as ``Case.outputs`` does."""
+    objective = AugmentedTuning(DIM, 0.2, 0.5, mixup)
+    objective.through_heads = lambda x: {"classifier": x.roll(1, dims=1)}
+    return objective
+
+
 def metrix(loss: Callable[[], MetricLoss], level: str = "embedding") -> Metrix:
     objective = seeded(lambda: Metrix(loss(), level, 0.4, 2.0, 0.5))
     objective.through_heads = lambda x: {"projector": x.roll(1, dims=1)}
@@ -711,6 +721,10 @@ OBJECTIVES: dict[str, Case] = {
     "reweight_head": Case(lambda: SimCLR(0.5, head="reweight"), heads=("reweight",)),
     "symmetric_relu_head": Case(lambda: SimCLR(0.5)),
     "core_tuning": Case(core_tuning, student=(0,), heads=("pooled", "projector", "classifier")),
+    "augmented_tuning": Case(lambda: augmented_tuning(None), heads=("pooled", "classifier"), partial=True),
+    "augmented_tuning_mixed": Case(lambda: augmented_tuning(0.5), heads=("pooled", "classifier"), partial=True),
+    "ctp_tft": classifier(lambda: CTPTFT(DIM, 1.0)),
+    "gopro": Case(lambda: GOPro(0.2, 0.3, DIM, 1.0), (0, 1, 2), heads=("projector", "classifier", "texts")),
     "metrix_contrastive": Case(lambda: metrix(lambda: ContrastivePairs(0.1, 1.2)), student=(0,)),
     "metrix_multi_similarity": Case(lambda: metrix(similar_pairs), student=(0,)),
     "metrix_proxy_anchor": Case(lambda: metrix(proxies), student=(0,)),

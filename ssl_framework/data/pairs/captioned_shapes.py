@@ -92,8 +92,39 @@ class ShapeVocabulary(Vocabulary):
 
     def __init__(self) -> None:
         fixed = {word for template in TEMPLATES for word in template.split() if "{" not in word}
-        named = {word for slots in NAMED.values() for slot in slots for words in slot.values() for word in words}
-        super().__init__(sorted(fixed | named))
+        groups = [words for slots in NAMED.values() for slot in slots for words in slot.values()]
+        others = {word: tuple(other for other in words if other != word) for words in groups for word in words}
+        super().__init__(sorted(fixed | others.keys()), others)
+
+
+@guarded
+class ClassNames:
+    """A text that names each class of a factor, by the first of its synonyms, behind words that a method may learn.
+
+    Args:
+        factor: whose classes they are; ``None``: the data name none, and the run is refused.
+        words: what the tokens stand for; ``None`` likewise.
+        context: the words before the name.
+
+    Attributes:
+        tokens: [C, L] int64, as long as the longest needs.
+        count: words of the context.
+
+    Raises:
+        ValueError: the classes of the data have no names here.
+    """
+
+    def __init__(self, factor: str | None, words: Vocabulary | None, context: str) -> None:
+        if factor not in NAMED or words is None:
+            raise ValueError(
+                f"the classes ({factor}) of these data have no names that a text could call them by: choose "
+                f"data=captioned_shapes with data.source.label={', '.join(NAMED)}, or another head=<name>"
+            )
+        assert factor is not None
+        first = [0] * len(NAMED[factor])
+        names = [f"{context} {phrase(factor, number, first)}" for number in range(len(FACTORS[factor]))]
+        self.count = len(context.split())
+        self.tokens = words.encode(names, 2 + max(len(name.split()) for name in names)).long()
 
 
 @guarded

@@ -3,6 +3,7 @@
 N images of the train split, M of the test split, D features, B images of a batch.
 """
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from ssl_framework.evaluation.features import DTYPES, Bare, Splits, extract, ref
 from ssl_framework.evaluation.probes.base import right
 from ssl_framework.evaluation.probes.few_labels import drawn_by_class
 from ssl_framework.models.base import BackboneProtocol, deep
+from ssl_framework.models.tuning import fold
 from ssl_framework.module import SSLModule
 from ssl_framework.optim import warmup_cosine
 from ssl_framework.types import Samples, step_seed
@@ -140,7 +142,10 @@ class FineTune(AfterRun):
         views = augmented_views(module, self.augmentation)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(self.seed)  # of what is random in the network, such as dropped paths
-            network = Network(copy.deepcopy(module.student.backbone), int(label.max()) + 1, generator).to(device)
+            backbone = copy.deepcopy(module.student.backbone)
+            with contextlib.suppress(ValueError):  # of prefixes, which stay beside the network
+                fold(backbone)
+            network = Network(backbone, int(label.max()) + 1, generator).to(device)
             network.requires_grad_(True).train()
             lr = self.lr_per_256 * size / 256
             groups = layer_groups(network, lr, self.weight_decay, self.layer_decay)
