@@ -95,7 +95,7 @@ class TextTransformer(nn.Module):
         expert_layers: blocks that have several, by number; ``None``: all.
 
     Raises:
-        ValueError: sizes that do not fit together, or no such pooling or block.
+        ValueError: sizes that do not fit together, no such pooling or block, or a single expert.
     """
 
     def __init__(
@@ -122,6 +122,11 @@ class TextTransformer(nn.Module):
             raise ValueError(f"num_heads of a text backbone is {num_heads}, which does not divide the width {width}")
         if pool not in POOLS:
             raise ValueError(f"pool of a text backbone is {pool}: choose one of {', '.join(POOLS)}")
+        if experts == 1:
+            raise ValueError(
+                "experts of a text backbone is 1, for data without domains: choose data whose texts begin with one of "
+                "several, such as data=caption_domains, or backbone=text_tiny"
+            )
         if experts:
             self.settings |= {"experts": experts, "expert_layers": expert_layers and list(expert_layers)}
         if too_deep := [layer for layer in expert_layers or () if layer >= depth]:

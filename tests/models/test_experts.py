@@ -74,6 +74,8 @@ def test_chosen_blocks_alone_have_experts() -> None:
     assert [block.linear1.weight.shape for block in net.net.blocks] == [(64, 16), (3, 64, 16)]
     with pytest.raises(ValueError, match="expert_layers names 2, but the blocks are numbered 0 to 1"):
         transformer(experts=3, expert_layers=[2])
+    with pytest.raises(ValueError, match=r"experts of a text backbone is 1, .* such as data=caption_domains, or"):
+        transformer(experts=1)
 
 
 def test_weights_of_a_net_without_experts_are_copied(tmp_path: Path) -> None:
