@@ -47,6 +47,7 @@ OF_MODALITY = {
     **dict.fromkeys(("audio", "frames", "tera", "audio_once", "w2v_bert"), ("data=spoken_digits",)),
     "sound_series": ("data=dances",),
     **dict.fromkeys(("text", "text_eda", "text_tiny"), ("data=caption_texts",)),
+    "text_experts": ("data=caption_domains",),
 }
 """Choices that read keys which data of pictures have not."""
 
@@ -333,6 +334,8 @@ GIVEN_ELSEWHERE = {
         ("wordings", "span", "unchanged"), "of methods that need several texts of a sample, or pieces of one"
     ),
     "causal": "text_backbone=causal says it; without, attention is in both directions",
+    **dict.fromkeys(("experts", "expert_layers"), "backbone=text_experts says it; without, there is one for all"),
+    "domains": "data=docstring_domains says it; without, there are no classes",
     "join_views": "configs/train.yaml has it for every student",
     "tuning": "a group of its own",
     "alter": "a part of views=text_eda",

@@ -55,6 +55,29 @@ class Classes:
 
 
 @guarded
+class Factor:
+    """One of the data set's further labels.
+
+    Args:
+        factor: its name.
+    """
+
+    def __init__(self, factor: str) -> None:
+        self.factor = factor
+
+    def __call__(self, images: Split, seed: int, device: torch.device) -> Tensor:
+        """Raises ValueError for a set without such a label, or with numbers instead of classes."""
+        there = {name: x for name, x in (images.numbers or {}).items() if not x.is_floating_point()}
+        if self.factor not in there:
+            known = f"it has {', '.join(there)}: name one of them" if there else "it has none"
+            raise ValueError(
+                f"pseudo_labels.factor is {self.factor}, which is no further label of this data set; {known}, or set "
+                "pseudo_labels=none and sampler=uniform"
+            )
+        return there[self.factor].cpu()
+
+
+@guarded
 class LabelFile:
     """Numbers from a file.
 

@@ -1,6 +1,6 @@
 """A small transformer over tokens, of torch alone: for closed vocabularies of some hundred words and short texts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_framework.arguments import BelowOne, Count, guarded
+from ssl_framework.arguments import BelowOne, Count, Natural, guarded
+from ssl_framework.models.experts import ExpertBlock
 from ssl_framework.types import Outputs
 
 PADDING = 0
@@ -21,7 +22,7 @@ class TextNet(nn.Module):
     padding.
 
     Args:
-        vocabulary, length, width, depth, num_heads, dropout, causal: as in ``TextTransformer``.
+        vocabulary, length, width, depth, num_heads, dropout, causal, experts, expert_layers: as in ``TextTransformer``.
     """
 
     def __init__(
@@ -33,6 +34,8 @@ class TextNet(nn.Module):
         num_heads: int,
         dropout: float = 0.0,
         causal: bool = False,
+        experts: int = 0,
+        expert_layers: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.length = length
@@ -47,6 +50,9 @@ class TextNet(nn.Module):
             nn.TransformerEncoderLayer(width, num_heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True)
             for _ in range(depth)
         )
+        self.first_domain = vocabulary - experts
+        for layer in (range(depth) if expert_layers is None else expert_layers) if experts else ():
+            self.blocks[layer] = ExpertBlock(self.blocks[layer], experts)  # type: ignore[arg-type]
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,8 +69,10 @@ class TextNet(nn.Module):
         padding = x == PADDING  # [B, L']
         tokens = self.tokens(x) + self.places[: x.shape[1]]  # [B, L', D]
         later = padding.new_ones(x.shape[1], x.shape[1]).triu(1) if self.causal else None  # [L', L']
+        domain = (x[:, 0] - self.first_domain).clamp(min=0)  # [B]
         for block in self.blocks:
-            tokens = block(tokens, src_mask=later, src_key_padding_mask=padding)  # [B, L', D]
+            routed = {"expert": domain} if isinstance(block, ExpertBlock) else {}
+            tokens = block(tokens, src_mask=later, src_key_padding_mask=padding, **routed)  # [B, L', D]
         return self.norm(tokens).masked_fill(padding[..., None], 0.0)  # [B, L', D]
 
 
@@ -82,9 +90,12 @@ class TextTransformer(nn.Module):
         dropout: share of activations set to zero in training.
         weights: run folder or .safetensors file that a new run begins with (see ``weights``); ``None``: random ones.
         causal: whether a token sees only those before it, as a captioner's must.
+        experts: E, feed-forward parts of a block, of which a text takes that of its domain: its first token is one of
+            the E last of the vocabulary, or else the first expert serves it. 0: one part for all texts.
+        expert_layers: blocks that have several, by number; ``None``: all.
 
     Raises:
-        ValueError: sizes that do not fit together, or no such pooling.
+        ValueError: sizes that do not fit together, no such pooling or block, or a single expert.
     """
 
     def __init__(
@@ -98,6 +109,8 @@ class TextTransformer(nn.Module):
         dropout: BelowOne = 0.0,
         weights: str | None = None,
         causal: bool = False,
+        experts: Natural = 0,
+        expert_layers: Sequence[Natural] | None = None,
     ) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {
@@ -109,6 +122,15 @@ class TextTransformer(nn.Module):
             raise ValueError(f"num_heads of a text backbone is {num_heads}, which does not divide the width {width}")
         if pool not in POOLS:
             raise ValueError(f"pool of a text backbone is {pool}: choose one of {', '.join(POOLS)}")
+        if experts == 1:
+            raise ValueError(
+                "experts of a text backbone is 1, for data without domains: choose data whose texts begin with one of "
+                "several, such as data=caption_domains, or backbone=text_tiny"
+            )
+        if experts:
+            self.settings |= {"experts": experts, "expert_layers": expert_layers and list(expert_layers)}
+        if too_deep := [layer for layer in expert_layers or () if layer >= depth]:
+            raise ValueError(f"expert_layers names {too_deep[0]}, but the blocks are numbered 0 to {depth - 1}")
         self.net = TextNet(**self.settings, dropout=dropout)
         self.dim = width
         self.dense_dims = {"tokens": width}
@@ -140,6 +162,16 @@ class TextTransformer(nn.Module):
 
     def _arguments(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.settings.items())
+
+
+def checkpoint_filter_fn(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """Weights of a net of one feed-forward part a block as those of one of several, each of which begins with a copy
+    (``weights`` asks for it by this name, which is timm's)."""
+    own = net.state_dict()
+    several = {
+        key for key, x in state.items() if key in own and own[key].ndim > x.ndim and own[key][0].shape == x.shape
+    }
+    return {key: x.expand_as(own[key]).clone() if key in several else x for key, x in state.items()}
 
 
 def mean_of_tokens(tokens: Tensor, there: Tensor) -> Tensor:

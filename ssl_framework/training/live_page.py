@@ -62,7 +62,9 @@ class LivePage(L.Callback):
         outside = isinstance(exception, Interrupted | Stopped)
         why = f"{type(exception).__name__}: {' '.join(str(exception).split())}".removesuffix(": ")
         end = "the same command goes on" if outside else why
-        self.write(trainer, f"{'Interrupted' if outside else 'Failed'} {self.place(trainer)}; {end}.", going=False)
+        # Before it began, asking for its length would need what could not be made, and that would be the error shown.
+        where = self.place(trainer) if self.since else f"before the first step ({now()})"
+        self.write(trainer, f"{'Interrupted' if outside else 'Failed'} {where}; {end}.", going=False)
 
     def running(self, trainer: L.Trainer) -> str:
         """How far it is, and how to tell that it is no more."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_framework.data.pairs.words import CaptionVocabulary
+from ssl_framework.data.texts.domains import DomainVocabulary
 from ssl_framework.runs.durable import replacing
 from ssl_framework.views.base import PairedViews, ViewMaker
 from ssl_framework.views.text import TextViews, Vocabulary
@@ -14,9 +15,10 @@ FILE = "vocabulary.json"
 
 
 def vocabularies(views: ViewMaker) -> list[Vocabulary]:
-    """Those of views of texts."""
+    """Those of views of texts, without the tokens of domains, which their number says."""
     parts: list[Any] = list(views.parts) if isinstance(views, PairedViews) else [views]
-    return [part.words for part in parts if isinstance(part, TextViews) and part.words is not None]
+    found = [part.words for part in parts if isinstance(part, TextViews) and part.words is not None]
+    return [each.words if isinstance(each, DomainVocabulary) else each for each in found]
 
 
 def keep_vocabulary(views: ViewMaker, folder: Path) -> None:

@@ -198,8 +198,9 @@ def uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def words(x: Tensor) -> Tensor:
-    """Where a text has words, known or not, or a mask in the place of one: [B, L] -> [B, L] bool."""
-    return x > END
+    """Where a text has words, known or not, or a mask in the place of one: [B, L] -> [B, L] bool. The first token is
+    none: it begins the text, or says of which domain it is."""
+    return (x > END).index_fill(1, x.new_zeros(1), False)
 
 
 def choose(texts: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ssl_framework.data.base import Split
-from ssl_framework.data.pseudo_labels import AutoEncoder, Classes, DenoisingClusters, LabelFile, clusters
+from ssl_framework.data.pseudo_labels import AutoEncoder, Classes, DenoisingClusters, Factor, LabelFile, clusters
 from ssl_framework.models.weights import load_checkpoint
 from ssl_framework.runs.folder import read_json
 from tests.small_runs import run_in, small
@@ -33,6 +33,16 @@ def test_clusters_of_the_auto_encoder_tell_bright_from_dark() -> None:
     assert label.dtype == torch.int64 and label.tolist() in ([0, 1] * 12, [1, 0] * 12)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(denoising()(two_kinds(), 0, CPU), label)
+
+
+def test_a_further_label_of_the_data_is_taken_by_its_name() -> None:
+    task, height = torch.arange(24) % 4, torch.rand(24)
+    split = two_kinds()._replace(numbers={"task": task, "height": height})
+    assert torch.equal(Factor("task")(split, 0, CPU), task)
+    with pytest.raises(ValueError, match=r"factor is height, which is no further label .*; it has task: name one"):
+        Factor("height")(split, 0, CPU)
+    with pytest.raises(ValueError, match="it has none, or set pseudo_labels=none and sampler=uniform"):
+        Factor("task")(two_kinds(), 0, CPU)
 
 
 def test_the_auto_encoder_learns_to_remove_noise() -> None:

@@ -52,6 +52,17 @@ def test_similarity_reads_the_wordings_that_the_pairs_name() -> None:
     assert TextSimilarity()(test) == TextSimilarity().chance(test) == {}
 
 
+def test_samples_of_no_group_neither_look_nor_are_found() -> None:
+    test = wordings(2.5, 20)
+    odd = torch.arange(20) % 3 == 0
+    some = test._replace(group=test.group.masked_fill(odd, -1))
+    alone = Wordings(test.z[~odd], test.group[~odd], None)
+    probe = TextRetrieval([1, 5], num_samples=10)
+    assert probe(some) == probe(alone) and probe.chance(some) == probe.chance(alone)
+    nobody = test._replace(group=test.group.masked_fill(odd | ~odd, -1))
+    assert probe(nobody) == probe.chance(nobody) == {}
+
+
 def test_retrieval_is_that_of_loops() -> None:
     count = 40
     group = torch.arange(count) // 2 * 2  # two samples of a meaning

@@ -38,6 +38,7 @@ from ssl_framework.objectives.cmim import CMIM
 from ssl_framework.objectives.coca import CoCa
 from ssl_framework.objectives.coconut import COCONUT
 from ssl_framework.objectives.cocosoda import CoCoSoDa
+from ssl_framework.objectives.codiemb import CoDiEmb
 from ssl_framework.objectives.conr import ConR
 from ssl_framework.objectives.contrastive_entropy import ContrastiveEntropy
 from ssl_framework.objectives.contrastive_gap import ContrastiveGap
@@ -94,6 +95,7 @@ from ssl_framework.objectives.mixco import MixCo
 from ssl_framework.objectives.mixed_ae import MixedAE
 from ssl_framework.objectives.mixmatch import MixMatch
 from ssl_framework.objectives.mmcr import MMCR
+from ssl_framework.objectives.mnr import MNR
 from ssl_framework.objectives.moco import MoCo
 from ssl_framework.objectives.mocov3 import MoCoV3
 from ssl_framework.objectives.msd import MSD
@@ -863,6 +865,10 @@ OBJECTIVES: dict[str, Case] = {
     "contriever": Case(lambda: seeded(lambda: Contriever(0.2, Queue(20, DIM))), student=(0,), teacher=(1,)),
     "cocosoda": Case(cocosoda, student=(0, 1), teacher=(0, 1, 2, 3)),
     "cosent": Case(lambda: CoSENT(20.0)),
+    "mnr": Case(lambda: MNR(5.0, symmetric=False)),
+    "mnr, both ways": Case(lambda: MNR(5.0, symmetric=True)),
+    "codiemb, similarity": Case(lambda: CoDiEmb(0.2, 1, 0.2, 2.0, 0.5, 5.0)),
+    "codiemb, both tasks": Case(lambda: CoDiEmb(0.2, 2, 0.2, 2.0, 0.5, 5.0), (0, 1, 2, 3), partial=True),
     "dialog2flow": Case(lambda: Dialog2Flow(0.2, 0.35, ["a b", "b c", "c", "d a b"])),
     "ts2vec": Case(lambda: TS2Vec(0.4), heads=("points",), patches=(4, 4), shared=True),
     "margin_pair": Case(lambda: MarginPair(1.4)),

@@ -265,11 +265,18 @@ def refuse_short(tokens: int, vocabulary: int, words: Vocabulary) -> None:
         raise ValueError(f"data.vocabulary is {vocabulary}, but there are {len(words)} tokens: set it to at least that")
 
 
-def captions_of(factors: Mapping[str, Tensor], num_captions: int, seed: int) -> list[str]:
-    """Captions of samples with these factors, [N] int64 each: K of the first, K of the second ...: N * K sentences."""
+def captions_of(
+    factors: Mapping[str, Tensor], num_captions: int, seed: int, templates: Tensor | None = None
+) -> list[str]:
+    """Captions of samples with these factors, [N] int64 each: K of the first, K of the second ...: N * K sentences.
+
+    Templates are drawn for every caption, or are those of the samples, [N] int64.
+    """
     generator = torch.Generator().manual_seed(seed)
     count = len(factors["shape"]) * num_captions
     template = torch.randint(len(TEMPLATES), (count,), generator=generator).tolist()
+    if templates is not None:
+        template = templates.repeat_interleave(num_captions).tolist()
     slots = sum(map(len, NAMED.values()))
     drawn = torch.randint(SYNONYMS, (count, slots), generator=generator).tolist()
     classes = [factors[factor].tolist() for factor in NAMED]  # one list [N] a factor

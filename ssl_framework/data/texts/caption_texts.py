@@ -113,6 +113,20 @@ def drawn(count: int, generator: torch.Generator) -> dict[str, Tensor]:
     return {factor: torch.randint(len(FACTORS[factor]), (count,), generator=generator) for factor in NAMED}
 
 
+def scored_captions(count: int, seed: int, test: bool) -> tuple[tuple[list[str], list[str]], Tensor, dict[str, Tensor]]:
+    """Two lists of captions, N each; the share of factors that each pair has in common, [N] float32; and the factors of
+    the first ones, factor -> [N] int64."""
+    generator = torch.Generator().manual_seed(step_seed(seed, 30 + test))
+    first, second = (drawn(count, generator) for _ in range(2))
+    kept = torch.randint(len(NAMED) + 1, (count, 1), generator=generator)  # [N, 1]
+    place = torch.rand(count, len(NAMED), generator=generator).argsort(dim=1)  # [N, 5]
+    for column, factor in enumerate(NAMED):
+        second[factor] = torch.where(place[:, column] < kept[:, 0], first[factor], second[factor])
+    equal = torch.stack([first[factor] == second[factor] for factor in NAMED], dim=1)  # [N, 5]
+    said = [captions_of(each, 1, step_seed(seed, 32 + 2 * test + k)) for k, each in enumerate((first, second))]
+    return (said[0], said[1]), equal.float().mean(dim=1), first
+
+
 @guarded
 class CaptionPairs:
     """Pairs of captions, labelled with the share of factors that they have in common: 0, 0.2, 0.4, 0.6, 0.8 or 1.
@@ -140,16 +154,7 @@ class CaptionPairs:
         check_split(split)
         name = "test" if split == "test" else "train"
         if name not in self.drawn:
-            generator = torch.Generator().manual_seed(step_seed(self.seed, 30 + (name == "test")))
-            first, second = (drawn(self.count[name], generator) for _ in range(2))
-            kept = torch.randint(len(NAMED) + 1, (self.count[name], 1), generator=generator)  # [N, 1]
-            place = torch.rand(self.count[name], len(NAMED), generator=generator).argsort(dim=1)  # [N, 5]
-            for column, factor in enumerate(NAMED):
-                second[factor] = torch.where(place[:, column] < kept[:, 0], first[factor], second[factor])
-            equal = torch.stack([first[factor] == second[factor] for factor in NAMED], dim=1)  # [N, 5]
-            score = equal.float().mean(dim=1)  # [N]
-            seeds = (step_seed(self.seed, 32 + 2 * (name == "test") + k) for k in range(2))
-            said = (captions_of(each, 1, seed) for each, seed in zip((first, second), seeds, strict=True))
+            said, score, first = scored_captions(self.count[name], self.seed, name == "test")
             texts = torch.stack([self.words.encode(each, self.tokens) for each in said], dim=1)  # [N, 2, L]
             sample = torch.arange(len(texts))[:, None].expand(-1, 2)  # [N, 2]
             pair = torch.stack([sample, torch.tensor([0, 1]).expand_as(sample)], dim=2)  # [N, 2, 2]

@@ -9,7 +9,7 @@ no test function stands beside a training function.
 import ast
 import hashlib
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ssl_framework.arguments import OpenFraction, guarded
@@ -29,14 +29,19 @@ class Docstrings:
     Args:
         root: folder of Python files; ``None``: the standard library.
         test_fraction: share of the files that is held out, about: by a hash of their names.
+        domains: class -> folders and modules right below the root that belong to it, such as asyncio and queue; all
+            others are of the class "other". ``None``: there are no classes.
 
     Raises:
         ValueError: there is no function with a docstring.
     """
 
-    def __init__(self, root: str | None, test_fraction: OpenFraction) -> None:
+    def __init__(
+        self, root: str | None, test_fraction: OpenFraction, domains: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         self.root = Path(root).expanduser() if root is not None else Path(sysconfig.get_paths()["stdlib"])
         self.test_fraction = test_fraction
+        self.domain = {name: domain for domain, names in (domains or {}).items() for name in names}
         self.found: dict[str, list[Said]] = {}
 
     def splits(self) -> dict[str, list[Said]]:
@@ -51,7 +56,8 @@ class Docstrings:
                 name = path.relative_to(self.root).as_posix()
                 share = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 16**8
                 part = "test" if share < self.test_fraction else "train"
-                self.found[part] += [Said(pair) for pair in pairs_in(path)]
+                label = self.domain.get(name.partition("/")[0].removesuffix(".py"), "other") if self.domain else ""
+                self.found[part] += [Said(pair, label) for pair in pairs_in(path)]
             if empty := [name for name, part in self.found.items() if not part]:
                 raise ValueError(
                     f"data.root={self.root} has no function with a docstring for {empty[0]}: name a folder of Python "

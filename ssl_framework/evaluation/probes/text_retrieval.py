@@ -21,7 +21,8 @@ DEPTH = 10
 
 @guarded
 class TextRetrieval:
-    """Each of n samples looks for its group among the second wordings, by cosine; nothing is fitted.
+    """Each of n samples looks for its group among the second wordings, by cosine; nothing is fitted. Samples of the
+    group -1 neither look nor are found.
 
     All texts of a group are one candidate, as near as the nearest of them. A tie counts against the query, so that a
     collapsed embedding scores no better than chance. The pooled AUC asks more: that one threshold separates right pairs
@@ -45,7 +46,9 @@ class TextRetrieval:
         if test.z.shape[1] < 2:
             return {}
         group = self.groups(test)  # [n]
-        queries, candidates = test.z[: len(group)].unbind(dim=1)  # [n, D] each
+        if not len(group):
+            return {}
+        queries, candidates = test.z[test.group >= 0][: len(group)].unbind(dim=1)  # [n, D] each
         places, right, wrong = [], [], []
         for part, own in zip(queries.split(self.chunk), group.split(self.chunk), strict=True):
             similarity = part @ candidates.T  # [q, n]
@@ -66,6 +69,8 @@ class TextRetrieval:
         if test.z.shape[1] < 2:
             return {}
         group = self.groups(test)  # [n]
+        if not len(group):
+            return {}
         ranks = torch.arange(1, int(group.max()) + 2)  # [groups]
         scores = {f"recall@{k}": 100 * min(k, len(ranks)) / len(ranks) for k in self.ks}
         scores |= {"mrr": 100 * (1 / ranks.double()).mean().item(), "ndcg@10": 100 * gain(ranks).mean().item()}
@@ -77,7 +82,7 @@ class TextRetrieval:
 
     def groups(self, test: Wordings) -> Tensor:
         """The group of each of the n samples, numbered from 0 without gaps: [n] int64."""
-        return test.group[: self.num_samples].unique(return_inverse=True)[1]
+        return test.group[test.group >= 0][: self.num_samples].unique(return_inverse=True)[1]
 
 
 def gain(ranks: Tensor) -> Tensor:
