@@ -21,7 +21,6 @@ from ssl_framework.models.towers import Towers
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.groups import files
 from ssl_framework.runs.suggestions import choices, nodes_of, one_of, towers_of
-from ssl_framework.wiring import target_of
 
 Asked = TypeVar("Asked")
 
@@ -140,7 +139,8 @@ def asked_of(module: SSLModule | Bare, kind: type[Asked], method: str, what: str
     objective = getattr(module, "objective", None)
     if not isinstance(objective, kind):
         name = "a backbone without a method" if objective is None else type(objective).__name__
-        able = [choice for choice, node in nodes_of("objective").items() if hasattr(get_class(target_of(node)), method)]
+        targets = {choice: node.get("objective", node)["_target_"] for choice, node in nodes_of("objective").items()}
+        able = [choice for choice, target in targets.items() if hasattr(get_class(target), method)]
         others = one_of("method", [choice for choice in able if choice in files("method")])
         raise ValueError(f"{what}, which {name} does not: choose {others}evaluation=cross_modal")
     return objective
