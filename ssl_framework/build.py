@@ -25,7 +25,7 @@ from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
 from ssl_framework.runs.config import leaves
 from ssl_framework.runs.messages import nearest
-from ssl_framework.views.base import ViewMaker
+from ssl_framework.views.base import Regional, ViewMaker
 from ssl_framework.wiring import check_modalities, check_words, methods, refuse_missing
 
 last_source: dict[str, Source] = {}
@@ -196,7 +196,7 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
         ValueError: parts that do not fit together.
     """
     views = build(cfg.views)  # draws nothing
-    check_modalities(views.modality, modalities_of(cfg.data), cfg.data.name)
+    check_modalities(read_by(views), modalities_of(cfg.data), cfg.data.name)
     student = build(cfg.student)  # first: at a seed, every method begins with the same backbone
     take_sizes(student, views)
     objective = build(with_widths(cfg.objective, student))
@@ -251,7 +251,12 @@ def check_data(cfg: DictConfig) -> None:
     Raises:
         ValueError: a modality is missing.
     """
-    check_modalities(build(cfg.views).modality, modalities_of(cfg.data), cfg.data.name)
+    check_modalities(read_by(build(cfg.views)), modalities_of(cfg.data), cfg.data.name)
+
+
+def read_by(views: ViewMaker) -> tuple[str, ...]:
+    """What a view maker reads of a sample, the main modality first."""
+    return views.reads if isinstance(views, Regional) else views.modality
 
 
 def modalities_of(data: DictConfig) -> tuple[str, ...]:

@@ -121,6 +121,7 @@ class Batch(NamedTuple):
     masks: list[Tensor | None] | None = None  # V x [B, N] bool: True where a token is hidden from the student
     targets: list[Tensor] | None = None  # what a mask's maker knows and the objective needs, such as hidden places
     first: int = 0  # of a part of a batch whose teacher has seen all of it: where the part begins (gradient_cache)
+    boxes: Tensor | None = None  # [B, R, 4] float32: regions of view 0 as fractions of it, x0, y0, x1, y1; 0 where none
 
 
 class Clock(NamedTuple):

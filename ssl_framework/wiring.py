@@ -14,7 +14,7 @@ from ssl_framework.models.encoder import Encoder
 from ssl_framework.objectives.base import Objective
 from ssl_framework.runs.groups import files
 from ssl_framework.runs.suggestions import choices, nodes_of, one_of
-from ssl_framework.views.base import ViewMaker
+from ssl_framework.views.base import Regional, ViewMaker
 from ssl_framework.views.image import Views
 
 FEATURES = ("pooled", "map", "tokens", "patches", "places", "layers", "mask")
@@ -296,6 +296,11 @@ def check_places(objective: Objective, views: ViewMaker, micro_batch_size: int |
         raise ValueError(
             f"{name} has to know where in the picture each view was cut, which views of {kinds} do not tell: choose "
             "views of pictures alone, or another objective"
+        )
+    if "regions" in objective.requires and not isinstance(views, Regional):
+        raise ValueError(
+            f"{name} compares regions with what is in them, which these views do not tell: choose views=regions, or "
+            "another objective"
         )
 
 

@@ -50,6 +50,14 @@ class Graded(NamedTuple):
     score: Tensor  # [P] float32, greater where they are more alike
 
 
+class Regions(NamedTuple):
+    """Boxes in the pictures of one split, and what is in them."""
+
+    boxes: Tensor  # [N, K, 4] float32: x0, y0, x1, y1, fractions of the picture; 0 where a picture has fewer
+    numbers: Mapping[str, Tensor]  # factor -> [N, K] int64, of what is in the box; -1 where there is none
+    prompts: Mapping[str, Tensor]  # factor -> [classes, P, ...]: P ways to name each class
+
+
 class Split(NamedTuple):
     """One split of a data set."""
 
@@ -63,6 +71,9 @@ class Split(NamedTuple):
     numbers: Mapping[str, Tensor] | None = None  # further labels of the same samples, factor -> [N]
     swapped: Mapping[str, Tensor] | None = None  # factor -> [N, ...]: a text that is wrong of that factor alone
     graded: Graded | None = None  # of texts, for scores of similarity
+    regions: Regions | None = None  # boxes in pictures
+    named: Mapping[str, Tensor] | None = None  # factor -> [classes, slots, synonyms] int64: words of a text that name
+    # a class, one synonym of every slot; -1 where there are fewer
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -86,6 +97,7 @@ class Split(NamedTuple):
             return columns and {name: column[index] for name, column in columns.items()}
 
         label = None if self.label is None else self.label[index]  # [n]
+        boxed = self.regions
         return self._replace(
             rows=self.rows[index],
             label=label,
@@ -95,6 +107,7 @@ class Split(NamedTuple):
             numbers=of(self.numbers),
             swapped=of(self.swapped),
             graded=None,
+            regions=boxed and boxed._replace(boxes=boxed.boxes[index], numbers=of(boxed.numbers) or {}),
         )
 
 

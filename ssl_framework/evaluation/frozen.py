@@ -128,6 +128,7 @@ class FrozenEvaluation(L.Callback):
         self.evaluated_at = -1
         self.seconds = 0.0
         self.initial: dict[str, Tensor] | None = None
+        self.initial_objective: dict[str, Tensor] = {}  # where something asks the objective
         self.from_weights = False  # said by whoever gives the student weights from elsewhere
 
     @property
@@ -268,6 +269,7 @@ class FrozenEvaluation(L.Callback):
         nothing where no part of this knows it."""
         found = {} if self.cross is None else self.cross.chance(module, data.test)
         found |= {} if self.wordings is None else self.wordings.chance(data.test)
+        found |= {} if self.after is None else self.after.chance(module, data)
         further: dict[str, dict[str, float]] = {}
         for shared in self.probes.values():
             probe = getattr(shared, "call", shared)  # what several protocols have in common knows it, too
@@ -288,6 +290,8 @@ class FrozenEvaluation(L.Callback):
             self.after.check(pl_module)
         if self.initial is None:
             self.initial = copied(pl_module.student)  # now: a resumed run is given its weights after this hook
+        if self.after is not None and self.after.reads_objective:
+            self.initial_objective = copied(pl_module.objective)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
@@ -301,6 +305,8 @@ class FrozenEvaluation(L.Callback):
             self.probes, self.head_probes = {}, {}
         if self.wordings is not None:
             self.wordings.check_split(data.test)
+        if self.after is not None:
+            self.after.check_split(data.test)
         if not self.wanted or not self.with_baselines or "untrained" in self.baselines:
             self.initial = None
 
@@ -334,9 +340,14 @@ class FrozenEvaluation(L.Callback):
                 for name, read in views.further().items() if isinstance(views, Further) else ():
                     found = self.score(lambda split, read=read: {"": read(split.rows)}, data)  # type: ignore[misc]
                     self.baselines[name] = plain(found)
+            learnt = copied(pl_module.objective) if self.initial_objective else {}
+            if learnt:
+                pl_module.objective.load_state_dict(shares_of(self.initial_objective, pl_module.objective))
             self.baselines = {**self.baselines, "untrained": plain(self.score_module(pl_module, data))}
             self.baselines |= self.chance(pl_module, data)
             pl_module.student.load_state_dict(trained)
+            if learnt:
+                pl_module.objective.load_state_dict(learnt)
             self.initial = None
         scores = self.score_module(pl_module, data, online=True)
         self.metrics, self.intervals = plain(scores), intervals(scores)

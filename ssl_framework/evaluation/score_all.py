@@ -162,6 +162,9 @@ def misfit(evaluation: Any, chosen: Chosen, model: SSLModule | Bare, splits: Spl
             evaluation.cross.check_split(splits.test)
         if evaluation.wordings is not None:
             evaluation.wordings.check_split(splits.test)
+        if evaluation.after is not None:
+            evaluation.after.check(model)
+            evaluation.after.check_split(splits.test)
     except ValueError as error:
         return str(error)
     if not splits.has_labels:
@@ -232,8 +235,7 @@ def score_all(
                 if isinstance(evaluation.online_linear, L.Callback):
                     evaluation.online_linear.load_state_dict((learnt or {})[evaluation.online_linear.state_key])
                 scores = evaluation.score(features.read_by(evaluation), splits, model.student, online=True)
-                if evaluation.cross is not None:
-                    scores |= defined(evaluation.cross.score(model, splits.test))
+                scores |= across(evaluation, model, splits)
                 for name, source in others.items() if evaluation.with_baselines and scores else ():
                     references[name] = reference(evaluation, splits, source, raw)
                 if with_references and evaluation.with_baselines:
@@ -256,6 +258,12 @@ def score_all(
     return records, left_out
 
 
+def across(evaluation: FrozenEvaluation, model: SSLModule | Bare, splits: Splits) -> dict[str, float]:
+    """What an evaluation asks of a model beside its features: of its towers, and what it leaves to another one."""
+    found = {} if evaluation.cross is None else defined(evaluation.cross.score(model, splits.test))
+    return found if evaluation.after is None else found | defined(evaluation.after.score_module(model, splits))
+
+
 def share_probes(evaluation: FrozenEvaluation, node: DictConfig, memory: dict[Any, Any]) -> None:
     """Has the probes and measures of an evaluation run once on the same features. Changes ``evaluation``."""
     probes: dict[str, Any] = evaluation.probes
@@ -270,8 +278,7 @@ def reference(evaluation: FrozenEvaluation, splits: Splits, source: Features | N
     that does not fit in memory."""
     if source is not None:
         scores = evaluation.score(source.read_by(evaluation), splits, source.module.student)
-        crossed = {} if evaluation.cross is None else defined(evaluation.cross.score(source.module, splits.test))
-        return plain(scores | crossed)
+        return plain(scores | across(evaluation, source.module, splits))
     try:
         return plain(evaluation.score(raw, splits))
     except ValueError as error:

@@ -60,8 +60,7 @@ class ALBEF(Objective):
         super().__init__()
         self.clip = CLIP(temperature, largest_scale, head=head)
         self.pictures, self.texts = queue(), queue()
-        self.alpha, self.ramp = alpha, ramp
-        self.matching, self.masked = matching, masked
+        self.alpha, self.ramp, self.matching, self.masked = alpha, ramp, matching, masked
         self.momentum = momentum
         self.fusion, self.match = fusion, nn.Linear(fusion.dim, 2)
         self.average = copy.deepcopy(fusion).requires_grad_(False)
@@ -73,7 +72,8 @@ class ALBEF(Objective):
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
     ) -> dict[str, Tensor]:
         """Changes the queues and the moving average. Raises ValueError: the towers give embeddings of two widths."""
-        self.follow()
+        with torch.no_grad():  # the fused encoder's moving average moves towards it before it is used
+            torch._foreach_lerp_([*self.average.parameters()], [*self.fusion.parameters()], 1 - self.momentum)
         self.clip.bound()
         z, k = rows_of(student, self.head)[:2], rows_of(teacher or [], self.head)[:2]  # 2 x [B, D] each
         alpha, temperature = ramped(self.alpha, self.ramp, clock), self.clip.temperature.to(z[0].dtype)
@@ -119,10 +119,10 @@ class ALBEF(Objective):
         each = F.cross_entropy(answers, right.long(), reduction="none")  # [3 B]
         return mean_of(each, exists), mean_of((answers.argmax(dim=1) == right).to(each.dtype), exists)
 
-    @torch.no_grad()
-    def follow(self) -> None:
-        """Moves the fused encoder's moving average towards it, before it is used."""
-        torch._foreach_lerp_([*self.average.parameters()], [*self.fusion.parameters()], 1 - self.momentum)
+    def pair_scores(self, pictures: Tensor, words: Tensor, there: Tensor) -> Tensor:
+        """How far pairs belong together, of tokens [B, N, D'] and [B, L, D'] and where words are [B, L]: [B]."""
+        answers = self.match(self.fusion(words, there, pictures)[:, 0])  # [B, 2]
+        return answers[:, 1] - answers[:, 0]
 
 
 def wrong(logits: Tensor, same: Tensor) -> Tensor:

@@ -72,11 +72,15 @@ class CoCa(Objective):
         z = rows_of(student, self.head)  # V x [B, D]
         pairs = self.clip.both_ways(z[0], z[-1]).mean()
         tokens, ids = outputs_of(student, self.token_head), batch.views[1]  # [B, N, D] and [B, L, D]; [B, L]
-        logits = self.decoder.logits(tokens[1], ids != PADDING, self.pool(tokens[0]))  # [B, L, V]
+        logits = self.word_logits(tokens[0], tokens[1], ids != PADDING)  # [B, L, V]
         said, right = next_word(logits[:, :-1], ids[:, 1:])
         logged = {"clip_loss": pairs.detach(), "caption_loss": said.detach(), "word_accuracy": right}
         loss = self.contrast * pairs + self.caption * said
         return {"loss": loss, **logged, "scale": self.clip.log_scale.detach().exp()}
+
+    def word_logits(self, picture: Tensor, words: Tensor, there: Tensor) -> Tensor:
+        """Scores of the next word [B, L, V], of tokens [B, N, D] and [B, L, D] and where words are [B, L]."""
+        return self.decoder.logits(words, there, self.pool(picture))
 
 
 def next_word(logits: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:

@@ -93,8 +93,12 @@ class Reranker(Objective):
         words = torch.cat([texts[:, None], gather_with_grad(texts)[other]], dim=1).flatten(0, 1)  # [B (1 + K), L, D']
         there = torch.cat([ids[:, None], everyone[other]], dim=1).flatten(0, 1) != PADDING  # [B (1 + K), L]
         seen = pictures[own.repeat_interleave(1 + self.wrong)]  # [B (1 + K), N, D']
-        answers = self.answer(self.fusion(words, there, seen)[:, 0])  # [B (1 + K), 2]
-        return (answers[:, 1] - answers[:, 0]).unflatten(0, (len(ids), -1))  # [B, 1 + K]
+        return self.pair_scores(seen, words, there).unflatten(0, (len(ids), -1))  # [B, 1 + K]
+
+    def pair_scores(self, pictures: Tensor, words: Tensor, there: Tensor) -> Tensor:
+        """The logit of yes less that of no, of tokens [B, N, D'] and [B, L, D'] and where words are [B, L]: [B]."""
+        answers = self.answer(self.fusion(words, there, pictures)[:, 0])  # [B, 2]
+        return answers[:, 1] - answers[:, 0]
 
 
 def contrastive(scores: Tensor) -> Tensor:

@@ -77,6 +77,19 @@ class Further(Protocol):
 
 
 @runtime_checkable
+class Regional(Protocol):
+    """A view maker that tells the boxes of regions of the first view, and what is in each, by a text behind the others.
+
+    Attributes:
+        regions: R, of a sample.
+        reads: what it reads of a sample, as data name it; more than its views are of.
+    """
+
+    regions: int
+    reads: tuple[str, ...]
+
+
+@runtime_checkable
 class Growing(Protocol):
     """A view maker whose views may grow as the run goes on.
 

@@ -61,6 +61,25 @@ def in_view(point: Tensor, geometry: Geometry) -> Tensor:
     return mirrored((point - low) / (high - low), geometry.flip)
 
 
+def boxes_in_view(boxes: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Boxes in an image as a view shows them.
+
+    Args:
+        boxes: [B, K, 4] x0, y0, x1, y1, fractions of the image; 0 where there is none.
+        geometry: where the view was cut.
+
+    Returns:
+        [B, K, 4] fractions of the view, cut off at its edges; and [B, K] the share of each area that it shows, 0 where
+        there is none.
+    """
+    corners = in_view(boxes.unflatten(2, (2, 2)).flatten(1, 2), geometry).unflatten(1, (-1, 2))  # [B, K, 2, 2]
+    whole = torch.stack([corners.amin(dim=2), corners.amax(dim=2)], dim=2)  # [B, K, 2, 2]: a mirror exchanges sides
+    seen = whole.clamp(0, 1)  # [B, K, 2, 2]
+    area, all_of_it = ((x[:, :, 1] - x[:, :, 0]).prod(dim=2) for x in (seen, whole))  # [B, K] each
+    there = (boxes[..., 2:] > boxes[..., :2]).all(dim=2)  # [B, K]
+    return seen.flatten(2), torch.where(there, area / all_of_it.clamp(min=1e-12), 0)
+
+
 def mirrored(point: Tensor, flip: Tensor) -> Tensor:
     """Points [B, P, 2] left-right mirrored in those of B views that are."""
     x, y = point.unbind(dim=2)  # 2 x [B, P]

@@ -33,7 +33,7 @@ from ssl_framework.objectives.cacr_moco import CACRMoCo, CACRMoCoV3
 from ssl_framework.objectives.circuitgcl import CircuitGCL
 from ssl_framework.objectives.cleanclip import CleanCLIP
 from ssl_framework.objectives.clip import CLIP
-from ssl_framework.objectives.cloc import CLOC
+from ssl_framework.objectives.cloc import CLOC, Prompter
 from ssl_framework.objectives.cmim import CMIM
 from ssl_framework.objectives.coca import CoCa
 from ssl_framework.objectives.coconut import COCONUT
@@ -185,6 +185,7 @@ class Case(NamedTuple):
     size: float = 1.0  # factor of all outputs: below one where a loss grows with their exponential
     inputs: bool = False  # it reads the views themselves, here as wide as the embeddings
     words: bool = False  # the views behind the first are texts of four tokens, the last one with a word hidden
+    regions: int = 0  # of the first view, some of which it does not show; the last views are their texts
     answers: int = 0  # classes of changes of the last view, which the views know
     pictures: bool = False  # the views tell what they were, and where they are altered: four frames of DIM bands
     series: bool = False  # views are series of DIM channels and four points
@@ -199,6 +200,9 @@ class Case(NamedTuple):
         pixels = torch.sin(index[:, None] + torch.arange(4.0 * DIM)).view(-1, DIM, 2, 2)  # [B, DIM, 2, 2]
         if self.words:
             text = torch.stack([0 * index + 1, 5 + index % 3, 5 + index // 2 % 2, 0 * index + 2], dim=1)  # [B, 4]
+            if self.regions:
+                each = [text.roll(1, dims=1) + (index[:, None] + r) % 3 for r in range(self.regions)]  # R x [B, 4]
+                return Batch([pixels, text, *each], index, label, boxes=self.boxes(index))
             hidden = torch.arange(4) == (1 + index % 2)[:, None]  # [B, 4]
             texts = [text, text.masked_fill(hidden, 4)][: self.num_views - 1]
             return Batch([pixels, *texts], index, label)
@@ -218,6 +222,12 @@ class Case(NamedTuple):
     def seen(self, views: list[Tensor]) -> list[Tensor]:
         """The views V x [B, ...] as a batch has them; none where nothing reads them."""
         return [view.detach()[:, :DIM] for view in views] if self.inputs else []
+
+    def boxes(self, index: Tensor) -> Tensor:
+        """Where regions of samples [B] might be, every fourth of them nowhere: [B, R, 4]."""
+        number = index[:, None] + torch.arange(self.regions)  # [B, R]
+        low = torch.stack([0.1 * (number % 4), 0.2 * (number % 3)], dim=2)  # [B, R, 2]
+        return torch.cat([low, low + 0.3], dim=2) * (number % 4 < 3)[..., None]  # [B, R, 4]
 
     def labels(self, label: Tensor) -> Tensor:
         """What the objective is told of the classes [B]: every third is hidden, if some are."""
@@ -434,6 +444,13 @@ def coca(gated: bool = False, caption: float = 2.0) -> CoCa:
 
 def reranker() -> Reranker:
     return seeded(lambda: Reranker(0.2, 100.0, 2, 1.0, 1.0, Fusion(DIM, 1, 2, False, False, None)))
+
+
+def cloc() -> Case:
+    """Of a picture with two regions, its text and theirs."""
+    build = lambda: seeded(lambda: CLOC(0.2, 100.0, 0.7, 2.0, Prompter(DIM, DIM, 2)))  # noqa: E731
+    heads = ("projector", "places")
+    return Case(build, (0, 1, 2, 3), (), heads, images=heads[:1], patches=(4, 4, 4, 4), words=True, regions=2)
 
 
 def dito() -> DITO:
@@ -777,7 +794,7 @@ OBJECTIVES: dict[str, Case] = {
     "biovil": worded(lambda: seeded(lambda: BioViL(0.2, 100.0, 0.5, DIM, 9)), (0, 1, 2), tokens="places"),
     "dito": Case(dito, heads=("projector", "places"), images=("projector",), patches=(4, 4)),
     "villa": worded(villa, (0, 1), tokens="places"),
-    "cloc": Case(lambda: CLOC(0.2, 100.0)),
+    "cloc": cloc(),
     "hicmae": Case(lambda: LayerContrast(0.2), heads=("layers",), patches=(3, 4)),
     "msd": Case(lambda: MSD(0.2, 100.0, 0.4, 0.5), teacher=(0, 1)),
     "gram": Case(lambda: GRAM(0.2, 100.0, 0.1, -1, 1e-6), student=(0, 1, 2)),

@@ -120,7 +120,7 @@ def test_the_average_follows_the_fused_encoder_and_padding_changes_nothing() -> 
     with torch.no_grad():
         before = objective.average.words.bias.clone()
         objective.fusion.words.bias += 1.0
-    objective.follow()
+    step(objective)
     torch.testing.assert_close(objective.average.words.bias, before + 0.25)
     x, there = torch.randn(2, 4, WIDTH).double(), torch.tensor([[True, True, True, False]] * 2)
     longer = objective.fusion(x, there, x)[:, :3]

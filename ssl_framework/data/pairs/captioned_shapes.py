@@ -203,6 +203,7 @@ class CaptionedShapes:
                 prompts={factor: self.prompts(factor) for factor in NAMED},
                 numbers={**factors, "group": group_of(factors)},
                 swapped=self.swapped(name) if name == "test" else None,
+                named={factor: named_of(factor, self.words) for factor in NAMED},
             )
         return self.splits[name]
 
@@ -254,6 +255,17 @@ def prompts_of(factor: str, words: Vocabulary, tokens: int) -> Tensor:
         for synonym in range(SYNONYMS)
     ]
     return words.encode(sentences, tokens).unflatten(0, (len(FACTORS[factor]), -1))
+
+
+def named_of(factor: str, words: Vocabulary) -> Tensor:
+    """What names each class of a factor, a word of every slot: tokens [classes, slots, SYNONYMS] int64."""
+    said = [
+        phrase(factor, number, [s] * len(NAMED[factor]))
+        for number in range(len(FACTORS[factor]))
+        for s in range(SYNONYMS)
+    ]
+    tokens = words.encode(said, 2 + len(NAMED[factor]))[:, 1:-1]  # [classes * SYNONYMS, slots]
+    return tokens.long().unflatten(0, (-1, SYNONYMS)).transpose(1, 2)  # [classes, slots, SYNONYMS]
 
 
 def refuse_short(tokens: int, vocabulary: int, words: Vocabulary) -> None:

@@ -110,6 +110,10 @@ class CountedShapes:
             prompts={factor: self.prompts(factor) for factor in CLASSES},
             numbers=factors,
             swapped={"number": texts[1]},
+            named={
+                factor: self.words.encode(names, 3)[:, 1:2, None].long()  # [classes, 1, 1]
+                for factor, names in CLASSES.items()
+            },
         )
 
     def captions(self, factors: Mapping[str, Tensor], template: Tensor) -> Tensor:

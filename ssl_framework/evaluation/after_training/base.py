@@ -6,15 +6,23 @@
 
 import copy
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, TypeVar
 
+from hydra.utils import get_class
 from torch import Tensor
 
+from ssl_framework.data.base import Split
 from ssl_framework.data.datamodule import DataModule
 from ssl_framework.distributed import world_size
 from ssl_framework.evaluation.features import Bare, Splits
 from ssl_framework.models.encoder import Encoder
+from ssl_framework.models.towers import Towers
 from ssl_framework.module import SSLModule
+from ssl_framework.runs.groups import files
+from ssl_framework.runs.suggestions import choices, nodes_of, one_of, towers_of
+
+Asked = TypeVar("Asked")
 
 
 class AfterRun(ABC):
@@ -30,6 +38,9 @@ class AfterRun(ABC):
     at_the_end: ClassVar[bool] = False
     """Whether a training may wait for it."""
 
+    reads_objective: ClassVar[bool] = False
+    """Whether it asks the objective, which an untrained model then has untrained, too."""
+
     def __init__(self, protocol: str) -> None:
         self.protocol = protocol
 
@@ -44,6 +55,17 @@ class AfterRun(ABC):
         Raises:
             ValueError: it cannot be done with a student like this one.
         """
+
+    def check_split(self, split: Split) -> None:  # noqa: B027
+        """Is asked likewise of the test split; by default all is well.
+
+        Raises:
+            ValueError: the data lack what it reads.
+        """
+
+    def chance(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]:
+        """What guesses would score, under the same names; by default nothing is known."""
+        return {}
 
     def score_module(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]:
         """All metrics of a student, on the device of the module: metric -> value, an ``Accuracy`` where every
@@ -71,3 +93,54 @@ def clean(module: SSLModule | Bare, images: Tensor) -> Tensor:
 def frozen_copy(module: SSLModule | Bare) -> Encoder:
     """The student in eval mode and without gradients; changing it does not change the module."""
     return copy.deepcopy(module.student).eval().requires_grad_(False)
+
+
+def two_towers(module: SSLModule | Bare, other: str, heads: Sequence[str], name: str) -> tuple[Encoder, Encoder]:
+    """The main tower of a student and the one of another modality, both with these heads.
+
+    Args:
+        module: the model.
+        other: the modality.
+        heads: names.
+        name: of the evaluation that needs them.
+
+    Raises:
+        ValueError: it lacks one of them.
+    """
+    student = module.student
+    if not isinstance(student, Towers) or other not in student.towers:
+        others = choices("method", lambda node: other in towers_of(node))
+        raise ValueError(
+            f"evaluation={name} compares pictures with {other}, but the student has no tower for {other}: choose "
+            f"{others}evaluation=frozen"
+        )
+    found = student.main_tower, student.tower(other)
+    for tower, modality in zip(found, (student.main, other), strict=True):
+        if missing := [head for head in heads if head not in tower.heads]:
+            raise ValueError(
+                f"evaluation={name} reads {missing[0]}, but the tower for {modality} has no such head: choose another "
+                "head, or evaluation=cross_modal"
+            )
+    return found
+
+
+def asked_of(module: SSLModule | Bare, kind: type[Asked], method: str, what: str) -> Asked:
+    """The objective of a module, if it can be asked for something.
+
+    Args:
+        module: the model.
+        kind: a protocol, checkable at run time.
+        method: that it names.
+        what: is asked, as a sentence begins.
+
+    Raises:
+        ValueError: there is no objective, or it cannot.
+    """
+    objective = getattr(module, "objective", None)
+    if not isinstance(objective, kind):
+        name = "a backbone without a method" if objective is None else type(objective).__name__
+        targets = {choice: node.get("objective", node)["_target_"] for choice, node in nodes_of("objective").items()}
+        able = [choice for choice, target in targets.items() if hasattr(get_class(target), method)]
+        others = one_of("method", [choice for choice in able if choice in files("method")])
+        raise ValueError(f"{what}, which {name} does not: choose {others}evaluation=cross_modal")
+    return objective
