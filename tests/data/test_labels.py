@@ -94,7 +94,7 @@ def test_objectives_that_do_not_say_so_refuse_a_sample_without_a_label() -> None
         cfg = config(f"method={method}", "labels=partial", *SMALL)
         with pytest.raises(
             ValueError,
-            match=r"some have -1, which is no class: set labels=all, or choose method=augmented_tuning, deep_cotraining, ",
+            match=r"some have -1, which is no class: set labels=all, or choose method=augmented_tuning, ",
         ):
             build_data_and_module(cfg, Path("none"), False)
     with pytest.raises(ValueError, match="pseudo_labels=classes takes a class of every training sample, but labels="):
