@@ -99,6 +99,11 @@ def is_feature(name: str) -> bool:
     return name in FEATURES or name.startswith("block_") or name.endswith(".layers")
 
 
+def source_of(head: Any) -> str:
+    """What the node of a head reads; of one that holds another head, what that reads."""
+    return head["source"] if "source" in head else source_of(head["head"])
+
+
 def heads_with(reads: Sequence[str]) -> str:
     """What to choose instead: the shipped heads that an objective reads whole, or those that have what it reads."""
 
@@ -108,7 +113,7 @@ def heads_with(reads: Sequence[str]) -> str:
     def whole(node: dict[str, Any]) -> bool:
         behind = [head for head in reads if head in node]
         for head in behind:  # grows
-            source = node[head]["source"]
+            source = source_of(node[head])
             behind += [source] if source in node and source not in behind else []
         return having(node) and set(node) == set(behind)
 

@@ -18,6 +18,7 @@ from ssl_framework.models.towers import AlikeTowers
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
 from ssl_framework.runs.groups import CONFIGS
+from ssl_framework.wiring import source_of
 from tools.pages.looked_up import looked_up_once
 from tools.pages.methods import chosen_by, comment, with_defaults
 from tools.pages.mixing import alike, chosen_for
@@ -87,7 +88,7 @@ def verdicts(root: Path) -> Verdicts:
     heads, teachers = (
         {name: part(root, group, name) for name in names_of(root, group)} for group in ("head", "teacher")
     )
-    outputs = {n: json.dumps({output: one["source"] for output, one in node.items()}) for n, node in heads.items()}
+    outputs = {n: json.dumps({output: source_of(one) for output, one in node.items()}) for n, node in heads.items()}
     alone = {key: heads[name] for name, key in outputs.items()}  # wiring asks for outputs, and what they read, alone
     built = Built({}, {}, {})
     for objective, method in found.method.items():
