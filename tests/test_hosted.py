@@ -32,6 +32,7 @@ REFUSED = {
     },
     "adainf": r"^generated\.source\.image_size reads data\.image_size, which data=waves has not",
     "cmim": r"^student\.heads\.decoder\.\w+ reads data\.\w+, which data=waves has not",
+    "pairing_net": r"^views\.pairs reads data\.pairs, which data=waves has not",
     "margin_pair": "^the method has towers of sound and series, but data=waves has no sound",
     "scatsimclr": "data=waves",
     "genview": "data=waves",

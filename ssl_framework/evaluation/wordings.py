@@ -1,4 +1,5 @@
-"""Evaluation of texts against texts: how the features of two wordings lie to each other.
+"""Evaluation of texts against texts: how the features of two wordings lie to each other; likewise of the two series of
+a pair.
 
 N samples of the test split, K wordings of each, of which the first two are read; D dimensions, P graded pairs.
 """
@@ -54,8 +55,9 @@ class AcrossWordings:
         self.named: tuple[object, dict[str, Split]] = (None, {})  # likewise of ways to name classes
 
     def check_split(self, split: Split) -> None:
-        """Raises ValueError if samples are no texts."""
-        if len(split.shape) != 3 or split.rows.dtype != torch.int32:
+        """Raises ValueError if samples are neither texts nor pairs of series."""
+        texts = len(split.shape) == 3 and split.rows.dtype == torch.int32  # [N, K, L]
+        if not texts and not (len(split.shape) == 4 and split.rows.dtype.is_floating_point):  # [N, K, C, T]
             raise ValueError(
                 "evaluation.wordings compares wordings of texts, which the data have not: choose evaluation=frozen, or "
                 "data of texts such as data=caption_texts"

@@ -1,5 +1,5 @@
 """PairingNet: Zhou et al., PairingNet: A Learning-based Pair-searching and -matching Network for Image Fragments, 2023
-(arXiv:2312.08704): its two losses, for loops of one's own; no method here has fragments.
+(arXiv:2312.08704): its two losses; the one of searching trains, the other is for loops of one's own.
 
 Searching: a fragment has to find the fragments that it was torn from, all of them together, and whichever finds itself
 in another pair of the batch is no negative. Matching: points of both contours that lie on each other get a high entry
@@ -44,8 +44,8 @@ class PairingNet(Objective):
     ) -> dict[str, Tensor]:
         if batch.targets is None or len(batch.targets) != 2:
             raise ValueError(
-                "PairingNet has to know which fragments each pair is of, but the batch does not say: call it with a "
-                "Batch whose targets are both [B] numbers"
+                "PairingNet has to know which fragments each pair is of, but the batch does not say: choose "
+                "views=fragments with data=fragments, or call it with a Batch whose targets are both [B] numbers"
             )
         s, t = map(unit, outputs_of(student, self.head))  # [B, D] each
         source, target = batch.targets  # [B] each
