@@ -84,7 +84,9 @@ def reported(settings: str) -> frozenset[str]:
     widths = {"": 8}
     if student is not None:
         assert isinstance(student, Encoder)
-        layers = student.eval().embed_layers(torch.zeros(2, 3, 32, 32), evaluation.head_layers)
+        layers = student.eval().embed_layers(
+            torch.zeros(2, node["student"]["backbone"]["channels"], 32, 32), evaluation.head_layers
+        )
         widths = {layer: x.shape[1] if evaluation.head_probes else 8 for layer, x in layers.items()}
     generator = torch.Generator().manual_seed(0)
 
