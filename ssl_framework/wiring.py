@@ -17,7 +17,7 @@ from ssl_framework.runs.suggestions import choices, nodes_of, one_of
 from ssl_framework.views.base import Regional, ViewMaker
 from ssl_framework.views.image import Views
 
-FEATURES = ("pooled", "map", "tokens", "patches", "places", "layers", "mask")
+FEATURES = ("pooled", "map", "tokens", "patches", "places", "layers", "middle", "mask")
 """What a backbone may give beside the heads and the maps of its blocks, "block_-2"; and which patches were hidden."""
 
 

@@ -80,8 +80,9 @@ class Dense(Protocol):
     """A backbone that says which of its outputs keep places apart: what dense heads and objectives need.
 
     Attributes:
-        dense_dims: D' of "tokens" [B, N, D'], "map" [B, D', h, w], "patches" [B, n, D'] and "layers", of those it has.
-            A map may be made of tokens, by ``map_of``; one of a single position is none.
+        dense_dims: D' of "tokens" [B, N, D'], "map" [B, D', h, w], "patches" [B, n, D'] and "layers", of those it has,
+            and of "middle" [B, D'], one vector behind a block between. A map may be made of tokens, by ``map_of``; one
+            of a single position is none.
     """
 
     dense_dims: dict[str, int]

@@ -55,8 +55,9 @@ class TextNet(nn.Module):
             self.blocks[layer] = ExpertBlock(self.blocks[layer], experts)  # type: ignore[arg-type]
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, L'] int64 with L' up to L -> [B, L', D], zero at padding.
+    def forward(self, x: Tensor, both: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """[B, L'] int64 with L' up to L -> [B, L', D], zero at padding; or, if both are asked for, the tokens behind
+        the middle block, of three the second, and these.
 
         Raises:
             ValueError: what comes in is no text, or too long a one.
@@ -70,10 +71,15 @@ class TextNet(nn.Module):
         tokens = self.tokens(x) + self.places[: x.shape[1]]  # [B, L', D]
         later = padding.new_ones(x.shape[1], x.shape[1]).triu(1) if self.causal else None  # [L', L']
         domain = (x[:, 0] - self.first_domain).clamp(min=0)  # [B]
+        between = []
         for block in self.blocks:
             routed = {"expert": domain} if isinstance(block, ExpertBlock) else {}
             tokens = block(tokens, src_mask=later, src_key_padding_mask=padding, **routed)  # [B, L', D]
-        return self.norm(tokens).masked_fill(padding[..., None], 0.0)  # [B, L', D]
+            between.append(tokens)
+        last = self.norm(tokens).masked_fill(padding[..., None], 0.0)  # [B, L', D]
+        if not both:
+            return last
+        return between[(len(between) - 1) // 2].masked_fill(padding[..., None], 0.0), last
 
 
 @guarded
@@ -133,19 +139,21 @@ class TextTransformer(nn.Module):
             raise ValueError(f"expert_layers names {too_deep[0]}, but the blocks are numbered 0 to {depth - 1}")
         self.net = TextNet(**self.settings, dropout=dropout)
         self.dim = width
-        self.dense_dims = {"tokens": width}
+        self.dense_dims = {"tokens": width, "middle": width}
         self.pool = POOLS[pool]
         self.causal = causal
         self.weights = weights
         self.name = f"text_transformer_{depth}x{width}"
 
     def forward(self, x: Tensor) -> Outputs:
-        """[B, L'] int64 with L' up to L -> "tokens" [B, L', D], zero at padding, and "pooled" [B, D].
+        """[B, L'] int64 with L' up to L -> "tokens" [B, L', D], zero at padding, "pooled" [B, D], and "middle" [B, D],
+        pooled behind the middle block.
 
-        How many places of padding stand behind the end of a text changes neither.
+        How many places of padding stand behind the end of a text changes none of them.
         """
-        tokens = self.net(x)  # [B, L', D]
-        return {"tokens": tokens, "pooled": self.pool(tokens, x != PADDING)}
+        middle, tokens = self.net(x, both=True)  # [B, L', D] each
+        there = x != PADDING  # [B, L']
+        return {"tokens": tokens, "pooled": self.pool(tokens, there), "middle": self.pool(middle, there)}
 
     def about(self) -> dict[str, str]:
         """The class and its settings."""

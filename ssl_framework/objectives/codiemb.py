@@ -3,10 +3,9 @@ Information Retrieval and Semantic Textual Similarity, 2025 (arXiv:2508.11442), 
 
 A batch is of one task. Pairs without a score are of retrieval: a text looks for its answers among all answers and hard
 negatives of the global batch. Pairs with one are of similarity: their cosines have to go with the scores, by Pearson's
-correlation, by a divergence of ranks, and by an order of each pair above all that score less.
+correlation, by a divergence of ranks, and by an order of each pair above all that score less; alike pairs may find each
+other in the middle of the net, too.
 """
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +15,9 @@ from ssl_framework.distributed import gather, gather_with_grad, mean_of, rank
 from ssl_framework.functional import nce, unit
 from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.types import Batch, Clock, Outputs
+
+ALIKE = 1.0
+"""Score from which on the texts of a pair look for each other in the middle (the authors)."""
 
 
 @guarded
@@ -28,6 +30,7 @@ class CoDiEmb(Objective):
         positives: P, answers of a text.
         similarity_temperature: tau of the two losses of order.
         pearson, order, divergence: weights of the three losses of similarity.
+        middle: weight of InfoNCE of scored pairs on what stands behind the middle layer, a feature of text backbones.
         head: name of the student's head whose outputs are compared.
     """
 
@@ -42,15 +45,16 @@ class CoDiEmb(Objective):
         pearson: NonNegative,
         order: NonNegative,
         divergence: NonNegative,
+        middle: NonNegative,
         head: str = "projector",
     ) -> None:
         super().__init__()
         self.temperature = temperature
         self.positives = positives
         self.similarity_temperature = similarity_temperature
-        self.weights = (pearson, order, divergence)
+        self.weights = (pearson, order, divergence, middle)
         self.head = head
-        self.reads = (head,)
+        self.reads = (head, "middle") if middle else (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
@@ -63,45 +67,39 @@ class CoDiEmb(Objective):
                 f"objective.positives is {self.positives}, but a sample has {len(z)} views: lower it, or raise "
                 "views.num_views"
             )
-        label = gather(batch.label)  # [W * B]
+        label, asks = gather(batch.label), batch.label < 0  # [W * B], [B]
         cosine = gather_with_grad((z[0] * z[1]).sum(dim=1))  # [W * B]
-        terms = similarity_terms(cosine, label.to(cosine.dtype), label >= 0, self.similarity_temperature)
-        similarity = sum(weight * term for weight, term in zip(self.weights, terms, strict=True))
-        assert isinstance(similarity, Tensor)
-        found = retrieval(z, batch.label < 0, self.positives, self.temperature)
+        terms = [*similarity_terms(cosine, label.to(cosine.dtype), label >= 0, self.similarity_temperature)]
+        if "middle" in self.reads:
+            pair = [unit(each) for each in outputs_of(student, "middle")[:2]]  # 2 x [B, D]
+            terms.append(retrieval(pair, batch.label >= ALIKE, ~asks, 1, self.temperature))
+        similarity = torch.stack([w * term for w, term in zip(self.weights, terms, strict=False)]).sum()
+        found = retrieval(z, asks, asks, self.positives, self.temperature)
         return {"loss": found + similarity, "retrieval": found.detach(), "similarity": similarity.detach()}
 
 
-def retrieval(z: list[Tensor], asks: Tensor, positives: int, temperature: float) -> Tensor:
+def retrieval(z: list[Tensor], asks: Tensor, there: Tensor, positives: int, temperature: float) -> Tensor:
     """Mean cross-entropy of texts and their answers, a scalar; each answer is told from the answers of the same place
     and from all negatives of the global batch. 0 where nobody asks.
 
     Args:
         z: unit rows V x [B, D]: texts, P answers, and negatives.
-        asks: [B] bool; the others neither ask nor are candidates.
-        positives: P.
-        temperature: tau.
+        asks, there: [B] bool; who looks for its answers, and whose texts are candidates.
+        positives, temperature: P, tau.
     """
     own = rank() * len(asks) + torch.arange(len(asks), device=asks.device)  # [B]
     negatives = [gather_with_grad(each) for each in z[1 + positives :]]  # H x [W * B, D]
-    absent = (~gather(asks)).repeat(1 + len(negatives)).expand(len(asks), -1)  # [B, (1 + H) * W * B]
+    absent = (~gather(there)).repeat(1 + len(negatives)).expand(len(asks), -1)  # [B, (1 + H) * W * B]
     answers = [torch.cat([gather_with_grad(each), *negatives]) for each in z[1 : 1 + positives]]
     losses = [nce(z[0], keys, own, temperature, absent) for keys in answers]  # P x [B]
     return mean_of(torch.stack(losses).mean(dim=0).masked_fill(~asks, 0.0), asks)
 
 
-class SimilarityTerms(NamedTuple):
-    """Scalars; each 0 where no pair has a score."""
+def similarity_terms(cosine: Tensor, score: Tensor, there: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What cosines [N] of pairs cost beside their scores [N]: one minus Pearson's correlation, PRO, and the divergence
+    of softmax over cosines from softmax over ranks; without waiting for the device.
 
-    pearson: Tensor  # one minus Pearson's correlation
-    order: Tensor  # PRO
-    divergence: Tensor  # of softmax over cosines from softmax over ranks
-
-
-def similarity_terms(cosine: Tensor, score: Tensor, there: Tensor, tau: float) -> SimilarityTerms:
-    """What cosines [N] of pairs cost beside their scores [N], without waiting for the device.
-
-    Equal scores have the mean of their places. Only pairs where ``there`` [N] bool count.
+    Equal scores have the mean of their places. Only pairs where ``there`` [N] bool count; without any, all is 0.
     """
     some = there.any()
     there = there | ~some  # or no softmax is defined, whose value nobody reads
@@ -126,5 +124,4 @@ def similarity_terms(cosine: Tensor, score: Tensor, there: Tensor, tau: float) -
     own = cosine * gap.amax(dim=1) / tau  # [N]
     others = (cosine * gap / tau).masked_fill((gap <= 0) & ahead[:, None], low).logsumexp(dim=1)  # [N]
     order = ((torch.logaddexp(own, others) - own) * ahead).sum() / ahead.sum().clamp(min=1)
-    terms = ((1 - correlation).where(varies, 1.0), order, divergence)
-    return SimilarityTerms(*(term.where(some, 0.0) for term in terms))
+    return (1 - correlation).where(varies, 1.0).where(some, 0.0), order.where(some, 0.0), divergence.where(some, 0.0)

@@ -47,6 +47,16 @@ def test_pooling() -> None:
     assert torch.equal(out["pooled"], out["tokens"][:, 0])
 
 
+@pytest.mark.parametrize(("depth", "block"), [(1, 0), (2, 0), (3, 1), (4, 1)])
+def test_the_middle_is_pooled_behind_the_middle_block(depth: int, block: int) -> None:
+    net, x = transformer(depth=depth), texts([3, 5], 6)
+    seen: list[torch.Tensor] = []
+    net.net.blocks[block].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    middle = net(x)["middle"]
+    for row, length in enumerate((3, 5)):
+        torch.testing.assert_close(middle[row], seen[0][row, :length].mean(dim=0))
+
+
 def test_the_order_of_words_counts() -> None:
     net = transformer()
     x = texts([5], 5)

@@ -13,8 +13,8 @@ GOLD = torch.tensor([0.2, 0.9, 0.5, 0.5, 1.0, 0.0], dtype=torch.float64)
 ALL = torch.ones(6, dtype=torch.bool)
 
 
-def objective(positives: int = 1) -> CoDiEmb:
-    return CoDiEmb(0.05, positives, 0.05, 2.0, 0.5, 5.0)
+def objective(positives: int = 1, middle: float = 0.0) -> CoDiEmb:
+    return CoDiEmb(0.05, positives, 0.05, 2.0, 0.5, 5.0, middle)
 
 
 def loss(model: CoDiEmb, label: Tensor, *views: Tensor) -> dict[str, float]:
@@ -75,8 +75,22 @@ def test_retrieval_equals_the_loop_over_those_that_ask() -> None:
             own = loops.dot(z[0][i], answers[i]) / 0.3
             keys = [answers[j] for j in rows] + [view[j] for view in z[3:] for j in rows]
             wanted.append(loops.log_sum_exp([loops.dot(z[0][i], key) / 0.3 for key in keys]) - own)
-    found = retrieval(z, asks, 2, 0.3)
+    found = retrieval(z, asks, asks, 2, 0.3)
     assert found.item() == pytest.approx(sum(wanted) / len(wanted), abs=1e-10)
+
+
+def test_alike_pairs_look_for_each_other_in_the_middle_among_all_pairs_with_a_score() -> None:
+    label = torch.tensor([1.0, 0.4, -1.0, 1.0, 0.8])
+    z, m = [loops.random_unit(5, 4, seed) for seed in (0, 1)], [loops.random_unit(5, 3, seed) for seed in (2, 3)]
+    keys = [row for row in range(5) if label[row] >= 0]
+    logits = {i: [loops.dot(m[0][i], m[1][j]) / 0.05 for j in keys] for i in (0, 3)}
+    wanted = [loops.log_sum_exp(row) - row[keys.index(i)] for i, row in logits.items()]
+    outputs = [{"projector": a, "middle": 2 * b} for a, b in zip(z, m, strict=True)]
+    batch = loops.batch(5)._replace(label=label)
+    model = objective(middle=0.5)
+    assert model.reads == ("projector", "middle")
+    found = model(outputs, None, batch, loops.CLOCK)["loss"].item()
+    assert found - loss(objective(), label, *z)["loss"] == pytest.approx(0.5 * sum(wanted) / 2, abs=1e-10)
 
 
 def test_a_batch_of_both_tasks_costs_the_sum_and_the_gradient_is_finite_where_a_task_is_missing() -> None:
