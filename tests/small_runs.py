@@ -98,7 +98,7 @@ SMALL_OF = {
     **{method: ("sampler.per_class=2",) for method in ("proto_triplet", "icnn")},
     "wad": ("labels.share=1.0", "labels.known=0.5"),
     "sbcl": ("labels=all", "objective.warmup=1", "objective.least=2"),  # a long tail of 48 images is too short
-    "augmented_tuning": ("labels.share=0.5",),
+    "augmented_tuning": ("labels.share=0.8",),
     **dict.fromkeys(("gopro", "ctp_tft"), ("labels.known=0.8",)),  # of 48 pictures half are too few
     "gpc": ("objective.warmup=1",),
     **dict.fromkeys(("mixmatch", "remixmatch", "fixmatch", "mean_teacher", "deep_cotraining"), ("labels.share=0.5",)),

@@ -171,9 +171,18 @@ ALIKE = {MODALITIES[data]: data for data in reversed(PICTURES)}
 """What samples consist of -> the first such data set, for all of which the same is said."""
 
 
+NAMED = ("ctp_tft", "gopro")
+"""Methods of pictures alone whose classes need names: refused by those (tests/models/test_prompts.py)."""
+
+
 @pytest.mark.parametrize(
     ("method", "data"),
-    [(m, d) for m in METHODS for d in ALIKE.values() if DEFAULT_DATA[m] in PICTURES and not fits(m, d)],
+    [
+        (m, d)
+        for m in METHODS
+        for d in ALIKE.values()
+        if DEFAULT_DATA[m] in PICTURES and not fits(m, d) and m not in NAMED
+    ],
 )
 def test_a_method_is_refused_by_name_on_data_that_lack_what_it_needs(method: str, data: str) -> None:
     missing = " and no ".join(name for name in MODALITIES[DEFAULT_DATA[method]] if name not in MODALITIES[data])

@@ -101,6 +101,31 @@ class TaskLabels:
 
 
 @guarded
+class FewLabels:
+    """Only some samples of each class, which all have their label: learning where data are scarce.
+
+    Args:
+        share: of the samples of each class, rounded, at least one.
+        seed: of which samples; a larger share keeps the samples of a smaller one.
+    """
+
+    def __init__(self, share: PositiveFraction, seed: Seed) -> None:
+        self.share = share
+        self.seed = seed
+
+    def __call__(self, split: Split) -> Split:
+        """As in ``Labels``.
+
+        Raises:
+            ValueError: the samples are not in memory, or some of them are generated.
+        """
+        members = of_each_class(classes_of(split, "few"), torch.Generator().manual_seed(self.seed))  # C x [n_c]
+        refuse_elsewhere(split, "few")
+        kept = torch.cat([rows[: max(1, round(self.share * len(rows)))] for rows in members])  # [kept]
+        return split.picked(kept.sort().values)
+
+
+@guarded
 class KnownClasses:
     """Only the samples of some classes: what is learnt of them is then asked of the others, too, from base to new
     classes (Zhou et al., CVPR 2022, arXiv:2203.05557, section 4.1).

@@ -7,6 +7,8 @@ stands for both.
 M test samples, C classes.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -78,7 +80,7 @@ def name_of(base: int, classes: int) -> str:
     return f"base_to_new[base={base},new={classes - base}]"
 
 
-def scored(name: str, found: list[float]) -> dict[str, float]:
+def scored(name: str, found: Sequence[float]) -> dict[str, float]:
     """Percent of base and new classes as metrics, and their harmonic mean where there are both."""
     if len(found) == 1:
         return {f"{name}/base": found[0]}

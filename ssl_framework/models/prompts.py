@@ -38,15 +38,17 @@ class FrozenHead(Head):
     """A head of a finished run, in eval mode and without gradient to its weights.
 
     Args:
+        source: which features it reads, in the place of those that ``head`` names.
         head: without layers, as in that run.
         name: of the head there.
         tower: modality of the tower whose head it is.
         weights: folder of the run; ``None``: a new run is refused.
     """
 
-    def __init__(self, head: Head, name: str, tower: str, weights: str | None) -> None:
-        super().__init__(head.source)
+    def __init__(self, source: str, head: Head, name: str, tower: str, weights: str | None) -> None:
+        super().__init__(source)
         self.head = head
+        self.head.source = source
         self.name = name
         self.tower = tower
         self.weights = weights
@@ -102,6 +104,8 @@ class ClassTexts(Head):
     Raises:
         ValueError: there is no backbone of texts.
     """
+
+    tokens: Tensor  # [C, L]
 
     def __init__(
         self,

@@ -130,6 +130,11 @@ class LoRA(Tuning):
         self.down = by_path(down)  # [r, in] each
         self.up = by_path({key: torch.zeros(len(weight), self.rank) for key, weight in chosen.items()})  # [out, r]
 
+    @property
+    def names(self) -> list[str]:
+        """Of the matrices."""
+        return [path.replace("/", ".") for path in self.down]
+
     def added(self) -> dict[str, Tensor]:
         """Name of a matrix -> what is added to it, [out, in]."""
         return {path.replace("/", "."): self.scale * self.up[path] @ down for path, down in self.down.items()}
@@ -137,15 +142,20 @@ class LoRA(Tuning):
     @contextlib.contextmanager
     def inside(self, net: nn.Module) -> Iterator[None]:
         """Meanwhile the sums stand where the matrices are, with gradient to B and A."""
-        places = [(net.get_submodule(key.rpartition(".")[0]), key, more) for key, more in self.added().items()]
-        kept = [owner._parameters[key.rpartition(".")[2]] for owner, key, _ in places]
+        kept = {key: net.get_parameter(key) for key in self.names}
         try:
-            for (owner, key, more), weight in zip(places, kept, strict=True):
-                owner._parameters[key.rpartition(".")[2]] = weight + more  # type: ignore[assignment]
+            for key, more in self.added().items():
+                put(net, key, kept[key] + more)
             yield
         finally:
-            for (owner, key, _), weight in zip(places, kept, strict=True):
-                owner._parameters[key.rpartition(".")[2]] = weight
+            for key, weight in kept.items():
+                put(net, key, weight)
+
+
+def put(net: nn.Module, key: str, x: Any) -> None:
+    """Has a network read this tensor where the parameter of that name stands."""
+    owner, _, name = key.rpartition(".")
+    net.get_submodule(owner)._parameters[name] = x
 
 
 @guarded

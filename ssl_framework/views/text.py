@@ -18,7 +18,7 @@ SPECIAL = ("<pad>", "<begin>", "<end>", "<unknown>", "<mask>")
 """How they are written; a vocabulary begins with them."""
 
 
-WORDINGS = ("random", "each", "same", "turns")
+WORDINGS = ("random", "each", "same", "turns", "first")
 
 
 class Vocabulary:
@@ -67,7 +67,8 @@ class TextViews(nn.Module):
         masking: probability of hiding each word that is left behind the token MASK, in [0, 1).
         name: the modality.
         wordings: "random": each view draws one of the K wordings; "each": view v is wording v; "turns": wording v mod
-            K; "same": one is drawn for all views of a sample, so that they differ by what is done to them alone.
+            K; "same": one is drawn for all views of a sample, so that they differ by what is done to them alone;
+            "first": likewise, but always the first.
         span: [lo, hi], range of the share of the words that a view keeps, in one piece (Contriever, arXiv:2112.09118,
             section 3.2: independent cropping); at least one word. ``None``: all.
         unchanged: so many first views are a wording as it is.
@@ -129,6 +130,8 @@ class TextViews(nn.Module):
                 f"views of texts show {self.num_views} wordings of a sample, one a view, but the data have "
                 f"{texts.shape[1]}: choose data=counted_shapes, or set wordings to random"
             )
+        if self.wordings == "first":
+            texts = texts[:, :1]  # [B, 1, L]
         if self.wordings == "same":
             texts = choose(texts, generator)[:, None]  # [B, 1, L]
         named, count = self.wordings in ("each", "turns"), texts.shape[1]

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from ssl_framework.build import build_data, build_module, check_labels
 from ssl_framework.data.base import Split
 from ssl_framework.data.labels import (
+    FewLabels,
     KnownClasses,
     LongTailed,
     PartialLabels,
@@ -70,6 +71,15 @@ def test_a_task_has_its_classes_and_a_few_samples_of_those_before_them() -> None
         TaskLabels(4, 4, 0.1, 0)
 
 
+def test_few_samples_of_each_class_are_left_with_their_labels() -> None:
+    found = FewLabels(0.3, 0)(split())
+    assert found.label is not None and found.label.bincount().tolist() == [3] * 6
+    assert torch.equal(Y[found.rows[:, 0, 0, 0].long()], found.label)
+    more = FewLabels(0.6, 0)(split())
+    assert set(found.rows.flatten().tolist()) <= set(more.rows.flatten().tolist())
+    assert FewLabels(0.001, 0)(split()).label.tolist() != [] and len(FewLabels(0.001, 0)(split()).rows) == 6  # type: ignore[union-attr]
+
+
 def test_only_samples_of_known_classes_are_left() -> None:
     found = KnownClasses(0.4)(split())
     assert found.label is not None and found.label.tolist() == [y for y in Y.tolist() if y < 3]
@@ -82,7 +92,13 @@ def test_known_classes_are_rounded_up() -> None:
 
 @pytest.mark.parametrize("label", [None, Y.float()])
 def test_other_than_classes_are_refused(label: torch.Tensor | None) -> None:
-    for choice in (PartialLabels(0.5, 0.5, 0), LongTailed(10, 0), TaskLabels(0, 2, 0.5, 0), KnownClasses(0.5)):
+    for choice in (
+        PartialLabels(0.5, 0.5, 0),
+        LongTailed(10, 0),
+        TaskLabels(0, 2, 0.5, 0),
+        KnownClasses(0.5),
+        FewLabels(0.5, 0),
+    ):
         with pytest.raises(ValueError, match=r"labels=\w+ goes by the classes of the training samples, but they have"):
             choice(split(label))
     with pytest.raises(ValueError, match="labels=long_tail picks samples in memory"):

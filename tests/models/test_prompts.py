@@ -20,7 +20,7 @@ NAMES = ClassNames("shape", ShapeVocabulary(), "a picture of a")
 
 
 def head(source: str = "pooled", weights: str | None = None, tower: str = "text") -> FrozenHead:
-    return FrozenHead(MLPHead(source, [], 6, norm=False), "projector", tower, weights)
+    return FrozenHead(source, MLPHead(source, [], 6, norm=False), "projector", tower, weights)
 
 
 def texts(learnt: bool, prompt: Any = None, source: str = "pooled", width: int = 5) -> ClassTexts:
@@ -135,6 +135,12 @@ def test_at_first_a_run_answers_as_the_frozen_one(method: str, clip: Path) -> No
         found = module.eval().student.encode(x)["classifier"]
     expected: Tensor = scores(pictures, names.expand(3, -1, -1), 0.07)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("method", ["gopro", "ctp_tft"])
+def test_pictures_whose_classes_have_no_names_are_refused(method: str) -> None:
+    with pytest.raises(ValueError, match=r"^the classes \(None\) of these data have no names that a text could call"):
+        build_module(small(method, "data=cifar10"), True, 48)
 
 
 def test_what_is_no_such_run_is_refused(clip: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from ssl_framework.build import build, build_data, build_module
 from ssl_framework.data.base import Graded, Split
 from ssl_framework.data.images.shapes import FACTORS
 from ssl_framework.data.pairs.captioned_shapes import NAMED, PROMPTS
+from ssl_framework.evaluation.base_to_new import BaseToNew, base_to_new
 from ssl_framework.evaluation.cross_modal import CrossModal, Pairs
 from ssl_framework.evaluation.frozen import FrozenEvaluation
 from ssl_framework.evaluation.wordings import Wordings
@@ -84,9 +85,9 @@ def reported(settings: str) -> frozenset[str]:
     widths = {"": 8}
     if student is not None:
         assert isinstance(student, Encoder)
-        layers = student.eval().embed_layers(
-            torch.zeros(2, node["student"]["backbone"]["channels"], 32, 32), evaluation.head_layers
-        )
+        texts = student.backbone.name.startswith("text")
+        shown = torch.ones(2, 5).long() if texts else torch.zeros(2, node["student"]["backbone"]["channels"], 32, 32)
+        layers = student.eval().embed_layers(shown, evaluation.head_layers)
         widths = {layer: x.shape[1] if evaluation.head_probes else 8 for layer, x in layers.items()}
     generator = torch.Generator().manual_seed(0)
 
@@ -117,8 +118,11 @@ NOISE_OF_TEXTS = [
 ]
 
 
-def across(cross: CrossModal) -> set[str]:
-    """What is reported of two towers, of embeddings of noise; the factors are those of captioned shapes."""
+def across(cross: CrossModal | BaseToNew) -> set[str]:
+    """What is reported of two towers, of embeddings of noise, or of scores of noise; the factors are those of captioned
+    shapes."""
+    if isinstance(cross, BaseToNew):
+        return set(base_to_new(torch.randn(500, 10), torch.arange(500) % 10, cross.known))
     prompts = {factor: torch.randn(len(FACTORS[factor]), 2 * len(PROMPTS[factor]), 8) for factor in NAMED}
     label = {factor: torch.arange(500) % len(x) for factor, x in prompts.items()}
     further = {name: torch.randn(500, 8) for name in cross.further}

@@ -136,6 +136,12 @@ def test_one_wording_for_all_views_tells_them_apart_by_what_is_done_to_them_alon
     assert torch.equal((first > 0), (second > 0))
 
 
+def test_all_views_may_be_the_first_wording() -> None:
+    x = texts()
+    for view in TextViews(12, num_views=2, wordings="first")(samples(x)).views:
+        assert torch.equal(view, x[:, 0].long())
+
+
 def test_wordings_take_turns_and_the_first_views_may_stay_as_they_are() -> None:
     x = texts(count=60, wordings=2)
     views = TextViews(12, num_views=4, wordings="turns", unchanged=2, masking=0.5)(samples(x)).views

@@ -50,7 +50,7 @@ WIDTH = re.compile(r"\$\{width:(\w+)\}")
 """Names the output that is as wide."""
 
 
-GROUPS = ("backbone", "views", "feature_mixer", "mixer", "masker")
+GROUPS = ("backbone", "text_backbone", "views", "feature_mixer", "mixer", "masker")
 """Of what surrounds head, teacher and objective of a method, what wiring asks for."""
 
 
@@ -131,9 +131,11 @@ class Around:
     def __init__(self, cfg: DictConfig, shipped: DictConfig, built: Built) -> None:
         default, own_data = (OmegaConf.to_container(node) for node in (shipped.data, cfg.data))
         assert isinstance(default, dict) and isinstance(own_data, dict)
-        self.data = OmegaConf.create(
-            {"data": {**default, **own_data}}
-        )  # every head finds keys, whatever a method brings
+        every = {"data": {**default, **own_data}}  # every head finds keys, whatever a method brings
+        if texts := "text_backbone" in cfg:  # and then the data have words
+            every["data"]["words"] = {"_target_": "ssl_framework.data.pairs.captioned_shapes.ShapeVocabulary"}
+            every["text_backbone"] = OmegaConf.to_container(cfg.text_backbone)  # type: ignore[assignment]
+        self.data = OmegaConf.create(every)
         key = json.dumps(OmegaConf.to_container(cfg.backbone, resolve=True))
         if key not in built.backbones:
             with torch.device("meta"):
@@ -141,7 +143,7 @@ class Around:
         self.backbone = built.backbones[key]
         own: Any = OmegaConf.to_container(cfg)
         self.own = {"objective": own["objective"], "teacher": own["teacher"], "heads": own["student"].pop("heads")}
-        self.kind, self.built = {"backbone": key, **own["student"]}, built
+        self.kind, self.built = {"backbone": key, "texts": texts, **own["student"]}, built
         self.objectives: dict[str, Objective] = {}  # by their nodes
         self.which = {key: cfg[key] for key in ("student_views", "teacher_views")}
         self.views, self.optimizer, self.feature_mixer = map(build, (cfg.views, shipped.optimizer, cfg.feature_mixer))

@@ -130,7 +130,9 @@ def chosen_for(
     default["backbone"] = brought or "tiny"
     backbone = read_part(root / "configs" / "backbone" / f"{default['backbone']}.yaml") if brought else shipped.backbone
     files = {
-        group: read_part(root / "configs" / group / f"{chosen.get(group, default[group])}.yaml") for group in groups
+        group: read_part(root / "configs" / group / f"{chosen.get(group) or default[group]}.yaml")
+        for group in groups
+        if group in {**chosen, **default}
     }
     empty: dict[str, Any] = {"teacher": None, "student_views": None, "teacher_views": None, "mixer": {}}
     around = {"data": data, **({} if "backbone" in groups else {"backbone": backbone})}
