@@ -17,7 +17,7 @@ SPECIAL = ("<pad>", "<begin>", "<end>", "<unknown>", "<mask>")
 """How they are written; a vocabulary begins with them."""
 
 
-WORDINGS = ("random", "each", "same", "turns")
+WORDINGS = ("random", "each", "same", "turns", "two")
 
 
 class Vocabulary:
@@ -62,7 +62,8 @@ class TextViews(nn.Module):
         masking: probability of hiding each word that is left behind the token MASK, in [0, 1).
         name: the modality.
         wordings: "random": each view draws one of the K wordings; "each": view v is wording v; "turns": wording v mod
-            K; "same": one is drawn for all views of a sample, so that they differ by what is done to them alone.
+            K; "same": one is drawn for all views of a sample, so that they differ by what is done to them alone; "two":
+            the first view draws one, and all others another one.
         span: [lo, hi], range of the share of the words that a view keeps, in one piece (Contriever, arXiv:2112.09118,
             section 3.2: independent cropping); at least one word. ``None``: all.
         unchanged: so many first views are a wording as it is.
@@ -122,8 +123,11 @@ class TextViews(nn.Module):
             )
         if self.wordings == "same":
             texts = choose(texts, generator)[:, None]  # [B, 1, L]
-        named, count = self.wordings in ("each", "turns"), texts.shape[1]
-        chosen = (texts[:, v % count] if named else choose(texts, generator) for v in range(self.num_views))
+        if self.wordings == "two":
+            texts = two(texts, generator)  # [B, 2, L]
+        named, count = self.wordings in ("each", "turns", "two"), texts.shape[1]
+        turn = [min(v, 1) if self.wordings == "two" else v % count for v in range(self.num_views)]
+        chosen = (texts[:, turn[v]] if named else choose(texts, generator) for v in range(self.num_views))
         views = [x if v < self.unchanged else self.altered(x, generator) for v, x in enumerate(chosen)]  # V x [B, L]
         return Batch(views, samples.index, samples.label, modality=self.modality)
 
@@ -195,6 +199,25 @@ def choose(texts: Tensor, generator: torch.Generator | None) -> Tensor:
     """One of the K wordings of each sample, all alike: [B, K, L] -> [B, L]."""
     drawn = (uniform(texts[:, 0, 0], generator) * texts.shape[1]).long()  # [B]
     return texts[torch.arange(len(texts), device=texts.device), drawn.clamp(max=texts.shape[1] - 1)]  # [B, L]
+
+
+def two(texts: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Two different ones of the K wordings of each sample, all pairs alike: [B, K, L] -> [B, 2, L].
+
+    Raises:
+        ValueError: K is 1.
+    """
+    count = texts.shape[1]
+    if count < 2:
+        raise ValueError(
+            "views of texts show two wordings of a sample, but the data have one: choose data=caption_texts, or set "
+            "wordings to same"
+        )
+    first, step = (uniform(texts[:, 0, 0], generator) for _ in range(2))  # [B] each
+    first = (first * count).long().clamp(max=count - 1)
+    other = (first + 1 + (step * (count - 1)).long().clamp(max=count - 2)) % count  # [B]
+    both = torch.stack([first, other], dim=1)  # [B, 2]
+    return texts.gather(1, both[..., None].expand(-1, -1, texts.shape[2]))
 
 
 def delete(x: Tensor, draws: Tensor, share: float) -> Tensor:
