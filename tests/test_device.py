@@ -62,6 +62,7 @@ MIXED += [("mocov2", "mixer=automix"), ("byol", "mixer=samix"), ("simclr", "mixe
 
 WAITS = {
     **dict.fromkeys(("mae", "msn", "pmsn"), 2),  # how many patches are left, and of which row
+    "hicmae": 4,  # likewise, in both towers
     "ijepa": 3,  # likewise, and the smallest context of the batch
     "dinov2": 4,  # Sinkhorn's balance takes the hidden patches alone, or none: all would be several times the memory
     "slotcon": 4,  # the slots that are in a picture

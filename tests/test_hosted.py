@@ -34,6 +34,7 @@ REFUSED = {
     "cmim": r"^student\.heads\.decoder\.\w+ reads data\.\w+, which data=waves has not",
     "pairing_net": r"^views\.pairs reads data\.pairs, which data=waves has not",
     "margin_pair": "^the method has towers of sound and series, but data=waves has no sound",
+    "hicmae": "^the method has towers of image and sound, but data=waves has no image",
     "scatsimclr": "data=waves",
     "genview": "data=waves",
     "mi_views": "data=waves",

@@ -134,13 +134,18 @@ class Encoder(nn.Module):
 
         With a mask [B, N] of what is hidden it stands beside them as "mask", for heads and objectives.
         """
-        outputs = self.features(x, mask)
+        outputs = self.features(x, mask) | self.features_beside(x)
+        for name, head in self.heads.items():
+            outputs[name] = head(outputs)
+        return outputs
+
+    def features_beside(self, x: Inputs) -> Outputs:
+        """What the backbones ``beside`` make of views [B, ...]."""
+        outputs: Outputs = {}
         for name, further in self.beside.items():
             found = further(x)
             outputs[name] = found["pooled"]
             outputs |= {f"{name}.layers": found["layers"]} if "layers" in found else {}
-        for name, head in self.heads.items():
-            outputs[name] = head(outputs)
         return outputs
 
     def features(self, x: Inputs, mask: Tensor | None = None) -> Outputs:
@@ -294,7 +299,7 @@ class Encoder(nn.Module):
         Raises:
             ValueError: a layer gives maps or tokens instead of one vector a sample.
         """
-        outputs = self.features(x)
+        outputs = self.features(x) | self.features_beside(x)
         found = {"": outputs["pooled"]}
         for name, head in self.heads.items():
             assert isinstance(head, Head)

@@ -99,8 +99,8 @@ class CLOC(Objective):
         places, boxes = outputs_of(student, "places")[0], batch.boxes.to(z[0].dtype)  # [B, P, D'], [B, R, 4]
         texts, ids = (torch.stack(list(x), dim=1) for x in (z[2:], batch.views[2:]))  # [B, R, D], [B, R, L]
         there = boxes[..., 2] > boxes[..., 0]  # [B, R]
-        rows = (x.flatten(0, 1) for x in (self.region_rows(places, boxes), texts, ids, there))
-        matched = region_loss(*rows, self.clip.temperature.to(z[0].dtype))
+        tau, seen = self.clip.temperature.to(z[0].dtype), self.region_rows(places, boxes)  # [B, R, D]
+        matched = region_loss(seen.flatten(0, 1), texts.flatten(0, 1), ids.flatten(0, 1), there.flatten(), tau)
         same = (ids[:, :, None] == ids[:, None]).all(dim=3) & there[:, None]  # [B, R, R]
         found = self.prompter.ground(places, texts)  # [B, R, 4]
         grounded = mean_of((found - boxes).abs().mean(dim=2), there & (same.sum(dim=2) == 1))

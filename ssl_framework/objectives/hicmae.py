@@ -1,8 +1,8 @@
 """HiCMAE: Sun et al., HiCMAE: Hierarchical Contrastive Masked Autoencoder for Self-Supervised Audio-Visual Emotion
-Recognition, Information Fusion 2024 (arXiv:2401.05698), eq. 9 and 10: its contrast of layers.
+Recognition, Information Fusion 2024 (arXiv:2401.05698), eq. 9 to 11.
 
-What two encoders make of the visible patches of one sample, a film and its sound, has to agree not at the end alone but
-at several layers. Beside it each encoder reconstructs its hidden patches (``objectives.mae``).
+Two masked autoencoders, of a film and of its sound; what their encoders make of the visible patches has to agree not at
+the end alone but at several layers.
 
 B samples of this rank, L layers, N visible patches, D their width.
 """
@@ -10,10 +10,11 @@ B samples of this rank, L layers, N visible patches, D their width.
 import torch
 from torch import Tensor
 
-from ssl_framework.arguments import Positive, guarded
+from ssl_framework.arguments import NonNegative, Positive, guarded
 from ssl_framework.distributed import gather_with_grad, rank
 from ssl_framework.functional import nce, unit
 from ssl_framework.objectives.base import Objective, outputs_of
+from ssl_framework.objectives.mae import MAE
 from ssl_framework.types import Batch, Clock, Outputs
 
 
@@ -45,3 +46,38 @@ def layer_contrast(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     own = rank() * len(a) + torch.arange(len(a), device=a.device)  # [B]
     ways = [nce(x, gather_with_grad(y), own, temperature) for x, y in ((a, b), (b, a))]  # 2 x [B]
     return torch.cat(ways).mean()
+
+
+@guarded
+class HiCMAE(Objective):
+    """The sum of two reconstructions, of hidden patches of view 0 and of view 1, and the contrast of their layers.
+
+    Args:
+        norm_pix: as in ``MAE``.
+        contrast: weight of the contrast.
+        temperature, layers: as in ``LayerContrast``.
+        head: name of the output that predicts pixels, the same in both towers.
+    """
+
+    requires = frozenset({"masks"})
+
+    def __init__(
+        self,
+        norm_pix: bool,
+        contrast: NonNegative,
+        temperature: Positive,
+        head: str = "decoder",
+        layers: str = "layers",
+    ) -> None:
+        super().__init__()
+        self.mae, self.agree = MAE(norm_pix, head), LayerContrast(temperature, layers)
+        self.contrast = contrast
+        self.reads = (*self.mae.reads, layers)
+
+    def forward(
+        self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
+    ) -> dict[str, Tensor]:
+        drawn = 2 * self.mae(student, teacher, batch, clock)["loss"]  # which is the mean over the two
+        agreed = self.agree(student, teacher, batch, clock)["loss"]
+        logged = {"reconstruction_loss": drawn.detach(), "contrast_loss": agreed.detach()}
+        return {"loss": drawn + self.contrast * agreed, **logged}

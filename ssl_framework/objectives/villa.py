@@ -65,10 +65,14 @@ class ViLLA(Objective):
         pairs = self.clip.both_ways(z0, z1).mean()
         places = outputs_of(student, "places")[0]  # [B, R, D']
         regions = self.through_heads(places.flatten(0, 1))[self.head].unflatten(0, places.shape[:2])  # [B, R, D]
-        scores = region_scores(regions, self.attributes, self.attribute_temperature)  # [B, R, A]
+        scores = self.word_scores(regions)  # [B, R, A]
         named = attribute_loss(scores.amax(dim=1), words_of(batch.views[1], len(self.attributes)))
         logged = {"clip_loss": pairs.detach(), "attribute_loss": named.detach()}
         return {"loss": pairs + self.weight * named, **logged, "scale": self.clip.log_scale.detach().exp()}
+
+    def word_scores(self, regions: Tensor) -> Tensor:
+        """How much regions behind the head look like each word: [B, R, D] -> [B, R, A]."""
+        return region_scores(regions, self.attributes, self.attribute_temperature)
 
 
 def words_of(ids: Tensor, vocabulary: int) -> Tensor:

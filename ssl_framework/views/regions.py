@@ -30,6 +30,10 @@ class RegionViews(PairedViews):
         ValueError: the parts are others.
     """
 
+    regions: int
+    least: float
+    reads: tuple[str, ...]
+
     def __init__(self, parts: Sequence[ViewMaker], regions: Count, least: PositiveFraction) -> None:
         super().__init__(parts)
         if len(parts) != 2 or not isinstance(parts[0], Views) or not isinstance(parts[1], TextViews):

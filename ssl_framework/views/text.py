@@ -18,7 +18,7 @@ SPECIAL = ("<pad>", "<begin>", "<end>", "<unknown>", "<mask>")
 """How they are written; a vocabulary begins with them."""
 
 
-WORDINGS = ("random", "each", "same", "turns", "first")
+WORDINGS = ("random", "each", "same", "turns", "two", "first")
 
 
 class Vocabulary:
@@ -68,7 +68,7 @@ class TextViews(nn.Module):
         name: the modality.
         wordings: "random": each view draws one of the K wordings; "each": view v is wording v; "turns": wording v mod
             K; "same": one is drawn for all views of a sample, so that they differ by what is done to them alone;
-            "first": likewise, but always the first.
+            "first": likewise, but always the first; "two": the first view draws one, and all others another one.
         span: [lo, hi], range of the share of the words that a view keeps, in one piece (Contriever, arXiv:2112.09118,
             section 3.2: independent cropping); at least one word. ``None``: all.
         unchanged: so many first views are a wording as it is.
@@ -134,8 +134,11 @@ class TextViews(nn.Module):
             texts = texts[:, :1]  # [B, 1, L]
         if self.wordings == "same":
             texts = choose(texts, generator)[:, None]  # [B, 1, L]
-        named, count = self.wordings in ("each", "turns"), texts.shape[1]
-        chosen = (texts[:, v % count] if named else choose(texts, generator) for v in range(self.num_views))
+        if self.wordings == "two":
+            texts = two(texts, generator)  # [B, 2, L]
+        named, count = self.wordings in ("each", "turns", "two"), texts.shape[1]
+        turn = [min(v, 1) if self.wordings == "two" else v % count for v in range(self.num_views)]
+        chosen = (texts[:, turn[v]] if named else choose(texts, generator) for v in range(self.num_views))
         views = [x if v < self.unchanged else self.altered(x, generator) for v, x in enumerate(chosen)]  # V x [B, L]
         return Batch(views, samples.index, samples.label, modality=self.modality)
 
@@ -210,6 +213,25 @@ def choose(texts: Tensor, generator: torch.Generator | None) -> Tensor:
     """One of the K wordings of each sample, all alike: [B, K, L] -> [B, L]."""
     drawn = (uniform(texts[:, 0, 0], generator) * texts.shape[1]).long()  # [B]
     return texts[torch.arange(len(texts), device=texts.device), drawn.clamp(max=texts.shape[1] - 1)]  # [B, L]
+
+
+def two(texts: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Two different ones of the K wordings of each sample, all pairs alike: [B, K, L] -> [B, 2, L].
+
+    Raises:
+        ValueError: K is 1.
+    """
+    count = texts.shape[1]
+    if count < 2:
+        raise ValueError(
+            "views of texts show two wordings of a sample, but the data have one: choose data=caption_texts, or set "
+            "wordings to same"
+        )
+    first, step = (uniform(texts[:, 0, 0], generator) for _ in range(2))  # [B] each
+    first = (first * count).long().clamp(max=count - 1)
+    other = (first + 1 + (step * (count - 1)).long().clamp(max=count - 2)) % count  # [B]
+    both = torch.stack([first, other], dim=1)  # [B, 2]
+    return texts.gather(1, both[..., None].expand(-1, -1, texts.shape[2]))
 
 
 def delete(x: Tensor, draws: Tensor, share: float) -> Tensor:

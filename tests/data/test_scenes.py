@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ssl_framework.data.pairs.captioned_shapes import CaptionedShapes
-from ssl_framework.data.pairs.scenes import BEATS, LOUDNESS, PITCH, Scenes
+from ssl_framework.data.pairs.scenes import BEATS, LOUDNESS, PITCH, Scenes, SoundScenes
 from tests.data.test_captioned_shapes import PICTURES, WORDS
 
 CAPTIONED = functools.partial(CaptionedShapes, PICTURES, num_captions=4, tokens=20, words=WORDS, vocabulary=96)
@@ -45,3 +45,10 @@ def test_the_seed_decides() -> None:
     first, second = (scenes(0.3, 0.03, seed).load("test").beside["series"] for seed in (0, 0))
     assert torch.equal(first, second)
     assert not torch.equal(first, scenes(0.3, 0.03, 1).load("test").beside["series"])
+
+
+def test_pictures_with_sounds_alone_are_the_same_without_words() -> None:
+    whole, found = scenes(0.3).load("test"), SoundScenes(CAPTIONED, 60, 30, 0, "shape", 512, 0.3, 0.0).load("test")
+    assert torch.equal(found.rows, whole.rows) and torch.equal(found.label, whole.label)
+    assert found.beside.keys() == {"sound"} and torch.equal(found.beside["sound"], whole.beside["series"][:, 0])
+    assert found.prompts is None and found.swapped is None and found.named is None

@@ -109,7 +109,7 @@ def test_what_says_no_captions_is_refused_before_training() -> None:
     evaluation, splits, _ = made("coca")
     clip = build_module(small("clip"), True, 48)
     with pytest.raises(
-        ValueError, match="said word by word, which CLIP does not: choose method=coca, cosmo, urbanclip"
+        ValueError, match="has captions said, which CLIP does not: choose method=coca, cosmo, urbanclip"
     ):
         evaluation.after.check(clip)
     with pytest.raises(ValueError, match="evaluation=captioning has to know what words name in a picture"):

@@ -67,7 +67,7 @@ from ssl_framework.objectives.gopro import GOPro
 from ssl_framework.objectives.gpc import GPC
 from ssl_framework.objectives.gram import GRAM
 from ssl_framework.objectives.groco import GroCo
-from ssl_framework.objectives.hicmae import LayerContrast
+from ssl_framework.objectives.hicmae import HiCMAE, LayerContrast
 from ssl_framework.objectives.hybrid_distillation import HybridDistillation
 from ssl_framework.objectives.ibot import IBOT
 from ssl_framework.objectives.ijepa import IJEPA
@@ -791,11 +791,13 @@ OBJECTIVES: dict[str, Case] = {
     "cosmo": worded(lambda: coca(True), (0, 1)),
     "vladva": worded(coca, (0, 1, 2)),
     "rerank_contrastive": worded(reranker, (0, 1)),
+    "biovil_text": worded(lambda: seeded(lambda: BioViL(0.2, 100.0, 1.0, DIM, 9)), (0, 1, 2), tokens="places"),
     "biovil": worded(lambda: seeded(lambda: BioViL(0.2, 100.0, 0.5, DIM, 9)), (0, 1, 2), tokens="places"),
     "dito": Case(dito, heads=("projector", "places"), images=("projector",), patches=(4, 4)),
     "villa": worded(villa, (0, 1), tokens="places"),
     "cloc": cloc(),
-    "hicmae": Case(lambda: LayerContrast(0.2), heads=("layers",), patches=(3, 4)),
+    "layer_contrast": Case(lambda: LayerContrast(0.2), heads=("layers",), patches=(3, 4)),
+    "hicmae": Case(lambda: HiCMAE(True, 0.1, 0.2), heads=("decoder", "layers"), patches=(4, 4)),
     "msd": Case(lambda: MSD(0.2, 100.0, 0.4, 0.5), teacher=(0, 1)),
     "gram": Case(lambda: GRAM(0.2, 100.0, 0.1, -1, 1e-6), student=(0, 1, 2)),
     "more": Case(more, student=(0, 1, 2)),

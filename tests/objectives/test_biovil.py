@@ -1,12 +1,16 @@
+from pathlib import Path
+
 import pytest
 import torch
 
 from ssl_framework.build import build_module
+from ssl_framework.models.weights import read_weights
 from ssl_framework.objectives.biovil import BioViL, hidden_words, phrase_contrast
+from ssl_framework.training.parts import begin_with_weights
 from ssl_framework.types import Batch
 from tests.golden import golden, mix_rows
 from tests.objectives import loops
-from tests.small_runs import config
+from tests.small_runs import config, run_in, small
 from tests.test_wiring import refused
 
 
@@ -45,3 +49,13 @@ def test_the_words_are_as_wide_as_the_text_tower() -> None:
     module = build_module(config("method=biovil", "text_backbone.width=48"), has_labels=True)
     assert module.objective.words.in_features == 48
     assert "BioViL reads text.places of the student" in refused("method=simclr", "objective=biovil")
+
+
+def test_the_first_stage_is_of_texts_alone_and_the_second_begins_with_its_tower(tmp_path: Path) -> None:
+    run_in(tmp_path, small("biovil_text", "trainer.max_steps=2"))
+    other = build_module(small("biovil", f"text_backbone.weights={tmp_path}"), True, 48)
+    begin_with_weights(other)
+    begun = other.student.tower("text").backbone.net.state_dict()
+    trained = read_weights(tmp_path)
+    assert begun.keys() == trained.keys() and all(torch.equal(begun[name], trained[name]) for name in begun)
+    assert refused("method=biovil_text", "views=text").startswith("BioViL takes 3 views of a sample")

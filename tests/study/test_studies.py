@@ -103,7 +103,7 @@ def reported(settings: str) -> frozenset[str]:
     if evaluation.cross is not None:
         found |= across(evaluation.cross)
     if evaluation.after is not None:
-        cfg = small("simclr")
+        cfg = small("simclr" if evaluation.cross is None else "cloc")  # which has towers, boxes and their texts
         found |= evaluation.after.score_module(build_module(cfg, True), build_data(cfg)).keys()
     return frozenset(found)
 

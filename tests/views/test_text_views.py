@@ -151,6 +151,19 @@ def test_wordings_take_turns_and_the_first_views_may_stay_as_they_are() -> None:
         assert torch.equal(view.masked_fill(hidden, 0), x[:, v % 2].long().masked_fill(hidden, 0))
 
 
+def test_two_wordings_are_never_the_same_one_and_every_pair_is_drawn() -> None:
+    x = texts(count=600)
+    views = TextViews(12, num_views=3, wordings="two", unchanged=2, masking=0.5)(samples(x)).views
+    first, other = (((view[:, 1] - 10) // 100) for view in views[:2])
+    assert (first != other).all()
+    pairs = (4 * first + other).bincount(minlength=16).view(4, 4)
+    assert (pairs.diagonal() == 0).all() and (pairs + 50 * torch.eye(4)).min() > 25  # 50 each are expected
+    hidden = views[2] == MASK
+    assert hidden.any() and torch.equal(views[2].masked_fill(hidden, 0), views[1].masked_fill(hidden, 0))
+    with pytest.raises(ValueError, match="show two wordings of a sample, but the data have one"):
+        TextViews(12, num_views=2, wordings="two")(samples(texts(wordings=1)))
+
+
 def test_piece_closed_case() -> None:
     x = torch.tensor([[BEGIN, 7, 8, 9, 10, END], [BEGIN, 7, END, PADDING, PADDING, PADDING]])
     found = piece(x, torch.tensor([0.5, 0.1]), torch.tensor([0.99, 0.0]))

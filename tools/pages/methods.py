@@ -34,6 +34,7 @@ NEEDED = {
     "index": "a state of every training image",
     "maps": "a map of positions",
     "geometry": "where each view was cut",
+    "regions": "boxes, and what is in each",
     "mixer": "a mixer",
     "added mixtures": "a mixer",
     "masks": "hidden patches",

@@ -1,4 +1,4 @@
-"""Scenes: captioned shapes with a sound, three modalities of the same factors, drawn from a seed.
+"""Scenes: captioned shapes with a sound, three modalities of the same factors, drawn from a seed; or without captions.
 
 The sound is a tone that a beat switches on and off: its pitch is the colour, its beat the shape, its loudness the size.
 Place and background make no sound, so a picture and its caption say more of each other than either of the sound.
@@ -86,3 +86,18 @@ class Scenes:
         loud = torch.tensor(LOUDNESS)[factors["scale"]][:, None]  # [N, 1]
         noise = self.noise * torch.randn(count, self.length, generator=draws)  # [N, T]
         return (loud * on * phase.sin() + noise)[:, None]  # [N, 1, T]
+
+
+@guarded
+class SoundScenes(Scenes):
+    """The same as pictures with sounds alone, which views turn into log-mel pictures.
+
+    Args:
+        captioned, num_train, num_test, seed, label, length, noise, detune: as in ``Scenes``.
+    """
+
+    def load(self, split: str) -> Split:
+        """Pictures with "sound" [N, T] float32 beside them; ValueError for an unknown split."""
+        shown = super().load(split)
+        assert shown.beside is not None
+        return shown._replace(beside={"sound": shown.beside["series"][:, 0]}, prompts=None, swapped=None, named=None)

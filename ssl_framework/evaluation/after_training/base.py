@@ -7,7 +7,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from hydra.utils import get_class
 from torch import Tensor
@@ -21,8 +21,6 @@ from ssl_framework.models.towers import Towers
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.groups import files
 from ssl_framework.runs.suggestions import choices, nodes_of, one_of, towers_of
-
-Asked = TypeVar("Asked")
 
 
 class AfterRun(ABC):
@@ -124,7 +122,13 @@ def two_towers(module: SSLModule | Bare, other: str, heads: Sequence[str], name:
     return found
 
 
-def asked_of(module: SSLModule | Bare, kind: type[Asked], method: str, what: str) -> Asked:
+def main_of(module: SSLModule | Bare) -> str:
+    """The main modality of a student of several towers."""
+    student: Any = module.student
+    return student.main
+
+
+def asked_of(module: SSLModule | Bare, kind: Any, method: str, what: str) -> Any:
     """The objective of a module, if it can be asked for something.
 
     Args:

@@ -56,7 +56,7 @@ class Captioning(AfterRun):
         self.num_samples = num_samples
 
     def check(self, module: SSLModule | Bare) -> None:
-        objective = asked_of(module, Captioner, "word_logits", f"evaluation={self.name} has captions said word by word")
+        objective: Captioner = asked_of(module, Captioner, "word_logits", f"evaluation={self.name} has captions said")
         two_towers(module, self.other, [objective.token_head], self.name)
 
     def check_split(self, split: Split) -> None:
@@ -110,7 +110,7 @@ class Captioning(AfterRun):
 
     def said(self, module: SSLModule | Bare, split: Split, count: int, length: int) -> Tensor:
         """The captions of the first pictures: [N, L] int64."""
-        objective = asked_of(module, Captioner, "word_logits", "")
+        objective: Captioner = asked_of(module, Captioner, "word_logits", "")
         main, texts = two_towers(module, self.other, [objective.token_head], self.name)
 
         def of_each(raw: Tensor) -> Tensor:

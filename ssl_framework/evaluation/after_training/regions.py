@@ -62,20 +62,10 @@ class RegionZeroShot(AfterRun):
         self.num_samples = num_samples
 
     def check(self, module: SSLModule | Bare) -> None:
-        main, _ = two_towers(module, self.other, [self.head], self.name)
-        if "places" not in main.dims or main.dims["places"] != main.backbone.dim:
-            raise ValueError(
-                f"evaluation={self.name} passes places of a picture through the head in the place of its pooled "
-                f"features, and those of {main.backbone.name} are not as wide or not there: choose another backbone, "
-                "such as backbone=tiny or vit_nano, or evaluation=cross_modal"
-            )
+        check_places(module, self.other, self.head, self.name)
 
     def check_split(self, split: Split) -> None:
-        if split.regions is None:
-            raise ValueError(
-                f"evaluation={self.name} asks what is in the boxes of pictures, which the data have not: choose "
-                "data=region_shapes, or evaluation=cross_modal"
-            )
+        boxes_of(split, self.name)
 
     def score(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]:
         """Top-1 in percent of all boxes, ``region_zero_shot[form,classes=4,prompts=6,pooled]/top1``.
@@ -104,9 +94,7 @@ class RegionZeroShot(AfterRun):
 
     def regions(self, data: DataModule | Splits) -> Regions:
         """Of the first N pictures, on the CPU."""
-        self.check_split(data.test)
-        found = data.test.regions
-        assert found is not None
+        found = boxes_of(data.test, self.name)
         numbers = {factor: x[: self.num_samples].cpu() for factor, x in found.numbers.items()}
         return Regions(found.boxes[: self.num_samples].cpu(), numbers, found.prompts)
 
@@ -145,6 +133,27 @@ class RegionZeroShot(AfterRun):
     def hows(self, module: SSLModule | Bare) -> list[str]:
         """How boxes are seen."""
         return [*HOWS, *["prompted"] * (own_rows_of(module) is not None)]
+
+
+def boxes_of(split: Split, name: str) -> Regions:
+    """The boxes of a split; a ValueError of the evaluation of that name where there are none."""
+    if split.regions is None:
+        raise ValueError(
+            f"evaluation={name} asks what is in the boxes of pictures, which the data have not: choose "
+            "data=region_shapes, or evaluation=cross_modal"
+        )
+    return split.regions
+
+
+def check_places(module: SSLModule | Bare, other: str, head: str, name: str) -> None:
+    """Raises ValueError where places of a picture cannot go through the head that texts are compared by."""
+    main, _ = two_towers(module, other, [head], name)
+    if "places" not in main.dims or main.dims["places"] != main.backbone.dim:
+        raise ValueError(
+            f"evaluation={name} passes places of a picture through the head in the place of its pooled features, and "
+            f"those of {main.backbone.name} are not as wide or not there: choose another backbone, such as "
+            "backbone=tiny or vit_nano, or evaluation=cross_modal"
+        )
 
 
 def own_rows_of(module: SSLModule | Bare) -> KnowsRegions | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ssl_framework.arguments import Count, Several, guarded
 from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.datamodule import DataModule
-from ssl_framework.evaluation.after_training.base import AfterRun, asked_of, two_towers
+from ssl_framework.evaluation.after_training.base import AfterRun, asked_of, main_of, two_towers
 from ssl_framework.evaluation.cross_modal import equal_rows
 from ssl_framework.evaluation.features import Accuracy, Bare, Splits, extract, in_eval_mode, refuse_non_finite
 from ssl_framework.evaluation.probes.cross_retrieval import ranks_of
@@ -65,7 +65,7 @@ class Reranking(AfterRun):
         self.num_samples = num_samples
 
     def check(self, module: SSLModule | Bare) -> None:
-        objective = asked_of(module, ScoresPairs, "pair_scores", f"evaluation={self.name} scores pairs")
+        objective: ScoresPairs = asked_of(module, ScoresPairs, "pair_scores", f"evaluation={self.name} scores pairs")
         two_towers(module, self.other, [self.head, objective.token_head], self.name)
 
     def check_split(self, split: Split) -> None:
@@ -84,8 +84,8 @@ class Reranking(AfterRun):
         """
         self.check(module)
         self.check_split(data.test)
-        objective = asked_of(module, ScoresPairs, "pair_scores", "")
-        main = module.student.main  # type: ignore[union-attr]
+        objective: ScoresPairs = asked_of(module, ScoresPairs, "pair_scores", "")
+        main = main_of(module)
         with torch.no_grad(), in_eval_mode(module):
             pictures, picture_tokens = self.embedded(module, data.test, main)  # [n, D], [n, N, D']
             texts, words = self.embedded(module, Split(self.texts(data)), self.other)  # [n, D], [n, L, D']
@@ -126,7 +126,7 @@ class Reranking(AfterRun):
 
     def chance(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]:
         """Of a random order of the groups."""
-        group, main = self.groups(data), module.student.main  # type: ignore[union-attr]
+        group, main = self.groups(data), main_of(module)
         share = 100 / (int(group.max()) + 1)
         names = [self.metric(name, len(group)) for name in (f"{main}-to-{self.other}", f"{self.other}-to-{main}")]
         return {f"{name}/{what}": share for name in names for what in ("recall@1", "before")}
