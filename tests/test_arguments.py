@@ -215,6 +215,7 @@ FREE = {
     ("Layers", "blocks"),
     ("LearnedMask", "layer"),
     ("SeriesViews", "mean"),
+    ("FragmentViews", "mean"),
     ("AudioViews", "mean"),
     ("AlteredAudio", "mean"),
     ("OverlapViews", "mean"),

@@ -44,8 +44,11 @@ OF_MODALITY = {
     **dict.fromkeys(("ts2vec", "whole_series", "autotcl"), ("data=waves",)),
     **{name: ("data=item_markov",) for name in ("sequence", "sasrec", "mclrec")},
     **dict.fromkeys(("graph", "gcn", "pyg", "bgrl", "dgi", "grace", "meow", "whole_graph"), ("data=sbm",)),
-    **dict.fromkeys(("audio", "frames", "tera", "audio_once", "w2v_bert"), ("data=spoken_digits",)),
+    **dict.fromkeys(
+        ("audio", "frames", "tera", "audio_once", "audio_weak", "audio_remixmatch", "w2v_bert"), ("data=spoken_digits",)
+    ),
     "sound_series": ("data=dances",),
+    "fragments": ("data=fragments",),
     **dict.fromkeys(("text", "text_eda", "text_tiny"), ("data=caption_texts",)),
     "text_experts": ("data=caption_domains",),
 }

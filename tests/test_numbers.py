@@ -143,7 +143,7 @@ def test_methods_of_classes_refuse_numbers(method: str, overrides: tuple[str, ..
         check_labels(module.objective, torch.rand(5))
     assert str(error.value).startswith(f"{name} needs classes, but the labels of the training set are numbers: choose")
     assert str(error.value).endswith(
-        "on a folder), method=balanced_mse, conr, cosent, regression, sirl, supremix or another objective"
+        "on a folder), method=balanced_mse, codiemb, conr, cosent, regression, sirl, supremix or another objective"
     )
     check_labels(module.objective, torch.arange(5))
 

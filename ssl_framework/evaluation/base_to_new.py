@@ -18,6 +18,7 @@ from ssl_framework.data.labels import num_known
 from ssl_framework.evaluation.features import Bare, extract_in_eval, refuse_non_finite
 from ssl_framework.evaluation.probes.base import right
 from ssl_framework.module import SSLModule
+from ssl_framework.runs.suggestions import choices, chosen
 
 
 @guarded
@@ -39,7 +40,7 @@ class BaseToNew:
         if self.head not in module.student.heads:
             raise ValueError(
                 f"evaluation.cross reads the class scores of the head {self.head}, which the student has not: choose "
-                "method=gopro or ctp_tft, or evaluation=frozen"
+                f"{choices('method', lambda node: chosen(node, 'evaluation') == 'base_to_new')}evaluation=frozen"
             )
 
     def check_split(self, split: Split) -> list[Tensor]:

@@ -120,6 +120,7 @@ class OfData(TypedDict):
     label_key: str
     length: Several
     points: Several
+    pairs: Count
     items: Several
     features: Several
     nodes: str
@@ -132,6 +133,10 @@ class OfData(TypedDict):
     vocabulary: Count
     words: Mapping[str, Any]
     captions: Mapping[str, Any]
+    domains: Several
+    parts: Mapping[str, Sequence[str]]
+    negatives: Natural
+    tasks: Literal["both", "retrieval", "similarity"]
     texts: Mapping[str, Any]
     columns: Mapping[str, str] | None
     languages: Annotated[Sequence[str], Len(1)]

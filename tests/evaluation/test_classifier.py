@@ -201,8 +201,8 @@ def test_a_student_without_a_classifier_is_refused_before_the_first_epoch(tmp_pa
         run_in(tmp_path, small("simclr", *SHORT))
     assert str(error.value) == (
         "evaluation.head_probes names classifier, but the student has no classifier of that name on its pooled "
-        "features: choose method=cl4srec, decoupled_mixup, m3col, mclrec, rankmixup_mndcg, "
-        "rankmixup_mrl, supcon_ce, supervised, wad or "
+        "features: choose method=augmented_tuning, cl4srec, coconut, decoupled_mixup, deep_cotraining, fixmatch, "
+        "m3col, mclrec, mean_teacher, mixmatch, rankmixup_mndcg, rankmixup_mrl, remixmatch, supcon_ce, supervised, wad or "
         "evaluation=frozen"
     )
     assert not (tmp_path / "checkpoints").exists()

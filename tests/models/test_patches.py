@@ -161,7 +161,7 @@ REFUSED = {
         "MAE needs masks, but the config has masker=none: choose masker=block, ijepa, mixture, random, span or another "
     ),
     "method=simclr backbone=vit_tiny masker=random backbone.masked_tokens=drop": (
-        "SimCLR does not read which patches RandomMask hides: choose method=data2vec, dinov2, ibot, ijepa, mae, "
+        "SimCLR does not read which patches RandomMask hides: choose method=data2vec, dinov2, hicmae, ibot, ijepa, "
     ),
     "method=simclr backbone=vit_tiny backbone.masked_tokens=drop": (
         "backbone.masked_tokens is drop, but the config has masker=none, so nothing is hidden: set "
