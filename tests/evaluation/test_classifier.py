@@ -202,8 +202,8 @@ def test_a_student_without_a_classifier_is_refused_before_the_first_epoch(tmp_pa
     assert str(error.value) == (
         "evaluation.head_probes names classifier, but the student has no classifier of that name on its pooled "
         "features: choose method=augmented_tuning, cl4srec, coconut, decoupled_mixup, deep_cotraining, fixmatch, "
-        "m3col, mclrec, mean_teacher, mixmatch, rankmixup_mndcg, rankmixup_mrl, remixmatch, supcon_ce, supervised, wad or "
-        "evaluation=frozen"
+        "m3col, mclrec, mean_teacher, mixmatch, rankmixup_mndcg, rankmixup_mrl, remixmatch, supcon_ce, supervised, "
+        "wad or evaluation=frozen"
     )
     assert not (tmp_path / "checkpoints").exists()
     with pytest.raises(ValueError, match=r"evaluators read those of student\.scored and student.earlier"):
