@@ -62,7 +62,7 @@ class DeepCoTraining(Objective):
         assert batch.label is not None
         answer = (z[0].detach().softmax(dim=1) + z[1].detach().softmax(dim=1)) / 2  # [B, C]
         targets = told_or_guessed(batch.label, answer)  # [B, C]
-        labelled = sum(both_means(shown[0].losses(targets), batch.label)[0] for _, shown in seen)
+        labelled = torch.stack([both_means(shown[0].losses(targets), batch.label)[0] for _, shown in seen]).sum()
         agreement = mean_of(jensen_shannon(*z), batch.label < 0)
         difference = self.difference_of(batch.views[0], z)
         loss = labelled + self.agreement * agreement + self.difference * difference

@@ -115,7 +115,7 @@ class AudioViews(nn.Module):
         """[B, T] -> V x [B, 1, M, F] float32, normalised. A CPU generator draws the same whatever the device."""
         x = self.waves(samples.inputs)  # type: ignore[arg-type]  # [B, T]
         views = [self.view(x, generator, v < self.weak) for v in range(self.num_views)]
-        batch = Batch(views, samples.index, samples.label)  # type: ignore[arg-type]
+        batch = Batch(views, samples.index, samples.label)
         return batch if self.question is None else self.question(batch, generator)
 
     def of(self, raw: Tensor, generator: torch.Generator | None = None) -> list[Tensor]:
