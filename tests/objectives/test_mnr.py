@@ -13,9 +13,11 @@ def loss(z0: torch.Tensor, z1: torch.Tensor, scale: float, symmetric: bool) -> f
 
 def test_golden() -> None:
     found = [loss(mix_raw(0), mix_raw(1), 1.0, symmetric) for symmetric in (False, True)]
-    name = 'mnr: one direction; "plus" variant (targets are argmaxima of in-modal similarity, '
-    name += "always the diagonal for unit rows)"
-    assert found == pytest.approx(golden(name), rel=1e-7)
+    wanted = golden(
+        'mnr: one direction; "plus" variant (targets are argmaxima of in-modal similarity, '
+        "always the diagonal for unit rows)"
+    )
+    assert found == pytest.approx(wanted, rel=1e-7)
 
 
 def one_way(z0: torch.Tensor, z1: torch.Tensor, scale: float) -> float:
