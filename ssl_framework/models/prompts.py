@@ -71,7 +71,7 @@ class FrozenHead(Head):
         if self.weights is None:
             raise ValueError(
                 f"the head {self.name} of the tower for {self.tower} stays as a finished run left it, but none is "
-                "named: set backbone.weights=<folder of a run such as one of method=clip>"
+                "named: set backbone.weights=<folder of a run of two towers>"
             )
         state = read_head(Path(self.weights).expanduser(), self.tower, self.name)
         try:
@@ -119,8 +119,8 @@ class ClassTexts(Head):
         super().__init__(source)
         if text is None:
             raise ValueError(
-                "a head names classes by texts, but the config has no text_backbone: choose another head=<name>, or "
-                "method=ctp_tft or gopro"
+                "a head names classes by texts, but the config has no text_backbone: choose another head=<name>, or a "
+                "method that brings one"
             )
         self.text: Any = text
         self.projector = projector

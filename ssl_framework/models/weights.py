@@ -259,7 +259,7 @@ def read_head(path: Path, tower: str, name: str) -> dict[str, Tensor]:
     if not found:
         raise ValueError(
             f"backbone.weights is {path}, a run without a head {name} of a tower for {tower}: name the folder of a run "
-            "of two towers, such as one of method=clip"
+            "of two towers"
         )
     return found
 
