@@ -18,7 +18,7 @@ from ssl_framework.data.labels import num_known
 from ssl_framework.evaluation.features import Bare, extract_in_eval, refuse_non_finite
 from ssl_framework.evaluation.probes.base import right
 from ssl_framework.module import SSLModule
-from ssl_framework.runs.suggestions import choices, chosen
+from ssl_framework.runs.suggestions import choices
 
 
 @guarded
@@ -38,9 +38,10 @@ class BaseToNew:
     def check(self, module: SSLModule | Bare) -> None:
         """Raises ValueError if the student has no such head."""
         if self.head not in module.student.heads:
+            others = choices("head", lambda node: self.head in node)
             raise ValueError(
                 f"evaluation.cross reads the class scores of the head {self.head}, which the student has not: choose "
-                f"{choices('method', lambda node: chosen(node, 'evaluation') == 'base_to_new')}evaluation=frozen"
+                f"{others}evaluation=frozen"
             )
 
     def check_split(self, split: Split) -> list[Tensor]:

@@ -119,8 +119,8 @@ class ClassTexts(Head):
         super().__init__(source)
         if text is None:
             raise ValueError(
-                "a head names classes by texts, but the config has no text_backbone: choose another head=<name>, or "
-                "set text_backbone=<name> and text_backbone.weights=<folder of a run of two towers>"
+                "a head names classes by texts, but the config has no text_backbone: choose another head=<name>, or a "
+                "method that brings one"
             )
         self.text: Any = text
         self.projector = projector

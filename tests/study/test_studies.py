@@ -101,7 +101,7 @@ def reported(settings: str) -> frozenset[str]:
     if wordings is not None:
         found |= {metric for noise in NOISE_OF_TEXTS for metric in wordings.score(noise)}
     if evaluation.cross is not None:
-        found |= across(evaluation.cross)
+        found |= across(evaluation.cross, node["num_classes"])
     if evaluation.after is not None:
         cfg = small("simclr" if evaluation.cross is None else "cloc")  # which has towers, boxes and their texts
         found |= evaluation.after.score_module(build_module(cfg, True), build_data(cfg)).keys()
@@ -118,11 +118,11 @@ NOISE_OF_TEXTS = [
 ]
 
 
-def across(cross: CrossModal | BaseToNew) -> set[str]:
+def across(cross: CrossModal | BaseToNew, num_classes: int) -> set[str]:
     """What is reported of two towers, of embeddings of noise, or of scores of noise; the factors are those of captioned
     shapes."""
     if isinstance(cross, BaseToNew):
-        return set(base_to_new(torch.randn(500, 10), torch.arange(500) % 10, cross.known))
+        return set(base_to_new(torch.randn(500, num_classes), torch.arange(500) % num_classes, cross.known))
     prompts = {factor: torch.randn(len(FACTORS[factor]), 2 * len(PROMPTS[factor]), 8) for factor in NAMED}
     label = {factor: torch.arange(500) % len(x) for factor, x in prompts.items()}
     further = {name: torch.randn(500, 8) for name in cross.further}
