@@ -40,7 +40,7 @@ KEYS: dict[tuple[str, Any], str] = {
     ),
     ("groups", 1): "objectives.clip.CLIP",
     ("causal", False): "models.text.TextTransformer",
-    ("experts", 1): "models.text.TextTransformer",
+    ("experts", 0): "models.text.TextTransformer",
     ("expert_layers", None): "models.text.TextTransformer",
     ("folder", None): "data.pairs.words.CaptionVocabulary",
     ("mismatched", 0.0): "data.pairs.captioned_shapes.CaptionedShapes",
