@@ -129,8 +129,8 @@ class OfData(TypedDict):
     rate: Annotated[int, Interval(ge=1000, le=192_000)]
     mels: Annotated[int, Interval(ge=4, le=512)]
     frames: Annotated[int, Interval(ge=4, le=8192)]
-    sound_mean: Annotated[Sequence[float], Len(1)]
-    sound_std: Annotated[Sequence[Positive], Len(1)]
+    sound_mean: float
+    sound_std: Positive
     tokens: Count
     vocabulary: Count
     words: Mapping[str, Any]

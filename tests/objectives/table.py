@@ -116,6 +116,7 @@ from ssl_framework.objectives.mw_loss import MWLoss
 from ssl_framework.objectives.nn_siamese import NNBYOL, NNSiam
 from ssl_framework.objectives.nnclr import NNCLR
 from ssl_framework.objectives.obow import OBoW
+from ssl_framework.objectives.pairing_net import PairingNet
 from ssl_framework.objectives.pamc import PamC
 from ssl_framework.objectives.patchmix import PatchMix
 from ssl_framework.objectives.pcl import PCL
@@ -187,6 +188,7 @@ class Case(NamedTuple):
     words: bool = False  # the views behind the first are texts of four tokens, the last one with a word hidden
     regions: int = 0  # of the first view, some of which it does not show; the last views are their texts
     answers: int = 0  # classes of changes of the last view, which the views know
+    neighbours: bool = False  # the views tell of which two fragments each pair is, as of three strips of a sheet
     pictures: bool = False  # the views tell what they were, and where they are altered: four frames of DIM bands
     series: bool = False  # views are series of DIM channels and four points
     answers_only: tuple[int, ...] = ()  # views whose outputs say what others are to learn, and learn nothing
@@ -249,6 +251,8 @@ class Case(NamedTuple):
 
     def targets(self, index: Tensor) -> list[Tensor] | None:
         """What the views may have told of samples [B], alike on any number of ranks."""
+        if self.neighbours:
+            return [index + index // 2, index + index // 2 + 1]
         return [index % self.answers] if self.answers else None
 
     @property
@@ -886,13 +890,14 @@ OBJECTIVES: dict[str, Case] = {
     "cosent": Case(lambda: CoSENT(20.0)),
     "mnr": Case(lambda: MNR(5.0, symmetric=False)),
     "mnr, both ways": Case(lambda: MNR(5.0, symmetric=True)),
-    "codiemb, similarity": Case(lambda: CoDiEmb(0.2, 1, 0.2, 2.0, 0.5, 5.0, 0.0)),
+    "codiemb": Case(lambda: CoDiEmb(0.2, 1, 0.2, 2.0, 0.5, 5.0, 0.0)),
     "codiemb, both tasks, middle": Case(
         lambda: CoDiEmb(0.2, 2, 0.2, 2.0, 0.5, 5.0, 1.0),
         student=(0, 1, 2, 3),
         heads=("projector", "middle"),
         partial=True,
     ),
+    "pairing_net": Case(lambda: PairingNet(0.2, 0.5), neighbours=True),
     "dialog2flow": Case(lambda: Dialog2Flow(0.2, 0.35, ["a b", "b c", "c", "d a b"])),
     "ts2vec": Case(lambda: TS2Vec(0.4), heads=("points",), patches=(4, 4), shared=True),
     "margin_pair": Case(lambda: MarginPair(1.4)),

@@ -18,6 +18,7 @@ from ssl_framework.build import build, build_data, build_module
 from ssl_framework.evaluation.request import evaluate
 from ssl_framework.exporting import export
 from ssl_framework.loading import load_run
+from ssl_framework.models.encoder import Encoder
 from ssl_framework.report.evaluations import results_of
 from ssl_framework.runs.folder import RunFolder, read_json
 from ssl_framework.runs.plain import read_config
@@ -109,7 +110,7 @@ def test_the_command_begins_with_them_and_never_needs_them_again(
 
 def test_one_channel_takes_the_sum_of_three(public: SimpleNamespace) -> None:
     backbone = build(OmegaConf.create({**small("simclr", *WEIGHTS).backbone, "channels": 1, "image_size": 32}))
-    begin_with_weights(SimpleNamespace(student=SimpleNamespace(backbones=[backbone]), teacher=None))  # type: ignore
+    begin_with_weights(SimpleNamespace(student=Encoder(backbone, {}), teacher=None))  # type: ignore
     first = public.state["conv1.0.weight"]
     assert torch.allclose(backbone.net.state_dict()["conv1.0.weight"], first.sum(dim=1, keepdim=True))
 

@@ -68,6 +68,7 @@ OF_VIEWS = {
 OF_PARTS = {
     ("backbone", "options"): "what timm's model of this name takes beside the above",
     ("data", "source"): "which part of torchvision's data set is read",
+    ("data", "parts"): "folders and modules that belong to this class",
     ("evaluation", "cross"): "a column of the data that is embedded as well -> the tower that does it",
     ("objective", "weights"): "the weight of this term",
     ("objective", "views"): "positions of the views that this term reads; a term that is not named reads all",
