@@ -59,12 +59,12 @@ class LivePage(L.Callback):
             self.write(trainer, f"Stopped {self.place(trainer)}; the same command goes on.", going=False)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if not self.since:  # what never began has no page, and asking for its length would hide why
+            return
         outside = isinstance(exception, Interrupted | Stopped)
         why = f"{type(exception).__name__}: {' '.join(str(exception).split())}".removesuffix(": ")
         end = "the same command goes on" if outside else why
-        # Before it began, asking for its length would need what could not be made, and that would be the error shown.
-        where = self.place(trainer) if self.since else f"before the first step ({now()})"
-        self.write(trainer, f"{'Interrupted' if outside else 'Failed'} {where}; {end}.", going=False)
+        self.write(trainer, f"{'Interrupted' if outside else 'Failed'} {self.place(trainer)}; {end}.", going=False)
 
     def running(self, trainer: L.Trainer) -> str:
         """How far it is, and how to tell that it is no more."""

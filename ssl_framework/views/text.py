@@ -33,7 +33,7 @@ class Vocabulary:
 
     def __init__(self, words: Sequence[str], synonyms: Mapping[str, tuple[str, ...]] = MappingProxyType({})) -> None:
         self.names = [*SPECIAL, *words]
-        self.synonyms = synonyms
+        self.synonyms = dict(synonyms)
         self.number = {word: number for number, word in enumerate(self.names)}
 
     def __len__(self) -> int:

@@ -888,7 +888,7 @@ OBJECTIVES: dict[str, Case] = {
     "contriever": Case(lambda: seeded(lambda: Contriever(0.2, Queue(20, DIM))), student=(0,), teacher=(1,)),
     "cocosoda": Case(cocosoda, student=(0, 1), teacher=(0, 1, 2, 3)),
     "cosent": Case(lambda: CoSENT(20.0)),
-    "mnr": Case(lambda: MNR(5.0, symmetric=False)),
+    "mnr_moe": Case(lambda: MNR(5.0, symmetric=False)),
     "mnr, both ways": Case(lambda: MNR(5.0, symmetric=True)),
     "codiemb": Case(lambda: CoDiEmb(0.2, 1, 0.2, 2.0, 0.5, 5.0, 0.0)),
     "codiemb, both tasks, middle": Case(
