@@ -158,11 +158,11 @@ def test_all_protocols_are_scored_or_left_out_with_their_reason(
     }
 
 
-OF_PAIRS = ("attack", "captions", "volume")
+OF_PAIRS = ("attack", "base_to_new", "captioning", "captions", "grounding", "mapping", "regions", "reranking", "volume")
 """Protocols of pictures with texts."""
 
-OF_TEXTS = ("text", "text_pairs", "text_scores", "text_constructs", "text_reward")
-"""Protocols of texts."""
+OF_TEXTS = ("text", "text_pairs", "text_scores", "text_constructs", "text_reward", "fragments")
+"""Protocols of texts, and of pairs."""
 
 
 def test_labels_that_are_numbers_leave_the_protocols_that_read_numbers(run: Path, tmp_path: Path) -> None:
