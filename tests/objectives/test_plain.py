@@ -22,7 +22,7 @@ INDEX, LABEL = torch.arange(COUNT), torch.arange(COUNT) % 2
 CLEAN = [
     name
     for name, case in OBJECTIVES.items()
-    if not (case.mixed or case.added or case.maps or case.patches or case.inputs or case.answers)
+    if not (case.mixed or case.added or case.maps or case.patches or case.inputs or case.answers or case.neighbours)
     and "masks" not in case.build().requires
 ]
 
