@@ -7,8 +7,9 @@ N samples, C classes, n_c of class c.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -54,79 +55,101 @@ class PartialLabels:
         generator = torch.Generator().manual_seed(self.seed)
         told = torch.full_like(label, UNLABELLED)  # [N]
         for members in of_each_class(label, generator)[: num_known(int(label.max()) + 1, self.known)]:
-            kept = members[: max(1, round(self.share * len(members)))]  # [kept]
+            kept = members[: share_of(self.share, len(members))]  # [kept]
             told[kept] = label[kept]
         return split._replace(label=told)
 
 
+class Picked(ABC):
+    """Base of choices that keep some samples of each class, drawn with a seed, with their labels.
+
+    Args:
+        seed: of which samples; whoever keeps more of a class keeps those of one that keeps fewer.
+
+    Class attributes:
+        name: of the choice in the config.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    @abstractmethod
+    def sizes(self, there: Sequence[int]) -> list[int]:
+        """How many samples of each class are kept, of so many. Raises ValueError if that would be nothing."""
+
+    def __call__(self, split: Split) -> Split:
+        """As in ``Labels``.
+
+        Raises:
+            ValueError: the samples are not in memory, some of them are generated, or none of them is kept.
+        """
+        label = classes_of(split, self.name)  # [N]
+        refuse_elsewhere(split, self.name)
+        members = of_each_class(label, torch.Generator().manual_seed(self.seed))  # C x [n_c]
+        sizes = self.sizes([len(rows) for rows in members])
+        kept = torch.cat([rows[:size] for rows, size in zip(members, sizes, strict=True)])  # [kept]
+        return split.picked(kept.sort().values)
+
+
 @guarded
-class TaskLabels:
+class TaskLabels(Picked):
     """One task of several that are learnt one after another: all samples of some classes, and of those before them a
     few that are rehearsed (continual learning). The classes keep their numbers.
 
     Args:
         first, end: of the classes of the task: ``first`` to ``end - 1``.
         rehearsed: share of the samples of each class before them, rounded; at least one, or none at 0.
-        seed: of which samples; a larger share keeps the samples of a smaller one.
+        seed: see ``Picked``.
 
     Raises:
         ValueError: the task has no class.
     """
 
+    name = "task"
+
     def __init__(self, first: Natural, end: Count, rehearsed: Fraction, seed: Seed) -> None:
+        super().__init__(seed)
         if end <= first:
             raise ValueError(
                 f"labels.first is {first} and labels.end {end}: a task has the classes from first to end - 1"
             )
-        self.first, self.end, self.rehearsed, self.seed = first, end, rehearsed, seed
+        self.first, self.end, self.rehearsed = first, end, rehearsed
 
-    def __call__(self, split: Split) -> Split:
-        """As in ``Labels``.
-
-        Raises:
-            ValueError: the samples are not in memory, some of them are generated, or none is of these classes.
-        """
-        label = classes_of(split, "task")  # [N]
-        refuse_elsewhere(split, "task")
-        kept = []
-        for c, members in enumerate(of_each_class(label, torch.Generator().manual_seed(self.seed))[: self.end]):
-            few = max(1, round(self.rehearsed * len(members))) if self.rehearsed else 0
-            kept.append(members if c >= self.first else members[:few])
-        if not sum(map(len, kept[self.first :])):
+    def sizes(self, there: Sequence[int]) -> list[int]:
+        """As in ``Picked``."""
+        if not sum(there[self.first : self.end]):
             raise ValueError(
                 f"labels=task takes the classes {self.first} to {self.end - 1}, but no training sample is of them: "
-                f"there are classes up to {int(label.max())}"
+                f"there are classes up to {len(there) - 1}"
             )
-        return split.picked(torch.cat(kept).sort().values)  # [kept]
+        few = [share_of(self.rehearsed, size) if self.rehearsed else 0 for size in there[: self.first]]
+        return [*few, *there[self.first : self.end], *(0 for _ in there[self.end :])]
 
 
 @guarded
-class FewLabels:
+class FewLabels(Picked):
     """Only some samples of each class, which all have their label: learning where data are scarce.
 
     Args:
         share: of the samples of each class, rounded, at least one.
-        seed: of which samples; a larger share keeps the samples of a smaller one.
+        seed: see ``Picked``.
     """
 
+    name = "few"
+
     def __init__(self, share: PositiveFraction, seed: Seed) -> None:
+        super().__init__(seed)
         self.share = share
-        self.seed = seed
 
-    def __call__(self, split: Split) -> Split:
-        """As in ``Labels``.
-
-        Raises:
-            ValueError: the samples are not in memory, or some of them are generated.
-        """
-        members = of_each_class(classes_of(split, "few"), torch.Generator().manual_seed(self.seed))  # C x [n_c]
-        refuse_elsewhere(split, "few")
-        kept = torch.cat([rows[: max(1, round(self.share * len(rows)))] for rows in members])  # [kept]
-        return split.picked(kept.sort().values)
+    def sizes(self, there: Sequence[int]) -> list[int]:
+        """As in ``Picked``."""
+        return [share_of(self.share, size) for size in there]
 
 
 @guarded
-class KnownClasses:
+class KnownClasses(Picked):
     """Only the samples of some classes: what is learnt of them is then asked of the others, too, from base to new
     classes (Zhou et al., CVPR 2022, arXiv:2203.05557, section 4.1).
 
@@ -134,46 +157,37 @@ class KnownClasses:
         known: share of the classes, in the order of their numbers, rounded up.
     """
 
+    name = "known"
+
     def __init__(self, known: PositiveFraction) -> None:
+        super().__init__(0)  # nothing is drawn
         self.known = known
 
-    def __call__(self, split: Split) -> Split:
-        """As in ``Labels``.
-
-        Raises:
-            ValueError: the samples are not in memory, or some of them are generated.
-        """
-        label = classes_of(split, "known")  # [N]
-        refuse_elsewhere(split, "known")
-        return split.picked((label < num_known(int(label.max()) + 1, self.known)).nonzero()[:, 0])
+    def sizes(self, there: Sequence[int]) -> list[int]:
+        """As in ``Picked``."""
+        known = num_known(len(there), self.known)
+        return [size if c < known else 0 for c, size in enumerate(there)]
 
 
 @guarded
-class LongTailed:
+class LongTailed(Picked):
     """A part of the training set with the exponential profile of Cui et al., Class-Balanced Loss, CVPR 2019
     (arXiv:1901.05555): class c of C keeps ``floor(n_max imbalance^(-c / (C - 1)))`` samples, or all if it has fewer.
 
     Args:
         imbalance: samples of the largest class over those of the smallest.
-        seed: of which samples; a smaller imbalance keeps the samples of a larger one.
+        seed: see ``Picked``.
     """
 
+    name = "long_tail"
+
     def __init__(self, imbalance: AtLeastOne, seed: Seed) -> None:
+        super().__init__(seed)
         self.imbalance = imbalance
-        self.seed = seed
 
-    def __call__(self, split: Split) -> Split:
-        """As in ``Labels``.
-
-        Raises:
-            ValueError: the samples are not in memory, or some of them are generated.
-        """
-        label = classes_of(split, "long_tail")  # [N]
-        refuse_elsewhere(split, "long_tail")
-        members = of_each_class(label, torch.Generator().manual_seed(self.seed))  # C x [n_c]
-        sizes = long_tail_sizes([len(rows) for rows in members], self.imbalance)
-        kept = torch.cat([rows[:size] for rows, size in zip(members, sizes, strict=True)])  # [kept]
-        return split.picked(kept.sort().values)
+    def sizes(self, there: Sequence[int]) -> list[int]:
+        """As in ``Picked``."""
+        return long_tail_sizes(there, self.imbalance)
 
 
 def classes_of(split: Split, name: str) -> Tensor:
@@ -204,6 +218,11 @@ def of_each_class(label: Tensor, generator: torch.Generator) -> list[Tensor]:
     """The samples of every class in a random order: [N] -> C x [n_c] int64."""
     order = torch.randperm(len(label), generator=generator)  # [N]
     return [order[label[order] == c] for c in range(int(label.max()) + 1)]
+
+
+def share_of(share: float, size: int) -> int:
+    """So much of so many samples, rounded, at least one."""
+    return max(1, round(share * size))
 
 
 def num_known(num_classes: int, share: float) -> int:
