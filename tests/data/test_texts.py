@@ -97,6 +97,16 @@ def test_pairs_scores_labels_and_splits_are_columns(tmp_path: Path) -> None:
     assert UNKNOWN in test.rows[1, 0].tolist() and PADDING in test.rows[1, 0].tolist()  # type: ignore[index]
 
 
+def test_scores_of_all_pairs_are_the_labels_where_there_are_no_classes(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,other,score\nred,a red one,1.5\nblue,red,0\nred,crimson,3\n")
+    (tmp_path / "test.csv").write_text("text,other,score\ngreen,blue,0.5\nblue,azure,2\n")
+    train = loaded(tmp_path, other="other")
+    assert train.label is not None and train.label.tolist() == [1.5, 0.0, 3.0] and train.label.is_floating_point()
+    assert train.graded is not None and train.graded.score.tolist() == [1.5, 0.0, 3.0]
+    (tmp_path / "test.csv").write_text("text,other,score\ngreen,blue,0.5\nblue,azure,\n")
+    assert loaded(tmp_path, other="other").label is None  # one has none
+
+
 def test_a_list_of_wordings_in_jsonl_is_repeated_where_others_have_more(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": ["a b", "b a", "c"]}\n{"text": ["d", "e"]}\n{"text": ["f", "g"]}\n')
     split = loaded(tmp_path)

@@ -51,7 +51,8 @@ class WordedTexts:
 
     def load(self, split: str) -> Split:
         """[N, K, L] int32, K the most texts that a sample has: one with fewer repeats them. ``numbers`` has "group",
-        equal where the first texts are; where the texts are scored, ``graded`` has every sample's first two.
+        equal where the first texts are; where the texts are scored, ``graded`` has every sample's first two, and
+        where all are and none has a class, the scores are the labels.
 
         Raises:
             FileNotFoundError: the texts are not there.
@@ -70,6 +71,8 @@ class WordedTexts:
             said = [each.texts[k % len(each.texts)] for each in own for k in range(count)]
             first = {text: number for number, text in reversed(list(enumerate(each.texts[0] for each in own)))}
             classes, label = labelled(every, own, "texts")
+            if label is None and all(each.score is not None for each in every):
+                label = torch.tensor([float(each.score or 0.0) for each in own])  # [N]
             self.loaded[name] = Split(
                 self.words.encode(said, self.tokens).unflatten(0, (-1, count)),  # [N, K, L]
                 label,
