@@ -42,6 +42,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         torch.set_num_threads(1)
         parse_once()
         os.fsync = os.fstat  # type: ignore[assignment]  # only a machine that stops loses what is not on its disk
+        for device in (torch.cuda, torch.xpu, torch.mtia):
+            if not device.is_available():  # it would keep each seed, and where that was asked for, until there is one
+                device.manual_seed_all = lambda seed: None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

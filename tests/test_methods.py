@@ -54,9 +54,9 @@ class Run(NamedTuple):
             assert all(p.grad is None and not p.requires_grad for p in self.module.teacher.parameters())
         return out["loss"].item()
 
-    def saved(self) -> Any:
-        """What a checkpoint holds of it."""
-        return copy.deepcopy((self.module.state_dict(), self.optimizer.state_dict()))
+    def state(self) -> Any:
+        """What a checkpoint holds of it, which the next step changes."""
+        return self.module.state_dict(), self.optimizer.state_dict()
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def test_every_trainable_parameter_moves_and_a_step_repeats_itself_from_what_was
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     first, second = run.step(0), run.step(1, reads := Reads())
     assert len(reads.seen) <= (WAITS | ENDS_OF_ROUNDS).get(method, 0), reads
-    state, steps = run.saved()
+    state, steps = copy.deepcopy(run.state())
     third = run.step(2)
     losses = [first, second, third]
     assert all(torch.isfinite(torch.tensor(losses))) and len(set(losses)) == 3
@@ -132,7 +132,7 @@ def test_every_trainable_parameter_moves_and_a_step_repeats_itself_from_what_was
     other.module.load_state_dict(state)
     other.optimizer.load_state_dict(steps)
     assert other.step(2) == third
-    assert_identical(run.saved(), other.saved())
+    assert_identical(run.state(), other.state())
     assert_identical(plain_state(module.objective), plain_state(other.module.objective))
 
 

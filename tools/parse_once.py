@@ -8,15 +8,18 @@ only two of them can be changed in place.
 import copy
 import functools
 import os
+from abc import ABCMeta
 from collections import defaultdict
+from collections.abc import Iterable
 from itertools import takewhile
 from typing import Any
 
 import omegaconf.base
+from hydra import version
 from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
-from hydra.core.default_element import ResultDefault
+from hydra.core.default_element import ConfigDefault, GroupDefault, InputDefault, ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import (
     AnyNode,
@@ -29,7 +32,8 @@ from omegaconf import (
     StringNode,
     flag_override,
 )
-from omegaconf.base import Metadata
+from omegaconf.base import Box, Container, Metadata, Node
+from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 KINDS: tuple[Any, ...] = (AnyNode, BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, StringNode)
@@ -45,6 +49,8 @@ parse_text = omegaconf.base.parse
 parse_word = OverridesParser.parse_rule
 merge_all = ConfigLoaderImpl._compose_config_from_defaults_list
 embed = ConfigLoaderImpl._load_single_config
+adopt = Container._re_parent
+read_version = version._get_version
 parsed: dict[tuple[Any, ...], Any] = {}
 embedded: dict[tuple[Any, ...], Any] = {}
 words: dict[tuple[str, str], Any] = {}
@@ -192,6 +198,61 @@ def described(metadata: Metadata) -> Metadata:
     return new
 
 
+def re_parent(self: Any) -> None:
+    """Makes a container the parent of its nodes, and each of them that of its own."""
+    for node in nodes_in(self):
+        if node is not None:
+            node.__dict__["_parent"] = self
+            node._invalidate_flags_cache()
+            if type(node) in KINDS:
+                re_parent(node)
+            elif isinstance(node, Box):
+                adopt(node)
+
+
+def invalidate_flags_cache(self: Any) -> None:
+    """A node and all below it that have looked up flags look them up again."""
+    if self.__dict__["_flags_cache"] is not None:
+        self.__dict__["_flags_cache"] = None
+        for node in nodes_in(self):
+            node._invalidate_flags_cache()
+
+
+def nodes_in(node: Any) -> Iterable[Any]:
+    """The nodes of a container; of a value, of what is none, missing or an interpolation: no node."""
+    content = node.__dict__.get("_content")
+    if isinstance(content, dict):
+        return content.values()
+    return content if isinstance(content, list) else ()
+
+
+@functools.cache
+def get_version(text: str) -> Any:
+    """What is written as a version, at which Hydra only looks."""
+    return read_version(text)
+
+
+def copied_default(self: InputDefault, memo: dict[int, Any]) -> InputDefault:
+    """A line of a list of files: texts, truth values and a list of names."""
+    new = object.__new__(type(self))
+    new.__dict__.update({key: list(value) if isinstance(value, list) else value for key, value in vars(self).items()})
+    return new
+
+
+def is_interpolation(self: GroupDefault) -> bool:
+    """Whether the name of a line's file is looked up, for which Hydra makes a node of each."""
+    return self.is_name() and "${" in str(self.get_name())
+
+
+class Kind(ABCMeta):
+    """Of classes without instances but those of what inherits from them: Python need not look for others."""
+
+    __instancecheck__ = type.__instancecheck__
+    __subclasscheck__ = type.__subclasscheck__
+
+
+ABSTRACT = (Node, Box, Container, BaseContainer, DictConfig, ListConfig)
+
 REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (ConfigRepository, "load_config", load_config),
     (CachingConfigRepository, "load_config", load_in_repository),
@@ -201,11 +262,18 @@ REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (OverridesParser, "parse_rule", parse_rule),
     (omegaconf.base, "parse", parse_interpolation),
     *((kind, "__deepcopy__", copied) for kind in KINDS),
+    (Container, "_re_parent", re_parent),
+    (Container, "_invalidate_flags_cache", invalidate_flags_cache),
+    (version, "_get_version", get_version),
+    *((kind, "__deepcopy__", copied_default) for kind in (ConfigDefault, GroupDefault)),
+    (GroupDefault, "is_interpolation", is_interpolation),
 )
-ORIGINALS = tuple((owner, name, getattr(owner, name)) for owner, name, _ in REPLACEMENTS)
+ORIGINALS = tuple((owner, name, getattr(owner, name, None)) for owner, name, _ in REPLACEMENTS)
 
 
 def parse_once() -> None:
     """From now on."""
+    for kind in ABSTRACT:
+        kind.__class__ = Kind  # type: ignore[assignment]
     for owner, name, own in REPLACEMENTS:
         setattr(owner, name, own)

@@ -13,6 +13,7 @@ from tools import parse_once
 
 def test_the_tests_use_it() -> None:
     assert all(getattr(owner, name) == own for owner, name, own in parse_once.REPLACEMENTS)
+    assert {type(kind) for kind in parse_once.ABSTRACT} == {parse_once.Kind}
 
 
 @pytest.mark.parametrize(
