@@ -12,6 +12,8 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests start as well
 
+gc.disable()  # until all is imported: it would look through every module's functions again and again
+
 for number in (signal.SIGHUP, signal.SIGQUIT):  # as in a terminal, whatever has started the tests: nohup ignores them
     if signal.getsignal(number) == signal.SIG_IGN:
         with contextlib.suppress(ValueError):  # not in the main thread
@@ -59,6 +61,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)  # composed configs are kept: looking through them takes a quarter of a second
+    gc.enable()
     atexit.register(gc.unfreeze)  # libraries that count what is left would complain
     if forked := sys.modules.get("tests.forked"):
         forked.begin_server()

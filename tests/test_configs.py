@@ -133,14 +133,24 @@ def resolved(node: Any, whole: dict, cfg: Callable[[], DictConfig]) -> Any:
     if not (isinstance(node, str) and "${" in node):
         return node
     path = re.fullmatch(r"\$\{([a-z_0-9]+(?:\.[a-z_0-9]+)*)\}", node)
+    asked = re.fullmatch(r"\$\{oc\.select:([a-z_0-9]+(?:\.[a-z_0-9]+)*),(.*)\}", node)
+    if asked is not None:
+        return resolved(found_at(asked[1], whole, yaml.safe_load(asked[2])), whole, cfg)
     if path is None:
         cfg()["wanted"] = node
         value: Any = cfg()["wanted"]
         return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    value = whole
-    for key in path[1].split("."):
+    return resolved(found_at(path[1], whole), whole, cfg)
+
+
+def found_at(path: str, whole: dict, *otherwise: Any) -> Any:
+    """What stands at ``a.b`` of a config; what is to stand for it, if nothing does."""
+    value: Any = whole
+    for key in path.split("."):
+        if otherwise and (not isinstance(value, dict) or key not in value):
+            return otherwise[0]
         value = value[key]
-    return resolved(value, whole, cfg)
+    return value
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -329,8 +339,8 @@ def test_every_choice_of_every_group_composes_and_every_target_imports(group: st
         if group == "logger":  # needs the run folder, which the command line provides
             node = OmegaConf.to_container(OmegaConf.load(CONFIGS / group / f"{choice}.yaml"))
         else:
-            node = plain(config(*host, f"{group}={choice}", *OF_MODALITY.get(choice, ())))
-        for target in targets(node):
+            node = plain(composed(*host, f"{group}={choice}", *OF_MODALITY.get(choice, ())))
+        for target in set(targets(node)):
             get_class(target)
 
 

@@ -13,8 +13,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from itertools import takewhile
 from typing import Any
+from unittest import mock
 
+import omegaconf._utils
 import omegaconf.base
+import yaml
 from hydra import version
 from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -51,12 +54,15 @@ merge_all = ConfigLoaderImpl._compose_config_from_defaults_list
 embed = ConfigLoaderImpl._load_single_config
 adopt = Container._re_parent
 read_version = version._get_version
+yaml_loader = omegaconf._utils.get_yaml_loader
 parsed: dict[tuple[Any, ...], Any] = {}
 embedded: dict[tuple[Any, ...], Any] = {}
 words: dict[tuple[str, str], Any] = {}
 numbers: dict[tuple[Any, ...], int] = {}  # of files
 merged: dict[tuple[int, ...], DictConfig] = {}  # by the numbers of its files
 last: tuple[int, ...] = ()  # of the files that were merged last
+
+NO_CHOICES = OmegaConf.create()
 
 
 def load_config(self: ConfigRepository, config_path: str) -> Any:
@@ -99,7 +105,7 @@ def interpolation_map(overrides: Any, defaults: list[Any], self_added: bool) -> 
     """What the names of files may refer to, if any of them does."""
     if any(not item.is_self() and item.is_interpolation() for item in defaults):
         return choices_for_interpolations(overrides, defaults, self_added)
-    return OmegaConf.create()
+    return NO_CHOICES
 
 
 def load_single_config(self: ConfigLoaderImpl, default: ResultDefault, repo: Any) -> Any:
@@ -227,6 +233,13 @@ def nodes_in(node: Any) -> Iterable[Any]:
 
 
 @functools.cache
+def get_yaml_loader() -> Any:
+    """OmegaConf's reader of files, upon the parser in C where PyYAML has one."""
+    with mock.patch.object(yaml, "SafeLoader", getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        return yaml_loader()
+
+
+@functools.cache
 def get_version(text: str) -> Any:
     """What is written as a version, at which Hydra only looks."""
     return read_version(text)
@@ -265,6 +278,7 @@ REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (Container, "_re_parent", re_parent),
     (Container, "_invalidate_flags_cache", invalidate_flags_cache),
     (version, "_get_version", get_version),
+    (omegaconf._utils, "get_yaml_loader", get_yaml_loader),
     *((kind, "__deepcopy__", copied_default) for kind in (ConfigDefault, GroupDefault)),
     (GroupDefault, "is_interpolation", is_interpolation),
 )

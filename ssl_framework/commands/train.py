@@ -28,6 +28,7 @@ from ssl_framework.runs.config import (
 )
 from ssl_framework.runs.folder import LATEST, RunFolder, point_back
 from ssl_framework.runs.groups import CONFIGS, admit, choices, groups
+from ssl_framework.runs.importing import importing
 from ssl_framework.runs.left import NOTHING
 from ssl_framework.runs.made import remove_made
 from ssl_framework.runs.messages import (
@@ -289,7 +290,8 @@ def start(cfg: DictConfig, folder: Path, about: dict[str, Any]) -> str | None:
         RunFailed: a process of the run failed and said why.
         Interrupted: something outside the run has stopped it.
     """
-    from ssl_framework.training.stages import go_through  # imports torch: only now
+    with importing():
+        from ssl_framework.training.stages import go_through  # imports torch: only now
 
     if is_first() and (launched := described()):
         print(launched, flush=True)
