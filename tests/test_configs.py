@@ -451,6 +451,14 @@ def test_misspelt_names_are_refused_with_what_exists_and_the_nearest(
         ("device=cpu", "there is no key device (did you mean trainer.devices?); "),
         ("masker.ratio=0.5", "there is no key masker.ratio: masker is empty here: choose masker=block, ijepa, "),
         ("output_dir=x", "there is no key output_dir (did you mean hydra.run.dir?); "),
+        (
+            "data=spoken_digits views.weak=2",
+            "there is no key views.weak: the data have views of their own, so set data.",
+        ),
+        (
+            "data=spoken_digits views.weaks=2",
+            "there is no key views.weaks (did you mean weak?); the data have views of their own, and data.views has: ",
+        ),
         ("trainer=gpu", "there is no trainer=gpu (trainer=auto takes a GPU); trainer can be: auto, cpu, "),
         ("backbone=test_resnet", "; a model of timm is backbone=timm backbone.name=test_resnet"),
     ],
@@ -460,7 +468,7 @@ def test_what_others_call_it_is_answered_with_our_name(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py"])
     with composing(), pytest.raises(HydraException) as refused:
-        compose("train", [argument])
+        compose("train", argument.split())
     assert words in explain(refused.value)
 
 

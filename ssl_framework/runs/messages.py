@@ -168,6 +168,15 @@ def explain(error: Exception) -> str:
         where = full.rsplit(".", 1)[0] if "." in full else "the config"
         if "." not in full:
             known = sorted({*known, *groups()})
+        data: Any = parent._get_root()._get_node("data")
+        if isinstance(data, DictConfig) and isinstance(own := data._get_node(where, validate_access=False), DictConfig):
+            there = f"the data have {where} of their own"
+            if key in own:
+                return f"there is no key {full}: {there}, so set data.{full}"
+            known = [str(name) for name in own if name != "_target_"]
+            return (
+                f"there is no key {full}{nearest(str(key), known)}; {there}, and data.{where} has: {', '.join(known)}"
+            )
         if not known and where in groups():
             others = ", ".join(choice for choice in choices(where) if choice != "none")
             return f"there is no key {full}: {where} is empty here: choose {where}={others}"
