@@ -4,28 +4,25 @@ import contextlib
 import os
 import signal
 import sys
-import traceback
 from multiprocessing import connection, get_context, resource_tracker
 from pathlib import Path
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 
-from ssl_framework import device
-from ssl_framework.runs.messages import AGAIN, REFUSALS, Interrupted, RunFailed
-from ssl_framework.runs.stopping import ASKING, SAVING, STOPPED, Stopped, end_with, stop
-from ssl_framework.training.outside import CRASHES, Lost, from_outside, killed
+from ssl_framework.runs.messages import Interrupted, RunFailed
+from ssl_framework.runs.stopping import ASKING, SAVING, Stopped, stop
+from ssl_framework.training.begin import begin_rank
+from ssl_framework.training.outside import CRASHES, from_outside, killed
 from ssl_framework.training.place import environment, local_processes, place
+from ssl_framework.training.rank import HERE, Said
 from ssl_framework.training.run import Change, run
-from ssl_framework.training.watchdog import AFTERWARDS, ways
+from ssl_framework.training.watchdog import AFTERWARDS
 
 START_METHOD = "spawn"
 """How ranks of our own begin: as new interpreters."""
-
-HERE = "127.0.0.1"
 
 TOGETHER = 3.0
 """Seconds in which the others can say why they end, once one rank has ended other than it should."""
@@ -47,13 +44,6 @@ def descend(
         return Ranks().go(processes, OmegaConf.to_container(cfg), folder, about, resume, change)
     with from_outside():
         return run(cfg, folder, about, resume, change)
-
-
-class Said(NamedTuple):
-    """How a rank ended, in its own words."""
-
-    kind: str  # "ended", "stopped", "refused", "interrupted", "lost", "failed"
-    what: Any  # name of the signal that stopped it or None; a signal's number; a sentence; a traceback
 
 
 class Ranks:
@@ -92,7 +82,7 @@ class Ranks:
                 for number in range(processes):
                     ours, theirs = context.Pipe(duplex=False)
                     where = (number, processes, store.port, os.getpid(), threads)
-                    process = context.Process(target=rank, args=(theirs, where, *run_of), name=f"rank {number}")
+                    process = context.Process(target=begin_rank, args=(theirs, where, *run_of), name=f"rank {number}")
                     process.start()
                     theirs.close()
                     self.processes.append(process)
@@ -192,45 +182,3 @@ class Ranks:
 
 
 KINDS = ("stopped", "refused", "interrupted", "lost", "failed")
-
-
-def rank(channel: Any, where: tuple[int, ...], *run_of: Any) -> None:
-    """What a process of our own does. It ends at once if it fails: an orderly end would wait for the others."""
-    number, processes, port, parent, threads = where
-    end_with(parent)
-    os.setsid()  # a terminal's Ctrl-C comes through the parent, once
-    device.THREADS = threads
-    os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE=str(processes))
-    os.environ.update(LOCAL_WORLD_SIZE=str(processes), MASTER_ADDR=HERE, MASTER_PORT=str(port))
-    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # the parent holds the store
-    said = how_it_ends(channel, *run_of)
-    channel.send(said)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if said.kind != "ended":
-        os._exit({"stopped": STOPPED, "failed": 1, "refused": 1}.get(said.kind, AGAIN))
-
-
-def how_it_ends(channel: Any, content: Any, *rest: Any) -> Said:
-    """Runs, and puts the end into words for the parent."""
-    stop.quiet = True  # the parent speaks
-    try:
-        stop.listen(hard=True)
-        stop.saving = lambda: channel.send(None)
-        ways.append(lambda sentence: channel.send(Said("interrupted", sentence)))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
-        with from_outside():
-            stopped_by = run(OmegaConf.create(content), *rest)
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()  # an interpreter that was spawned runs nothing at its exit
-        return Said("ended", stopped_by)
-    except Stopped as stopped:
-        return Said("stopped", stopped.number)
-    except Interrupted as error:
-        return Said("lost" if isinstance(error, Lost) else "interrupted", str(error))
-    except RunFailed:
-        return Said("failed", "")
-    except REFUSALS as error:
-        return Said("refused", str(error))
-    except BaseException:
-        return Said("failed", traceback.format_exc())

@@ -23,9 +23,10 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from ssl_framework.runs.config import config_hash
 from ssl_framework.runs.stopping import Interrupted, Stopped, begin_worker, stop
 from ssl_framework.training import launch, watchdog
-from ssl_framework.training.launch import Ranks, Said
+from ssl_framework.training.launch import Ranks
 from ssl_framework.training.meeting import patience_of_meeting, wait_for_first
 from ssl_framework.training.outside import Lost, from_outside, outside
+from ssl_framework.training.rank import Said
 from ssl_framework.training.signals import StopSignals, Terminal
 from ssl_framework.training.trainer import patience
 from ssl_framework.training.watchdog import State, Watch, Watchdog, place_of, said_of
