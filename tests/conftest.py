@@ -36,6 +36,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """In the processes that run tests: the one that hands them out to others has no use for torch."""
+    if hasattr(session.config, "workerinput"):
+        atexit.register(leave)  # before all that is imported, so it is called after all that they have
     if hasattr(session.config, "workerinput") or session.config.getoption("dist", "no") == "no":
         import torch
 
@@ -47,6 +49,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         for device in (torch.cuda, torch.xpu, torch.mtia):
             if not device.is_available():  # it would keep each seed, and where that was asked for, until there is one
                 device.manual_seed_all = lambda seed: None
+
+
+def leave() -> None:
+    """Ends a process that has reported all it found: to take apart what thousands of tests have left takes ten seconds,
+    for which the one that hands out tests would wait."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
