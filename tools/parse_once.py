@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from itertools import takewhile
 from typing import Any
-from unittest import mock
 
 import omegaconf._utils
 import omegaconf.base
@@ -234,9 +233,8 @@ def nodes_in(node: Any) -> Iterable[Any]:
 
 @functools.cache
 def get_yaml_loader() -> Any:
-    """OmegaConf's reader of files, upon the parser in C where PyYAML has one."""
-    with mock.patch.object(yaml, "SafeLoader", getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        return yaml_loader()
+    """OmegaConf's reader of files."""
+    return yaml_loader()
 
 
 @functools.cache
@@ -278,6 +276,7 @@ REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (Container, "_re_parent", re_parent),
     (Container, "_invalidate_flags_cache", invalidate_flags_cache),
     (version, "_get_version", get_version),
+    (yaml, "SafeLoader", getattr(yaml, "CSafeLoader", yaml.SafeLoader)),  # in C, where PyYAML has it
     (omegaconf._utils, "get_yaml_loader", get_yaml_loader),
     *((kind, "__deepcopy__", copied_default) for kind in (ConfigDefault, GroupDefault)),
     (GroupDefault, "is_interpolation", is_interpolation),

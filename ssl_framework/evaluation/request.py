@@ -192,10 +192,12 @@ def score_on(
         ready.append(chosen._replace(node=full.evaluation, overrides=[*chosen.overrides, *overrides]))
     as_trained = "run" in request.words and "data" not in request.words
     learnt = subject.learnt if as_trained else {}
-    found, why = score_all(subject.model.to(device), splits, ready, subject.untrained, not as_trained, learnt)
+    scored = OmegaConf.select(subject.cfg, "evaluation.protocol")
+    new = not as_trained or any(chosen.asked and chosen.node.protocol != scored for chosen in ready)
+    found, why = score_all(subject.model.to(device), splits, ready, subject.untrained, new, learnt)
     for record in found:
         if as_trained and not overrides:
-            record["references"] = references_in(path_of(request.words["run"]), record["metrics"])
+            record["references"] |= references_in(path_of(request.words["run"]), record["metrics"])
     images = {name: list(getattr(splits, name).shape) for name in ("train", "test")}
     head = {"data": cfg.data.name, "source": OmegaConf.to_container(cfg.data.source), "images": images}
     return [{**head, **record} for record in found], why

@@ -123,11 +123,21 @@ def test_several_protocols_are_each_as_alone_and_share_features_and_probes(
         monkeypatch.setattr(several, name, lambda *a, f=original, n=name: seen.update([n]) or f(*a))
     fit = LinearProbe.fit
     monkeypatch.setattr(LinearProbe, "fit", lambda *a: seen.update(["fit"]) or fit(*a))
-    record = record_of(f"run={run}", f"evaluation={','.join(names)}", quick, out=tmp_path / "b.json")
+    words = (f"evaluation={','.join(names)}", quick, "evaluation.baselines=false")
+    record = record_of(f"run={run}", *words, out=tmp_path / "b.json")
     assert [result["protocol"]["name"] for result in record["results"]] == [f"{name}/1" for name in names]
     for name, result in zip(names, record["results"], strict=True):
         assert (result["metrics"], result["intervals"]) == (alone[name]["metrics"], alone[name]["intervals"])
     assert seen == {"extract_layers": 2, "fit": 3}  # train and test; the backbone and two layers of the head
+
+
+def test_a_protocol_that_the_run_did_not_have_stands_beside_references_of_its_own(run: Path, tmp_path: Path) -> None:
+    quick = "evaluation.probes.linear.max_iter=5"
+    record = record_of(f"run={run}", "evaluation=measures", quick, out=tmp_path / "measures.json")
+    assert record["protocol"]["name"] != "frozen/1" and LINEAR in record["metrics"]
+    known = read_json(run / "result.json")["baselines"]
+    for name in ("untrained", "raw_pixels"):  # the run scored the same probe by its own protocol
+        assert record["references"][name][LINEAR] == known[name][LINEAR]
 
 
 def test_all_protocols_are_scored_or_left_out_with_their_reason(
