@@ -21,13 +21,16 @@ for number in (signal.SIGHUP, signal.SIGQUIT):  # as in a terminal, whatever has
 
 
 LONGEST = (
-    *("training/test_launch", "test_methods", "test_configs", "commands/test_run", "training/test_sharding"),
-    *("report/test_page", "study/test_study", "tools/test_chaos", "training/test_resume", "commands/test_again"),
-    *("test_device", "test_compositions", "commands/test_evaluate", "test_ddp", "test_hosted"),
-    *("commands/test_sweepers", "training/test_saving", "training/test_going_on", "examples/test_plugin"),
-    *("study/test_studies", "cases/test_users", "mixers/test_mixers", "data/test_shards", "training/test_nonfinite"),
+    *("test_methods", "test_configs", "commands/test_run", "training/test_launch", "test_hosted", "test_ddp"),
+    *("test_compositions", "training/test_sharding", "training/test_resume", "tools/test_chaos", "report/test_page"),
+    *("study/test_study", "study/test_studies", "commands/test_evaluate", "commands/test_again"),
+    *("training/test_going_on", "commands/test_sweepers", "objectives/test_all", "mixers/test_mixers"),
+    *("training/test_saving", "data/test_shards", "examples/test_plugin", "training/test_signals"),
+    *("evaluation/test_finetune", "training/test_stages", "data/test_files", "commands/test_export"),
+    *("training/test_loggers", "training/test_nonfinite", "cases/test_users", "views/test_views"),
+    *("examples/test_gallery", "tools/test_mixing_page", "tools/test_readme", "examples/test_notebook"),
 )
-"""The files of eight seconds and more, which begin first: a long one at the end would leave the other process idle."""
+"""The files of four seconds and more, which begin first: a long one at the end would leave the other process idle."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
