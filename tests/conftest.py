@@ -54,6 +54,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
                 device.manual_seed_all = lambda seed: None
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """pytest collects garbage five times at its end, for what is left of the last tests."""
+    gc.freeze()
+
+
 def leave() -> None:
     """Ends a process that has reported all it found: to take apart what thousands of tests have left takes ten seconds,
     for which the one that hands out tests would wait."""
