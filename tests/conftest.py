@@ -70,12 +70,6 @@ def import_from_the_end() -> None:
             importlib.import_module(".".join(path.relative_to(folder.parent).with_suffix("").parts))
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish() -> None:
-    """pytest collects garbage five times at its end, for what is left of the last tests."""
-    gc.freeze()
-
-
 def leave() -> None:
     """Ends a process that has reported all it found: to take apart what thousands of tests have left takes ten seconds,
     for which the one that hands out tests would wait."""

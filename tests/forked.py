@@ -1,7 +1,7 @@
 """The command in processes of their own that start at once: forked from one that has imported everything, run nothing.
 
-A new interpreter takes ten seconds to import torch and Lightning. Some tests start interpreters: for the ranks of a
-command that starts them, for the jobs of a launcher. The others need only what a process of its
+A new interpreter takes ten seconds to import torch and Lightning. Some tests start interpreters: for a command under
+torchrun, for the ranks of one that starts them, for the jobs of a launcher. The others need only what a process of its
 own means: its signals, exit code, working directory and output.
 """
 
@@ -147,6 +147,13 @@ def train_with_new_ranks(arguments: Sequence[str]) -> None:
 
     sys.argv = ["train.py", *arguments]
     command.main()
+
+
+def torchrun(arguments: Sequence[str]) -> None:
+    """Becomes ``torchrun ARGUMENTS``, whose processes are interpreters of their own."""
+    from torch.distributed.run import main
+
+    main(list(arguments))
 
 
 HERE = ("--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0")

@@ -193,7 +193,9 @@ def score_on(
     as_trained = "run" in request.words and "data" not in request.words
     learnt = subject.learnt if as_trained else {}
     scored = OmegaConf.select(subject.cfg, "evaluation.protocol")
-    new = not as_trained or any(chosen.asked and chosen.node.protocol != scored for chosen in ready)
+    new = not as_trained or any(
+        chosen.asked and OmegaConf.select(chosen.node, "protocol") != scored for chosen in ready
+    )
     found, why = score_all(subject.model.to(device), splits, ready, subject.untrained, new, learnt)
     for record in found:
         if as_trained and not overrides:

@@ -20,10 +20,12 @@ from ssl_framework.runs.folder import read_metrics
 from ssl_framework.training.meeting import Meeting
 from ssl_framework.training.place import Place, join, leave_to_launcher, place, settle
 from ssl_framework.training.run import threads_as_settled
-from tests.forked import Command, torchrun_in_namespace, torchrun_of_forks
+from tests.forked import Command, torchrun, torchrun_in_namespace, torchrun_of_forks
 from tests.runs.test_stopping import end, fork
 from tests.small_runs import SMALL, config
 from tests.training.test_resume import assert_identical
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -244,9 +246,9 @@ def test_a_rank_that_is_killed_ends_the_others(tmp_path: Path) -> None:
 
 
 def test_torchrun_starts_the_processes(tmp_path: Path) -> None:
-    """One folder named by the time of day, one line at its end."""
-    arguments = (*SMALL, "trainer.max_epochs=1")
-    done = Command(tmp_path, *arguments, become=torchrun_of_forks, environment={"OMP_NUM_THREADS": "1"}).end()
+    """In new interpreters: one folder named by the time of day, one line at its end."""
+    arguments = ["--standalone", "--nproc-per-node=2", str(ROOT / "train.py"), *SMALL, "trainer.max_epochs=1"]
+    done = Command(tmp_path, *arguments, become=torchrun, environment={"OMP_NUM_THREADS": "1"}).end()
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "outputs" / "simclr" / "shapes").iterdir()
     assert done.stdout.splitlines()[-1] == str(folder.relative_to(tmp_path))
