@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """In the processes that run tests: the one that hands them out to others has no use for torch."""
     if hasattr(session.config, "workerinput"):
         atexit.register(leave)  # before all that is imported, so it is called after all that they have
+        if session.config.option.verbose < 1 and session.config.option.durations is None:
+            say_less(session.config.pluginmanager)
     if hasattr(session.config, "workerinput") or session.config.getoption("dist", "no") == "no":
         import torch
 
@@ -68,6 +71,23 @@ def import_from_the_end() -> None:
     for path in sorted(folder.rglob("test_*.py"), reverse=True):
         with contextlib.suppress(Exception, pytest.skip.Exception):  # said when it is collected
             importlib.import_module(".".join(path.relative_to(folder.parent).with_suffix("").parts))
+
+
+def say_less(plugins: pytest.PytestPluginManager) -> None:
+    """Of a test that has passed a process sends one message in the place of five, without what the test has printed:
+    ten thousand tests cost the two of them ten seconds less."""
+    sender: Any = next(plugin for plugin in plugins.get_plugins() if type(plugin).__name__ == "WorkerInteractor")
+    send = sender.sendevent
+
+    def send_what_is_read(name: str, **what: Any) -> None:
+        report = what["data"] if name == "testreport" else {}
+        passed = report.get("outcome") == "passed"
+        if passed:
+            report["keywords"], report["sections"] = {}, []
+        if name not in ("logstart", "logfinish") and not (passed and report["when"] != "call"):
+            send(name, **what)
+
+    sender.sendevent = send_what_is_read
 
 
 def leave() -> None:

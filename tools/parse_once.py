@@ -2,12 +2,14 @@
 
 A file of configs that has not changed is parsed once in a process, and what files of one order merge to is merged once.
 Copies of nodes are made by hand: OmegaConf has Python's ``copy`` look at every field of what describes a node, though
-only two of them can be changed in place.
+only two of them can be changed in place. What kind of value one is, which OmegaConf asks of every value several times,
+is answered without an import in each call.
 """
 
 import copy
 import functools
 import os
+import sys
 from abc import ABCMeta
 from collections import defaultdict
 from collections.abc import Iterable
@@ -255,12 +257,46 @@ def is_interpolation(self: GroupDefault) -> bool:
     return self.is_name() and "${" in str(self.get_name())
 
 
+def is_missing_value(value: Any) -> bool:
+    """Whether a value, or that of a node, has to be given yet."""
+    if isinstance(value, Node):
+        value = value._value()
+    return isinstance(value, str) and value == "???"
+
+
+def is_interpolation_value(value: Any, strict_interpolation_validation: bool = False) -> bool:
+    """Whether a value, or that of a node, refers to others."""
+    if isinstance(value, Node):
+        value = value._value()
+    if not isinstance(value, str) or "${" not in value:
+        return False
+    return not strict_interpolation_validation or interpolates(value, True)
+
+
+def is_structured_config(value: Any) -> bool:
+    """Whether a value is a class with fields, or of one."""
+    return type(value) not in PLAIN and structured(value)
+
+
+def everywhere(name: str, own: Any) -> Iterable[tuple[Any, str, Any]]:
+    """A function of OmegaConf in every module of its own that has it under its name."""
+    known = getattr(omegaconf._utils, name)
+    modules = [module for place, module in list(sys.modules.items()) if place.startswith("omegaconf.")]
+    return [(module, name, own) for module in modules if getattr(module, name, None) is known]
+
+
 class Kind(ABCMeta):
     """Of classes without instances but those of what inherits from them: Python need not look for others."""
 
     __instancecheck__ = type.__instancecheck__
     __subclasscheck__ = type.__subclasscheck__
 
+
+interpolates = omegaconf._utils._is_interpolation
+structured = omegaconf._utils.is_structured_config
+
+PLAIN = frozenset({dict, list, tuple, str, int, float, bool, type(None), *KINDS})
+"""Kinds of values that are no class with fields."""
 
 ABSTRACT = (Node, Box, Container, BaseContainer, DictConfig, ListConfig)
 
@@ -280,6 +316,9 @@ REPLACEMENTS: tuple[tuple[Any, str, Any], ...] = (
     (omegaconf._utils, "get_yaml_loader", get_yaml_loader),
     *((kind, "__deepcopy__", copied_default) for kind in (ConfigDefault, GroupDefault)),
     (GroupDefault, "is_interpolation", is_interpolation),
+    *everywhere("_is_missing_value", is_missing_value),
+    *everywhere("_is_interpolation", is_interpolation_value),
+    *everywhere("is_structured_config", is_structured_config),
 )
 ORIGINALS = tuple((owner, name, getattr(owner, name, None)) for owner, name, _ in REPLACEMENTS)
 
