@@ -139,8 +139,9 @@ class SSLModule(L.LightningModule):
         """Where the run stands."""
         return Clock(self.global_step, self.current_epoch, self.total_steps, self.seed)
 
-    def compile_parts(self) -> None:
-        """Has the encoders compiled at their first call; the names of weights stay as they are.
+    def compile_parts(self) -> bool:
+        """Has the encoders compiled at their first call: whether all of the student's are. The names of weights stay as
+        they are.
 
         Raises:
             ValueError: a mixer or masker changes the student's pass from step to step.
@@ -155,9 +156,10 @@ class SSLModule(L.LightningModule):
                 f"trainer.compile is true, but {type(self.masker).__name__} changes the student's pass from step to "
                 "step: set trainer.compile=false or choose a method without masks"
             )
-        self.student.compile_parts()
+        compiled = self.student.compile_parts()
         if self.teacher is not None:
             self.teacher.encoder.compile_parts()
+        return compiled
 
     def losses(self, samples: Samples, clock: Clock) -> dict[str, Tensor]:
         """One forward pass of the method: samples -> "loss" and what is logged."""

@@ -160,8 +160,14 @@ def test_a_run_in_bf16_says_so(tmp_path: Path) -> None:
 def test_compiled_parts_keep_their_names() -> None:
     module = build_module(config("method=byol", "data=shapes"), True)
     names = list(module.state_dict())
-    module.compile_parts()
+    assert module.compile_parts()
     assert list(module.state_dict()) == names
+
+
+def test_a_tuned_backbone_is_not_compiled() -> None:
+    module = build_module(small("simcse", "tuning=lora"), True)
+    assert not module.compile_parts()
+    assert "encode" not in vars(module.student)
 
 
 def test_the_number_of_threads_is_the_runs_own(tmp_path: Path) -> None:

@@ -113,12 +113,13 @@ class Encoder(nn.Module):
                 "one of them"
             )
 
-    def compile_parts(self) -> None:
-        """Has the encoder compiled at its first call, unless somebody looks into it or its backbone is tuned; the names
-        of weights stay as they are."""
+    def compile_parts(self) -> bool:
+        """Has the encoder compiled at its first call, unless somebody looks into it or its backbone is tuned: whether it
+        is. The names of weights stay as they are."""
         if self.blocks or getattr(self.backbone, "tuning", None) is not None:
-            return
+            return False
         self.encode = torch.compile(self.encode)  # type: ignore[method-assign]
+        return True
 
     def encoders(self) -> list[tuple["Encoder", list[str]]]:
         """Itself, without a name of a modality: as ``Towers.encoders``, which has several."""

@@ -145,10 +145,9 @@ class Towers(nn.Module):
         for encoder, _ in self.encoders():
             encoder.keep_heads([name for name in names if name in encoder.heads])
 
-    def compile_parts(self) -> None:
-        """Has every tower compiled at its first call."""
-        for encoder, _ in self.encoders():
-            encoder.compile_parts()
+    def compile_parts(self) -> bool:
+        """Has every tower compiled at its first call: whether all are."""
+        return all([encoder.compile_parts() for encoder, _ in self.encoders()])
 
     # Of the main tower.
 

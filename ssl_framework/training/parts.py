@@ -62,6 +62,12 @@ class Parts(NamedTuple):
     started: float  # time.perf_counter() at the start
 
 
+UNCOMPILED = (
+    "note: trainer.compile=true leaves an encoder as it is: its backbone is tuned (tuning=), or the objective reads its "
+    "layers one by one"
+)
+
+
 def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) -> Parts:
     """Builds every part of a run; arguments as of ``run``."""
     started, source = time.perf_counter(), commit()  # now: the tree may move on while the run goes
@@ -69,8 +75,8 @@ def prepare(cfg: DictConfig, folder: Path, about: dict[str, Any], resume: bool) 
     data, module = build_data_and_module(cfg, folder, resume)
     settle_precision(cfg, folder)
     check_sharding(cfg, module)
-    if cfg.trainer.compile:
-        module.compile_parts()
+    if cfg.trainer.compile and not module.compile_parts() and is_first():
+        console.print(UNCOMPILED, highlight=False, markup=False, soft_wrap=True)
     if compiles_views(cfg.trainer):
         module.views.compile_parts()
     evaluation = build_evaluation(cfg)
