@@ -14,7 +14,8 @@ from ssl_framework.feature_mixers.synco import SynCo
 from ssl_framework.functional import unit
 from ssl_framework.memory import Centre, DyCE, Queue
 from ssl_framework.models.dense_heads import DenseHead
-from ssl_framework.models.fusion import AttentionPool, Fusion
+from ssl_framework.models.fusion import AttentionPool, Fusion, MutualFusion
+from ssl_framework.models.skip_decoder import SkipDecoder
 from ssl_framework.objectives.adameow import AdaMEOW
 from ssl_framework.objectives.albef import ALBEF
 from ssl_framework.objectives.all4one import All4One, Transformer
@@ -483,6 +484,16 @@ def villa_regions() -> ViLLARegions:
     return objective
 
 
+def hicmae() -> HiCMAE:
+    """Of pictures of four patches of one pixel, two of which are seen."""
+
+    def build() -> HiCMAE:
+        decoders = [SkipDecoder(DIM, 8, 1, 2, DIM, 1, True) for _ in range(2)]
+        return HiCMAE(True, 0.1, 0.2, *decoders, MutualFusion(DIM, 1, 2))
+
+    return seeded(build)
+
+
 def m3col(switch: float) -> M3CoL:
     return seeded(lambda: M3CoL(DIM, DIM, 0.1, 0.2, 0.5, 0.5, switch, 0.5))
 
@@ -818,7 +829,7 @@ OBJECTIVES: dict[str, Case] = {
     ),
     "cloc": cloc(),
     "layer_contrast": Case(lambda: LayerContrast(0.2), heads=("layers",), patches=(3, 4)),
-    "hicmae": Case(lambda: HiCMAE(True, 0.1, 0.2), heads=("decoder", "layers"), patches=(4, 4)),
+    "hicmae": Case(hicmae, heads=("patch_features", "layers"), patches=(2, 2)),
     "msd": Case(lambda: MSD(0.2, 100.0, 0.4, 0.5), teacher=(0, 1)),
     "gram": Case(lambda: GRAM(0.2, 100.0, 0.1, -1, 1e-6), student=(0, 1, 2)),
     "more": Case(more, student=(0, 1, 2)),
