@@ -14,11 +14,25 @@ from ssl_framework.loading import load_run
 from ssl_framework.objectives.villa_regions import ViLLARegions, region_texts
 from ssl_framework.training.parts import begin_with_weights
 from ssl_framework.types import Batch, Clock
+from tests.golden import golden, mix_rows
 from tests.objectives import loops
 from tests.small_runs import run_in, small
 from tests.test_wiring import refused
 
 WORDS = RegionVocabulary()
+NAME = "cloc: region-text loss, regions 0 and 3 with the same text are no negatives of each other"
+
+
+def test_golden() -> None:
+    """Of pairs, two of which are of equal words: six pictures of one place, each with a text of one word."""
+    texts = torch.tensor([[1, word, 2] for word in (5, 6, 7, 5, 8, 9)])
+    objective = ViLLARegions(0.07, 100.0, 0.1, 1).double()
+    objective.through_heads = lambda x: {"projector": x}
+    objective.through_encoder = lambda x, constant, view: {"projector": mix_rows(1)}
+    student = [{"places": mix_rows(0)[:, None], "projector": mix_rows(0)}, None]
+    batch = Batch([mix_rows(0), texts], torch.arange(6))
+    found = objective(student, [{"words": torch.zeros(6, 1, 10)}, None], batch, loops.CLOCK)["loss"]
+    assert found.item() == pytest.approx(golden(NAME), abs=1e-5)
 
 
 def scored(*places: str) -> torch.Tensor:

@@ -73,7 +73,7 @@ class FusionProbe(AfterRun):
             warnings.warn(f"evaluation={self.name} skipped: it needs labels and a test split, which these data lack")
             return {}
         train, test = (self.features(module, *each) for each in ((data.train, "train"), (data.test, "test")))
-        found = {}
+        found: dict[str, float] = {}
         for how, z in train.items():
             (answer,) = self.probe.answers(z, test[how].x).values()
             found[f"{self.name}[{how},l2={self.probe.weight_decay:g}]/top1"] = right(answer, test[how].y)
