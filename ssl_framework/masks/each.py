@@ -46,6 +46,7 @@ class EachItsOwn(Masker):
     def attach(self, student: Encoder, shapes: Sequence[tuple[int, ...]], encoded: Sequence[int]) -> None:
         """As of every masker. Changes ``grids`` of all."""
         for masker in self.maskers:
+            assert isinstance(masker, Masker)
             masker.attach(student, shapes, encoded)
             self.grids |= masker.grids
 
