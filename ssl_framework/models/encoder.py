@@ -220,12 +220,13 @@ class Encoder(nn.Module):
             outputs[name] = head(outputs)
         return outputs
 
-    def through_encoder(self, x: Inputs, constant: bool) -> Outputs:
+    def through_encoder(self, x: Inputs, constant: bool, view: int = 0) -> Outputs:
         """Every output for inputs [B, ...] that were made elsewhere, by a learned view, say.
 
         Args:
             x: inputs, as views.
             constant: the encoder's own parameters get no gradient, but the inputs do.
+            view: as which they are encoded; there is one encoder for all.
         """
         (found,) = as_constant(self, [x]) if constant else self([x])
         assert found is not None

@@ -1,6 +1,6 @@
 """A teacher that was trained before: a network of its own, which stays as it is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,26 +8,33 @@ from torch import Tensor, nn
 from ssl_framework.arguments import guarded
 from ssl_framework.models.base import BackboneProtocol
 from ssl_framework.models.encoder import Encoder
+from ssl_framework.models.heads import Head
 from ssl_framework.types import Clock, Outputs
 
 
 @guarded
 class FrozenTeacher(nn.Module):
-    """A backbone without heads, or two, in eval mode and without gradient; the other kind is ``EMATeacher``.
+    """A backbone, or two, in eval mode and without gradient; the other kind is ``EMATeacher``.
 
     A run that goes on has it in its checkpoint. What is evaluated and exported is the student.
 
     Args:
         backbone: of any kind; it names its weights, which ``parts.begin_with_weights`` gives it.
         second: another one, whose outputs are "second" [B, D] and "second.layers"; ``None``: there is one.
+        heads: name -> head without layers, whose weights are named likewise (see ``Encoder``); ``None``: it has none.
     """
 
     shuffle_bn = None
     learns = False
 
-    def __init__(self, backbone: BackboneProtocol, second: BackboneProtocol | None = None) -> None:
+    def __init__(
+        self,
+        backbone: BackboneProtocol,
+        second: BackboneProtocol | None = None,
+        heads: Mapping[str, Head] | None = None,
+    ) -> None:
         super().__init__()
-        self.encoder = Encoder(backbone, heads={}, beside={} if second is None else {"second": second})
+        self.encoder = Encoder(backbone, heads or {}, beside={} if second is None else {"second": second})
         self.requires_grad_(False)
         self.train()
 

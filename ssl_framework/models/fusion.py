@@ -1,4 +1,5 @@
-"""Words that look at a picture: transformer blocks with cross-attention, which objectives of picture and text own."""
+"""Words that look at a picture, and two modalities that look at each other: transformer blocks with cross-attention,
+which objectives of several modalities own."""
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,8 @@ class FusionBlock(nn.Module):
         self.perceptron = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
         self.gate = nn.Parameter(torch.zeros(())) if gated else None
 
-    def forward(self, words: Tensor, padding: Tensor, later: Tensor | None, picture: Tensor) -> Tensor:
-        """[B, L, D], [B, L] bool, [L, L] bool or ``None``, [B, N, D] -> [B, L, D]"""
+    def forward(self, words: Tensor, padding: Tensor | None, later: Tensor | None, picture: Tensor) -> Tensor:
+        """[B, L, D], [B, L] bool or ``None``, [L, L] bool or ``None``, [B, N, D] -> [B, L, D]"""
         x = self.norms[0](words)  # [B, L, D]
         words = words + self.own(x, x, x, key_padding_mask=padding, attn_mask=later, need_weights=False)[0]
         seen = self.other(self.norms[1](words), picture, picture, need_weights=False)[0]  # [B, L, D]
@@ -74,8 +75,7 @@ class Fusion(nn.Module):
         self, dim: Count, depth: Count, num_heads: Count, causal: bool, gated: bool, vocabulary: Several | None
     ) -> None:
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"num_heads of a fusion is {num_heads}, which does not divide the width {dim}")
+        refuse_heads(dim, num_heads)
         self.dim = dim
         self.causal = causal
         self.blocks = nn.ModuleList(FusionBlock(dim, num_heads, gated) for _ in range(depth))
@@ -103,3 +103,37 @@ class Fusion(nn.Module):
         """Scores of every word at every place, of what ``forward`` takes: [B, L, V]."""
         assert self.words is not None
         return self.words(self(words, there, picture))
+
+
+@guarded
+class MutualFusion(nn.Module):
+    """Tokens of two modalities that look at each other: in every layer each has a block of its own, and looks at what
+    the other was in front of that layer (HiCMAE, arXiv:2401.05698, section 3.3).
+
+    Args:
+        dim: D, of both.
+        depth: layers.
+        num_heads: of every attention; they divide D.
+
+    Raises:
+        ValueError: the heads do not divide D.
+    """
+
+    def __init__(self, dim: Count, depth: Count, num_heads: Count) -> None:
+        super().__init__()
+        refuse_heads(dim, num_heads)
+        self.first = nn.ModuleList(FusionBlock(dim, num_heads, False) for _ in range(depth))
+        self.second = nn.ModuleList(FusionBlock(dim, num_heads, False) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
+
+    def forward(self, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, N, D] and [B, M, D] -> the same shapes"""
+        for first, second in zip(self.first, self.second, strict=True):
+            one, other = first(one, None, None, other), second(other, None, None, one)
+        return self.norms[0](one), self.norms[1](other)
+
+
+def refuse_heads(dim: int, num_heads: int) -> None:
+    """Raises ValueError unless the heads divide the width."""
+    if dim % num_heads:
+        raise ValueError(f"num_heads of a fusion is {num_heads}, which does not divide the width {dim}")

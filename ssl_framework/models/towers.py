@@ -202,6 +202,10 @@ class Towers(nn.Module):
         """Every head of the main tower for pooled features [N, D]."""
         return self.main_tower.through_heads(pooled)
 
+    def through_encoder(self, x: Inputs, constant: bool, view: int = 0) -> Outputs:
+        """Every output of the tower of a view for inputs [B, ...] that were made elsewhere; as of ``Encoder``."""
+        return self.tower(self.of[view]).through_encoder(x, constant)
+
     def take_over(self, state: Mapping[str, Tensor]) -> None:
         """Begins a stage with the main tower's backbones of the stages before."""
         prefix = f"student.towers.{self.main}."

@@ -264,6 +264,16 @@ def read_head(path: Path, tower: str, name: str) -> dict[str, Tensor]:
     return found
 
 
+def read_objective(path: Path) -> dict[str, Tensor]:
+    """What a run's objective has learnt or keeps, by the names that it has there.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it is damaged.
+    """
+    return below_prefix(load_newest(RunFolder(path))["state_dict"], "objective.")
+
+
 def below_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin so, by the rest of their names."""
     return {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}

@@ -67,8 +67,9 @@ class Objective(nn.Module):
         self.num_classes: int | None = None
         # Likewise where ``requires`` names "heads": pooled features [N, D] -> the output of every head.
         self.through_heads: Callable[[Tensor], Outputs] | None = None
-        # Likewise "encoder": inputs [B, ...], and whether the student is a constant to them -> every output.
-        self.through_encoder: Callable[[Tensor, bool], Outputs] | None = None
+        # Likewise "encoder": inputs [B, ...], whether the student is a constant to them, and as which view they are
+        # encoded, the first where that is left out -> every output.
+        self.through_encoder: Callable[..., Outputs] | None = None
 
     def allocate(self, num_samples: int) -> None:
         """Makes the state that has a row for every training sample; by default there is none.

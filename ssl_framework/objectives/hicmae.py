@@ -2,17 +2,19 @@
 Recognition, Information Fusion 2024 (arXiv:2401.05698), eq. 9 to 11.
 
 Two masked autoencoders, of a film and of its sound; what their encoders make of the visible patches has to agree not at
-the end alone but at several layers.
+the end alone but at several layers. What is visible of both is fused before either is decoded.
 
 B samples of this rank, L layers, N visible patches, D their width.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_framework.arguments import NonNegative, Positive, guarded
 from ssl_framework.distributed import gather_with_grad, rank
 from ssl_framework.functional import nce, unit
+from ssl_framework.models.fusion import MutualFusion
+from ssl_framework.models.skip_decoder import SkipDecoder
 from ssl_framework.objectives.base import Objective, outputs_of
 from ssl_framework.objectives.mae import MAE
 from ssl_framework.types import Batch, Clock, Outputs
@@ -56,28 +58,47 @@ class HiCMAE(Objective):
         norm_pix: as in ``MAE``.
         contrast: weight of the contrast.
         temperature, layers: as in ``LayerContrast``.
-        head: name of the output that predicts pixels, the same in both towers.
+        decoder, other_decoder: of view 0 and of view 1.
+        fusion: what both views' visible patches go through, looking at each other, before they are decoded; ``None``:
+            each decoder has its own view alone.
+        head: name of the output that is decoded, visible patches.
     """
 
-    requires = frozenset({"masks"})
+    requires = frozenset({"masks", "masked_tokens=drop"})
 
     def __init__(
         self,
         norm_pix: bool,
         contrast: NonNegative,
         temperature: Positive,
-        head: str = "decoder",
+        decoder: SkipDecoder,
+        other_decoder: SkipDecoder,
+        fusion: MutualFusion | None,
+        head: str = "patch_features",
         layers: str = "layers",
     ) -> None:
         super().__init__()
-        self.mae, self.agree = MAE(norm_pix, head), LayerContrast(temperature, layers)
+        self.mae, self.agree = MAE(norm_pix), LayerContrast(temperature, layers)
         self.contrast = contrast
-        self.reads = (*self.mae.reads, layers)
+        self.decoders, self.fusion = nn.ModuleList([decoder, other_decoder]), fusion
+        self.head = head
+        self.reads = (head, layers, "mask")
+        self.token_reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
     ) -> dict[str, Tensor]:
-        drawn = 2 * self.mae(student, teacher, batch, clock)["loss"]  # which is the mean over the two
+        """Raises ValueError: the encoders give fewer layers than a decoder looks at."""
+        layers, masks = outputs_of(student, self.agree.layers), outputs_of(student, "mask")
+        parts = zip(self.decoders, self.fused(*outputs_of(student, self.head)), layers, masks, strict=True)
+        said: list[Outputs | None] = [
+            {"decoder": decoder(patches, earlier, mask), "mask": mask} for decoder, patches, earlier, mask in parts
+        ]
+        drawn = 2 * self.mae(said, teacher, batch, clock)["loss"]  # which is the mean over the two
         agreed = self.agree(student, teacher, batch, clock)["loss"]
         logged = {"reconstruction_loss": drawn.detach(), "contrast_loss": agreed.detach()}
         return {"loss": drawn + self.contrast * agreed, **logged}
+
+    def fused(self, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches of both views [B, n, D] and [B, m, D] as they are decoded."""
+        return (one, other) if self.fusion is None else self.fusion(one, other)

@@ -7,6 +7,7 @@ from typing import Any
 KEYS: dict[tuple[str, Any], str] = {
     ("final_momentum", None): "models.encoder.EMATeacher",
     ("second", None): "models.frozen_teacher.FrozenTeacher",
+    ("heads", None): "models.frozen_teacher.FrozenTeacher",
     ("shuffle_bn", None): "models.encoder.EMATeacher",
     ("last_norm", False): "models.heads.MLPHead",
     ("checkpoint_activations", False): "models.backbone.Backbone",

@@ -198,6 +198,7 @@ RULES: dict[str, dict[str, Rule]] = {
     "ssl_framework.models.series_nets.SeriesLSTM": {"weights": local},
     "ssl_framework.models.series_nets.SeriesTransformer": {"weights": local},
     "ssl_framework.models.text.TextTransformer": {"weights": local},
+    "ssl_framework.models.word_scores.WordScores": {"weights": local},
     "ssl_framework.training.stages.StageClusters": {"previous": nothing},
     TRACKERS + "WandbRun": {"save_dir": run_folder, "name": word, "id": nothing},
     TRACKERS + "TrackioRun": {"save_dir": run_folder, "name": word, "space_id": nothing, "id": nothing},

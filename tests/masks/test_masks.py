@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ssl_framework.masks.base import Draws, Masker, number_of
 from ssl_framework.masks.block import BlockMask, IJEPAMask, blocks
+from ssl_framework.masks.each import EachItsOwn
 from ssl_framework.masks.mixture import MixtureMask
 from ssl_framework.masks.random import RandomMask
 from ssl_framework.types import Batch, Clock
@@ -145,3 +146,28 @@ def test_bad_settings_are_refused() -> None:
         RandomMask(0.6, unit=2).check(7, 7)
     with pytest.raises(ValueError, match=r"IJEPAMask needs 4 x 4 patches or more, but a view has 2 x 2: set a smaller"):
         ijepa().check(2, 2)
+
+
+def test_views_of_several_modalities_have_shares_of_their_own() -> None:
+    masker = EachItsOwn([RandomMask(0.75, views=[2]), RandomMask(0.5, views=[0])])
+    masker.maskers[0].grids, masker.maskers[1].grids = {2: (4, 4)}, {0: (8, 8)}
+    batch = Batch([torch.zeros(5, 3, 32, 32)] * 3, torch.arange(5))
+    found = masker(batch, Clock(0, 0, 10), torch.Generator().manual_seed(0)).masks
+    assert found[1] is None and [found[v].sum(dim=1).tolist() for v in (0, 2)] == [[32] * 5, [12] * 5]
+    assert masker.even and masker.views == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("maskers", "words"),
+    [
+        ((RandomMask(0.5),), "give each its own views, none twice"),
+        ((RandomMask(0.5, views=[0]), RandomMask(0.5, views=[0, 1])), "give each its own views, none twice"),
+        (
+            (MixtureMask(0.5, views=[0]),),
+            "has MixtureMask, which does more than to hide: choose one such as RandomMask",
+        ),
+    ],
+)
+def test_maskers_that_do_not_go_together_are_refused(maskers: tuple[Masker, ...], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        EachItsOwn(maskers)

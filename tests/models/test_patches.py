@@ -158,7 +158,8 @@ def test_heads_work_with_a_mask_and_without(masked_tokens: str | None) -> None:
 
 REFUSED = {
     "method=mae masker=none": (
-        "MAE needs masks, but the config has masker=none: choose masker=block, ijepa, mixture, random, span or another "
+        "MAE needs masks, but the config has masker=none: choose masker=block, ijepa, image_sound, mixture, "
+        "random, span or another objective"
     ),
     "method=simclr backbone=vit_tiny masker=random backbone.masked_tokens=drop": (
         "SimCLR does not read which patches RandomMask hides: choose method=data2vec, dinov2, hicmae, ibot, ijepa, "

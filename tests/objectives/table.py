@@ -14,7 +14,8 @@ from ssl_framework.feature_mixers.synco import SynCo
 from ssl_framework.functional import unit
 from ssl_framework.memory import Centre, DyCE, Queue
 from ssl_framework.models.dense_heads import DenseHead
-from ssl_framework.models.fusion import AttentionPool, Fusion
+from ssl_framework.models.fusion import AttentionPool, Fusion, MutualFusion
+from ssl_framework.models.skip_decoder import SkipDecoder
 from ssl_framework.objectives.adameow import AdaMEOW
 from ssl_framework.objectives.albef import ALBEF
 from ssl_framework.objectives.all4one import All4One, Transformer
@@ -155,6 +156,7 @@ from ssl_framework.objectives.unmix import UnMix
 from ssl_framework.objectives.vicreg import VIbCReg, VICReg
 from ssl_framework.objectives.vicregl import VICRegL
 from ssl_framework.objectives.villa import ViLLA
+from ssl_framework.objectives.villa_regions import ViLLARegions
 from ssl_framework.objectives.visreg import VISReg
 from ssl_framework.objectives.w2v_bert import W2VBert
 from ssl_framework.objectives.w_mse import WMSE
@@ -467,6 +469,29 @@ def villa() -> ViLLA:
     objective = seeded(lambda: ViLLA(0.2, 100.0, 1.0, 0.2, 9, DIM))
     objective.through_heads = lambda x: {"projector": x.roll(1, dims=1)}
     return objective
+
+
+def villa_regions() -> ViLLARegions:
+    """Of scores of twelve words, and texts that are encoded as sums of the waves that their words stand for."""
+    objective = ViLLARegions(0.2, 100.0, 0.1, 2)
+    objective.through_heads = lambda x: {"projector": x.roll(1, dims=1)}
+    waves = torch.sin(torch.arange(12.0)[:, None] * torch.arange(1, DIM + 1))  # [12, DIM]
+    objective.through_encoder = lambda x, constant, view: {
+        "projector": waves.to(objective.clip.log_scale)[x].sum(dim=1)
+    }
+    words = lambda view: view and {"words": torch.cat([view["words"], -view["words"]], dim=2)}  # noqa: E731
+    objective.register_forward_pre_hook(lambda _, given: (given[0], [*map(words, given[1])], *given[2:]))
+    return objective
+
+
+def hicmae() -> HiCMAE:
+    """Of pictures of four patches of one pixel, two of which are seen."""
+
+    def build() -> HiCMAE:
+        decoders = [SkipDecoder(DIM, 8, 1, 2, DIM, 1, True) for _ in range(2)]
+        return HiCMAE(True, 0.1, 0.2, *decoders, MutualFusion(DIM, 1, 2))
+
+    return seeded(build)
 
 
 def m3col(switch: float) -> M3CoL:
@@ -799,9 +824,12 @@ OBJECTIVES: dict[str, Case] = {
     "biovil": worded(lambda: seeded(lambda: BioViL(0.2, 100.0, 0.5, DIM, 9)), (0, 1, 2), tokens="places"),
     "dito": Case(dito, heads=("projector", "places"), images=("projector",), patches=(4, 4)),
     "villa": worded(villa, (0, 1), tokens="places"),
+    "villa_regions": Case(
+        villa_regions, (0,), (1,), ("projector", "places", "words"), images=("projector",), patches=(4, 4), words=True
+    ),
     "cloc": cloc(),
     "layer_contrast": Case(lambda: LayerContrast(0.2), heads=("layers",), patches=(3, 4)),
-    "hicmae": Case(lambda: HiCMAE(True, 0.1, 0.2), heads=("decoder", "layers"), patches=(4, 4)),
+    "hicmae": Case(hicmae, heads=("patch_features", "layers"), patches=(2, 2)),
     "msd": Case(lambda: MSD(0.2, 100.0, 0.4, 0.5), teacher=(0, 1)),
     "gram": Case(lambda: GRAM(0.2, 100.0, 0.1, -1, 1e-6), student=(0, 1, 2)),
     "more": Case(more, student=(0, 1, 2)),

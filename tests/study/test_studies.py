@@ -103,7 +103,8 @@ def reported(settings: str) -> frozenset[str]:
     if evaluation.cross is not None:
         found |= across(evaluation.cross, node["num_classes"])
     if evaluation.after is not None:
-        cfg = small("simclr" if evaluation.cross is None else "cloc")  # which has towers, boxes and their texts
+        plain = "simclr" if evaluation.cross is None else "cloc"  # which has towers, boxes and their texts
+        cfg = small({"fusion": "hicmae"}.get(evaluation.after.name, plain))
         found |= evaluation.after.score_module(build_module(cfg, True), build_data(cfg)).keys()
     return frozenset(found)
 
