@@ -16,20 +16,23 @@ from typing import Any
 from tools.continued import train
 
 COMMON = (
-    *("trainer=cpu", "trainer.num_threads=1", "trainer.precision=32-true", "report=none", "trainer.max_epochs=15"),
-    *("evaluation=tasks", "evaluation.every_n_epochs=0", "evaluation.baselines=false"),
+    *("trainer=cpu", "trainer.num_threads=1", "trainer.precision=32-true", "report=none", "trainer.max_epochs=10"),
+    "data.source.num_train=2000",
+    *("evaluation=tasks", "evaluation.every_n_epochs=0", "evaluation.baselines=false", "evaluation.probes.knn=null"),
 )
 FIRST = (
     *("method=supervised", "data=spoken_digits", "labels=task"),
     *("optimizer=adam", "optimizer.lr_per_256=1.0e-3", "optimizer.weight_decay=0.0", "optimizer.warmup=0.0"),
 )
-SOUNDS, WORDS = ("method=coconut", "data=spoken_digits"), ("method=coconut_text", "data=spoken_words")
+SHARE = "labels.rehearsed=0.2"
+"""Of the first digits' samples. The classifier of the first task is not kept, so the paper's 5 % are too few here."""
+
+SOUNDS, WORDS = ("method=coconut", "data=spoken_digits", SHARE), ("method=coconut_text", "data=spoken_words", SHARE)
 WAYS: dict[str, tuple[str, ...]] = {
-    "no rehearsal": (*SOUNDS, "objective.weight=0.0", "labels.rehearsed=0.0"),
+    "no rehearsal": (*SOUNDS[:2], "objective.weight=0.0", "labels.rehearsed=0.0"),
     "rehearsal alone": (*SOUNDS, "objective.weight=0.0"),
     "COCONUT without texts": SOUNDS,
     "COCONUT": WORDS,
-    "COCONUT's texts alone": (*WORDS, "objective.weight=0.0"),
 }
 """How the second task is learnt -> what the command has for it."""
 

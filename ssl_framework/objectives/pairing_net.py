@@ -83,7 +83,8 @@ class PairingNet(Objective):
                 f"objective.matching is {self.matching}, but the batch does not say which points lie on each other: "
                 "choose views=fragments with data=fragments, or set objective.matching=0"
             )
-        found = self.points(*outputs_of(student, self.points.features), batch.targets[2])
+        a, b = outputs_of(student, self.points.features)  # [B, T, D] each
+        found = self.points(a, b, batch.targets[2])
         logged = {"pair_loss": pairs.detach(), "match_loss": found.detach()}
         return {"loss": loss + self.matching * found, **logged}
 

@@ -70,4 +70,4 @@ def matching(
     there = torch.ones_like(match) if valid is None else valid | match  # [B, N, M]
     hit = alpha * (1 - probability) ** gamma * probability.clamp(min=1e-9).log()  # [B, N, M]
     miss = (1 - alpha) * probability**gamma * (1 - probability).clamp(min=1e-9).log()  # [B, N, M]
-    return -factor * torch.where(match, hit, miss)[there].mean()
+    return -factor * (torch.where(match, hit, miss) * there).sum() / there.sum()
