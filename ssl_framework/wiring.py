@@ -24,22 +24,23 @@ FEATURES = ("pooled", "map", "tokens", "patches", "places", "layers", "middle", 
 def check_heads(objective: Objective, student: Encoder) -> None:
     """Refuses an objective that reads a head that the student lacks, and a head that nobody reads: it would not train.
 
-    Every tower of a student must have what is read.
+    Every tower of a student must have what is read of it.
 
     Raises:
         ValueError: one sentence that names the heads which would do.
     """
     name = type(objective).__name__
-    for encoder, modalities in student.encoders():
+    for number, (encoder, modalities) in enumerate(student.encoders()):
+        reads = [name for name in objective.reads if number == 0 or name not in objective.main_reads]
         whose = f"the student's tower for {listed(modalities)}" if modalities else "the student"
-        refuse_missing(name, objective.reads, encoder, whose)
+        refuse_missing(name, reads, encoder, whose)
         refuse_vectors(name, objective.token_reads, encoder)
-        behind = encoder.heads_behind(objective.reads)
+        behind = encoder.heads_behind(reads)
         unread = [head for head in encoder.heads if head not in behind]
         if unread:
             raise ValueError(
-                f"{name} reads {listed(objective.reads)} of {whose}, but the head that was chosen has {listed(unread)} "
-                f"besides, which nothing would train: {heads_with(objective.reads)}"
+                f"{name} reads {listed(reads)} of {whose}, but the head that was chosen has {listed(unread)} "
+                f"besides, which nothing would train: {heads_with(reads)}"
             )
 
 

@@ -103,6 +103,7 @@ SMALL_OF = {
     "gpc": ("objective.warmup=1",),
     **dict.fromkeys(("mixmatch", "remixmatch", "fixmatch", "mean_teacher", "deep_cotraining"), ("labels.share=0.5",)),
     "meow": ("objective.num_clusters=[4,6]",),
+    "pairing_net": ("objective.matching=1.0",),  # both of its losses
     "groco": ("objective.num_negatives=5",),
     "densecl": (*SMALL_QUEUE, "objective.dense_queue.size=24", "objective.dense_start=0"),
     "obow": ("objective.vocabulary.size=32",),

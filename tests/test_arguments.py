@@ -221,6 +221,7 @@ FREE = {
     ("OverlapViews", "mean"),
     ("AudioViews", "noise"),  # dB
     ("SpokenDigits", "snr"),
+    ("SpokenWords", "snr"),
 }
 """Numbers that may be any."""
 

@@ -334,7 +334,7 @@ class FrozenEvaluation(L.Callback):
         if self.initial is not None:
             trained, views = copied(pl_module.student), pl_module.views
             pl_module.student.load_state_dict(shares_of(self.initial, pl_module.student))
-            if self.probes or self.measures or self.after is None:
+            if self.probes or self.measures or self.wordings or self.after is None:
                 raw = self.score(lambda split: {"": raw_input(views, split)}, data)
                 self.baselines = {**self.baselines, views.raw_name: plain(raw)}
                 for name, read in views.further().items() if isinstance(views, Further) else ():

@@ -229,6 +229,7 @@ class AlikeTowers(Towers):
         others: modality -> backbone of the further towers.
         frozen: as in ``Towers``.
         tuning: modality -> what is learnt beside the backbone of its tower (see ``Encoder``); the others train.
+        main_heads: names of heads that the main tower alone has, if they are there.
 
     Raises:
         ValueError: as of ``Towers``, or a name of ``tuning`` is no tower's.
@@ -243,9 +244,14 @@ class AlikeTowers(Towers):
         join_views: bool = True,
         frozen: Sequence[str] = (),
         tuning: Mapping[str, Tuning] | None = None,
+        main_heads: Sequence[str] = (),
     ) -> None:
+        shared = {name: head for name, head in heads.items() if name not in main_heads}
         backbones, tuned = {main: backbone, **others}, dict(tuning or {})
         if unknown := [name for name in tuned if name not in backbones]:
             raise ValueError(f"student.tuning names {unknown[0]}, but there are towers for {' and '.join(backbones)}")
-        towers = {name: Encoder(each, heads, join_views, tuning=tuned.get(name)) for name, each in backbones.items()}
+        towers = {
+            name: Encoder(each, heads if name == main else shared, join_views, tuning=tuned.get(name))
+            for name, each in backbones.items()
+        }
         super().__init__(towers, frozen)

@@ -47,6 +47,7 @@ class Objective(nn.Module):
     Attributes:
         reads: names of the student's outputs that it reads, heads or features; its constructor says them.
         teacher_reads: likewise of the teacher's, where it requires one.
+        main_reads: those of them that it reads of the main tower's views alone, where the student has several towers.
         token_reads: those of them of which it reads a vector for every token, and not one for the sample.
         num_classes: labels it has room for, 0 to ``num_classes - 1``; ``None`` if it does not count them.
     """
@@ -61,6 +62,7 @@ class Objective(nn.Module):
         super().__init__()
         self.reads: tuple[str, ...] = ()
         self.teacher_reads: tuple[str, ...] = ()
+        self.main_reads: tuple[str, ...] = ()
         self.token_reads: tuple[str, ...] = ()
         # Set by SSLModule where ``accepts`` offers what it needs. Not a class attribute: that would hide the module.
         self.feature_mixer: FeatureMixer | None = None

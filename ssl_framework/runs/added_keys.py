@@ -65,6 +65,10 @@ KEYS: dict[tuple[str, Any], str] = {
     ("predictor", "predictor"): "objectives.nnclr.NNCLR",
     ("common", "common"): "objectives.sepclr.SepCLR",
     ("salient", "salient"): "objectives.sepclr.SepCLR",
+    ("search", 1.0): "objectives.pairing_net.PairingNet",
+    ("matching", 0.0): "objectives.pairing_net.PairingNet",
+    ("pairs", 0.0): "objectives.coconut.COCONUT",
+    ("pair_head", "projector"): "objectives.coconut.COCONUT",
 }
 """Key and the value at which it is left out -> the classes whose argument it is."""
 
@@ -153,4 +157,6 @@ def left_out(node: Any) -> Any:
         added["weights"] = None
     if node.get("hidden") == []:  # what normalisation between the layers does not change; one file did not name it
         added["norm"] = True
+    if node.get("matching") == 0:  # of a term that is not there
+        added["points"] = node.get("points")
     return {key: left_out(value) for key, value in node.items() if key not in added or value != added[key]}

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ssl_framework.data.series.fragments import Fragments, Waves, behind, evenly, turns
+from ssl_framework.data.series.fragments import Fragments, Waves, behind, evenly, lying_on, turns
 
 LENGTH = 64
 
@@ -51,6 +51,26 @@ def test_both_sides_of_a_tear_show_the_same_pattern() -> None:
     backwards = pattern(tear.flip(1)).flip(1)
     torch.testing.assert_close(pattern(tear), backwards)
     assert (tear[..., 0] < second[..., 0]).all() and (tear[..., 0].std(dim=1) > 0.01).all()
+
+
+def test_points_lie_on_each_other_along_a_common_edge_alone() -> None:
+    left = evenly(torch.tensor([[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]]), 16)  # points 4 to 8 go up
+    right = evenly(torch.tensor([[[1.0, 0.1], [2.0, 0.1], [2.0, 1.1], [1.0, 1.1]]]), 16)  # 12 to 16 go down
+    assert lying_on(left, right)[0].tolist() == [-1] * 4 + [0, 15, 14, 13, 12] + [-1] * 7
+    assert lying_on(right, left)[0].tolist() == [4] + [-1] * 11 + [8, 7, 6, 5]
+
+
+def test_of_a_pair_the_points_of_the_tear_have_partners_where_the_pattern_is_the_same() -> None:
+    split = fragments().load("train")
+    assert split.beside is not None and split.beside["partner"].dtype == torch.int16
+    for (first, second), partner in zip(split.rows[:], split.beside["partner"].tolist(), strict=True):
+        at = [i for i, j in enumerate(partner) if j >= 0]
+        to = [partner[i] for i in at]
+        assert len(at) > LENGTH // 4 and len(set(to)) == len(to)
+        upwards = [(j + 2) % LENGTH for j in to]  # the second one begins about where the tear does
+        assert upwards == sorted(upwards)
+        apart = (first[1, at] - second[1, to]).abs().mean()
+        assert apart < 0.5 * (first[1, at] - second[1].roll(LENGTH // 2)[to]).abs().mean()
 
 
 def test_samples_follow_the_seed_and_splits_differ() -> None:

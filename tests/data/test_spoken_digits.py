@@ -9,6 +9,7 @@ from ssl_framework.data.audio.spoken_digits import (
     WINDOW,
     WORDS,
     SpokenDigits,
+    SpokenWords,
     between,
     filtered,
     resonances,
@@ -35,6 +36,17 @@ def test_splits_are_balanced_waveforms_of_a_seed_that_share_nothing() -> None:
     assert torch.equal(again.rows, train.rows) and not torch.equal(other.rows, train.rows)  # type: ignore[arg-type]
     assert train.numbers is not None and set(train.numbers) == {"pitch", "tract", "pace"}
     assert train.numbers["pitch"].min() >= 90 and train.numbers["pitch"].max() <= 240
+
+
+def test_words_have_the_same_sounds_and_what_is_spoken_as_their_text() -> None:
+    cfg = config("method=coconut_text", "data.source.num_train=20", "data.source.num_test=10")
+    source, words = build(cfg.data.source), build(cfg.data.words)
+    plain = config("data=spoken_digits", "data.source.num_train=20", "data.source.num_test=10")
+    split = source.load("test")
+    assert isinstance(source, SpokenWords) and torch.equal(split.rows, build(plain.data.source).load("test").rows)
+    assert [words.decode(text) for (text,) in split.beside["text"]] == list(WORDS)
+    assert split.label.tolist() == [*range(10)]
+    assert split.beside["text"].shape == (10, 1, cfg.data.tokens) and len(words) == cfg.data.vocabulary
 
 
 def test_every_word_is_made_of_known_sounds() -> None:

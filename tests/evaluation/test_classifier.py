@@ -11,6 +11,7 @@ from ssl_framework.evaluation.features import Frozen, Readout, extract_frozen
 from ssl_framework.evaluation.frozen import FrozenEvaluation
 from ssl_framework.evaluation.probes.calibration import Calibration, aece, ece
 from ssl_framework.evaluation.probes.neural_collapse import ClassifierCollapse, NeuralCollapse
+from ssl_framework.evaluation.probes.tasks import TaskAccuracy
 from ssl_framework.evaluation.request import evaluate
 from ssl_framework.evaluation.score_all import references
 from ssl_framework.runs.folder import read_json
@@ -196,14 +197,25 @@ def test_the_answers_judged_are_those_of_the_student_on_clean_images_in_eval_mod
     assert extract_frozen(module, data.test).shape[1] == module.student.heads["classifier"].linear.in_features
 
 
+def test_a_classifier_of_several_tasks_is_judged_on_old_and_new_classes() -> None:
+    readout = Readout(torch.eye(4), torch.zeros(4))
+    y = torch.tensor([0, 0, 1, 2, 2, 2, 3])
+    test = Frozen(torch.nn.functional.one_hot(torch.tensor([0, 2, 1, 2, 2, 0, 2]), 4).float(), y)
+    assert TaskAccuracy(2, 3)(test, test, readout) == {
+        "tasks[first=2,end=3]/old_top1": pytest.approx(100 * 2 / 3),
+        "tasks[first=2,end=3]/new_top1": pytest.approx(100 * 2 / 3),
+    }
+    assert TaskAccuracy(0, None)(test, test, readout) == {"tasks[first=0,end=4]/new_top1": pytest.approx(100 * 4 / 7)}
+
+
 def test_a_student_without_a_classifier_is_refused_before_the_first_epoch(tmp_path: Path) -> None:
     with pytest.raises(ValueError) as error:
         run_in(tmp_path, small("simclr", *SHORT))
     assert str(error.value) == (
         "evaluation.head_probes names classifier, but the student has no classifier of that name on its pooled "
-        "features: choose method=augmented_tuning, cl4srec, coconut, decoupled_mixup, deep_cotraining, fixmatch, "
-        "m3col, mclrec, mean_teacher, mixmatch, rankmixup_mndcg, rankmixup_mrl, remixmatch, supcon_ce, supervised, "
-        "wad or evaluation=frozen"
+        "features: choose method=augmented_tuning, cl4srec, coconut, coconut_text, decoupled_mixup, deep_cotraining, "
+        "fixmatch, m3col, mclrec, mean_teacher, mixmatch, rankmixup_mndcg, rankmixup_mrl, remixmatch, supcon_ce, "
+        "supervised, wad or evaluation=frozen"
     )
     assert not (tmp_path / "checkpoints").exists()
     with pytest.raises(ValueError, match=r"evaluators read those of student\.scored and student.earlier"):

@@ -122,6 +122,7 @@ from ssl_framework.objectives.pamc import PamC
 from ssl_framework.objectives.patchmix import PatchMix
 from ssl_framework.objectives.pcl import PCL
 from ssl_framework.objectives.pixpro import PixPro
+from ssl_framework.objectives.point_matching import PointMatching
 from ssl_framework.objectives.pretext import Pretext
 from ssl_framework.objectives.rankmixup import MNDCG, MRL, RankMixup
 from ssl_framework.objectives.regression import Regression
@@ -216,6 +217,8 @@ class Case(NamedTuple):
         if self.pictures:
             clean = pixels.flatten(2)[:, None]  # [B, 1, DIM, 4]
             return Batch([clean] * self.num_views, index, label, targets=[clean, clean > 0])
+        if self.neighbours:  # and which of four points lie on each other, most of them
+            targets = [*(self.targets(index) or []), (index[:, None] + torch.arange(4)) % 5 - 1]
         if self.shared:
             targets = [torch.arange(first, first + 3).expand(len(index), -1) for first in (1, 0)]  # 2 x [B, 3]
         mixes = self.mixes(len(label))
@@ -896,6 +899,9 @@ OBJECTIVES: dict[str, Case] = {
         deep_cotraining, (0, 1), heads=("classifier", "second_classifier"), partial=True, inputs=True, added=(1,)
     ),
     "coconut": Case(lambda: COCONUT(DIM, 2, 0.5, 0.7), (0,), (0,), heads=("classifier", "pooled")),
+    "coconut, texts": Case(
+        lambda: COCONUT(DIM, 1, 0.5, 0.7, pairs=0.6), (0, 1), (0,), heads=("classifier", "pooled", "projector")
+    ),
     "gpc": Case(gpc, heads=("projector", "pooled"), partial=True),
     "grace": Case(lambda: SimCLR(0.4)),
     "bgrl": Case(lambda: BYOL(), teacher=(0, 1), heads=("projector", "predictor")),
@@ -926,6 +932,13 @@ OBJECTIVES: dict[str, Case] = {
         partial=True,
     ),
     "pairing_net": Case(lambda: PairingNet(0.2, 0.5), neighbours=True),
+    "pairing_net, points": Case(
+        lambda: PairingNet(0.2, 0.5, matching=0.7, points=PointMatching(1.5, 0.55, 2.0, 4.0, "tokens")),
+        heads=("projector", "tokens"),
+        images=("projector",),
+        patches=(4, 4),
+        neighbours=True,
+    ),
     "dialog2flow": Case(lambda: Dialog2Flow(0.2, 0.35, ["a b", "b c", "c", "d a b"])),
     "ts2vec": Case(lambda: TS2Vec(0.4), heads=("points",), patches=(4, 4), shared=True),
     "margin_pair": Case(lambda: MarginPair(1.4)),

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from ssl_framework.objectives.pairing_net import PairingNet, correspondence, matching, search
+from ssl_framework.objectives.pairing_net import PairingNet, search
+from ssl_framework.objectives.point_matching import PointMatching, correspondence, matching
 from tests.golden import golden, mix_raw, mix_rows
 from tests.objectives import loops
 
@@ -42,6 +43,47 @@ def test_the_loss_equals_the_loop_with_the_terms_among_either_side() -> None:
         PairingNet(0.2, 0.5).loss_of(a, b)
 
 
+PARTNER = torch.tensor([[2, -1, 0], [-1, 1, 3], [-1, -1, -1], [0, 1, 2], [3, 2, 1], [1, -1, -1]])
+
+
+def focal(a: torch.Tensor, b: torch.Tensor, tau: float, alpha: float, gamma: float) -> float:
+    terms = []
+    for x, y, partner in zip(a, b, PARTNER.tolist(), strict=True):
+        each = [[math.exp(loops.dot(p, q) / tau) for q in y] for p in x]
+        for i, row in enumerate(each):
+            for j, value in enumerate(row):
+                p = value / sum(row) * value / sum(other[j] for other in each)
+                hit, miss = alpha * (1 - p) ** gamma * math.log(p), (1 - alpha) * p**gamma * math.log(1 - p)
+                terms.append(-hit if partner[i] == j else -miss)
+    return sum(terms) / len(terms)
+
+
+def test_the_points_equal_the_loop_beside_the_search_and_alone() -> None:
+    a, b = loops.random_unit(18, 4, 2).view(6, 3, 4), 2 * loops.random_unit(24, 4, 3).view(6, 4, 4)
+    z = loops.random_unit(12, 4, 0).view(2, 6, 4)
+    student = [{"projector": z[0], "points": a}, {"projector": z[1], "points": b}]
+    batch = loops.batch(6)._replace(targets=[SOURCE, TARGET, PARTNER])
+    points = PointMatching(0.5, 0.55, 2.0, 40.0, "points")
+    both = PairingNet(0.2, 0.5, search=0.25, matching=0.3, points=points)
+    alone = PairingNet(0.2, 0.5, search=0.0, matching=0.3, points=points)
+    expected = 40 * focal(a, b, 0.5, 0.55, 2.0)
+    searched = PairingNet(0.2, 0.5)(student, None, batch, loops.CLOCK)["loss"].item()
+    out = both(student, None, batch, loops.CLOCK)
+    assert out["match_loss"].item() == pytest.approx(expected, abs=1e-10)
+    assert out["loss"].item() == pytest.approx(0.25 * searched + 0.3 * expected, abs=1e-10)
+    assert alone(student, None, batch, loops.CLOCK)["loss"].item() == pytest.approx(0.3 * expected, abs=1e-10)
+    assert both.reads == ("projector", "points") and PairingNet(0.2, 0.5, points=points).reads == ("projector",)
+    with pytest.raises(ValueError, match=r"objective\.matching is 0\.3, but the batch does not say which points lie"):
+        both(student, None, batch._replace(targets=[SOURCE, TARGET]), loops.CLOCK)
+
+
+def test_a_term_without_a_maker_and_no_term_at_all_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"objective\.matching is 1\.0, but objective\.points is null"):
+        PairingNet(0.2, 0.5, matching=1.0)
+    with pytest.raises(ValueError, match=r"objective\.search and objective\.matching are both 0"):
+        PairingNet(0.2, 0.5, search=0.0)
+
+
 def test_padded_points_count_nowhere_and_matches_are_symmetric() -> None:
     a, b = mix_raw(0, 3)[None], mix_raw(1, 4)[None]
     found = correspondence(a, b, 0.5)
@@ -53,7 +95,8 @@ def test_padded_points_count_nowhere_and_matches_are_symmetric() -> None:
     match[0, 0, 0] = match[0, 1, 1] = True
     valid = torch.ones_like(match)
     valid[:, :, 3] = False
-    assert matching(found, match, 0.55, 2.0, 1.0, valid) == matching(found[:, :, :3], match[:, :, :3], 0.55, 2.0, 1.0)
+    shown = matching(found[:, :, :3], match[:, :, :3], 0.55, 2.0, 1.0)
+    torch.testing.assert_close(matching(found, match, 0.55, 2.0, 1.0, valid), shown)
     certain = torch.tensor([[[1.0, 0.0]]])
     assert matching(certain, torch.tensor([[[True, False]]]), 0.55, 8.0, 400.0) == 0
     assert matching(certain, torch.tensor([[[False, True]]]), 0.55, 8.0, 400.0).isfinite()

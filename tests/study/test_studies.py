@@ -105,6 +105,8 @@ def reported(settings: str) -> frozenset[str]:
     if evaluation.after is not None:
         plain = "simclr" if evaluation.cross is None else "cloc"  # which has towers, boxes and their texts
         cfg = small({"fusion": "hicmae"}.get(evaluation.after.name, plain))
+        if wordings is not None:
+            cfg = small("pairing_net", "data.source.num_test=500")  # which has pairs whose points lie on each other
         found |= evaluation.after.score_module(build_module(cfg, True), build_data(cfg)).keys()
     return frozenset(found)
 

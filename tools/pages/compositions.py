@@ -213,8 +213,9 @@ class Around:
     def build_student(self, heads: DictConfig) -> Any:
         """As the method's file says: one encoder, or one a modality."""
         if others := self.kind.get("others"):
-            towers = dict.fromkeys(others, self.backbone)
-            return AlikeTowers(self.backbone, build(heads), main=self.kind["main"], others=towers)
+            towers, alone = dict.fromkeys(others, self.backbone), self.kind.get("main_heads", ())
+            main = self.kind["main"]
+            return AlikeTowers(self.backbone, build(heads), main=main, others=towers, main_heads=alone)
         return Encoder(self.backbone, build(heads), beside=dict.fromkeys(self.kind.get("beside", ()), self.backbone))
 
     def module(self, student: Encoder, objective: Objective, teacher: Any) -> None:

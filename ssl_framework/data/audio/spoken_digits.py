@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ssl_framework.arguments import Count, NonNegative, Seed, guarded
 from ssl_framework.data.base import Drawn, Split
+from ssl_framework.views.text import Vocabulary
 
 
 class Sound(NamedTuple):
@@ -175,6 +176,29 @@ class SpokenDigits(Drawn):
         channel = 1 / (1 + (frequency / cut[:, None]) ** 4).sqrt()  # [n, T + 1]: Butterworth's of second order
         spectrum = torch.fft.rfft(x, 2 * length) * torch.fft.rfft(room, 2 * length) * channel  # [n, T + 1]
         return torch.fft.irfft(spectrum, 2 * length)[:, :length]
+
+
+class DigitVocabulary(Vocabulary):
+    """The words, in the order of their labels."""
+
+    def __init__(self) -> None:
+        super().__init__(list(WORDS))
+
+
+@guarded
+class SpokenWords(SpokenDigits):
+    """The same sounds, each with the word that is spoken beside it.
+
+    Args:
+        num_train, num_test, rate, length, pitch, tract, pace, echo, channel, snr, seed: as of ``SpokenDigits``.
+    """
+
+    def draw(self, count: int, seed: int) -> Split:
+        """As of ``SpokenDigits``, with "text" [N, 1, 3] int32 beside: one wording of begin, word and end."""
+        found = super().draw(count, seed)
+        assert found.label is not None
+        texts = DigitVocabulary().encode(list(WORDS), 3)[:, None]  # [10, 1, 3]
+        return found._replace(beside={"text": texts[found.label]})
 
 
 def between(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:

@@ -4,7 +4,7 @@ A sheet is a square with a pattern of its own. Two tears from bottom to top, not
 along the contour of a strip, walked counter-clockwise, is two series: how far the contour turns, and the value of the
 pattern. Neither knows where the strip lies or how it was turned. A sample is a pair of neighbours. The contour of the
 second one is read as seen from behind, backwards and with turns of the other sign, so that the torn edge is the same
-series in both.
+series in both. Beside the pair stands which of their points lie on each other, before anything is worn.
 
 N samples, T points of a contour, P points of an edge before they are spread evenly.
 """
@@ -26,6 +26,9 @@ PAIRS = 2
 
 POINTS = 96
 """P."""
+
+CHUNK = 64
+"""Sheets whose distances exist at once."""
 
 
 @guarded
@@ -57,7 +60,8 @@ class Fragments:
         self.seed = seed
 
     def load(self, split: str) -> Split:
-        """[N, 2, 2, T] float32, of each sample two contours; among ``numbers`` "group", the pair's own number.
+        """[N, 2, 2, T] float32, of each sample two contours; beside them "partner" [N, T] int16, which point of the
+        second one lies on each point of the first, -1: none; among ``numbers`` "group", the pair's own number.
 
         Raises:
             ValueError: there is no such split.
@@ -74,10 +78,12 @@ class Fragments:
         waves = Waves(sheets, generator)
         strips = [self.strip(left, right, waves, generator) for left, right in pairwise(edges)]
         pairs = torch.stack(
-            [torch.stack([first, behind(second)], dim=1) for first, second in pairwise(strips)],
+            [torch.stack([first, behind(second)], dim=1) for (first, _), (second, _) in pairwise(strips)],
             dim=1,
         )  # [sheets, 2, 2, 2, T]
-        return Split(pairs.flatten(0, 1)[:count], numbers={"group": torch.arange(count)})
+        partner = torch.stack([lying_on(a, b.flip(1)) for (_, a), (_, b) in pairwise(strips)], dim=1)  # [sheets, 2, T]
+        beside = {"partner": partner.flatten(0, 1)[:count].to(torch.int16)}
+        return Split(pairs.flatten(0, 1)[:count], beside=beside, numbers={"group": torch.arange(count)})
 
     def edges(self, sheets: int, generator: torch.Generator) -> list[Tensor]:
         """The sheet's left side, both tears and its right side, from bottom to top: 4 x [sheets, P, 2]."""
@@ -93,8 +99,9 @@ class Fragments:
             found.append(torch.stack([x, y], dim=2))  # [sheets, P, 2]
         return found
 
-    def strip(self, left: Tensor, right: Tensor, waves: "Waves", generator: torch.Generator) -> Tensor:
-        """What lies along the contours of strips between two edges [sheets, P, 2]: [sheets, 2, T] float32."""
+    def strip(self, left: Tensor, right: Tensor, waves: "Waves", generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What lies along the contours of strips between two edges [sheets, P, 2], [sheets, 2, T] float32; and where
+        on the sheet their points lay, [sheets, T, 2]."""
         share = torch.linspace(0, 1, POINTS // 3)[1:-1, None]  # [p, 1]
         bottom = torch.lerp(left[:, :1], right[:, :1], share)  # [sheets, p, 2]
         top = torch.lerp(right[:, -1:], left[:, -1:], share)  # [sheets, p, 2]
@@ -102,7 +109,7 @@ class Fragments:
         pattern = waves(contour)  # [sheets, T]
         pattern = pattern + self.faded * pattern.std() * torch.randn(pattern.shape, generator=generator)
         worn = contour + self.worn * torch.randn(contour.shape, generator=generator)  # [sheets, T, 2]
-        return torch.stack([turns(worn), pattern], dim=1)  # [sheets, 2, T]
+        return torch.stack([turns(worn), pattern], dim=1), contour  # [sheets, 2, T]
 
 
 class Waves:
@@ -136,6 +143,28 @@ def turns(contour: Tensor) -> Tensor:
     before, after = contour - contour.roll(1, dims=1), contour.roll(-1, dims=1) - contour  # [S, T, 2] each
     cross = before[..., 0] * after[..., 1] - before[..., 1] * after[..., 0]  # [S, T]
     return torch.atan2(cross, (before * after).sum(dim=2))  # [S, T]
+
+
+def lying_on(a: Tensor, b: Tensor) -> Tensor:
+    """The point of the second contour that lies on each point of the first: either is the other's nearest, and they are
+    no further apart than half a step along the second. The authors take the nearest one within two pixels.
+
+    Args:
+        a, b: places, [S, T, 2] each.
+
+    Returns:
+        [S, T] int64, -1 where there is none.
+    """
+    found = []
+    for x, y in zip(a.split(CHUNK), b.split(CHUNK), strict=True):
+        across, up = (x[:, :, None, axis] - y[:, None, :, axis] for axis in (0, 1))  # [s, T, T] each
+        apart = across.square_().add_(up.square_())  # [s, T, T]
+        near, nearest = apart.min(dim=2)  # [s, T] each
+        back = apart.argmin(dim=1).gather(1, nearest)  # [s, T]
+        step = (y - y.roll(1, dims=1)).norm(dim=2).mean(dim=1, keepdim=True)  # [s, 1]
+        same = (back == torch.arange(x.shape[1])) & (near.sqrt() <= step / 2)  # [s, T]
+        found.append(torch.where(same, nearest, -1))
+    return torch.cat(found)
 
 
 def behind(series: Tensor) -> Tensor:
