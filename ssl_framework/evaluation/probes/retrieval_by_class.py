@@ -30,7 +30,7 @@ class RetrievalByClass:
 
     def of_each(self, test: Wordings, score: Callable[[Wordings], dict[str, float]]) -> dict[str, float]:
         """What is said of the samples of each class alone."""
-        found = {}
+        found: dict[str, float] = {}
         for number, kind in enumerate(test.kinds if test.kind is not None else ()):
             own = test.kind == number  # [N] bool
             scores = score(Wordings(test.z[own], test.group[own], None))
