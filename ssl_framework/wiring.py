@@ -17,8 +17,14 @@ from ssl_framework.runs.suggestions import choices, nodes_of, one_of
 from ssl_framework.views.base import Regional, ViewMaker
 from ssl_framework.views.image import Views
 
-FEATURES = ("pooled", "map", "tokens", "patches", "places", "layers", "middle", "mask")
+FEATURES = ("pooled", "map", "tokens", "patches", "places", "layers", "middle", "routes", "mask")
 """What a backbone may give beside the heads and the maps of its blocks, "block_-2"; and which patches were hidden."""
+
+OF_TEXTS = {"middle": "text_tiny on texts", "routes": "text_routed on texts"}
+"""Those of them that no backbone of pictures gives -> one that does."""
+
+PICTURED = "resnet18 or vit_tiny on pictures"
+"""Backbones that give most of the others."""
 
 
 def check_heads(objective: Objective, student: Encoder) -> None:
@@ -74,7 +80,7 @@ def refuse_lacking(name: str, missing: Sequence[str], encoder: Encoder, whose: s
     if lacking := [output for output in missing if is_feature(output)]:
         raise ValueError(
             f"{name} reads {listed(lacking)} of {whose}, which {encoder.backbone.name} has not: choose "
-            f"{instead}another backbone, such as backbone=resnet18 or vit_tiny on pictures, or another objective"
+            f"{instead}another backbone, such as backbone={OF_TEXTS.get(lacking[0], PICTURED)}, or another objective"
         )
 
 

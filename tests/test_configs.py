@@ -50,7 +50,7 @@ OF_MODALITY = {
     "sound_series": ("data=dances",),
     "fragments": ("data=fragments",),
     **dict.fromkeys(("text", "text_eda", "text_tiny"), ("data=caption_texts",)),
-    "text_experts": ("data=caption_domains",),
+    **dict.fromkeys(("text_experts", "text_routed"), ("data=caption_domains",)),
 }
 """Choices that read keys which data of pictures have not."""
 
@@ -356,7 +356,9 @@ GIVEN_ELSEWHERE = {
         ("wordings", "span", "unchanged"), "of methods that need several texts of a sample, or pieces of one"
     ),
     "causal": "text_backbone=causal says it; without, attention is in both directions",
-    **dict.fromkeys(("experts", "expert_layers"), "backbone=text_experts says it; without, there is one for all"),
+    **dict.fromkeys(
+        ("experts", "expert_layers", "routing", "top_k"), "backbone=text_experts says it; without, there is one for all"
+    ),
     "domains": "data=docstring_domains says it; without, there are no classes",
     "join_views": "configs/train.yaml has it for every student",
     "tuning": "a group of its own",

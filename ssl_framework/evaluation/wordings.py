@@ -25,6 +25,8 @@ class Wordings(NamedTuple):
     graded: Graded | None  # pairs of the N * K texts and how alike they are
     items: Mapping[str, Tensor] = MappingProxyType({})  # factor -> [classes, P, D] unit rows: ways to name each class
     label: Mapping[str, Tensor] = MappingProxyType({})  # factor -> [N] int64
+    kind: Tensor | None = None  # [N] int64: the class of each sample, by its number among ``kinds``
+    kinds: tuple[str, ...] = ()  # names of the classes; none where the data have no classes
 
 
 class WordingProbe(Protocol):
@@ -84,6 +86,7 @@ class AcrossWordings:
                 split.graded,
                 {f: unit(x[layer].float()).unflatten(0, (split.prompts[f].shape[0], -1)) for f, x in items.items()},  # type: ignore[index]
                 label,
+                *self.kinds(split),
             )
             for layer in found[0]
         }
@@ -101,6 +104,12 @@ class AcrossWordings:
         numbers = split.numbers or {}
         return numbers["group"].cpu() if "group" in numbers else equal_rows(self.columns(split)[0].rows[:].cpu())  # type: ignore[index]
 
+    def kinds(self, split: Split) -> tuple[Tensor | None, tuple[str, ...]]:
+        """The class of each sample [N], and their names, where the labels are classes that have names."""
+        if split.label is None or not split.classes or split.label.is_floating_point():
+            return None, ()
+        return split.label.cpu(), split.classes
+
     def score(self, test: Wordings) -> dict[str, float]:
         """What all probes say."""
         return {name: value for probe in self.probes.values() for name, value in probe(test).items()}
@@ -109,5 +118,5 @@ class AcrossWordings:
         """What guesses would score."""
         empty = torch.zeros(len(split.rows), len(self.columns(split)), 0)  # [N, K, 0]
         items = {f: x.new_zeros(*x.shape[:2], 0) for f, x in (split.prompts or {}).items() if self.items}
-        test = Wordings(empty, self.group(split), split.graded, items)
+        test = Wordings(empty, self.group(split), split.graded, items, {}, *self.kinds(split))
         return {name: value for probe in self.probes.values() for name, value in probe.chance(test).items()}

@@ -81,8 +81,8 @@ class Dense(Protocol):
 
     Attributes:
         dense_dims: D' of "tokens" [B, N, D'], "map" [B, D', h, w], "patches" [B, n, D'] and "layers", of those it has,
-            and of "middle" [B, D'], one vector behind a block between. A map may be made of tokens, by ``map_of``; one
-            of a single position is none.
+            and of "middle" [B, D'], one vector behind a block between, and "routes" [B, E], how likely a sample was to
+            go to each expert. A map may be made of tokens, by ``map_of``; one of a single position is none.
     """
 
     dense_dims: dict[str, int]

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ssl_framework.arguments import Count, guarded
-from ssl_framework.models.text import PADDING, POOLS
+from ssl_framework.models.pools import POOLS
+from ssl_framework.models.text import PADDING
 from ssl_framework.types import Outputs
 
 NAMES = (

@@ -1,15 +1,15 @@
 """A small transformer over tokens, of torch alone: for closed vocabularies of some hundred words and short texts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ssl_framework.arguments import BelowOne, Count, Natural, guarded
-from ssl_framework.models.experts import ExpertBlock
+from ssl_framework.models.experts import ROUTINGS, ExpertBlock
+from ssl_framework.models.pools import POOLS
 from ssl_framework.types import Outputs
 
 PADDING = 0
@@ -22,7 +22,8 @@ class TextNet(nn.Module):
     padding.
 
     Args:
-        vocabulary, length, width, depth, num_heads, dropout, causal, experts, expert_layers: as in ``TextTransformer``.
+        vocabulary, length, width, depth, num_heads, dropout, causal, experts, expert_layers, routing, top_k: as in
+            ``TextTransformer``.
     """
 
     def __init__(
@@ -36,6 +37,8 @@ class TextNet(nn.Module):
         causal: bool = False,
         experts: int = 0,
         expert_layers: Sequence[int] | None = None,
+        routing: str = "domain",
+        top_k: int = 1,
     ) -> None:
         super().__init__()
         self.length = length
@@ -52,12 +55,13 @@ class TextNet(nn.Module):
         )
         self.first_domain = vocabulary - experts
         for layer in (range(depth) if expert_layers is None else expert_layers) if experts else ():
-            self.blocks[layer] = ExpertBlock(self.blocks[layer], experts)  # type: ignore[arg-type]
+            self.blocks[layer] = ExpertBlock(self.blocks[layer], experts, routing, top_k)  # type: ignore[arg-type]
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, both: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """[B, L'] int64 with L' up to L -> [B, L', D], zero at padding; or, if both are asked for, the tokens behind
-        the middle block, of three the second, and these.
+    def forward(self, x: Tensor, inner: bool = False) -> Tensor | tuple[Tensor, Tensor, Tensor | None]:
+        """[B, L'] int64 with L' up to L -> [B, L', D], zero at padding; or, if what is inside is asked for, the tokens
+        behind the middle block, of three the second, these, and how likely a text was to go to each expert, [B, E], the
+        mean over the blocks that have a router; None: none has.
 
         Raises:
             ValueError: what comes in is no text, or too long a one.
@@ -71,15 +75,19 @@ class TextNet(nn.Module):
         tokens = self.tokens(x) + self.places[: x.shape[1]]  # [B, L', D]
         later = padding.new_ones(x.shape[1], x.shape[1]).triu(1) if self.causal else None  # [L', L']
         domain = (x[:, 0] - self.first_domain).clamp(min=0)  # [B]
-        between = []
+        between, routes = [], []
         for block in self.blocks:
-            routed = {"expert": domain} if isinstance(block, ExpertBlock) else {}
-            tokens = block(tokens, src_mask=later, src_key_padding_mask=padding, **routed)  # [B, L', D]
+            if isinstance(block, ExpertBlock):
+                tokens, chosen = block(tokens, later, padding, domain)  # [B, L', D], [B, E]
+                routes += [] if chosen is None else [chosen]
+            else:
+                tokens = block(tokens, src_mask=later, src_key_padding_mask=padding)  # [B, L', D]
             between.append(tokens)
         last = self.norm(tokens).masked_fill(padding[..., None], 0.0)  # [B, L', D]
-        if not both:
+        if not inner:
             return last
-        return between[(len(between) - 1) // 2].masked_fill(padding[..., None], 0.0), last
+        middle = between[(len(between) - 1) // 2].masked_fill(padding[..., None], 0.0)  # [B, L', D]
+        return middle, last, torch.stack(routes).mean(dim=0) if routes else None
 
 
 @guarded
@@ -96,12 +104,15 @@ class TextTransformer(nn.Module):
         dropout: share of activations set to zero in training.
         weights: run folder or .safetensors file that a new run begins with (see ``weights``); ``None``: random ones.
         causal: whether a token sees only those before it, as a captioner's must.
-        experts: E, feed-forward parts of a block, of which a text takes that of its domain: its first token is one of
-            the E last of the vocabulary, or else the first expert serves it. 0: one part for all texts.
+        experts: E, feed-forward parts of a block; 0: one part for all texts.
         expert_layers: blocks that have several, by number; ``None``: all.
+        routing: "domain": a text takes the expert of its domain: its first token is one of the E last of the
+            vocabulary, or else the first expert serves it. Or a router learns which (see ``experts.Router``): for each
+            "token" of its own, or for a text from the "mean" of its tokens, the "first" or the "last" one.
+        top_k: k, of the experts that a router chooses.
 
     Raises:
-        ValueError: sizes that do not fit together, no such pooling or block, or a single expert.
+        ValueError: sizes that do not fit together, no such pooling, block or routing, or a single expert.
     """
 
     def __init__(
@@ -117,6 +128,8 @@ class TextTransformer(nn.Module):
         causal: bool = False,
         experts: Natural = 0,
         expert_layers: Sequence[Natural] | None = None,
+        routing: str = "domain",
+        top_k: Count = 1,
     ) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {
@@ -128,6 +141,7 @@ class TextTransformer(nn.Module):
             raise ValueError(f"num_heads of a text backbone is {num_heads}, which does not divide the width {width}")
         if pool not in POOLS:
             raise ValueError(f"pool of a text backbone is {pool}: choose one of {', '.join(POOLS)}")
+        refuse_routing(routing, experts, top_k)
         if experts == 1:
             raise ValueError(
                 "experts of a text backbone is 1, for data without domains: choose data whose texts begin with one of "
@@ -135,11 +149,15 @@ class TextTransformer(nn.Module):
             )
         if experts:
             self.settings |= {"experts": experts, "expert_layers": expert_layers and list(expert_layers)}
+        if routing != "domain":
+            self.settings |= {"routing": routing, "top_k": top_k}
         if too_deep := [layer for layer in expert_layers or () if layer >= depth]:
             raise ValueError(f"expert_layers names {too_deep[0]}, but the blocks are numbered 0 to {depth - 1}")
         self.net = TextNet(**self.settings, dropout=dropout)
         self.dim = width
         self.dense_dims = {"tokens": width, "middle": width}
+        if routing != "domain" and expert_layers != []:
+            self.dense_dims["routes"] = experts
         self.pool = POOLS[pool]
         self.causal = causal
         self.weights = weights
@@ -147,13 +165,15 @@ class TextTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Outputs:
         """[B, L'] int64 with L' up to L -> "tokens" [B, L', D], zero at padding, "pooled" [B, D], and "middle" [B, D],
-        pooled behind the middle block.
+        pooled behind the middle block; with a router "routes" [B, E] float32, how likely a text was to go to each
+        expert.
 
         How many places of padding stand behind the end of a text changes none of them.
         """
-        middle, tokens = self.net(x, both=True)  # [B, L', D] each
+        middle, tokens, routes = self.net(x, inner=True)  # [B, L', D] twice, [B, E]
         there = x != PADDING  # [B, L']
-        return {"tokens": tokens, "pooled": self.pool(tokens, there), "middle": self.pool(middle, there)}
+        found = {"tokens": tokens, "pooled": self.pool(tokens, there), "middle": self.pool(middle, there)}
+        return found if routes is None else {**found, "routes": routes}
 
     def about(self) -> dict[str, str]:
         """The class and its settings."""
@@ -169,35 +189,32 @@ class TextTransformer(nn.Module):
         )
 
     def _arguments(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in self.settings.items())
+        return ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+
+
+def refuse_routing(routing: str, experts: int, top_k: int) -> None:
+    """Raises ValueError where there is no such routing, or nothing to choose of."""
+    if routing not in ROUTINGS:
+        raise ValueError(f"routing of a text backbone is {routing}: choose one of {', '.join(ROUTINGS)}")
+    if routing == "domain" and top_k > 1:
+        raise ValueError(
+            f"top_k of a text backbone is {top_k}, but routing=domain gives a text one expert: set top_k=1, or choose "
+            "backbone=text_routed"
+        )
+    if routing != "domain" and experts < 2:
+        raise ValueError(
+            f"routing of a text backbone is {routing}, but experts is {experts}: set it to 2 or more, or routing=domain"
+        )
+    if routing != "domain" and top_k > experts:
+        raise ValueError(f"top_k of a text backbone is {top_k}, but experts is {experts}: set top_k to that or less")
 
 
 def checkpoint_filter_fn(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    """Weights of a net of one feed-forward part a block as those of one of several, each of which begins with a copy
-    (``weights`` asks for it by this name, which is timm's)."""
+    """Weights of a net of one feed-forward part a block as those of one of several, each of which begins with a copy,
+    and a router, which begins at random (``weights`` asks for it by this name, which is timm's)."""
     own = net.state_dict()
     several = {
         key for key, x in state.items() if key in own and own[key].ndim > x.ndim and own[key][0].shape == x.shape
     }
-    return {key: x.expand_as(own[key]).clone() if key in several else x for key, x in state.items()}
-
-
-def mean_of_tokens(tokens: Tensor, there: Tensor) -> Tensor:
-    """[B, L, D], zero where ``there`` [B, L] is false -> [B, D]"""
-    return tokens.sum(dim=1) / there.sum(dim=1, keepdim=True).to(tokens.dtype)
-
-
-def first_token(tokens: Tensor, there: Tensor) -> Tensor:
-    """[B, L, D] -> [B, D]"""
-    return tokens[:, 0]
-
-
-def last_token(tokens: Tensor, there: Tensor) -> Tensor:
-    """[B, L, D], [B, L] bool -> [B, D]"""
-    last = there.sum(dim=1)[:, None, None].expand(-1, 1, tokens.shape[2]) - 1  # [B, 1, D]
-    return tokens.gather(1, last)[:, 0]
-
-
-POOLS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
-    {"mean": mean_of_tokens, "first": first_token, "last": last_token}
-)
+    anew = {key: x for key, x in own.items() if ".router." in key} if several else {}
+    return anew | {key: x.expand_as(own[key]).clone() if key in several else x for key, x in state.items()}

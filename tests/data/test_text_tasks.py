@@ -93,6 +93,27 @@ def test_classes_of_texts_become_domains(tmp_path) -> None:  # type: ignore[no-u
         OfDomains(texts, DomainVocabulary(words.words, 4, 50)).load("train")
 
 
+def test_chosen_domains_alone_are_trained_on_with_the_numbers_and_words_of_all() -> None:
+    train = [Said((f"{name} {n}", f"{n} of it"), name) for n in range(3) for name in ("code", "net", "other")]
+    given = Given(train, train[:3])
+    words = DomainVocabulary(CaptionVocabulary(given, 20, "words", None), 3, 30)
+    texts = WordedTexts(given, words, 8, 30)
+    every = OfDomains(texts, words)
+    some = OfDomains(texts, words, ["other", "code"])
+    label = every.load("train").label
+    assert label is not None and label.tolist() == [0, 1, 2] * 3
+    rows = (label != 1).nonzero()[:, 0]
+    found = some.load("pretrain")
+    assert found.label is not None and found.label.tolist() == [0, 2] * 3 and found.classes == ("code", "net", "other")
+    assert torch.equal(tensor(found), tensor(every.load("train"))[rows])
+    assert found.numbers is not None and found.numbers["group"].tolist() == rows.tolist()
+    assert torch.equal(tensor(some.load("test")), tensor(every.load("test")))
+    with pytest.raises(ValueError, match=r"data\.train_domains names nets, but the domains are code, net, other: name"):
+        OfDomains(texts, words, ["nets"]).load("train")
+    with pytest.raises(ValueError, match="train_domains"):
+        OfDomains(texts, words, [])
+
+
 # Tasks.
 
 

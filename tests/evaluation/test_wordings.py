@@ -10,6 +10,7 @@ from torch import Tensor
 from ssl_framework.data.base import Graded, Split
 from ssl_framework.evaluation.features import Accuracy
 from ssl_framework.evaluation.probes.construct_score import ConstructScore
+from ssl_framework.evaluation.probes.retrieval_by_class import RetrievalByClass
 from ssl_framework.evaluation.probes.text_retrieval import TextRetrieval
 from ssl_framework.evaluation.probes.text_reward import TextReward, reward
 from ssl_framework.evaluation.probes.text_similarity import TextSimilarity, below, ranks, spearman
@@ -104,6 +105,31 @@ def test_one_wording_alone_finds_nothing() -> None:
     test = wordings(0.0)
     alone = test._replace(z=test.z[:, :1])
     assert TextRetrieval([1])(alone) == TextRetrieval([1]).chance(alone) == {}
+
+
+def test_every_class_is_scored_alone() -> None:
+    test = wordings(2.5, 40)
+    kind = torch.arange(40) % 3
+    probe = RetrievalByClass(TextRetrieval([1, 5], num_samples=12))
+    found = probe(test._replace(kind=kind, kinds=("a", "b, c", "none")))
+    for number, name in enumerate(("a", "b-c")):
+        own = kind == number
+        alone = TextRetrieval([1, 5], num_samples=12)(Wordings(test.z[own], test.group[own], None))
+        for metric in ("recall@1", "recall@5", "mrr", "ndcg@10", "pooled_auc"):
+            named = f"retrieval[first-to-second,{name},n=12]/{metric}"
+            assert found[named] == alone[f"retrieval[first-to-second,n=12]/{metric}"]
+    assert found.keys() == probe.chance(test._replace(kind=kind, kinds=("a", "b, c", "none"))).keys()
+    assert probe(test) == probe.chance(test) == {}
+
+
+def test_classes_that_have_names_come_with_the_wordings() -> None:
+    rows, label = torch.arange(24, dtype=torch.int32).view(4, 3, 2), torch.tensor([1, 0, 1, 1])
+    across = AcrossWordings({"by_class": RetrievalByClass(TextRetrieval([1]))})
+    split = Split(rows, label, ("a", "b"))
+    found = across.embedded(lambda each: {"": each.rows[:].float()}, split)[""]  # type: ignore
+    assert found.kind is not None and found.kind.tolist() == [1, 0, 1, 1] and found.kinds == ("a", "b")
+    assert across.chance(split)["retrieval[first-to-second,b,n=3]/recall@1"] == pytest.approx(100 / 3)
+    assert across.kinds(split._replace(label=label.float())) == across.kinds(Split(rows)) == (None, ())
 
 
 def test_columns_are_embedded_apart_and_normalised() -> None:

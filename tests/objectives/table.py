@@ -406,6 +406,18 @@ def whitened_cse() -> WhitenedCSE:
     return objective
 
 
+def routed_mnr() -> MNR:
+    """With routes that are distributions over experts."""
+
+    def routed(objective: MNR, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        views = [view and {**view, "routes": view["routes"].softmax(dim=1)} for view in given[0]]
+        return (views, *given[1:])
+
+    objective = MNR(5.0, symmetric=False, mutual_information=0.5)
+    objective.register_forward_pre_hook(routed)
+    return objective
+
+
 def autotcl() -> AutoTCL:
     """With an encoder that hands on what comes in."""
     objective = seeded(lambda: AutoTCL(LearnedViews(DIM, 4, 1, 3, 0.5, 0.1, 1.0), 0.2, 0.3, 2, 0.1, 1.0, 0.1))
@@ -924,6 +936,7 @@ OBJECTIVES: dict[str, Case] = {
     "cosent": Case(lambda: CoSENT(20.0)),
     "mnr_moe": Case(lambda: MNR(5.0, symmetric=False)),
     "mnr, both ways": Case(lambda: MNR(5.0, symmetric=True)),
+    "mnr_moe, mutual information": Case(routed_mnr, heads=("projector", "routes")),
     "codiemb": Case(lambda: CoDiEmb(0.2, 1, 0.2, 2.0, 0.5, 5.0, 0.0)),
     "codiemb, both tasks, middle": Case(
         lambda: CoDiEmb(0.2, 2, 0.2, 2.0, 0.5, 5.0, 1.0),

@@ -116,6 +116,8 @@ NOISE_OF_TEXTS = [
         torch.randn(500, 2, 8, generator=torch.Generator().manual_seed(0)),
         torch.arange(500),
         Graded(torch.arange(4 * count).view(-1, 2, 2) % 2, torch.arange(float(count))),
+        kind=torch.arange(500) % 4,
+        kinds=("code", "concurrency", "network", "other"),  # of data=docstring_domains
     )
     for count in (1843, 500)  # pairs of data=caption_texts and caption_tasks
 ]

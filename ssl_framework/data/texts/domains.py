@@ -6,8 +6,10 @@ N samples, K texts of each, L tokens a text.
 
 import functools
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 from torch import Tensor
 
 from ssl_framework.arguments import Count, Seed, Several, guarded
@@ -77,18 +79,25 @@ class OfDomains:
     Args:
         texts: where they come from.
         words: what the tokens stand for; has as many domains as there are classes.
+        train_domains: names of the classes that training samples are of; ``None``: of all, as those of test are.
     """
 
-    def __init__(self, texts: Source, words: DomainVocabulary) -> None:
+    def __init__(
+        self,
+        texts: Source,
+        words: DomainVocabulary,
+        train_domains: Annotated[Sequence[str], Len(1)] | None = None,
+    ) -> None:
         self.texts = texts
         self.words = words
+        self.train_domains = train_domains
         self.begun: dict[str, Split] = {}
 
     def load(self, split: str) -> Split:
         """As the texts' source, with other first tokens.
 
         Raises:
-            ValueError: there are no classes, or another number of them.
+            ValueError: there are no classes, or another number of them, or none that is called so.
         """
         check_split(split)
         name = "test" if split == "test" else "train"
@@ -100,8 +109,25 @@ class OfDomains:
                     "set it to their number, or choose texts with a label"
                 )
             assert isinstance(found.rows, Tensor)
-            self.begun[name] = found._replace(rows=self.words.begun(found.rows, found.label))
+            begun = found._replace(rows=self.words.begun(found.rows, found.label))
+            some = name == "train" and self.train_domains is not None
+            self.begun[name] = begun.picked(self.trained(begun)) if some else begun
         return self.begun[name]
+
+    def trained(self, found: Split) -> Tensor:
+        """Positions of the samples of the domains that are trained on, [n] int64.
+
+        Raises:
+            ValueError: one of these is none of the classes.
+        """
+        assert found.label is not None and self.train_domains is not None
+        names = self.train_domains
+        if unknown := [name for name in names if name not in found.classes]:
+            raise ValueError(
+                f"data.train_domains names {unknown[0]}, but the domains are {', '.join(found.classes)}: name one or "
+                "more of these, or set it to null"
+            )
+        return torch.isin(found.label, torch.tensor([found.classes.index(name) for name in names])).nonzero()[:, 0]
 
 
 @guarded
