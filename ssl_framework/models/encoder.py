@@ -114,8 +114,8 @@ class Encoder(nn.Module):
             )
 
     def compile_parts(self) -> bool:
-        """Has the encoder compiled at its first call, unless somebody looks into it or its backbone is tuned: whether it
-        is. The names of weights stay as they are."""
+        """Has the encoder compiled at its first call, unless somebody looks into it or its backbone is tuned: whether
+        it is. The names of weights stay as they are."""
         if self.blocks or getattr(self.backbone, "tuning", None) is not None:
             return False
         self.encode = torch.compile(self.encode)  # type: ignore[method-assign]

@@ -63,8 +63,8 @@ class Parts(NamedTuple):
 
 
 UNCOMPILED = (
-    "note: trainer.compile=true leaves an encoder as it is: its backbone is tuned (tuning=), or the objective reads its "
-    "layers one by one"
+    "note: trainer.compile=true leaves an encoder as it is: its backbone is tuned (tuning=), or the objective reads "
+    "its layers one by one"
 )
 
 
