@@ -48,6 +48,7 @@ OF_MODALITY = {
         ("audio", "frames", "tera", "audio_once", "audio_weak", "audio_remixmatch", "w2v_bert"), ("data=spoken_digits",)
     ),
     "sound_series": ("data=dances",),
+    "sound_text": ("data=spoken_words",),
     "fragments": ("data=fragments",),
     **dict.fromkeys(("text", "text_eda", "text_tiny"), ("data=caption_texts",)),
     **dict.fromkeys(("text_experts", "text_routed"), ("data=caption_domains",)),
@@ -361,6 +362,7 @@ GIVEN_ELSEWHERE = {
     ),
     "domains": "data=docstring_domains says it; without, there are no classes",
     "join_views": "configs/train.yaml has it for every student",
+    "main_heads": "heads of the main tower alone, which one method has",
     "tuning": "a group of its own",
     "alter": "a part of views=text_eda",
 }

@@ -49,8 +49,8 @@ class WordScores(Head):
         found = read_objective(Path(self.weights).expanduser()).get("attributes")
         if found is None:
             raise ValueError(
-                f"{self.weights} is a run whose objective has no vectors of words: name the folder of a run of "
-                "method=villa"
+                f"{self.weights} is a run whose objective has no vectors of words: name the folder of a run of the "
+                "first stage"
             )
         if found.shape != self.attributes.shape:
             raise ValueError(

@@ -136,6 +136,7 @@ class OfData(TypedDict):
     words: Mapping[str, Any]
     captions: Mapping[str, Any]
     domains: Several
+    train_domains: Annotated[Sequence[str], Len(1)] | None
     parts: Mapping[str, Sequence[str]]
     negatives: Natural
     tasks: Literal["both", "retrieval", "similarity"]

@@ -157,7 +157,7 @@ def test_without_a_run_of_the_first_stage_it_is_refused(first: Path, tmp_path: P
     clip = small("clip", "data=region_shapes", "views=image_caption", "trainer.max_steps=1", "trainer.max_epochs=1")
     assert run_in(tmp_path, clip) is None
     assert says(f"teacher.backbone.weights={tmp_path}").endswith(
-        "is a run whose objective has no vectors of words: name the folder of a run of method=villa"
+        "is a run whose objective has no vectors of words: name the folder of a run of the first stage"
     )
     assert "by 128 numbers each, but the run has 30 and 128: choose the data" in says(
         f"teacher.backbone.weights={first}", "data.vocabulary=30"
