@@ -99,8 +99,8 @@ def verdicts(root: Path, methods: Sequence[str]) -> dict[str, dict[str, str]]:
     for method in methods:
         cfg = chosen_for(root, method, shipped)
         for place, value in list(leaves(OmegaConf.to_container(cfg.objective, resolve=False))):
-            if place.split(".")[-1] in WIDTHS and isinstance(value, str):  # as wide as an output: any number does here
-                OmegaConf.update(cfg.objective, place, 64)
+            if place.split(".")[-1] in WIDTHS and isinstance(value, str):  # as wide as an output
+                OmegaConf.update(cfg.objective, place, 192)  # any number does here that attention heads divide
         objective, views, feature_mixer = build(cfg.objective), build(cfg.views), build(cfg.feature_mixer)
         found[method] = {}
         said, seen = OmegaConf.to_yaml(cfg.mixer), (views.num_views, cfg.student_views, cfg.teacher_views)
