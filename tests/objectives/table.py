@@ -186,6 +186,7 @@ class Case(NamedTuple):
     maps: tuple[str, ...] = ()  # heads that give a map of 2 x 2 positions: each other rotations of the embedding
     partial: bool = False  # some samples have no label
     halves: tuple[str, ...] = ()  # heads half as wide as the others
+    likely: tuple[str, ...] = ()  # heads that give a distribution for each sample
     size: float = 1.0  # factor of all outputs: below one where a loss grows with their exponential
     inputs: bool = False  # it reads the views themselves, here as wide as the embeddings
     words: bool = False  # the views behind the first are texts of four tokens, the last one with a word hidden
@@ -290,6 +291,8 @@ class Case(NamedTuple):
         if head in self.maps:
             places = [(1 + place) * z.roll(2 * place, dims=1) for place in range(4)]  # 4 x [B, D]
             return torch.stack(places, dim=2).unflatten(2, (2, 2))  # [B, D, 2, 2]
+        if head in self.likely:
+            return z.softmax(dim=1)
         return self.size * z[:, : 1 if head in self.numbers else DIM // 2 if head in self.halves else None]
 
     def geometry(self, count: int) -> list[Geometry]:
@@ -403,18 +406,6 @@ def whitened_cse() -> WhitenedCSE:
     """With a head that turns the features as ``Case.outputs`` does."""
     objective = WhitenedCSE(0.2, 2, True, 1e-2)
     objective.through_heads = lambda x: {"projector": x.roll(1, dims=1)}
-    return objective
-
-
-def routed_mnr() -> MNR:
-    """With routes that are distributions over experts."""
-
-    def routed(objective: MNR, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        views = [view and {**view, "routes": view["routes"].softmax(dim=1)} for view in given[0]]
-        return (views, *given[1:])
-
-    objective = MNR(5.0, symmetric=False, mutual_information=0.5)
-    objective.register_forward_pre_hook(routed)
     return objective
 
 
@@ -936,7 +927,9 @@ OBJECTIVES: dict[str, Case] = {
     "cosent": Case(lambda: CoSENT(20.0)),
     "mnr_moe": Case(lambda: MNR(5.0, symmetric=False)),
     "mnr, both ways": Case(lambda: MNR(5.0, symmetric=True)),
-    "mnr_moe, mutual information": Case(routed_mnr, heads=("projector", "routes")),
+    "mnr_moe, mutual information": Case(
+        lambda: MNR(5.0, symmetric=False, mutual_information=0.5), heads=("projector", "routes"), likely=("routes",)
+    ),
     "codiemb": Case(lambda: CoDiEmb(0.2, 1, 0.2, 2.0, 0.5, 5.0, 0.0)),
     "codiemb, both tasks, middle": Case(
         lambda: CoDiEmb(0.2, 2, 0.2, 2.0, 0.5, 5.0, 1.0),
