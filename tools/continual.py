@@ -88,9 +88,9 @@ def main() -> None:
         out.writerows(found)
     (record / "table.md").write_text(
         "Five spoken digits after five others, of 200 sounds each and half as many of the first ones again: accuracy "
-        "on test sounds when all ten may be answered, by the classifier and by two probes of the features, percent, mean "
-        f"and standard deviation over {len(SEEDS)} seeds. Weights of COCONUT's terms are those of its files here, not "
-        "the paper's.\n\n" + table(found)
+        "on test sounds when all ten may be answered, by the classifier and by two probes of the features, percent, "
+        f"mean and standard deviation over {len(SEEDS)} seeds. Weights of COCONUT's terms are those of its files here, "
+        "not the paper's.\n\n" + table(found)
     )
     first = train(outputs / f"first-{SEEDS[0]}", ())
     about = {key: first[key] for key in ("versions", "device", "cpu", "commit", "metrics", "steps")}
