@@ -24,8 +24,9 @@ FIRST = (
     *("method=supervised", "data=spoken_digits", "labels=task"),
     *("optimizer=adam", "optimizer.lr_per_256=1.0e-3", "optimizer.weight_decay=0.0", "optimizer.warmup=0.0"),
 )
-SHARE = "labels.rehearsed=0.2"
-"""Of the first digits' samples. The classifier of the first task is not kept, so the paper's 5 % are too few here."""
+SHARE = "labels.rehearsed=0.5"
+"""Of the first digits' samples. The classifier of the first task is not kept, so that the paper's 5 % are too few here:
+with a fifth of these 100 sounds a digit, too, it never answers one of the first digits."""
 
 SOUNDS, WORDS = ("method=coconut", "data=spoken_digits", SHARE), ("method=coconut_text", "data=spoken_words", SHARE)
 WAYS: dict[str, tuple[str, ...]] = {
@@ -42,6 +43,7 @@ SCORES = {
     "old classes": "classifier/tasks[first=5,end=10]/old_top1",
     "new classes": "classifier/tasks[first=5,end=10]/new_top1",
     "all ten": "classifier/top1",
+    "all ten, nearest mean": "nearest_mean/top1",
     "all ten, linear probe": "linear[l2=0.0001]/top1",
 }
 """Column -> metric."""
@@ -85,8 +87,10 @@ def main() -> None:
         out.writeheader()
         out.writerows(found)
     (record / "table.md").write_text(
-        "Five spoken digits after five others: the classifier's accuracy on test sounds when all ten may be answered, "
-        f"percent, mean and standard deviation over {len(SEEDS)} seeds.\n\n" + table(found)
+        "Five spoken digits after five others, of 200 sounds each and half as many of the first ones again: accuracy "
+        "on test sounds when all ten may be answered, by the classifier and by two probes of the features, percent, "
+        f"mean and standard deviation over {len(SEEDS)} seeds. Weights of COCONUT's terms are those of its files here, "
+        "not the paper's.\n\n" + table(found)
     )
     first = train(outputs / f"first-{SEEDS[0]}", ())
     about = {key: first[key] for key in ("versions", "device", "cpu", "commit", "metrics", "steps")}
