@@ -168,8 +168,11 @@ def test_all_protocols_are_scored_or_left_out_with_their_reason(
     }
 
 
-OF_PAIRS = ("attack", "base_to_new", "captioning", "captions", "grounding", "mapping", "regions", "reranking", "volume")
-"""Protocols of pictures with texts."""
+OF_PAIRS = (
+    *("attack", "base_to_new", "captioning", "captions", "fusion", "grounding", "mapping", "regions", "reranking"),
+    "volume",
+)
+"""Protocols of pictures with texts or sounds."""
 
 OF_TEXTS = (
     *("text", "text_pairs", "text_domains", "text_scores", "text_constructs", "text_reward"),

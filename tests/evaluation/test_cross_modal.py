@@ -145,7 +145,7 @@ def test_a_run_interrupted_and_resumed_ends_as_one_that_was_not(
         (
             "clip",
             ("evaluation.cross.other=sound",),
-            "the student has no tower for sound: choose method=hicmae, margin_pair or evaluation=frozen",
+            "the student has no tower for sound: choose method=coconut_text, hicmae, margin_pair or evaluation=frozen",
         ),
     ],
 )

@@ -902,7 +902,7 @@ OBJECTIVES: dict[str, Case] = {
         deep_cotraining, (0, 1), heads=("classifier", "second_classifier"), partial=True, inputs=True, added=(1,)
     ),
     "coconut": Case(lambda: COCONUT(DIM, 2, 0.5, 0.7), (0,), (0,), heads=("classifier", "pooled")),
-    "coconut, texts": Case(
+    "coconut_text": Case(
         lambda: COCONUT(DIM, 1, 0.5, 0.7, pairs=0.6), (0, 1), (0,), heads=("classifier", "pooled", "projector")
     ),
     "gpc": Case(gpc, heads=("projector", "pooled"), partial=True),
