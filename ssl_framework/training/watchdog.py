@@ -32,6 +32,10 @@ PERIOD = 10.0
 ANSWER = timedelta(seconds=20)
 """How long the store may take to answer the thread."""
 
+LEAVE = 3.0
+"""Seconds in which the thread hears an answer that is under way, once the run is over: an interpreter that exits while
+a thread is inside the store's C++ is aborted."""
+
 roll: dict[int, tuple[int, str]] = {}
 """Process id and machine of each rank of the run that goes on here, as far as they have told."""
 
@@ -103,10 +107,16 @@ class Watchdog(L.Callback):
         self.between_epochs = True
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.over.set()
+        self.end()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """The run is over, and the thread ends."""
         self.over.set()
+        if self.thread is not None:
+            self.thread.join(LEAVE)
 
 
 class Watch:

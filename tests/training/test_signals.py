@@ -336,6 +336,29 @@ def test_the_watchdog_counts_looks_without_a_step() -> None:
     assert seen.verdict() == ""
 
 
+def test_the_thread_has_left_the_store_once_the_run_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interpreter that exits while a thread is in C++ is aborted, and its launcher calls the run failed."""
+    entered, left = threading.Event(), threading.Event()
+
+    class Slow:
+        """A store that answers after a while."""
+
+        def set(self, key: str, value: str) -> None:
+            entered.set()
+            time.sleep(0.1)
+            left.set()
+
+        def check(self, keys: list[str]) -> bool:
+            return False
+
+    monkeypatch.setattr(watchdog, "store_of", lambda world_size: Slow())
+    watched = Watchdog(30)
+    watched.on_fit_start(Stand(), None)  # type: ignore[arg-type]
+    assert entered.wait(5) and not left.is_set()
+    watched.teardown(None, None, "fit")  # type: ignore[arg-type]
+    assert left.is_set() and watched.thread is not None and not watched.thread.is_alive()
+
+
 def test_nothing_hangs_while_another_rank_gets_on(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = watch(0.001)
     looks = iter(range(100))
