@@ -183,7 +183,7 @@ def begin_with_weights(module: SSLModule) -> list[str]:
         for key, backbone in zip(("backbone", "second"), module.teacher.encoder.backbones, strict=False):
             if not has_weights(backbone):
                 raise ValueError(
-                    "teacher=frozen stays as it begins, but no weights are named for it: set "
+                    "the teacher stays as it begins, but no weights are named for it: set "
                     f"teacher.{key}.weights=<run folder or file>, or teacher.{key}.pretrained=true"
                 )
     student: Any = module.student

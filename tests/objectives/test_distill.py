@@ -142,7 +142,7 @@ def test_a_scaler_of_float16_leaves_the_teacher_alone(teacher: Path, tmp_path: P
 
 
 def test_a_teacher_without_weights_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"teacher=frozen stays as it begins, but no weights are named for it: set"):
+    with pytest.raises(ValueError, match=r"the teacher stays as it begins, but no weights are named for it: set"):
         begin_with_weights(build_module(small("distill"), False, 48))
 
 
