@@ -237,12 +237,22 @@ def config_hash(cfg: DictConfig) -> str:
     """Short hash of what determines a result up to chance: all but seed, places, loggers, report and alarm.
 
     It is that of the config as it was first written: an address that moved and a key that was added do not change it.
+    Where weights lie in a folder that is called by the seed, it is chance which of them they are.
     """
     content = without_places(OmegaConf.to_container(cfg, resolve=True))
-    content.pop("seed", None)
+    name_weights_by_seed(content, str(content.pop("seed", None)))
     content["data"]["source"].pop("seed", None)
     written = as_first_published(without_added(content))
     return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def name_weights_by_seed(content: Any, seed: str) -> None:
+    """Has ``weights=outputs/first/3`` be the same for every seed, where 3 is the run's own. Changes ``content``."""
+    for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+        if isinstance(value, dict | list):
+            name_weights_by_seed(value, seed)
+        elif key == "weights" and isinstance(value, str):
+            content[key] = "/".join("${seed}" if part == seed else part for part in value.split("/"))
 
 
 SWITCHES = ("make_store", "keep_sizes")

@@ -59,3 +59,14 @@ def test_a_stored_config_of_an_earlier_version_loads(tmp_path: Path) -> None:
     assert before["views"]["_target_"] == "ssl_framework.data.views.Views"
     OmegaConf.save(before, tmp_path / "config.yaml")
     assert load_run_config(tmp_path) == now
+
+
+def test_weights_of_a_run_of_the_same_seed_are_the_same_for_every_seed() -> None:
+    """So that the second of two stages has a mean over seeds; weights of one and the same run are others for each."""
+
+    def of(weights: str, seed: int) -> str:
+        return config_hash(config(f"backbone.weights={weights}", f"seed={seed}"))
+
+    assert of("outputs/first/0", 0) == of("outputs/first/1", 1) != of("outputs/other/0", 0)
+    assert len({of("outputs/first/0", 0), of("outputs/first/0", 1), of("outputs/first/0", 2)}) == 2
+    assert of("outputs/10/last.ckpt", 1) == of("outputs/10/last.ckpt", 2)
