@@ -74,8 +74,8 @@ def import_from_the_end() -> None:
 
 
 def say_less(plugins: pytest.PytestPluginManager) -> None:
-    """Of a test that has passed a process sends one message in the place of five, without what the test has printed:
-    ten thousand tests cost the two of them ten seconds less."""
+    """Of a test that has passed a process sends two messages in the place of six, without what the test has printed: both
+    ends take them apart in Python, and there are ten thousand tests."""
     sender: Any = next(plugin for plugin in plugins.get_plugins() if type(plugin).__name__ == "WorkerInteractor")
     send = sender.sendevent
 
