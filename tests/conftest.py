@@ -74,8 +74,8 @@ def import_from_the_end() -> None:
 
 
 def say_less(plugins: pytest.PytestPluginManager) -> None:
-    """Of a test that has passed a process sends two messages in the place of six, without what the test has printed: both
-    ends take them apart in Python, and there are ten thousand tests."""
+    """Of a test that has passed a process sends two messages in the place of six, without what the test has printed:
+    both ends take them apart in Python, and there are ten thousand tests."""
     sender: Any = next(plugin for plugin in plugins.get_plugins() if type(plugin).__name__ == "WorkerInteractor")
     send = sender.sendevent
 
