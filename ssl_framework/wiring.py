@@ -14,14 +14,23 @@ from ssl_framework.models.encoder import Encoder
 from ssl_framework.objectives.base import Objective
 from ssl_framework.runs.groups import files
 from ssl_framework.runs.suggestions import choices, nodes_of, one_of
-from ssl_framework.views.base import Regional, ViewMaker
-from ssl_framework.views.image import Views
+from ssl_framework.views.base import Telling, ViewMaker
 
 FEATURES = ("pooled", "map", "tokens", "patches", "places", "layers", "middle", "routes", "mask")
 """What a backbone may give beside the heads and the maps of its blocks, "block_-2"; and which patches were hidden."""
 
 OF_TEXTS = {"middle": "text_tiny on texts", "routes": "text_routed on texts"}
 """Those of them that no backbone of pictures gives -> one that does."""
+
+TOLD = {
+    "geometry": "where in the picture each view was cut",
+    "regions": "what is in which region of a picture",
+    "answer": "how the last view was changed",
+    "common points": "which points two crops have in common",
+    "originals": "what altered views were before",
+    "fragments": "which fragments each pair is of",
+}
+"""What views may tell beside themselves (``views.base.Telling``) -> what an objective asks for."""
 
 PICTURED = "resnet18 or vit_tiny on pictures"
 """Backbones that give most of the others."""
@@ -303,17 +312,26 @@ def check_places(objective: Objective, views: ViewMaker, micro_batch_size: int |
             f"data.micro_batch_size is {micro_batch_size}, but {name} reads {'maps' if maps else 'tokens'}, of which "
             "micro-batches keep nothing: set data.micro_batch_size=null or choose another objective"
         )
-    if "geometry" in objective.requires and not isinstance(views, Views):
-        kinds = " and ".join(dict.fromkeys(views.modality))
-        raise ValueError(
-            f"{name} has to know where in the picture each view was cut, which views of {kinds} do not tell: choose "
-            "views of pictures alone, or another objective"
-        )
-    if "regions" in objective.requires and not isinstance(views, Regional):
-        raise ValueError(
-            f"{name} compares regions with what is in them, which these views do not tell: choose views=regions, or "
-            "another objective"
-        )
+    told = views.tells if isinstance(views, Telling) else frozenset()
+    for what, words in TOLD.items():
+        if what in objective.requires and what not in told:
+            which = "views of pictures alone, or " if what == "geometry" else choices("views", telling(what))
+            kinds = " and ".join(dict.fromkeys(views.modality))
+            raise ValueError(
+                f"{name} has to know {words}, which these views of {kinds} do not tell: choose {which}another objective"
+            )
+
+
+def telling(what: str) -> Callable[[Any], bool]:
+    """Whether the node of a view maker, or of a part of it, is of a class that tells something."""
+
+    def fits(node: Any) -> bool:
+        if not isinstance(node, dict):
+            return False
+        own = getattr(get_class(node["_target_"]), "tells", ()) if "_target_" in node else ()
+        return what in own or any(map(fits, node.values()))
+
+    return fits
 
 
 def check_modalities(views: Sequence[str], data: Sequence[str], name: str) -> None:

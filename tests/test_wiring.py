@@ -109,6 +109,32 @@ def test_a_view_that_does_not_exist(key: str) -> None:
     assert f"{key} is [2], but the views are numbered 0 to 1" in refused("method=mocov2", f"{key}=[2]")
 
 
+QUESTIONS = "views=audio_remixmatch, remixmatch, scatsimclr"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "asked", "instead"),
+    [
+        ("method=ts2vec views=series", "which points two crops have in common", "series: views=ts2vec"),
+        ("method=tera views=audio_once", "what altered views were before", "sound: views=tera"),
+        ("method=pairing_net data=waves views=series", "which fragments each pair is of", "series: views=fragments"),
+        ("method=scatsimclr views.noise=null", "how the last view was changed", f"image: {QUESTIONS}"),
+        ("method=remixmatch views.noise=null", "how the last view was changed", f"image: {QUESTIONS}"),
+        (
+            "method=pixpro data=spoken_digits",
+            "where in the picture each view was cut",
+            "sound: views of pictures alone,",
+        ),
+    ],
+)
+def test_what_an_objective_asks_and_the_views_do_not_tell(overrides: str, asked: str, instead: str) -> None:
+    kind, choice = instead.split(": ")
+    message = refused(*overrides.split())
+    assert message.partition(" has to know ")[2] == (
+        f"{asked}, which these views of {kind} do not tell: choose {choice} or another objective"
+    )
+
+
 def test_jobs_on_the_same_data_read_it_once_and_others_do_not_share_it() -> None:
     first = build_data(config(*SMALL))
     assert build_data(config(*SMALL, "method=mocov2", "seed=1", "data.batch_size=4")).train.rows is first.train.rows

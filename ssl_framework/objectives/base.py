@@ -28,12 +28,13 @@ class Objective(nn.Module):
         requires: what the run must provide, of "teacher", "trained teacher" (beside "teacher": its outputs have a
             gradient, and what the loss asks of them trains it), "mixer", "added mixtures", "keys of mixtures" (the
             teacher encodes added mixtures, too), "label" (classes), "partial labels" (beside "label": some are -1,
-            unlabelled), "number" (labels of any kind, read as numbers), "geometry", "regions" (boxes in the first view,
-            ``batch.boxes``, and a view of what is in each), "index", "inputs" (the views themselves), "maps" (it reads
-            outputs of several places a sample, [B, D, h, w]), "heads" (it passes features of its own making through the
-            student's heads), "encoder" (it passes inputs of its own making through the student), "masks" (patches are
-            hidden from the student), "masked_tokens=drop", "=replace" or "=mark" (what becomes of them), "targets" (the
-            masker says what is to be predicted), and "causal words" (no word of a text's tower has seen a later one).
+            unlabelled), "number" (labels of any kind, read as numbers), "geometry", "regions", "answer", "common
+            points", "originals" or "fragments" (what views tell: ``views.base.Telling``), "index", "inputs" (the views
+            themselves), "maps" (it reads outputs of several places a sample, [B, D, h, w]), "heads" (it passes features
+            of its own making through the student's heads), "encoder" (it passes inputs of its own making through the
+            student), "masks" (patches are hidden from the student), "masked_tokens=drop", "=replace" or "=mark" (what
+            becomes of them), "targets" (the masker says what is to be predicted), and "causal words" (no word of a
+            text's tower has seen a later one).
         accepts: what is read when present: "mixer" (mixed views in the place of clean ones), "added mixtures" (mixtures
             as further views), and of a feature mixer's ``needs`` those that the objective offers. "terms of mixtures":
             another objective may add them to this one (see ``siamese``).

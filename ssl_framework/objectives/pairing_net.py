@@ -40,6 +40,8 @@ class PairingNet(Objective):
             term.
     """
 
+    requires = frozenset({"fragments"})
+
     def __init__(
         self,
         temperature: Positive,

@@ -33,7 +33,7 @@ class Pretext(Objective):
                 "DCL or BarlowTwins"
             )
         self.host = host
-        self.requires = host.requires
+        self.requires = host.requires | {"answer"}
         self.reads = (*host.reads, head)
         low, high = host.num_views
         self.num_views = (low + 1, high and high + 1)  # type: ignore[misc]

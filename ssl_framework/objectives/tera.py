@@ -25,7 +25,7 @@ class TERA(Objective):
         head: name of the student's output that predicts, [B, F, M], a vector a frame.
     """
 
-    requires = frozenset({"maps"})
+    requires = frozenset({"maps", "originals"})
     num_views = (1, 1)
 
     def __init__(self, head: str = "frames") -> None:

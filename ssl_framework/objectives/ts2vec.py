@@ -29,7 +29,7 @@ class TS2Vec(Objective):
         head: name of the student's output that is compared, [B, T, D], a vector a point.
     """
 
-    requires = frozenset({"maps"})
+    requires = frozenset({"maps", "common points"})
 
     def __init__(self, instance_weight: Fraction, head: str = "points") -> None:
         super().__init__()

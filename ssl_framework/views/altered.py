@@ -40,6 +40,7 @@ class AlteredAudio(AudioViews):
     """
 
     num_views = 1
+    tells = frozenset({"originals"})
 
     def __init__(
         self,

@@ -61,6 +61,8 @@ class AudioViews(nn.Module):
         ValueError: a number out of its range.
     """
 
+    tells: frozenset[str] = frozenset()
+
     filters: Tensor  # [M, window / 2 + 1]
     window: Tensor  # [window]
 
@@ -101,6 +103,8 @@ class AudioViews(nn.Module):
         self.crop = {2: (mels, crop_mel), 3: (frames, crop_time)}
         self.hide = {2: (mels, hide_mel), 3: (frames, hide_time)}
         self.weak, self.question = weak, question
+        if question is not None:
+            self.tells = question.tells
         self.hop = length // frames
         points = 2 ** max(4, (2 * self.hop - 1).bit_length())  # windows overlap by half at least
         self.register_buffer("window", torch.hann_window(points), persistent=False)

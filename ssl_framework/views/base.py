@@ -77,6 +77,19 @@ class Further(Protocol):
 
 
 @runtime_checkable
+class Telling(Protocol):
+    """A view maker whose batches say more than views, which objectives ask for (``Objective.requires``).
+
+    Attributes:
+        tells: of "geometry" (where each view was cut, once ``geometry`` is set), "regions" (see ``Regional``), and by
+            ``Batch.targets`` "answer" (how the last view was changed), "common points" (of two crops), "originals"
+            (what altered views were) and "fragments" (of which two each pair is).
+    """
+
+    tells: frozenset[str]
+
+
+@runtime_checkable
 class Regional(Protocol):
     """A view maker that tells the boxes of regions of the first view, and what is in each, by a text behind the others.
 

@@ -30,6 +30,8 @@ class FragmentViews(SeriesViews):
         ValueError: a number out of its range.
     """
 
+    tells = frozenset({"fragments"})
+
     def __init__(
         self,
         count: Annotated[int, Interval(ge=1, le=1024)],

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ssl_framework.arguments import Channels, Fraction, Pixels, PositiveFraction, guarded
 from ssl_framework.types import Batch, Geometry, Samples
 from ssl_framework.views import image_ops
-from ssl_framework.views.base import ViewMaker
+from ssl_framework.views.base import Telling, ViewMaker
 from ssl_framework.views.drawing import Draws, as_geometry, draw, parameters
 from ssl_framework.views.making import Graph, around, make_view
 from ssl_framework.views.reading import Group, is_number, read_group, read_numbers
@@ -53,7 +53,8 @@ class Views(nn.Module):
             image and would be cut away.
         hue: replaces the hue strength of every group that jitters, for data sets whose colours mean nothing.
         geometry: True reports box and flip of every view, as it does where the objective reads them.
-        noise: changes all views together, as pixels in [0, 1] (see ``mixers.noise``); ``None``: no noise.
+        noise: changes all views together, as pixels in [0, 1] (see ``mixers.noise``), and may tell of it (see
+            ``pretext``); ``None``: no noise.
 
     Raises:
         ValueError: for an entry that is unknown, out of range or without effect.
@@ -109,6 +110,7 @@ class Views(nn.Module):
         self.raw_name = "raw_pixels"
         self.geometry = geometry
         self.noise = noise
+        self.tells = frozenset({"geometry"}) | (noise.tells if isinstance(noise, Telling) else frozenset())
         self.grows = any(group.ramp is not None for group in self.groups)
         self.progress = 0.0
         self.graph: Graph | None = None  # a compiled run has one

@@ -35,6 +35,7 @@ class OverlapViews(SeriesViews):
     """
 
     num_views = 2
+    tells = frozenset({"common points"})
 
     def __init__(
         self,

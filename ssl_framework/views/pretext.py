@@ -32,6 +32,8 @@ class Question(ABC):
         answers: how many changes there are.
     """
 
+    tells = frozenset({"answer"})
+
     def __init__(self, view: int, answers: int) -> None:
         self.view = view
         self.answers = answers

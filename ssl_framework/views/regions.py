@@ -30,6 +30,7 @@ class RegionViews(PairedViews):
         ValueError: the parts are others.
     """
 
+    tells = frozenset({"regions"})
     regions: int
     least: float
     reads: tuple[str, ...]

@@ -108,8 +108,9 @@ def test_a_prompt_asks_for_its_own_region_and_tokens_know_where_they_are() -> No
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    assert "CLOC compares regions with what is in them, which these views do not tell: choose views=regions" in refused(
-        "method=cloc", "views=image_long_short"
+    assert refused("method=cloc", "views=image_long_short") == (
+        "CLOC has to know what is in which region of a picture, which these views of image and text do not tell: "
+        "choose views=regions or another objective"
     )
     assert refused("method=cloc", "backbone=mlp").startswith("CLOC reads places of the student, which ssl_mlp has not")
     assert refused("method=clip", "data=region_shapes", "views=regions").startswith("CLIP takes 2 views of a sample")
