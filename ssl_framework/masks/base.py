@@ -65,6 +65,7 @@ class Masker(nn.Module, ABC):
         """Whether as many patches are hidden in every sample, which leaving them out needs."""
         return True
 
+    @abstractmethod
     def attach(self, student: Encoder, shapes: Sequence[tuple[int, ...]], encoded: Sequence[int]) -> None:
         """Asks the student for its grid of patches, once, before training. Changes ``grids``.
 
@@ -76,6 +77,23 @@ class Masker(nn.Module, ABC):
         Raises:
             ValueError: the backbone has no patches, a view is no picture or not the student's, or ``check`` refuses.
         """
+
+    @abstractmethod
+    def forward(self, batch: Batch, clock: Clock, generator: torch.Generator | None = None) -> Batch:
+        """The batch with ``masks`` and, where there are any, ``targets`` of the masked views in their order.
+
+        Args:
+            batch: its views stay as they are.
+            clock: for what all ranks draw alike.
+            generator: of this rank's draws; ``None``: torch's own.
+        """
+
+
+class ViewMasker(Masker):
+    """Base of the maskers that draw every masked view alike."""
+
+    def attach(self, student: Encoder, shapes: Sequence[tuple[int, ...]], encoded: Sequence[int]) -> None:
+        """As of ``Masker``."""
         name = type(self).__name__
         if strange := [v for v in self.views or () if v not in encoded]:
             raise ValueError(
@@ -103,13 +121,7 @@ class Masker(nn.Module, ABC):
         """What is hidden from ``count`` samples whose patches lie on a grid of rows and columns."""
 
     def forward(self, batch: Batch, clock: Clock, generator: torch.Generator | None = None) -> Batch:
-        """The batch with ``masks`` and, where there are any, ``targets`` of the masked views in their order.
-
-        Args:
-            batch: its views stay as they are.
-            clock: for what all ranks draw alike.
-            generator: of this rank's draws; ``None``: torch's own.
-        """
+        """As of ``Masker``."""
         draws = Draws(generator, clock.generator())
         masks: list[Tensor | None] = [None] * len(batch.views)
         targets = []

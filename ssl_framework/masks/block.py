@@ -14,14 +14,14 @@ from annotated_types import Len
 from torch import Tensor
 
 from ssl_framework.arguments import Count, Fraction, Natural, OpenFraction, Positive, PositiveFraction, guarded
-from ssl_framework.masks.base import Drawn, Draws, Masker, first, number_of, refuse_smaller
+from ssl_framework.masks.base import Drawn, Draws, ViewMasker, first, number_of, refuse_smaller
 
 BLOCKS = 12
 """Blocks that are tried for each sample; what is still missing then is hidden at random."""
 
 
 @guarded
-class BlockMask(Masker):
+class BlockMask(ViewMasker):
     """Hides rectangles until a share of the patches is hidden; the number is then made exact at random.
 
     Args:
@@ -76,7 +76,7 @@ class BlockMask(Masker):
 
 
 @guarded
-class IJEPAMask(Masker):
+class IJEPAMask(ViewMasker):
     """One context block, which the student sees without the target blocks; all else is hidden.
 
     The sizes are drawn once a step, the places for each sample. A context has as many patches in every sample as the

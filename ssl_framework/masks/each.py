@@ -7,7 +7,7 @@ import torch
 from annotated_types import Len
 
 from ssl_framework.arguments import guarded
-from ssl_framework.masks.base import Drawn, Draws, Masker
+from ssl_framework.masks.base import Masker
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.types import Batch, Clock
 
@@ -58,7 +58,3 @@ class EachItsOwn(Masker):
             assert found.masks is not None
             masks = [other if own is None else own for own, other in zip(found.masks, masks, strict=True)]
         return batch._replace(masks=masks)
-
-    def draw(self, count: int, grid: tuple[int, int], draws: Draws, device: torch.device) -> Drawn:
-        """Is theirs."""
-        raise NotImplementedError("every masker of EachItsOwn draws for itself")

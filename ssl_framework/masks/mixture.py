@@ -8,12 +8,12 @@ from annotated_types import Len
 from torch import Tensor
 
 from ssl_framework.arguments import Natural, OpenFraction, guarded
-from ssl_framework.masks.base import Drawn, Draws, Masker, first, number_of
+from ssl_framework.masks.base import Drawn, Draws, ViewMasker, first, number_of
 from ssl_framework.types import Batch, Clock, Mix
 
 
 @guarded
-class MixtureMask(Masker):
+class MixtureMask(ViewMasker):
     """Shows at the hidden places the patches of the image that follows in the batch, and keeps the record of that.
 
     The places are those of the whole batch, so that every patch of every image is shown once. Evaluators, losses and a

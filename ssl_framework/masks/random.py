@@ -8,11 +8,11 @@ import torch
 from annotated_types import Len
 
 from ssl_framework.arguments import Count, Natural, OpenFraction, guarded
-from ssl_framework.masks.base import Drawn, Draws, Masker, first, number_of, refuse_smaller
+from ssl_framework.masks.base import Drawn, Draws, ViewMasker, first, number_of, refuse_smaller
 
 
 @guarded
-class RandomMask(Masker):
+class RandomMask(ViewMasker):
     """Hides the same number of patches in every sample.
 
     Args:

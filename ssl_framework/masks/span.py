@@ -7,11 +7,11 @@ import torch
 from annotated_types import Len
 
 from ssl_framework.arguments import Count, Natural, OpenFraction, guarded
-from ssl_framework.masks.base import Drawn, Draws, Masker, first
+from ssl_framework.masks.base import Drawn, Draws, ViewMasker, first
 
 
 @guarded
-class SpanMask(Masker):
+class SpanMask(ViewMasker):
     """Hides spans along the columns of patches, all rows of them; spans may overlap.
 
     Args:
