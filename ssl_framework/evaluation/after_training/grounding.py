@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_framework.arguments import Several, guarded
-from ssl_framework.data.base import Split, chosen
+from ssl_framework.arguments import guarded
+from ssl_framework.data.base import chosen
 from ssl_framework.data.datamodule import DataModule
-from ssl_framework.evaluation.after_training.base import AfterRun, clean, two_towers
-from ssl_framework.evaluation.after_training.regions import boxes_of, check_places, placed
+from ssl_framework.evaluation.after_training.base import clean, two_towers
+from ssl_framework.evaluation.after_training.boxes import OfBoxes, boxes_of, placed
 from ssl_framework.evaluation.features import (
     Accuracy,
     Bare,
@@ -49,31 +49,14 @@ class Grounds(Protocol):
 
 
 @guarded
-class Grounding(AfterRun):
+class Grounding(OfBoxes):
     """Every text of a box that no other box of its picture has is looked for in the picture; nothing is fitted.
 
     Args:
-        protocol: see ``AfterRun``.
-        other: modality of the texts, as ``student.towers`` name it.
-        head: whose outputs are compared; places of a picture go through it, too.
-        num_samples: N, the first so many pictures of the test split; ``None``: all.
+        protocol, other, head, num_samples: see ``OfBoxes``; places of a picture go through the head, too.
     """
 
     images_shown = "clean pictures of the test split and the texts of their boxes; nothing is fitted"
-    at_the_end = True
-    reads_objective = True
-
-    def __init__(self, protocol: str, other: str, head: str, num_samples: Several | None) -> None:
-        super().__init__(protocol)
-        self.other = other
-        self.head = head
-        self.num_samples = num_samples
-
-    def check(self, module: SSLModule | Bare) -> None:
-        check_places(module, self.other, self.head, self.name)
-
-    def check_split(self, split: Split) -> None:
-        boxes_of(split, self.name)
 
     def score(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]:
         """``grounding[n=500]/pointing``, percent of texts whose nearest place touches the box; ``/contrast``, the mean

@@ -12,9 +12,9 @@ from torch import Tensor
 from ssl_framework.arguments import NonNegative, Several, guarded
 from ssl_framework.data.base import Split, chosen
 from ssl_framework.data.datamodule import DataModule
-from ssl_framework.evaluation.after_training.base import AfterRun, asked_of, clean, two_towers
+from ssl_framework.evaluation.after_training.base import asked_of, clean, two_towers
+from ssl_framework.evaluation.after_training.boxes import OfBoxes, boxes_of, placed
 from ssl_framework.evaluation.after_training.grounding import touched
-from ssl_framework.evaluation.after_training.regions import boxes_of, check_places, placed
 from ssl_framework.evaluation.features import Bare, Splits, extract, in_eval_mode, refuse_non_finite
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.module import SSLModule
@@ -31,35 +31,24 @@ class MapsWords(Protocol):
 
 
 @guarded
-class WordMapping(AfterRun):
+class WordMapping(OfBoxes):
     """A word of a picture's text belongs to the places that score highest for it, and to those nearly as high; it is
     right at a place that touches a box whose text has the word. Words that every text has name nothing.
 
     Args:
-        protocol: see ``AfterRun``.
-        other: modality of the texts, as ``student.towers`` name it.
-        head: that places go through.
+        protocol, other, head, num_samples: see ``OfBoxes``; places go through the head.
         epsilon: what a place may score less than the best.
-        num_samples: N, the first so many pictures of the test split; ``None``: all.
     """
 
     images_shown = "clean pictures of the test split, their texts and boxes; nothing is fitted"
-    at_the_end = True
-    reads_objective = True
 
     def __init__(self, protocol: str, other: str, head: str, epsilon: NonNegative, num_samples: Several | None) -> None:
-        super().__init__(protocol)
-        self.other = other
-        self.head = head
+        super().__init__(protocol, other, head, num_samples)
         self.epsilon = epsilon
-        self.num_samples = num_samples
 
     def check(self, module: SSLModule | Bare) -> None:
         asked_of(module, MapsWords, "word_scores", f"evaluation={self.name} maps words to places")
-        check_places(module, self.other, self.head, self.name)
-
-    def check_split(self, split: Split) -> None:
-        boxes_of(split, self.name)
+        super().check(module)
 
     def score(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]:
         """``mapping[epsilon=0.5,n=1000]/precision``, percent of mapped words that touch a box that has them, and

@@ -4,17 +4,17 @@ arXiv:2112.09106, section 4.2: with given boxes), and what tells a model that kn
 N pictures, K boxes of each, D dimensions of the common space, P places of a picture.
 """
 
-import copy
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from ssl_framework.arguments import Several, guarded
+from ssl_framework.arguments import guarded
 from ssl_framework.data.base import Regions, Split, chosen
 from ssl_framework.data.datamodule import DataModule
-from ssl_framework.evaluation.after_training.base import AfterRun, clean, two_towers
+from ssl_framework.evaluation.after_training.base import clean, two_towers
+from ssl_framework.evaluation.after_training.boxes import OfBoxes, boxes_of, placed
 from ssl_framework.evaluation.features import Bare, Splits, in_eval_mode, refuse_non_finite, samples_at_once
 from ssl_framework.evaluation.probes.base import right
 from ssl_framework.evaluation.probes.zero_shot import class_rows
@@ -38,34 +38,17 @@ class KnowsRegions(Protocol):
 
 
 @guarded
-class RegionZeroShot(AfterRun):
+class RegionZeroShot(OfBoxes):
     """Every box is given the class whose texts lie nearest, factor by factor; nothing is fitted.
 
     A box is seen as "whole" (its picture: what a model without places knows), "pooled" (the mean of the places within,
     through the head), "cropped" (cut out, at the size of a picture) and, where the objective embeds boxes, "prompted".
 
     Args:
-        protocol: see ``AfterRun``.
-        other: modality of the texts, as ``student.towers`` name it.
-        head: whose outputs are compared.
-        num_samples: N, the first so many pictures of the test split; ``None``: all.
+        protocol, other, head, num_samples: see ``OfBoxes``.
     """
 
     images_shown = "clean pictures of the test split with boxes, encoder in eval mode; nothing is fitted"
-    at_the_end = True
-    reads_objective = True
-
-    def __init__(self, protocol: str, other: str, head: str, num_samples: Several | None) -> None:
-        super().__init__(protocol)
-        self.other = other
-        self.head = head
-        self.num_samples = num_samples
-
-    def check(self, module: SSLModule | Bare) -> None:
-        check_places(module, self.other, self.head, self.name)
-
-    def check_split(self, split: Split) -> None:
-        boxes_of(split, self.name)
 
     def score(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]:
         """Top-1 in percent of all boxes, ``region_zero_shot[form,classes=4,prompts=6,pooled]/top1``.
@@ -135,38 +118,10 @@ class RegionZeroShot(AfterRun):
         return [*HOWS, *["prompted"] * (own_rows_of(module) is not None)]
 
 
-def boxes_of(split: Split, name: str) -> Regions:
-    """The boxes of a split; a ValueError of the evaluation of that name where there are none."""
-    if split.regions is None:
-        raise ValueError(
-            f"evaluation={name} asks what is in the boxes of pictures, which the data have not: choose "
-            "data=region_shapes, or evaluation=cross_modal"
-        )
-    return split.regions
-
-
-def check_places(module: SSLModule | Bare, other: str, head: str, name: str) -> None:
-    """Raises ValueError where places of a picture cannot go through the head that texts are compared by."""
-    main, _ = two_towers(module, other, [head], name)
-    if "places" not in main.dims or main.dims["places"] != main.backbone.dim:
-        raise ValueError(
-            f"evaluation={name} passes places of a picture through the head in the place of its pooled features, and "
-            f"those of {main.backbone.name} are not as wide or not there: choose another backbone, such as "
-            "backbone=tiny or vit_nano, or evaluation=cross_modal"
-        )
-
-
 def own_rows_of(module: SSLModule | Bare) -> KnowsRegions | None:
     """The objective, if it embeds boxes."""
     objective = getattr(module, "objective", None)
     return objective if isinstance(objective, KnowsRegions) else None
-
-
-def placed(tower: Encoder) -> Encoder:
-    """The tower, to be asked for places, too; another one is left as it is."""
-    found = copy.copy(tower)
-    found.shown = tower.shown | {"places"}
-    return found
 
 
 def cut_out(pictures: Tensor, boxes: Tensor) -> Tensor:
