@@ -23,8 +23,14 @@ from ssl_framework.runs.folder import read_runs, write, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2)
-OTHER_PARTS = ("override /backbone:", "override /teacher: frozen", "override /data:")
-"""What the files of methods say that cannot take part: another network than all have, a trained teacher, other data."""
+OTHER_PARTS = (
+    "override /backbone:",
+    "override /teacher: frozen",
+    "override /data:",
+    "override /sampler: labelled",
+)
+"""What the files of methods say that cannot take part: another network than all have, a trained teacher, other data, and
+few labels among many samples, which study sounds/semi_supervised compares."""
 
 OTHER_IMAGES = ("override /generated: shapes", "override /generated: redrawn")
 """What the files of methods say whose generated images are of ``data=shapes``."""
@@ -46,7 +52,7 @@ class Table(NamedTuple):
             return False
         if self.experiment == "comparison":
             return not any(words in text for words in OTHER_PARTS)
-        return "override /backbone: vit" in text and "override /teacher: frozen" not in text
+        return "override /backbone: vit" in text and not any(words in text for words in OTHER_PARTS[1:])
 
 
 TABLES = {
