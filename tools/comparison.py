@@ -29,8 +29,8 @@ OTHER_PARTS = (
     "override /data:",
     "override /sampler: labelled",
 )
-"""What the files of methods say that cannot take part: another network than all have, a trained teacher, other data, and
-few labels among many samples, which study sounds/semi_supervised compares."""
+"""What the files of methods say that cannot take part: another network than all have, a trained teacher, other data,
+few labels among many samples (which study sounds/semi_supervised compares)."""
 
 OTHER_IMAGES = ("override /generated: shapes", "override /generated: redrawn")
 """What the files of methods say whose generated images are of ``data=shapes``."""
