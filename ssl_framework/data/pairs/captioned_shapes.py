@@ -116,8 +116,9 @@ class ClassNames:
 
     def __init__(self, factor: str | None, words: Vocabulary | None, context: str) -> None:
         if factor not in NAMED or words is None:
+            which = "the classes" if factor is None else f"the classes ({factor})"
             raise ValueError(
-                f"the classes ({factor}) of these data have no names that a text could call them by: choose "
+                f"{which} of these data have no names that a text could call them by: choose "
                 f"data=captioned_shapes with data.source.label={', '.join(NAMED)}, or another head=<name>"
             )
         assert factor is not None
