@@ -327,8 +327,16 @@ def said_by(target: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for one in documented:
         if one is not None and (getattr(one, "__module__", None) or "").startswith("ssl_framework"):
-            found = {**arguments_said(inspect.getdoc(one) or ""), **found}
+            own = arguments_said(inspect.getdoc(one) or "")
+            found = {**own, **{name: said_there(text, one, own.get(name)) for name, text in found.items()}}
     return found
+
+
+def said_there(text: str, base: Any, own: str | None) -> str:
+    """What is said of an argument, with what a base says of it where it is "see ``Base``" or "as of ``Base``"."""
+    name = getattr(base, "__name__", "")
+    referred = re.match(rf"(?:see|as of) ``{name}``", text)
+    return text if referred is None or own is None else own.rstrip(".") + text[referred.end() :]
 
 
 @functools.cache

@@ -121,7 +121,7 @@ def draw(root: Path) -> Figure:
     known = set(knows(found))
     lines = {room.name: room.lines for room in found if room.name not in GROUND}
     lines = {"ground": sum(room.lines for room in found if room.name in GROUND), **lines}
-    what = {**WHAT, "ground": ", ".join(ROOMS[0])}
+    what = {**WHAT, "ground": ", ".join(ROOMS[0][:4]) + " ..."}
     names = list(lines)
     figure = Figure(figsize=(11, 6.4), dpi=110)
     sizes, matrix = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.25))

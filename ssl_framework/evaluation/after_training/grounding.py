@@ -50,10 +50,11 @@ class Grounds(Protocol):
 
 @guarded
 class Grounding(OfBoxes):
-    """Every text of a box that no other box of its picture has is looked for in the picture; nothing is fitted.
+    """Every text of a box that no other box of its picture has is looked for in the picture, whose places go through
+    the head, too; nothing is fitted.
 
     Args:
-        protocol, other, head, num_samples: see ``OfBoxes``; places of a picture go through the head, too.
+        protocol, other, head, num_samples: see ``OfBoxes``.
     """
 
     images_shown = "clean pictures of the test split and the texts of their boxes; nothing is fitted"

@@ -33,10 +33,11 @@ class MapsWords(Protocol):
 @guarded
 class WordMapping(OfBoxes):
     """A word of a picture's text belongs to the places that score highest for it, and to those nearly as high; it is
-    right at a place that touches a box whose text has the word. Words that every text has name nothing.
+    right at a place that touches a box whose text has the word. Words that every text has name nothing. Places go
+    through the head.
 
     Args:
-        protocol, other, head, num_samples: see ``OfBoxes``; places go through the head.
+        protocol, other, head, num_samples: see ``OfBoxes``.
         epsilon: what a place may score less than the best.
     """
 
