@@ -45,6 +45,7 @@ SMALL_HOST_QUEUE = ("objective.host.queue.size=24",)
 SMALL_MIXER = ("feature_mixer.num_hard=8", "feature_mixer.num_pair=6", "feature_mixer.num_query=4")
 SMALL_PROJECTOR = ("student.heads.projector.hidden=[32]", "student.heads.projector.out=16")
 SMALL_PREDICTOR = ("student.heads.predictor.hidden=[32]", "student.heads.predictor.out=16")
+SMALL_DENSE = ("student.heads.dense_projector.hidden=[32,32]", "student.heads.dense_projector.out=16")
 SMALL_VIT = (
     *("backbone.options.patch_size=8", "backbone.options.depth=2"),
     *("+backbone.options.embed_dim=24", "+backbone.options.num_heads=2"),
@@ -90,6 +91,8 @@ SMALL_OF = {
     "nnbyol": (*SMALL_PROJECTOR, *SMALL_PREDICTOR, *SMALL_QUEUE, "optimizer.exclude_bias_and_norm=false"),
     "ressl": SMALL_PROJECTOR + SMALL_QUEUE,
     **dict.fromkeys(("vicreg", "tico", "mmcr", "frossl", "w_mse"), SMALL_PROJECTOR),
+    "vicregl": SMALL_PROJECTOR + SMALL_DENSE,
+    "slotcon": SMALL_DENSE,
     "vibcreg": ("student.heads.mlp.hidden=[32]", "student.heads.mlp.out=16", "student.heads.projector.group=8"),
     **dict.fromkeys(("lejepa", "visreg"), ("student.heads.projector.hidden=[32]", "objective.num_directions=8")),
     "adainf": ("generated.source.num_train=40",),
