@@ -222,9 +222,10 @@ def test_settings_without_meaning_are_refused(change: dict[str, Any], message: s
         ViewScores(**SETTINGS | change)
 
 
-def test_an_unknown_head_is_refused_before_the_first_step(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"scores\.head is neck, but the student has projector, pooled"):
-        run_in(tmp_path, small("simclr", *SCORED, "evaluation.scores.head=neck"))
+@pytest.mark.parametrize("head", ["neck", "map", "places"])  # features of many vectors a sample are no head either
+def test_an_unknown_head_is_refused_before_the_first_step(head: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"scores\.head is {head}, but the student has projector, pooled$"):
+        run_in(tmp_path, small("simclr", *SCORED, f"evaluation.scores.head={head}"))
     assert not (tmp_path / "metrics.csv").exists()
 
 

@@ -30,6 +30,7 @@ from ssl_framework.functional import tiles, unit
 from ssl_framework.module import SSLModule
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.types import Samples
+from ssl_framework.wiring import is_feature
 
 EDGES = np.linspace(-1, 1, 101)
 """Of the histograms' bins; fixed, so that those of all epochs, runs and methods can be laid over each other."""
@@ -172,12 +173,13 @@ class ViewScores(L.Callback):
         self.measured_at = -1
 
     def head_of(self, student: Any) -> str:
-        """The name of the head of an encoder, or of the main one of several, that is read.
+        """The name of the head of an encoder, or of the main one of several, that is read, or of its pooled features.
 
         Raises:
-            ValueError: the student has no such head.
+            ValueError: the student has no such output of one vector a sample.
         """
-        names = [*student.heads, *(name for name in student.dims if name not in student.heads)]
+        vectors = [name for name in student.dims if name == "pooled" or not is_feature(name)]
+        names = list(dict.fromkeys([*student.heads, *vectors]))
         if self.head is not None and self.head not in names:
             raise ValueError(f"evaluation.scores.head is {self.head}, but the student has {', '.join(names)}")
         return self.head or names[0]
