@@ -162,9 +162,9 @@ def test_without_classes_there_are_no_false_negatives_and_few_samples_have_fewer
 def test_what_cannot_be_scored_says_why(module: SSLModule) -> None:
     with pytest.warns(UserWarning, match="scores of views skipped: the train split has fewer than two samples"):
         assert ViewScores(**SETTINGS).measure(module, images(1)) == ({}, {})
-    module.student.dims["map"] = 1
-    with pytest.warns(UserWarning, match="skipped: head map gives several vectors a sample"):
-        assert ViewScores(**SETTINGS | {"head": "map"}).measure(module, images()) == ({}, {})
+    dense = build_module(small("densecl"), True, 48)
+    with pytest.warns(UserWarning, match="skipped: head dense_projector gives several vectors a sample"):
+        assert ViewScores(**SETTINGS | {"head": "dense_projector"}).measure(dense, images()) == ({}, {})
     torch.nn.init.constant_(next(module.student.heads.parameters()), math.nan)
     with pytest.raises(ValueError, match=r"the outputs of the head projector of \d+ of the \d+ samples"):
         ViewScores(**SETTINGS).measure(module, images())
