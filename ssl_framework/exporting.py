@@ -358,7 +358,7 @@ def needed(name: str) -> Any:
         return __import__(name)
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"this format needs {name}, which is not installed: pip install 'ssl-framework[onnx]'"
+            f"this format needs {name}, which is not installed: pip install -e '.[onnx]'"
         ) from error
 
 

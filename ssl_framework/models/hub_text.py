@@ -89,7 +89,7 @@ def transformers() -> Any:
         import transformers as found
     except ImportError as error:
         raise ValueError(
-            "backbone=hf_text needs the package transformers: pip install 'ssl-framework[transformers]', or choose "
+            "backbone=hf_text needs the package transformers: pip install -e '.[transformers]', or choose "
             "backbone=text_tiny"
         ) from error
     return found

@@ -41,7 +41,7 @@ def open_clip() -> Any:
         import open_clip as found
     except ImportError as error:
         raise ValueError(
-            "backbone=open_clip:... needs the package open_clip_torch: pip install 'ssl-framework[open_clip]', or "
+            "backbone=open_clip:... needs the package open_clip_torch: pip install -e '.[open_clip]', or "
             "choose a run, run=..."
         ) from error
     return found

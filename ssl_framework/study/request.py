@@ -34,7 +34,7 @@ stay, interrupted ones go on from their checkpoint, failed ones are tried again.
   target=50          adds the cost to reach this value of the first metric (needs evaluation.every_n_epochs > 0)
   record=FOLDER      also keeps a record of the study there
   hydra/launcher=submitit_slurm hydra.launcher.partition=gpu hydra.launcher.timeout_min=600
-                     hands the runs to SLURM, jobs=... at a time (pip install "ssl-framework[sweeps]"); jobs that were
+                     hands the runs to SLURM, jobs=... at a time (pip install -e ".[sweeps]"); jobs that were
                      handed over go on when the study is stopped, and the next start waits for them
   anything else      an override of every run, such as data.root=data or logger=wandb (grouped by study)
 """

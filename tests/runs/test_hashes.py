@@ -32,7 +32,7 @@ def test_a_stored_config_whose_parts_were_partial_is_the_config_of_today(method:
     assert config_hash(OmegaConf.create(before)) == config_hash(OmegaConf.create(now))
 
 
-EARLIER_HEAD = {name: ("student.heads.projector.last_norm=false",) for name in ("default", "waves")}
+EARLIER_HEAD = {name: ("student.heads.projector.last_norm=false",) for name in ("default",)}
 """Records of SimCLR from when its projector did not end in a normalisation, and what repeats them."""
 
 

@@ -81,7 +81,7 @@ def test_methods_are_described_by_config_and_tests_alone(tree: Path) -> None:
     assert mochi.files[3:] == ["ssl_framework/objectives/moco.py", "ssl_framework/feature_mixers/mochi.py"]
     pages = method_pages(tree)
     page, tables = pages["docs/methods/variant.md"], pages["docs/methods.md"]
-    assert "- one thing and why." in page and "- Not verified: another." in page and "No record yet." in page
+    assert "- one thing and why." in page and "- Not verified: another." in page and "It is not in the [comp" in page
     assert "| loss of `simclr`; unverified detail; differs |" in tables and "k-NN" not in tables
     assert "    z0, z1 = map(unit, outputs_of(student, self.head))  # [B, D] each" in page
     assert "Every view is an anchor" in page and "test_simclr.py" in page and "golden value" not in page

@@ -23,6 +23,7 @@ from tools.pages.methods import (
     read_methods,
     reference_lines,
 )
+from tools.pages.studies import anchor
 
 MADE = "Made by `python -m tools.pages.readme` from the configs, the tests and the records; a test compares."
 
@@ -104,10 +105,11 @@ def lead(root: Path, with_numbers: bool) -> str:
         "the authors' public code, or one of the paper's formula, computed apart from this code.",
         "The k-NN columns check that every method trains. They are no ranking: the runs are short, a few epochs on a "
         "CPU ([how long](#how-the-numbers-were-made)). Many features are no better than untrained ones by then, and "
-        "methods with a teacher or a memory have hardly begun. Methods that hide patches have another network and are "
-        "not run here, nor are those that need a trained teacher or texts.",
-        f"The [record](../{RECORD}) was made by [these commands](../{RECORD}/command.txt); "
-        "`python -m tools.comparison OUTPUTS` runs what it lacks.",
+        "methods with a teacher or a memory have hardly begun. Not run are methods with another network (those that "
+        "hide patches), other data than pictures, a trained teacher or few labels, and generated images that the data "
+        "lack.",
+        f"The [record](../{RECORD}) was made by [these commands](../{RECORD}/command.txt), partly with [earlier heads]"
+        "(../results/earlier_heads.md), and with an earlier budget than `experiment=comparison` has today.",
     )
     return "\n\n".join(lines if with_numbers else lines[:2])
 
@@ -149,7 +151,8 @@ def method_page(
     lines += ["## What tests hold", "", *tested(root, method), ""]
     lines += ["## Numbers", "", *numbers(method, records)]
     for name, title, kept in studies:
-        lines.append(f"- Study [`{name}`](../studies.md): {title}{'' if kept else ' (not run yet)'}")
+        place = f"#{anchor(title)}" if kept else ""
+        lines.append(f"- Study [`{name}`](../studies.md{place}): {title}{'' if kept else ' (not run yet)'}")
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -228,7 +231,7 @@ def numbers(method: Method, records: Mapping[Path, Record]) -> list[str]:
     """What it scored in the comparisons, with the number of seeds."""
     having = [record for record in records.values() if method.name in record.sheet.rows]
     if not having:
-        return ["No record yet.", ""]
+        return ["It is not in the [comparison of all methods](../methods.md).", ""]
     metrics = having[0].sheet.metrics
     lines = [f"| | {' | '.join(f'`{short(metric)}`' for metric in metrics)} |", "| --- |" + " --- |" * len(metrics)]
     for record in having:

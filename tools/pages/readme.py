@@ -57,11 +57,16 @@ def filled(text: str, root: Path, above: str = "") -> str:
 
 def data_table(root: Path) -> str:
     """Name, size, channels and the first sentence of each data config."""
-    rows = ["| `data=` | px or points | channels | |", "| --- | --- | --- | --- |"]
+    rows = ["| `data=` | size or length | channels | |", "| --- | --- | --- | --- |"]
     for path in sorted((root / "configs" / "data").glob("*.yaml")):
         config = yaml.safe_load(path.read_text())
-        line = path.read_text().splitlines()[0].partition(": ")[2]
-        first = re.split(r"(?<=[.)])\s", line)[0].rstrip(",:")
+        said = ""
+        for line in path.read_text().splitlines():
+            if not re.match(r"# \S", line) or said.endswith((".", ":")):
+                break
+            said += line[1:]
+        said = said.partition(": ")[2]
+        first = re.split(r"(?<=[.)])\s", said)[0].rstrip(",:")
         size = config.get("image_size", config.get("length", "-"))
         channels = config.get("channels", "-")
         rows.append(f"| [`{path.stem}`](configs/data/{path.name}) | {size} | {channels} | {first} |")

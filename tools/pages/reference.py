@@ -473,7 +473,7 @@ def table(keys: list[Key], node: str) -> list[str]:
 def plain(text: str) -> str:
     """A docstring's or comment's text as markdown."""
     text = text.replace("``", "`").replace("`None`", "`null`").replace("`True`", "`true`").replace("`False`", "`false`")
-    parts = re.split(r"(`[^`]*`)", text)
+    parts = re.split(r"(`[^`]*`)", re.sub(r"(?<!`)\bNone\b(?!`)", "`null`", text))
     return "".join(one if one.startswith("`") else re.sub(r"([<\[\]_])", r"\\\1", one) for one in parts)
 
 

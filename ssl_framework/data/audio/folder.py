@@ -115,7 +115,7 @@ def read_file(path: Path) -> tuple[np.ndarray, int]:
             import soundfile
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                f"{path.name} needs the package soundfile: pip install 'ssl-framework[audio]', or save it as .wav"
+                f"{path.name} needs the package soundfile: pip install -e '.[audio]', or save it as .wav"
             ) from error
         x, rate = soundfile.read(path, dtype="float64")
     x = x.mean(axis=1) if x.ndim == 2 else x  # [points]

@@ -125,7 +125,7 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
             found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         what = str(error).split(". ")[0].partition("\n")[0]
-        more = "" if classes() else ", or pip install 'ssl-framework[graph]', without which no Data is read"
+        more = "" if classes() else ", or pip install -e '.[graph]', without which no Data is read"
         raise ValueError(
             f"{path} is no file of tensors or of a Data ({what}): save a Data or its to_dict(){more}"
         ) from error

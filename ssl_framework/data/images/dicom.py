@@ -38,7 +38,7 @@ def read_dicom(path: Path, bits: int | None, most_pixels: int) -> Image.Image:
         import pydicom
         from pydicom.pixels import apply_color_lut, pixel_array
     except ModuleNotFoundError as error:
-        raise ValueError("DICOM files need pydicom: pip install 'ssl-framework[dicom]'") from error
+        raise ValueError("DICOM files need pydicom: pip install -e '.[dicom]'") from error
     data = pydicom.dcmread(path)
     if data.Rows * data.Columns > most_pixels:
         raise ValueError(f"{data.Columns} x {data.Rows} pixels is more than the limit of {most_pixels}")

@@ -32,7 +32,7 @@ def library() -> Any:
     try:
         import datasets
     except ModuleNotFoundError as error:
-        raise ValueError("data=hf needs the package datasets: pip install 'ssl-framework[hf]'.") from error
+        raise ValueError("data=hf needs the package datasets: pip install -e '.[hf]'.") from error
     datasets.disable_progress_bars()
     return datasets
 

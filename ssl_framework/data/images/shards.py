@@ -84,7 +84,7 @@ def library(name: str) -> ModuleType:
         return import_module(name)
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"data={name} needs the package {name}, which is not installed: pip install 'ssl-framework[shards]'."
+            f"data={name} needs the package {name}, which is not installed: pip install -e '.[shards]'."
         ) from error
 
 
