@@ -90,15 +90,15 @@ def story(root: Path) -> str:
     others = [one for one in trials if one.kind not in ("kill", "input")]
     least = min(total_of([one for one in kills if one.method == name], "struck") for name in METHODS)
     total = functools.partial(total_of, runs := [*kills, *others])
-    beyond = sum(one.lost > one.may_lose for one in runs)
+    differ, stuck, helped = ((total(what) or "none") for what in ("differs", "dead_ends", "manual_steps"))
+    beyond = sum(one.lost > one.may_lose for one in runs) or "none"
     text = (
         f"Runs of {len(METHODS)} methods were killed {total_of(kills, 'struck'):,} times, at least {least} times a "
         f"method, at every operation on a file and at any instant, and met {len(others)} signals, full disks, damaged "
         "files and lost ranks, with nothing but the same command between. "
-        f"Of these {len(runs)} runs {total('differs')} "
-        f"differ from an undisturbed one in weights, optimizer, record or result, {total('dead_ends')} came to a dead "
-        f"end, {total('manual_steps')} needed another step, and {beyond} did more again than lies between two "
-        "checkpoints and is done while one is written "
+        f"Of these {len(runs)} runs, some of which were killed more than once, {differ} ended other than an "
+        f"undisturbed one in weights, optimizer, record or result, {stuck} came to a dead end, {helped} needed help by "
+        f"hand, and {beyond} repeated more steps than lie between two checkpoints and are made while one is written "
         "(`python -m tools.chaos`, [results/chaos](results/chaos/output.txt))."
     )
     return textwrap.fill(text, 120, break_on_hyphens=False, break_long_words=False) + "\n"
