@@ -51,6 +51,9 @@ class Ranks:
 
     Each rank gets the config as it is and never sees Hydra, so a multirun keeps one folder a job. They meet in a
     key-value store that this process holds, end with it, and say through a pipe how they ended.
+
+    Ours, and not torch's elastic launcher: under that a killed parent left ranks that trained on, a stopped rank was
+    waited for without end, and a rank's sentence came as a page of traces. No port is picked and released.
     """
 
     def __init__(self) -> None:
