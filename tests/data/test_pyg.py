@@ -74,7 +74,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         PyGGraph(str(tmp_path), "o.npz", 2, 0.5).graph()
     monkeypatch.setattr(pyg, "classes", list)
     (tmp_path / "g.pt").write_bytes(b"no pickle")
-    with pytest.raises(ValueError, match=r"pip install 'ssl-framework.graph.', without which no Data is read"):
+    with pytest.raises(ValueError, match=r"pip install -e '.\[graph\]', without which no Data is read"):
         PyGGraph(str(tmp_path), "g.pt", 2, 0.5).graph()
 
 

@@ -327,7 +327,7 @@ def test_a_missing_package_is_named_with_what_installs_it(
     name: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ValueError, match=rf"needs the package {name}.*pip install 'ssl-framework\[shards\]'"):
+    with pytest.raises(ValueError, match=rf"needs the package {name}.*pip install -e '\.\[shards\]'"):
         source(name, root)
 
 

@@ -90,5 +90,5 @@ def test_what_does_not_fit_is_refused_in_one_sentence(arguments: list[str], said
 
 def test_without_the_package_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(ValueError, match=r"open_clip_torch: pip install 'ssl-framework\[open_clip\]'"):
+    with pytest.raises(ValueError, match=r"open_clip_torch: pip install -e '\.\[open_clip\]'"):
         evaluate_request(request_of(["backbone=open_clip:ViT-B-32", "data=captioned_shapes"]))

@@ -49,7 +49,7 @@ def test_other_models_options_and_samples_are_refused(monkeypatch: pytest.Monkey
         PyGNet("GCNII", **KEYS, options={})
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "torch_geometric.nn", None)
-        with pytest.raises(ValueError, match=r"backbone=pyg needs the package torch_geometric: pip install 'ssl-frame"):
+        with pytest.raises(ValueError, match=r"backbone=pyg needs the package torch_geometric: pip install -e '."):
             PyGNet("GAT", **KEYS, options={})
     with pytest.raises(ValueError, match=r"backbone\.options is {'hops': 2}, which GIN does not take"):
         backbone("GIN", hops=2)
