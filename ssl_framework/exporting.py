@@ -357,9 +357,7 @@ def needed(name: str) -> Any:
     try:
         return __import__(name)
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"this format needs {name}, which is not installed: pip install -e '.[onnx]'"
-        ) from error
+        raise ValueError(f"this format needs {name}, which is not installed: pip install -e '.[onnx]'") from error
 
 
 @torch.no_grad()

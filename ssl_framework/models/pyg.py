@@ -49,8 +49,7 @@ class PyGNet(nn.Module):
             from torch_geometric.nn import models
         except ImportError as error:
             raise ValueError(
-                "backbone=pyg needs the package torch_geometric: pip install -e '.[graph]', or choose "
-                "backbone=gcn"
+                "backbone=pyg needs the package torch_geometric: pip install -e '.[graph]', or choose backbone=gcn"
             ) from error
         self.settings: dict[str, Any] = {
             **{"in_channels": features, "hidden_channels": width, "num_layers": depth, "out_channels": dim},

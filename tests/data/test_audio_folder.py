@@ -86,9 +86,7 @@ def test_a_folder_without_sounds_is_refused_in_words_of_sounds(tmp_path: Path) -
 def test_a_compressed_file_names_the_package_that_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
     (tmp_path / "a.flac").write_bytes(b"")
-    with pytest.raises(
-        ModuleNotFoundError, match=r"a\.flac needs the package soundfile: pip install -e '\.\[audio"
-    ):
+    with pytest.raises(ModuleNotFoundError, match=r"a\.flac needs the package soundfile: pip install -e '\.\[audio"):
         source(tmp_path, test_fraction=0.0).load("train")
 
 

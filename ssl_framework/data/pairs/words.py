@@ -150,8 +150,7 @@ def library() -> Any:
         import tokenizers
     except ImportError as error:
         raise ValueError(
-            "data.tokenizer=bpe needs the package tokenizers: pip install -e '.[text]', or set "
-            "data.tokenizer=words"
+            "data.tokenizer=bpe needs the package tokenizers: pip install -e '.[text]', or set data.tokenizer=words"
         ) from error
     return tokenizers
 

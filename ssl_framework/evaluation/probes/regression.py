@@ -7,7 +7,6 @@ ask for the right scale.
 N samples of the train split, M of the test split, D features, L penalties.
 """
 
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Annotated
@@ -132,5 +131,5 @@ def scores(name: str, predicted: Tensor, y: Tensor) -> dict[str, float]:
 def spearman(a: Tensor, b: Tensor) -> float:
     """Correlation of the ranks of two [M], equal values sharing the mean of theirs; 0 where one of them is constant and
     so ranks nothing."""
-    found = correlation(a, b)
-    return 0.0 if math.isnan(found) else found
+    constant = bool((a == a[0]).all() | (b == b[0]).all())
+    return 0.0 if constant else correlation(a, b)

@@ -34,7 +34,7 @@ def spearman(a: Tensor, b: Tensor) -> float:
     """Correlation of the ranks of two rows of numbers [P], in [-1, 1]; not a number where one of them is constant."""
     from scipy.stats import spearmanr  # slow to import
 
-    if bool((a == a[0]).all() | (b == b[0]).all()):
+    if len(a) == 0 or bool((a == a[0]).all() | (b == b[0]).all()):
         return float("nan")
     return float(spearmanr(a.cpu().numpy(), b.cpu().numpy()).statistic)
 
