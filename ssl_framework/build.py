@@ -26,6 +26,7 @@ from ssl_framework.objectives.base import Objective
 from ssl_framework.runs.config import leaves
 from ssl_framework.runs.messages import nearest
 from ssl_framework.views.base import Regional, ViewMaker
+from ssl_framework.views.generated import NONE_GENERATED, GeneratedViews
 from ssl_framework.wiring import check_modalities, check_words, methods, refuse_missing
 
 last_source: dict[str, Source] = {}
@@ -169,7 +170,8 @@ def build_data(cfg: DictConfig, folder: Path | None = None, resumed: bool = Fals
         source = Paired(source, maker, folder, resumed) if beside else WithGenerated(source, maker)
     sampler = build(OmegaConf.select(cfg, "sampler"))  # a run folder of an earlier version has no such key
     groups = build(OmegaConf.select(cfg, "pseudo_labels"))
-    labels = build(OmegaConf.select(cfg, "labels"))  # likewise
+    labels = OmegaConf.select(cfg, "labels")  # likewise; a method may set keys of none
+    labels = build(labels if labels and "_target_" in labels else None)
     rest = (cfg.data.batch_size, cfg.seed, cfg.data.resident_share, sampler, groups, folder, resumed, labels)
     with within_memory(cfg.data):  # which is read now
         return DataModule(source, *rest)
@@ -197,6 +199,8 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
     """
     views = build(cfg.views)  # draws nothing
     check_modalities(read_by(views), modalities_of(cfg.data), cfg.data.name)
+    if isinstance(views, GeneratedViews) and not OmegaConf.select(cfg, "generated.beside"):
+        raise ValueError(NONE_GENERATED)
     student = build(cfg.student)  # first: at a seed, every method begins with the same backbone
     take_sizes(student, views)
     objective = build(with_widths(cfg.objective, student))

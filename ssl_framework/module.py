@@ -26,11 +26,13 @@ from ssl_framework.types import Batch, Clock, Outputs, Samples, step_seed
 from ssl_framework.views.base import Growing, ViewMaker
 from ssl_framework.wiring import (
     check_heads,
+    check_inputs,
     check_learning,
     check_masks,
     check_mixable,
     check_places,
     check_teacher,
+    check_towers,
     check_wiring,
 )
 
@@ -93,11 +95,13 @@ class SSLModule(L.LightningModule):
             check_mixable(mixer, shapes, views.modality)
             mixer.attach(student)
             mixer.rehearse(student, shapes)
+        check_inputs(objective, student, views)
         check_masks(objective, masker, student, micro_batch_size)
         if masker is not None:
             shapes = [views.example(v) for v in range(views.num_views)]
             masker.attach(student, shapes, range(views.num_views) if student_views is None else student_views)
         student.route(views.modality)
+        check_towers(objective, student, views.modality, student_views)
         if "geometry" in objective.requires:
             views.geometry = True  # type: ignore[attr-defined]
         self.views = views

@@ -9,7 +9,7 @@ from ssl_framework.feature_mixers.base import FeatureMixer
 from ssl_framework.masks.base import Masker
 from ssl_framework.mixers.base import LearnedRule
 from ssl_framework.mixers.mixing import Mixing
-from ssl_framework.models.base import Patched
+from ssl_framework.models.base import Patched, Shaped
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.objectives.base import Objective
 from ssl_framework.runs.groups import files
@@ -31,6 +31,9 @@ TOLD = {
     "fragments": "which fragments each pair is of",
 }
 """What views may tell beside themselves (``views.base.Telling``) -> what an objective asks for."""
+
+SAMPLES = {1: "texts or sequences", 2: "series", 3: "pictures"}
+"""Dimensions of a sample -> what it is."""
 
 PICTURED = "resnet18 or vit_tiny on pictures"
 """Backbones that give most of the others."""
@@ -71,6 +74,92 @@ def check_words(objective: Objective, student: Encoder) -> None:
                 f"{type(objective).__name__} says the next word, but every word of the student's tower for "
                 f"{listed(modalities)} sees it already: choose text_backbone=causal, or another objective"
             )
+
+
+def check_towers(
+    objective: Objective, student: Encoder, modality: Sequence[str], student_views: Sequence[int] | None
+) -> None:
+    """Refuses towers, and backbones beside the first, that no loss would reach, and an objective that compares outputs
+    of towers that are not as wide as each other.
+
+    Args:
+        objective: says what it reads.
+        student: one encoder, or one a modality.
+        modality: of each view.
+        student_views: positions of the views that the student encodes; ``None`` is all.
+
+    Raises:
+        ValueError: one sentence that names the group to change.
+    """
+    name, towers = type(objective).__name__, student.encoders()
+    seen = {modality[view] for view in (range(len(modality)) if student_views is None else student_views)}
+    for number, (encoder, modalities) in enumerate(towers):
+        reads = [output for output in objective.reads if number == 0 or output not in objective.main_reads]
+        trains = any(p.requires_grad for p in encoder.parameters())
+        idle = not reads or (not seen & set(modalities) and "encoder" not in objective.requires)
+        if modalities and trains and idle:
+            raise ValueError(
+                f"{name} reads nothing of the student's tower for {listed(modalities)}, which nothing would train: "
+                "choose another objective or teacher, or a method of one encoder (method=simclr)"
+            )
+        behind = {*reads, *(str(encoder.heads[head].source) for head in encoder.heads_behind(reads))}
+        for further, backbone in encoder.beside.items():
+            trains = any(p.requires_grad for p in backbone.parameters())
+            if trains and not behind & {further, f"{further}.layers"}:
+                raise ValueError(
+                    f"{name} reads nothing of {further}, a backbone that the method has beside the first, which "
+                    "nothing would train: choose another objective, a head that reads it, or a method of one backbone "
+                    "(method=simclr)"
+                )
+    if not any(p.requires_grad for part in (student, objective) for p in part.parameters()):
+        raise ValueError(
+            f"nothing is left to train: the backbone is frozen, and what {name} reads of it, {listed(objective.reads)}, "
+            "has no layers: choose another tuning=<name> (tuning=none, lora), or a head with layers (head=linear)"
+        )
+    for output in objective.reads:
+        widths = {listed(modalities): encoder.dims[output] for encoder, modalities in towers if output in encoder.dims}
+        apart = (*objective.main_reads, *objective.apart_reads, *objective.token_reads)
+        compared = output not in apart and (output == "pooled" or not is_feature(output))
+        if compared and len(set(widths.values())) > 1:
+            wide = listed([f"{width} values of {of}" for of, width in widths.items()])
+            raise ValueError(
+                f"{name} compares {output} of all towers, which is {wide}: choose a head that gives them one width, "
+                "such as head=linear"
+            )
+
+
+def check_inputs(objective: Objective, student: Encoder, views: ViewMaker) -> None:
+    """Refuses an objective that reads words on views that are no texts, or places of pictures where there are none, and
+    a backbone of other data than the views are of.
+
+    Raises:
+        ValueError: one sentence that names the groups to change.
+    """
+    modality = views.modality
+    for encoder, modalities in student.encoders():
+        for view, kind in enumerate(modality):
+            shape = views.example(view)
+            backbone = encoder.backbone
+            wrong = isinstance(backbone, Shaped) and backbone.sample_dims != len(shape)
+            if wrong and (not modalities or kind in modalities):
+                raise ValueError(
+                    f"backbone {backbone.name} takes {SAMPLES[backbone.sample_dims]}, but view {view} is of {kind}, "
+                    f"{' x '.join(map(str, shape))}: choose another backbone, or other data and views"
+                )
+    for view, wanted in objective.modality.items():
+        if view >= len(modality) or modality[view] != wanted:
+            found = f"that view is of {modality[view]}" if view < len(modality) else "there is no such view"
+            raise ValueError(
+                f"{type(objective).__name__} reads view {view} as {wanted}, but {found}: choose "
+                f"{methods_of(objective)}another objective"
+            )
+
+
+def methods_of(objective: Objective) -> str:
+    """``method=albef or ``: the methods that are called like their objective, of this class: they bring its views."""
+    kinds = {name: get_class(target_of(node)) for name, node in nodes_of("objective").items()}
+    known = files("method")
+    return one_of("method", [name for name, kind in kinds.items() if kind is type(objective) and name in known])
 
 
 def refuse_missing(name: str, reads: Sequence[str], student: Encoder, whose: str = "the student") -> None:

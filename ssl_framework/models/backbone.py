@@ -65,6 +65,8 @@ class Backbone(nn.Module):
             stages or blocks, no patches, or it cannot checkpoint activations.
     """
 
+    sample_dims = 3
+
     def __init__(
         self,
         name: str,

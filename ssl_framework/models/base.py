@@ -38,6 +38,17 @@ class BackboneProtocol(Protocol):
         ...
 
 
+@runtime_checkable
+class Shaped(Protocol):
+    """A backbone that says of how many dimensions a sample is.
+
+    Attributes:
+        sample_dims: 3 for pictures [C, H, W], 2 for series [C, T], 1 for texts and sequences [L].
+    """
+
+    sample_dims: int
+
+
 class Block(NamedTuple):
     """A stage of a convolutional net, or a block of a transformer."""
 

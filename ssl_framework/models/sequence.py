@@ -93,6 +93,8 @@ class SASRec(nn.Module):
         ValueError: a number below its least, or heads that do not divide the width.
     """
 
+    sample_dims = 1
+
     def __init__(
         self,
         items: Several,

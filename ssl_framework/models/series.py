@@ -69,6 +69,8 @@ class OfSeries(nn.Module):
             3.2: no value of a series could stand for "hidden", so this is no part of the views).
     """
 
+    sample_dims = 2
+
     def __init__(
         self, kind: type[nn.Module], settings: dict[str, int], name: str, weights: str | None, hidden: float
     ) -> None:

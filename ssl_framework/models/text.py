@@ -115,6 +115,8 @@ class TextTransformer(nn.Module):
         ValueError: sizes that do not fit together, no such pooling, block or routing, or a single expert.
     """
 
+    sample_dims = 1
+
     def __init__(
         self,
         vocabulary: Count,

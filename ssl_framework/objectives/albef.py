@@ -67,6 +67,7 @@ class ALBEF(Objective):
         self.head, self.token_head = head, token_head
         self.reads = self.teacher_reads = (head, token_head)
         self.token_reads = (token_head,)
+        self.modality = {1: "text", 2: "text"}
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

@@ -49,13 +49,16 @@ class Objective(nn.Module):
         reads: names of the student's outputs that it reads, heads or features; its constructor says them.
         teacher_reads: likewise of the teacher's, where it requires one.
         main_reads: those of them that it reads of the main tower's views alone, where the student has several towers.
+        apart_reads: those of them of which it never compares one tower's with another's, whatever their widths.
         token_reads: those of them of which it reads a vector for every token, and not one for the sample.
+        modality: number of a view -> what it has to be of ("text"), where the objective reads its words, or takes its
+            places for those of a picture.
         num_classes: labels it has room for, 0 to ``num_classes - 1``; ``None`` if it does not count them.
     """
 
     requires: frozenset[str] = frozenset()
     accepts: frozenset[str] = frozenset()
-    num_views: ClassVar[tuple[int, int | None]] = (2, 2)
+    num_views: tuple[int, int | None] = (2, 2)
     against_collapse: ClassVar[tuple[str, ...]] = ()
     meets_keys: ClassVar[bool] = False
 
@@ -64,7 +67,9 @@ class Objective(nn.Module):
         self.reads: tuple[str, ...] = ()
         self.teacher_reads: tuple[str, ...] = ()
         self.main_reads: tuple[str, ...] = ()
+        self.apart_reads: tuple[str, ...] = ()
         self.token_reads: tuple[str, ...] = ()
+        self.modality: Mapping[int, str] = {}
         # Set by SSLModule where ``accepts`` offers what it needs. Not a class attribute: that would hide the module.
         self.feature_mixer: FeatureMixer | None = None
         self.num_classes: int | None = None

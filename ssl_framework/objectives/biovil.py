@@ -48,6 +48,7 @@ class BioViL(Objective):
         self.head = head
         self.reads = (head, "places")
         self.token_reads = ("places",)
+        self.modality = {1: "text", 2: "text"}
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

@@ -54,8 +54,8 @@ class COCONUT(Objective):
         self.num_classes, self.old, self.temperature, self.weight = num_classes, old, temperature, weight
         self.head, self.pairs, self.pair_head = head, pairs, pair_head
         self.reads, self.teacher_reads = (head, "pooled", *[pair_head] * (pairs > 0)), ("pooled",)
-        self.main_reads = (head,)
-        self.num_views = (1, 2 if pairs else 1)  # type: ignore[misc]
+        self.main_reads = (head, "pooled")
+        self.num_views = (1, 2 if pairs else 1)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

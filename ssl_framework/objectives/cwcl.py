@@ -43,7 +43,7 @@ class CWCL(Objective):
         self.frozen = frozen
         self.features = features
         self.head = head
-        self.reads = (head, features)
+        self.reads, self.apart_reads = (head, features), (features,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

@@ -51,6 +51,7 @@ class DebCSE(Objective):
         self.first_word = first_word
         self.head = head
         self.reads = self.teacher_reads = (head,)
+        self.modality = {0: "text"}
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

@@ -56,6 +56,7 @@ class DITO(Objective):
         self.head = head
         self.reads = (head, "places")
         self.token_reads = ("places",)
+        self.modality = {0: "image"}
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

@@ -43,6 +43,7 @@ class LeJEPA(Objective):
         super().__init__()
         self.lam = lam
         self.num_global = num_global
+        self.num_views = (max(2, num_global), None)
         self.num_directions = num_directions
         self.num_knots = num_knots
         self.t_max = t_max

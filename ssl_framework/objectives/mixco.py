@@ -33,7 +33,7 @@ class MixCo(Objective):
         self.host = checked(host)
         self.requires = self.requires | host.requires
         self.reads, self.teacher_reads = host.reads, host.teacher_reads
-        self.num_views = host.num_views  # type: ignore[misc]
+        self.num_views = host.num_views
         self.temperature = temperature
         self.weight = weight
 

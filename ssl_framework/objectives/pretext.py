@@ -34,9 +34,10 @@ class Pretext(Objective):
             )
         self.host = host
         self.requires = host.requires | {"answer"}
+        self.modality = host.modality
         self.reads = (*host.reads, head)
         low, high = host.num_views
-        self.num_views = (low + 1, high and high + 1)  # type: ignore[misc]
+        self.num_views = (low + 1, high and high + 1)
         self.weight = weight
         self.head = head
 

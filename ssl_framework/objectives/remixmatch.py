@@ -59,7 +59,7 @@ class ReMixMatch(Objective):
         self.num_classes, self.temperature, self.weight = num_classes, temperature, weight
         self.anchor_weight, self.turn_weight, self.head, self.turn_head = anchor_weight, turn_weight, head, turn_head
         self.reads = (head, turn_head) if turn_weight else (head,)
-        self.num_views = (3 if turn_weight else 2, None)  # type: ignore[misc]
+        self.num_views = (3 if turn_weight else 2, None)
         self.requires = self.requires | ({"answer"} if turn_weight else set())
         self.register_buffer("means", torch.zeros(history, num_classes))  # [H, C]
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))

@@ -57,6 +57,7 @@ class Reranker(Objective):
         self.head, self.token_head = head, token_head
         self.reads = (head, token_head)
         self.token_reads = (token_head,)
+        self.modality = {1: "text"}
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

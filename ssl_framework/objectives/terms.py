@@ -60,7 +60,8 @@ class Terms(Objective):
         whole = [term.num_views for name, term in terms.items() if name not in views]
         fewest = max([1 + v for tuples in views.values() for each in tuples for v in each] + [low for low, _ in whole])
         most = [high for _, high in whole if high is not None]
-        self.num_views = (fewest, min(most) if most else None)  # type: ignore[misc]
+        self.modality = {view: name for term in terms.values() for view, name in term.modality.items()}
+        self.num_views = (fewest, min(most) if most else None)
         counted = [term.num_classes for term in terms.values() if term.num_classes is not None]
         self.num_classes = min(counted) if counted else None
 

@@ -54,6 +54,7 @@ class ViLLA(Objective):
         self.head = head
         self.reads = (head, "places")
         self.token_reads = ("places",)
+        self.modality = {0: "image", 1: "text"}
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

@@ -54,6 +54,7 @@ class ViLLARegions(Objective):
         self.head, self.words = head, words
         self.reads, self.teacher_reads = (head, "places"), (words,)
         self.token_reads = ("places",)
+        self.modality = {0: "image", 1: "text"}
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

@@ -35,6 +35,7 @@ class VISReg(Objective):
         super().__init__()
         self.lam = lam
         self.num_global = num_global
+        self.num_views = (max(2, num_global), None)
         self.num_directions = num_directions
         self.head = head
         self.reads = (head,)

@@ -14,6 +14,13 @@ from ssl_framework.views.crops import uniform
 from ssl_framework.views.reading import Group
 
 
+NONE_GENERATED = (
+    "views show generated images of every sample, but the data have none: choose generated=latent, generated=redrawn "
+    "on data=shapes, or generated=paired with generated.path"
+)
+"""What is said of data without them."""
+
+
 @guarded
 class GeneratedViews(nn.Module):
     """Views of the sample, and then views of one of its generated images, drawn anew at every step.
@@ -49,10 +56,7 @@ class GeneratedViews(nn.Module):
             ValueError: the samples have no generated images.
         """
         if "generated" not in (samples.beside or {}):
-            raise ValueError(
-                "views show generated images of every sample, but the data have none: choose generated=latent, "
-                "generated=redrawn on data=shapes, or generated=paired with generated.path"
-            )
+            raise ValueError(NONE_GENERATED)
         assert samples.beside is not None
         images = samples.beside["generated"]  # [B, K, C, H, W]
         own = self.real(samples, generator)
