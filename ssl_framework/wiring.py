@@ -100,7 +100,7 @@ def check_towers(
         if modalities and trains and idle:
             raise ValueError(
                 f"{name} reads nothing of the student's tower for {listed(modalities)}, which nothing would train: "
-                "choose another objective or teacher, or a method of one encoder (method=simclr)"
+                "choose another objective or teacher, or a method of one encoder"
             )
         behind = {*reads, *(str(encoder.heads[head].source) for head in encoder.heads_behind(reads))}
         for further, backbone in encoder.beside.items():
@@ -108,13 +108,12 @@ def check_towers(
             if trains and not behind & {further, f"{further}.layers"}:
                 raise ValueError(
                     f"{name} reads nothing of {further}, a backbone that the method has beside the first, which "
-                    "nothing would train: choose another objective, a head that reads it, or a method of one backbone "
-                    "(method=simclr)"
+                    "nothing would train: choose another objective, a head that reads it, or a method of one backbone"
                 )
     if not any(p.requires_grad for part in (student, objective) for p in part.parameters()):
         raise ValueError(
-            f"nothing is left to train: the backbone is frozen, and what {name} reads of it, {listed(objective.reads)}, "
-            "has no layers: choose another tuning=<name> (tuning=none, lora), or a head with layers (head=linear)"
+            f"nothing is left to train: the backbone is frozen, and {listed(objective.reads)}, which {name} reads, has "
+            "no layers: choose another tuning=<name> (tuning=none, lora), or a head with layers (head=linear)"
         )
     for output in objective.reads:
         widths = {listed(modalities): encoder.dims[output] for encoder, modalities in towers if output in encoder.dims}
@@ -138,12 +137,11 @@ def check_inputs(objective: Objective, student: Encoder, views: ViewMaker) -> No
     modality = views.modality
     for encoder, modalities in student.encoders():
         for view, kind in enumerate(modality):
-            shape = views.example(view)
-            backbone = encoder.backbone
-            wrong = isinstance(backbone, Shaped) and backbone.sample_dims != len(shape)
-            if wrong and (not modalities or kind in modalities):
+            shape, backbone = views.example(view), encoder.backbone
+            takes = backbone.sample_dims if isinstance(backbone, Shaped) else len(shape)
+            if takes != len(shape) and (not modalities or kind in modalities):
                 raise ValueError(
-                    f"backbone {backbone.name} takes {SAMPLES[backbone.sample_dims]}, but view {view} is of {kind}, "
+                    f"backbone {encoder.backbone.name} takes {SAMPLES[takes]}, but view {view} is of {kind}, "
                     f"{' x '.join(map(str, shape))}: choose another backbone, or other data and views"
                 )
     for view, wanted in objective.modality.items():

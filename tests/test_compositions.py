@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import inspect
 import json
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from ssl_framework.build import build_module
+from ssl_framework.build import build_data, build_module, check_labels
 from ssl_framework.commands import train
+from ssl_framework.data.loader import take
 from ssl_framework.loading import load_run, load_run_config
 from ssl_framework.runs.added_keys import left_out, without_added
 from ssl_framework.runs.composition import PARTS, called, choice_of, own_parts, refuse_mixed_parts
@@ -25,7 +28,7 @@ from ssl_framework.runs.folder import RunFolder, read_json
 from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.types import Clock
 from tests.objectives.table import DIM, OBJECTIVES
-from tests.small_runs import METHODS, SMALL, composed, config, run_in, small
+from tests.small_runs import METHODS, SMALL, SMALL_OF, composed, config, run_in, small
 from tests.test_methods import begun
 from tools.pages.compositions import REFUSED, compositions_page, refused, verdicts
 from tools.pages.methods import chosen_by
@@ -146,7 +149,9 @@ def test_every_cross_builds_or_is_refused_in_one_sentence_that_names_a_group() -
         for objective, refusals in group.items():
             assert "" in refusals.values(), f"{objective} goes with nothing"
             for sentence in filter(None, refusals.values()):
-                named = re.search(r"choose .*\b(head|teacher)=|set data\.num_classes to", sentence)
+                named = re.search(
+                    r"choose .*\b(head|teacher)=|set data\.num_classes to|^student\.heads\.\w+\.out is null", sentence
+                )
                 assert "\n" not in sentence and named, sentence
 
 
@@ -264,6 +269,29 @@ def test_a_composition_trains_every_parameter(method: str, overrides: tuple[str,
     losses = [run.step(number) for number in range(3)]
     assert len(set(losses)) == 3 and all(torch.isfinite(torch.tensor(losses)))
     assert all(not torch.equal(p, before[name]) for name, p in run.module.named_parameters())
+
+
+WITH_ALL_PARTS = [method for method in METHODS if PARTS.keys() <= chosen_by(content("method", method)).keys()]
+CROSSES = [tuple(random.Random(number).sample(WITH_ALL_PARTS, 2)) for number in range(40)]
+
+
+@pytest.mark.parametrize(("method", "other"), CROSSES)
+def test_any_methods_objective_head_and_teacher_train_within_another_or_are_refused_before_a_run(
+    method: str, other: str
+) -> None:
+    own = chosen_by(content("method", other))
+    sizes = [item for item in SMALL_OF.get(other, ()) if item.startswith("objective.")]
+    overrides = [f"method={method}", *SMALL, *(f"{group}={own[group]}" for group in PARTS), *sizes]
+    try:
+        cfg = config(*overrides)
+        data = build_data(cfg).pretrain
+        module = build_module(cfg, data.labelled, data.shape[0])
+        check_labels(module.objective, data.label)
+    except (ValueError, OmegaConfBaseException) as error:
+        assert isinstance(error, OmegaConfBaseException) or re.search(r"(choose|set) \w", str(error)), error
+        return
+    module.losses(take(data, torch.arange(8)), Clock(0, 0, 3))["loss"].backward()
+    assert not [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
 
 
 # What it is called

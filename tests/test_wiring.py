@@ -109,6 +109,43 @@ def test_a_view_that_does_not_exist(key: str) -> None:
     assert f"{key} is [2], but the views are numbered 0 to 1" in refused("method=mocov2", f"{key}=[2]")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("method=simclr objective=debcse teacher=momentum", "DebCSE reads view 0 as text, but that view is of image"),
+        ("method=simclr objective=coca head=tokens", "CoCa reads view 1 as text, but that view is of image"),
+        (
+            "method=simclr objective=villa data=captioned_shapes",
+            "ViLLA reads view 1 as text, but that view is of image",
+        ),
+        ("method=pairing_net objective=villa", "ViLLA reads view 0 as image, but that view is of series"),
+        ("method=more objective=biovil head=linear", "BioViL reads view 2 as text, but that view is of series"),
+        ("method=lejepa backbone=text_tiny", "takes texts or sequences, but view 0 is of image, 3 x 32 x 32"),
+        ("method=supervised backbone=series_lstm", "takes series, but view 0 is of image, 3 x 32 x 32"),
+        (
+            "method=cleanclip objective=mocov2 head=mocov2 teacher=moco",
+            "MoCo reads nothing of the student's tower for text, which nothing would train",
+        ),
+        (
+            "method=deep_cotraining objective=cmim head=cmim labels=all",
+            "CMIM reads nothing of second_features, a backbone that the method has beside the first",
+        ),
+        ("method=codiemb tuning=frozen", "nothing is left to train: the backbone is frozen, and projector"),
+        ("method=clip head=none", "CLIP compares projector of all towers, which is 192 values of image and 64 values"),
+        ("method=gram head=simcse", "192 values of image, 64 values of text and 64 values of series: choose a head"),
+        ("method=cl2l objective=whitened_cse head=simcse", "WhitenedCSE compares pooled of all towers, which is 192"),
+        ("method=simclr objective=lejepa head=lejepa", "LeJEPA takes at least 4 views of a sample"),
+        ("method=mv_infonce views=genview", "views show generated images of every sample, but the data have none"),
+    ],
+)
+def test_what_would_have_ended_in_the_first_step(overrides: str, words: str) -> None:
+    assert words in refused(*overrides.split())
+
+
+def test_labels_of_every_sample_in_a_method_of_some() -> None:
+    assert build_data(small("wad", "labels=all", "labels.share=1.0", "labels.known=0.5")).pretrain.labelled
+
+
 QUESTIONS = "views=audio_remixmatch, remixmatch, scatsimclr"
 
 

@@ -13,7 +13,6 @@ from ssl_framework.views.base import ViewMaker
 from ssl_framework.views.crops import uniform
 from ssl_framework.views.reading import Group
 
-
 NONE_GENERATED = (
     "views show generated images of every sample, but the data have none: choose generated=latent, generated=redrawn "
     "on data=shapes, or generated=paired with generated.path"

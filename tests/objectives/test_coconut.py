@@ -73,7 +73,7 @@ def test_the_tower_of_texts_needs_no_classifier_and_may_have_none() -> None:
     told = COCONUT(4, 2, 0.5, 1.0, pairs=1.0)
     check_heads(told, towers("classifier"))
     assert list(towers("classifier").tower("text").heads) == ["projector"]
-    with pytest.raises(ValueError, match="reads pooled and projector of the student's tower for text, but the head"):
+    with pytest.raises(ValueError, match="reads projector of the student's tower for text, but the head"):
         check_heads(told, towers())
 
 

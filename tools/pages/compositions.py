@@ -88,8 +88,8 @@ def verdicts(root: Path) -> Verdicts:
     heads, teachers = (
         {name: part(root, group, name) for name in names_of(root, group)} for group in ("head", "teacher")
     )
-    outputs = {n: json.dumps({output: source_of(one) for output, one in node.items()}) for n, node in heads.items()}
-    alone = {key: heads[name] for name, key in outputs.items()}  # wiring asks for outputs, and what they read, alone
+    outputs = {name: json.dumps({output: asked(one) for output, one in node.items()}) for name, node in heads.items()}
+    alone = {key: heads[name] for name, key in outputs.items()}
     built = Built({}, {}, {})
     for objective, method in found.method.items():
         around = Around(chosen_for(root, method, shipped, GROUPS), shipped, built)
@@ -104,6 +104,11 @@ def part(root: Path, group: str, name: str) -> Any:
     """A group's file, with what it consists of; ``None`` for a part that is none."""
     text = (root / "configs" / group / f"{name}.yaml").read_text()
     return None if "@package _global_" in text else with_defaults(yaml.safe_load(text), root)
+
+
+def asked(head: Any) -> tuple[str, bool]:
+    """All that wiring asks of an output: what it reads, and whether it is as wide as that."""
+    return source_of(head), head.get("out") in (None, "source")
 
 
 class Built(NamedTuple):
@@ -136,14 +141,15 @@ class Around:
             every["data"]["words"] = {"_target_": "ssl_framework.data.pairs.captioned_shapes.ShapeVocabulary"}
             every["text_backbone"] = OmegaConf.to_container(cfg.text_backbone)  # type: ignore[assignment]
         self.data = OmegaConf.create(every)
-        key = json.dumps(OmegaConf.to_container(cfg.backbone, resolve=True))
-        if key not in built.backbones:
-            with torch.device("meta"):
-                built.backbones[key] = build(cfg.backbone)
-        self.backbone = built.backbones[key]
+        self.built = built
+        key, self.backbone = self.network(cfg.backbone)
+        towers = cfg.student.get("others") or {}
+        known, self.others = {}, {}
+        for name in towers:
+            known[name], self.others[name] = self.network(towers[name])
         own: Any = OmegaConf.to_container(cfg)
         self.own = {"objective": own["objective"], "teacher": own["teacher"], "heads": own["student"].pop("heads")}
-        self.kind, self.built = {"backbone": key, "texts": texts, **own["student"]}, built
+        self.kind = {**own["student"], "backbone": key, "texts": texts, "others": known}
         self.objectives: dict[str, Objective] = {}  # by their nodes
         self.which = {key: cfg[key] for key in ("student_views", "teacher_views")}
         self.views, self.optimizer, self.feature_mixer = map(build, (cfg.views, shipped.optimizer, cfg.feature_mixer))
@@ -166,6 +172,14 @@ class Around:
         except ValueError as error:
             return str(error)
         return ""
+
+    def network(self, node: DictConfig) -> tuple[str, Any]:
+        """A backbone, and what it is known by."""
+        key = json.dumps(OmegaConf.to_container(node, resolve=True))
+        if key not in self.built.backbones:
+            with torch.device("meta"):
+                self.built.backbones[key] = build(node)
+        return key, self.built.backbones[key]
 
     def config(self, parts: dict[str, Any], wanted: str) -> DictConfig:
         """A part, the data, and the other parts that it refers to."""
@@ -212,10 +226,9 @@ class Around:
 
     def build_student(self, heads: DictConfig) -> Any:
         """As the method's file says: one encoder, or one a modality."""
-        if others := self.kind.get("others"):
-            towers, alone = dict.fromkeys(others, self.backbone), self.kind.get("main_heads", ())
-            main = self.kind["main"]
-            return AlikeTowers(self.backbone, build(heads), main=main, others=towers, main_heads=alone)
+        if self.others:
+            main, alone = self.kind["main"], self.kind.get("main_heads", ())
+            return AlikeTowers(self.backbone, build(heads), main=main, others=self.others, main_heads=alone)
         return Encoder(self.backbone, build(heads), beside=dict.fromkeys(self.kind.get("beside", ()), self.backbone))
 
     def module(self, student: Encoder, objective: Objective, teacher: Any) -> None:
@@ -236,6 +249,7 @@ class Around:
 KINDS = (
     "besides, which nothing would train",
     "of the student, but the head that was chosen has",
+    "of all towers, which is",
     "has source=",
     "reads no teacher",
     "needs a teacher",

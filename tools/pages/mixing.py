@@ -142,12 +142,12 @@ def chosen_for(
 
 
 def data_of(root: Path, name: str | None, shipped: DictConfig) -> tuple[DictConfig, str]:
-    """The data that a method brings, where these are of another modality than pictures, and the backbone that they
-    choose, if any; else the default ones and ""."""
-    own = read_part(root / "configs" / "data" / f"{name}.yaml") if name else shipped.data
-    if (own.get("modalities") or ["image"])[0] == "image":
+    """The data that a method brings, and the backbone that they choose, if any; else the default ones and ""."""
+    if not name:
         return shipped.data, ""
-    chosen = [value for item in own.defaults for key, value in item.items() if key.startswith("override /backbone")]
+    own = read_part(root / "configs" / "data" / f"{name}.yaml")
+    items = [item for chosen in own.get("defaults") or () for item in chosen.items()]
+    chosen = [value for key, value in items if key.startswith("override /backbone")]
     return OmegaConf.masked_copy(own, [key for key in own if key != "defaults"]), next(iter(chosen), "")
 
 
