@@ -27,6 +27,9 @@ SMALL = (
     *("report=none", "evaluation=none", "seed=7"),
 )
 OF_METHOD = {
+    "augmented_tuning": ("labels.share=0.8",),
+    "deepcluster_v2": ("objective.num_clusters=6",),
+    "pcl": ("objective.num_clusters=[4,6]",),
     "adainf": ("generated.source.num_train=40",),
     "g_simclr": ("pseudo_labels.num_clusters=16", "pseudo_labels.widths=[4,8]", "pseudo_labels.epochs=1"),
     "groco": ("objective.num_negatives=5",),
@@ -37,7 +40,7 @@ OF_METHOD = {
 PAIRS = ("align", "barlip", "cl2l", "cleanclip", "clip", "contrastive_gap", "m2_encoder", "m2_mix", "m3col", "siamlip")
 MODALITIES = {**dict.fromkeys((*PAIRS, "siglip", "swalip"), "captioned_shapes"), "gram": "scenes", "more": "scenes"}
 MODALITIES["count"] = "counted_shapes"
-"""Methods that are not of pictures alone, and the data set that they need."""
+"""Methods that are not of pictures alone, and the data set that they need where their file names none."""
 
 LATER = (",train/lr", ",train/grad_norm,")
 """What the first revisions did not log; weights and the optimizer's state say the same."""
@@ -46,8 +49,9 @@ LATER = (",train/lr", ",train/grad_norm,")
 def digest_of(method: str) -> dict[str, Any]:
     """Runs ten steps and reads what they left: first and last loss for a reader, the digest for the comparison."""
     with tempfile.TemporaryDirectory() as folder:
-        data = MODALITIES.get(method, "shapes")
-        arguments = [f"method={method}", f"data={data}", *SMALL, *OF_METHOD.get(method, ())]
+        brings = "override /data:" in (HERE / "configs" / "method" / f"{method}.yaml").read_text()
+        data = [] if brings else [f"data={MODALITIES.get(method, 'shapes')}"]
+        arguments = [f"method={method}", *data, *SMALL, *OF_METHOD.get(method, ())]
         command = [sys.executable, str(HERE / "train.py"), *arguments, f"hydra.run.dir={folder}/run"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(HERE)}
         ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -93,8 +97,12 @@ def write(path: Path, methods: list[str]) -> None:
     with ThreadPoolExecutor(2) as pool:
         found = dict(zip(names, pool.map(digest_of, names), strict=True))
     path.write_text(json.dumps(found, indent=1) + "\n")
-    failed = [f"{name}: {one['failed']}" for name, one in found.items() if "failed" in one]
-    print(f"{len(found)} methods, {len(failed)} failed", *failed, sep="\n")
+    failed = {name: one["failed"] for name, one in found.items() if "failed" in one}
+    lacking = [name for name, why in failed.items() if "no weights are named" in why]
+    said = [f"{name}: {why}" for name, why in failed.items() if name not in lacking]
+    print(f"{len(found)} methods, {len(said)} failed", *said, sep="\n")
+    if lacking:
+        print(f"left out, for they need the weights of a teacher: {', '.join(lacking)}")
 
 
 def compare(before: Path, after: Path) -> bool:
