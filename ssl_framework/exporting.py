@@ -38,6 +38,7 @@ from ssl_framework.models.exported import write_exported
 from ssl_framework.models.tuning import fold
 from ssl_framework.models.weights import refuse_non_finite_weights
 from ssl_framework.module import SSLModule
+from ssl_framework.runs.durable import replacing
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.messages import nearest
 from ssl_framework.runs.system import refuse_unwritable, writing
@@ -443,11 +444,6 @@ def export(folder: Path, out: Path | None = None, format: str = "timm") -> tuple
         except BaseException:
             shutil.rmtree(out, ignore_errors=True)
             raise
-    partial = out.with_name(f".{out.stem}.partial{chosen.ending}")
-    try:
-        with writing(out):
-            said = chosen.write(trained, partial)
-            partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(out) as partial:
+        said = chosen.write(trained, partial)
     return out, said.replace(str(partial), str(out))

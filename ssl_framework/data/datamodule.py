@@ -15,6 +15,7 @@ from ssl_framework.data.pseudo_labels import PseudoLabels, read_pseudo_labels
 from ssl_framework.data.residence import note
 from ssl_framework.data.samplers import Draw, Population, Sampler, Uniform, choice
 from ssl_framework.distributed import united, world_size
+from ssl_framework.runs.durable import replacing
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.views.base import ViewMaker
 
@@ -112,9 +113,8 @@ class DataModule(L.LightningDataModule):
             return
         assert isinstance(self.pretrain, Split)
         group = self.pseudo_labels(self.pretrain, self.seed, self.trainer.strategy.root_device)  # [N]
-        partial_path = self.pseudo_labels_path.with_suffix(".partial.npy")
-        np.save(partial_path, group.numpy())
-        partial_path.replace(self.pseudo_labels_path)
+        with replacing(self.pseudo_labels_path) as partial:
+            np.save(partial, group.numpy())
 
     def group(self) -> Tensor | None:
         """The pseudo-labels [N] int64 of this run, or None without any.

@@ -6,7 +6,6 @@ where it was, and no more than a part lies in memory.
 N samples, D features.
 """
 
-import contextlib
 import csv
 import hashlib
 import json
@@ -28,6 +27,7 @@ from ssl_framework.data.images.table import Table
 from ssl_framework.data.loader import ahead
 from ssl_framework.evaluation.features import CHUNK_VALUES, CHUNK_VALUES_GPU, Bare, in_eval_mode
 from ssl_framework.module import SSLModule
+from ssl_framework.runs.durable import replacing
 from ssl_framework.runs.folder import read_json, write_json
 from ssl_framework.runs.held import held, holder
 
@@ -203,16 +203,14 @@ class Parts:
 
     def write(self, number: int, vectors: Tensor, kept: Sequence[int], failed: dict[int, str]) -> None:
         """A part: [n, D] float32, the positions [n] of these samples, and why others could not be read."""
-        partial = self.folder / f".{number:06d}.{os.getpid()}"
-        with partial.open("wb") as file:
+        with replacing(self.file(number)) as partial:
             np.savez(
-                file,
+                partial,
                 vectors=vectors.numpy(),
                 kept=np.asarray(kept, np.int64),
                 failed=np.asarray(list(failed), np.int64),
                 why=np.asarray(list(failed.values()), np.str_),
             )
-        partial.replace(self.file(number))
 
     def read(self) -> Iterator[tuple[np.ndarray, np.ndarray, dict[int, str]]]:
         """Of each part the vectors [n, D], their positions [n], and position -> why others could not be read."""
@@ -267,11 +265,8 @@ def embed_to(
                 parts.write(number, *vectors_of(model, samples, positions))
                 computed += len(positions)
             say(positions.stop)
-        partial = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
-        with contextlib.ExitStack() as stack:
-            stack.callback(partial.unlink, missing_ok=True)
+        with replacing(out) as partial:
             dim = write(partial, samples.items, parts)
-            partial.replace(out)
         failed = {samples.items[p].path: why for _, _, each in parts.read() for p, why in each.items()}
         parts.remove()
     return Embedded(len(samples.items) - len(failed), dim, computed, failed)

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ssl_framework.runs.whole import whole
+from ssl_framework.runs.durable import replacing
 
 SUM = "sha256"
 """Key of the checksum among the metadata."""
@@ -18,7 +18,7 @@ SUM = "sha256"
 
 def write_exported(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
     """Writes tensors and metadata with their checksum."""
-    with whole(path) as partial:
+    with replacing(path) as partial:
         save_file(dict(tensors), str(partial), metadata={**about, SUM: digest(tensors, about)})
 
 

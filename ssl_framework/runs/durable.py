@@ -1,6 +1,6 @@
 """Files that survive: written whole or not at all, on the disk before they are named, and read with their checksums.
 
-A file that is being written is called ``.<name>.<pid>``; of a process that was killed it stays, and is swept.
+A file that is being written is called ``.<name>.<pid><suffix>``; of a process that was killed it stays, and is swept.
 """
 
 import contextlib
@@ -13,12 +13,12 @@ from pathlib import Path
 
 from ssl_framework.runs.system import writing
 
-PARTIAL = re.compile(r"\.(?P<name>.+?)\.(?P<pid>[1-9][0-9]*)(\.[a-z]+)?")  # the last: of ``whole.whole``
+PARTIAL = re.compile(r"\.(?P<name>.+?)\.(?P<pid>[1-9][0-9]*)(\.\w+)?")
 
 
 @contextlib.contextmanager
 def replacing(path: Path, older: Path | None = None) -> Iterator[Path]:
-    """Gives the partial file to write for ``path``, and moves it there once it is on the disk.
+    """Gives the partial file to write for ``path``, of its suffix, and moves it there once it is on the disk.
 
     What goes wrong in between leaves everything as it was, and no partial file.
 
@@ -26,7 +26,7 @@ def replacing(path: Path, older: Path | None = None) -> Iterator[Path]:
         path: the file to be.
         older: where the version of it is kept that is there now; ``None``: nowhere.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     try:
         with writing(path):
             yield partial

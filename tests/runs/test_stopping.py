@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ssl_framework.runs import stopping
+from ssl_framework.runs.durable import replacing
 from ssl_framework.runs.stopping import ASKING, BOUNCE, Interrupted, begin_worker, commanded, end_with, stop
-from ssl_framework.runs.whole import whole
 
 Part = Callable[[], None]
 
@@ -193,10 +193,10 @@ def test_no_process_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    with whole(path) as partial:
+    with replacing(path) as partial:
         assert partial.suffix == ".png"
         partial.write_text("first")
-    with pytest.raises(KeyboardInterrupt), whole(path) as partial:
+    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
         partial.write_text("sec")
         raise KeyboardInterrupt
     assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]

@@ -12,7 +12,6 @@ N samples, K generated images of each.
 """
 
 import functools
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -29,6 +28,7 @@ from ssl_framework.data.images.decoding import read_image
 from ssl_framework.data.images.generated import Arrays
 from ssl_framework.data.images.shapes import Shapes
 from ssl_framework.data.loader import Undecoded
+from ssl_framework.runs.durable import replacing
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.types import step_seed
 
@@ -122,9 +122,8 @@ class Paired:
             return images
         images = self.generator(real)
         if self.file is not None:
-            partial = self.file.with_suffix(f".{os.getpid()}.partial.npy")  # every process of a run makes the same
-            np.save(partial, images.numpy())
-            partial.replace(self.file)
+            with replacing(self.file) as partial:  # every process of a run makes the same
+                np.save(partial, images.numpy())
         return images
 
 

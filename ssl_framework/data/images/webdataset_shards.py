@@ -20,6 +20,7 @@ from ssl_framework.data.base import Split
 from ssl_framework.data.images.decoding import opened, reason_of
 from ssl_framework.data.images.shards import Encoded, Piece, Shards, ShardsConfig, Splits, library
 from ssl_framework.data.images.whole_tar import refuse_cut
+from ssl_framework.runs.durable import replacing
 from ssl_framework.runs.plain import plain_json
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -192,9 +193,8 @@ def read_sizes(path: Path, shards: Sequence[str]) -> list[int]:
 
 def write_sizes(path: Path, counts: dict[str, int]) -> None:
     """Writes ``sizes.json`` whole or not at all; several ranks may do so at once."""
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(counts, indent=1) + "\n")
-    part.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(counts, indent=1) + "\n")
 
 
 class TarReader:

@@ -6,7 +6,6 @@ all other samples of a fixed subset. N samples, q views, D dimensions of the emb
 """
 
 import math
-import os
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -28,6 +27,7 @@ from ssl_framework.evaluation.measures import alignment
 from ssl_framework.evaluation.spectrum import lidar
 from ssl_framework.functional import tiles, unit
 from ssl_framework.module import SSLModule
+from ssl_framework.runs.durable import replacing
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.types import Samples
 from ssl_framework.wiring import is_feature
@@ -309,11 +309,6 @@ def keep_until(path: Path, step: int) -> None:
 
 
 def write_scores(path: Path, rows: dict[str, np.ndarray]) -> None:
-    """Writes beside the target, then renames over it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, edges=EDGES, **rows)  # type: ignore[arg-type]
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Writes the file whole or not at all."""
+    with replacing(path) as partial:
+        np.savez(partial, edges=EDGES, **rows)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ssl_framework.data.base import Split
 from ssl_framework.report.escaping import write_literally
-from ssl_framework.runs.whole import whole
+from ssl_framework.runs.durable import replacing
 from ssl_framework.types import Samples
 from ssl_framework.views.base import ViewMaker
 
@@ -60,6 +60,6 @@ def save(figure: plt.Figure, out: Path, pad: float = 1.08) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_literally(figure)
     figure.tight_layout(pad=pad)
-    with whole(out) as partial:
+    with replacing(out) as partial:
         figure.savefig(partial, dpi=110, bbox_inches="tight", pad_inches=0.05, metadata={"Software": None})
     plt.close(figure)
