@@ -89,6 +89,7 @@ def test_help_and_errors_list_what_an_installed_package_brings(site: Path) -> No
         line.partition(": ")[0]: line.partition(": ")[2].split(", ") for line in reversed(found.stdout.splitlines())
     }
     assert "align_uniform" in listed["method"] and "stripes" in listed["data"] and "rows" in listed["mixer"]
+    assert "column_net" in listed["backbone"] and "rolled" in listed["views"]
     assert "nearest_mean" in listed["evaluation"] and listed["study/mylab"] == ["weight"]
     imported = {line.rpartition("|")[2].strip() for line in found.stderr.splitlines() if "|" in line}
     assert "hydra" in imported and not {"torch", "mylab"} & imported
@@ -98,7 +99,7 @@ def test_an_installed_package_trains_resumes_evaluates_exports_and_is_shown(
     site: Path, called: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(site))
-    ran = called(train, *SMALL, "hydra.run.dir=run", "mixer=none")
+    ran = called(train, *SMALL, "hydra.run.dir=run", "mixer=none", "backbone=column_net", "views=rolled")
     assert ran.code == 0, ran.err
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["method"], result["data"], result["steps"]) == ("align_uniform", "stripes", 6)
@@ -109,7 +110,8 @@ def test_an_installed_package_trains_resumes_evaluates_exports_and_is_shown(
     record = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     found = {result["protocol"]["name"].partition("/")[0]: result["metrics"] for result in record["results"]}
     assert found["nearest_mean"] == json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
-    assert called(export, "run=run", "out=net.safetensors").code == 0
+    exported = called(export, "run=run", "out=net.safetensors")
+    assert exported.code == 0 and "from mylab.backbones import ColumnNet" in exported.out
     weights = ssl_framework.load("run").encoder.backbone.net.state_dict()
     assert all(torch.equal(weights[name], tensor) for name, tensor in load_file("net.safetensors").items())
     assert called(show, "mixer=rows", "data=stripes", "data.source.num_train=48", "--out", "seen").code == 0
@@ -176,6 +178,24 @@ def test_a_folder_and_trust_on_the_command_line_do_what_an_entry_point_does(
     assert called(evaluate, *told, "run=run", "evaluation=nearest_mean").code == 0
     record = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert record["command"].startswith("python scripts/evaluate.py --config-dir mylab/configs 'trust=[mylab]' run=run")
+
+
+def test_the_templates_views_are_pushed_to_the_side_and_its_backbone_reads_columns() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TEMPLATE))
+        from mylab.backbones import ColumnNet  # type: ignore[import-not-found]
+        from mylab.views import rolled  # type: ignore[import-not-found]
+
+        view = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5).float()
+        by = torch.randint(5, (2, 1), generator=torch.Generator().manual_seed(0)).flatten().tolist()
+        found = rolled(view, torch.Generator().manual_seed(0))
+        for row, pushed, picture in zip(by, found, view, strict=True):
+            assert torch.equal(pushed, torch.roll(picture, -row, dims=2))
+        net = ColumnNet(3, 8).eval()
+        outputs = net(view)
+        assert outputs["map"].shape == (2, 8, 1, 2)
+        torch.testing.assert_close(outputs["pooled"], net(view.flip(2))["pooled"])  # upside down
+    without("mylab")
 
 
 def test_the_templates_loss_is_that_of_its_formula() -> None:
