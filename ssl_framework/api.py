@@ -36,10 +36,10 @@ from ssl_framework.runs.settings import refuse_settings
 from ssl_framework.training.place import leave_to_launcher, place, settle
 from ssl_framework.training.recipe import settle_recipe
 from ssl_framework.training.stages import go_through
-from ssl_framework.views.image import Views
+from ssl_framework.views.base import ViewMaker
 
 CHUNK = 512
-"""Images embedded at once."""
+"""Samples embedded at once."""
 
 
 class Composition:
@@ -54,8 +54,9 @@ class Composition:
         self.config = config
         self.about = about
 
-    def views(self) -> Views:
-        """Random views: ``views.of(images)``, [B, C, H, W] uint8 -> V x [B, C, h, w] float32."""
+    def views(self) -> ViewMaker:
+        """What makes random views: ``views.of(inputs)``, of pictures [B, C, H, W] uint8 -> V x [B, C, h, w] float32, of
+        samples of another modality likewise; what views of several need is said with ``views(samples)``."""
         return build(self.config.views)
 
     def objective(self) -> Objective:
@@ -122,7 +123,8 @@ class Run:
 
     @property
     def encoder(self) -> Encoder:
-        """The student: ``encoder.embed(x)``, [B, C, h, w] float32, normalised as ``module.views.clean`` does."""
+        """The student: ``encoder.embed(x)``, of what ``module.views.clean`` makes of samples: of pictures [B, C, h, w]
+        float32, normalised."""
         return self.module.student
 
     @property
@@ -131,11 +133,19 @@ class Run:
         return self.result.get("metrics", {})
 
     @torch.no_grad()
-    def embed(self, images: Tensor) -> Tensor:
-        """Features of images as evaluation sees them: [N, C, H, W] uint8 -> [N, D] float32, where the images lie."""
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Features of samples as evaluation sees them, where the samples lie.
+
+        Args:
+            inputs: [N, ...] of the main modality, as the data have them: pictures [N, C, H, W] uint8, series [N, C, T]
+                float32, texts [N, L] int64.
+
+        Returns:
+            [N, D] float32
+        """
         device = next(self.module.parameters()).device
-        parts = [self.encoder.embed(self.module.views.clean(part.to(device))) for part in images.split(CHUNK)]  # [n, D]
-        return torch.cat(parts).float().to(images.device)
+        parts = [self.encoder.embed(self.module.views.clean(part.to(device))) for part in inputs.split(CHUNK)]  # [n, D]
+        return torch.cat(parts).float().to(inputs.device)
 
     def evaluate(self, *overrides: str) -> dict[str, float]:
         """Scores the last checkpoint: ``run.evaluate("evaluation=retrieval", "data=digits")``; writes evaluation.json.

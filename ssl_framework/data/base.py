@@ -203,7 +203,7 @@ def subset(split: Split, num: int | None, seed: int, key: str) -> Split:
     if num is None:
         return split
     if not 0 < num <= count:
-        raise ValueError(f"{key} is {num}, but there are {count} images: set it between 1 and {count}, or to null.")
+        raise ValueError(f"{key} is {num}, but there are {count} samples: set it between 1 and {count}, or to null.")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))  # [N]
     if split.label is not None:
         shuffled = split.label[order]  # [N]

@@ -24,7 +24,7 @@ CHUNK = 512  # images encoded at once
 
 
 class PseudoLabels(Protocol):
-    """Anything that groups the training images."""
+    """Anything that groups the training samples."""
 
     def __call__(self, images: Split, seed: int, device: torch.device) -> Tensor:
         """[N] int64 on the CPU; what it is may depend on ``seed``, not on the number of ranks."""
@@ -82,19 +82,19 @@ class LabelFile:
     """Numbers from a file.
 
     Args:
-        path: ``.npy`` file, integers [N] in the order of the training images.
+        path: ``.npy`` file, integers [N] in the order of the training samples.
     """
 
     def __init__(self, path: str) -> None:
         self.path = Path(path).expanduser()
 
     def __call__(self, images: Split, seed: int, device: torch.device) -> Tensor:
-        """Raises FileNotFoundError or ValueError: no such file, or not one integer an image."""
+        """Raises FileNotFoundError or ValueError: no such file, or not one integer a sample."""
         label = read_pseudo_labels(self.path)
         if len(label) != images.shape[0]:
             raise ValueError(
                 f"pseudo_labels.path={self.path} has {len(label)} labels, but there are {images.shape[0]} training "
-                "images: give one an image"
+                "samples: give each one"
             )
         return label
 

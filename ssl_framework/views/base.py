@@ -32,6 +32,14 @@ class ViewMaker(Protocol):
         """The views; a function of the generator's state alone (``None``: torch's own), another draw a sample."""
         ...
 
+    def of(self, raw: Inputs, generator: torch.Generator | None = None) -> list[Inputs]:
+        """The views of samples alone: [B, ...] -> V x [B, ...].
+
+        Raises:
+            ValueError: views of several modalities need more than that.
+        """
+        ...
+
     def clean(self, raw: Inputs, modality: str | None = None) -> Inputs:
         """Raw samples as evaluators show them to an encoder, without randomness.
 

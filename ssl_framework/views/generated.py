@@ -64,6 +64,10 @@ class GeneratedViews(nn.Module):
         other = self.parts[1](samples._replace(inputs=picked, box=None), generator)
         return own._replace(views=[*own.views, *other.views], geometry=None)
 
+    def of(self, raw: Inputs, generator: torch.Generator | None = None) -> list[Inputs]:
+        """Raises ValueError: samples and their generated images are more than one tensor."""
+        raise ValueError("views show generated images of every sample: call them with Samples that have some beside")
+
     def clean(self, raw: Inputs, modality: str | None = None) -> Inputs:
         """Of the samples."""
         return self.real.clean(raw, modality)

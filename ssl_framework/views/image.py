@@ -276,7 +276,7 @@ def picture_views(views: ViewMaker, what: str) -> Views:
     """
     if not isinstance(views, Views):
         raise ValueError(
-            f"{what} needs pictures, but the samples are of modality {views.modality[0]}: leave it out, or choose data "
+            f"{what} needs pictures, but the samples are of modality {views.modality[0]}: choose another, or data "
             "with pictures"
         )
     return views

@@ -70,7 +70,7 @@ def test_labels_of_the_set_and_of_a_file(tmp_path: Path) -> None:
     np.save(path, np.arange(24, dtype=np.int16))
     assert torch.equal(LabelFile(str(path))(images, 0, CPU), torch.arange(24))
     np.save(path, np.arange(23))
-    with pytest.raises(ValueError, match="has 23 labels, but there are 24 training images"):
+    with pytest.raises(ValueError, match="has 23 labels, but there are 24 training samples"):
         LabelFile(str(path))(images, 0, CPU)
     np.save(path, np.ones((24, 2)))
     with pytest.raises(ValueError, match=r"holds torch\.float64 \[24, 2\], expected integers \[N\]"):

@@ -58,7 +58,7 @@ class Dense(AfterRun):
             raise ValueError("evaluation.probes is empty: keep segmentation or correspondence")
 
     def check(self, module: SSLModule | Bare) -> None:
-        picture_views(module.views, "evaluation.probes")
+        picture_views(module.views, "an evaluation of places (evaluation=dense)")
         spatial(module.student.backbone, "evaluation.probes")
 
     def score(self, module: SSLModule | Bare, data: DataModule | Splits) -> dict[str, float]:
