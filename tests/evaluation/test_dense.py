@@ -267,7 +267,7 @@ def test_what_cannot_be_done_is_refused_with_one_sentence() -> None:
     whole = build(config("evaluation=dense").evaluation)
     whole.check(build_module(config("method=simclr", *SMALL), True))
     sounds = build_module(config("method=simclr", "data=spoken_digits", *SMALL), True)
-    with pytest.raises(ValueError, match=r"evaluation\.probes"):  # before a training
+    with pytest.raises(ValueError, match=r"evaluation=dense\) needs pictures"):  # before a training
         whole.check(sounds)
     for make, words in (
         (lambda: Segmentation(0, LINEAR, 0), "images is 0: it must be at least 1"),
