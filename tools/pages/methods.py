@@ -300,11 +300,12 @@ def targets(node: Any) -> Iterator[dict[str, Any]]:
 
 def tests_of(name: str, config: dict[str, Any], root: Path) -> list[Path]:
     """The test file called as the method or as its objective's module, else those that import the objective."""
-    folder, module = root / "tests" / "objectives", config["objective"]["_target_"].rpartition(".")[0]
+    module = config["objective"]["_target_"].rpartition(".")[0]
+    paths = [path for room in ("objectives", "feature_mixers") for path in (root / "tests" / room).glob("test_*.py")]
     for stem in (name, module.rpartition(".")[2]):
-        if (folder / f"test_{stem}.py").is_file():
-            return [folder / f"test_{stem}.py"]
-    return [path for path in sorted(folder.glob("test_*.py")) if f"from {module} import" in path.read_text()]
+        if own := [path for path in paths if path.stem == f"test_{stem}"]:
+            return own
+    return [path for path in sorted(paths) if f"from {module} import" in path.read_text()]
 
 
 def module_of(config: dict[str, Any]) -> str:
