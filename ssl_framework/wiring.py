@@ -1,4 +1,4 @@
-"""Which parts fit together: combinations are refused here, before a run begins; what a part refuses by itself is in it."""
+"""Which parts fit together: combinations are refused here, before a run; what a part refuses by itself is in it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

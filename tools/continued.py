@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ssl_framework.runs.folder import RunFolder
+
 ROOT = Path(__file__).resolve().parents[1]
 
 COMMON = (
@@ -37,11 +39,11 @@ SEEDS = (0, 1)
 
 def train(folder: Path, arguments: tuple[str, ...]) -> dict[str, Any]:
     """One run, unless its folder has a result; that result."""
-    result = folder / "result.json"
-    if not result.is_file():
+    run = RunFolder(folder)
+    if not run.result_file.is_file():
         command = [sys.executable, str(ROOT / "train.py"), *arguments, f"hydra.run.dir={folder}"]
         subprocess.run(command, check=True, cwd=ROOT)
-    return json.loads(result.read_text())
+    return run.read_result()
 
 
 def rows(outputs: Path, weights: str) -> list[dict[str, Any]]:

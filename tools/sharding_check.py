@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ssl_framework.models.weights import load_checkpoint
-from ssl_framework.runs.folder import read_metrics
+from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import CONFIGS
 from ssl_framework.training.parts import Parts
 from ssl_framework.training.run import run
@@ -90,9 +90,9 @@ def work(process: int, port: int, folder: Path, steps: int) -> None:
 
 def say(name: str, bytes_of: dict[str, tuple[int, int]], ddp: Path, fsdp: Path) -> None:
     """One line of numbers."""
-    ours, theirs = ([v for _, v in read_metrics(path / "metrics.csv")["train/loss"]] for path in (fsdp, ddp))
+    ours, theirs = ([v for _, v in RunFolder(path).read_metrics()["train/loss"]] for path in (fsdp, ddp))
     loss = max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
-    states = [load_checkpoint(path / "checkpoints" / "last.ckpt")["state_dict"] for path in (fsdp, ddp)]
+    states = [load_checkpoint(RunFolder(path).checkpoint_file)["state_dict"] for path in (fsdp, ddp)]
     weight = max(float((states[0][k].double() - states[1][k].double()).abs().max()) for k in states[1])
     (a, b), (c, d) = bytes_of["ddp"], bytes_of["fsdp"]
     print(

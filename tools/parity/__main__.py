@@ -1,8 +1,6 @@
 """The command; see this package's docstring."""
 
 import argparse
-import csv
-import json
 import shutil
 import signal
 import subprocess
@@ -13,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ssl_framework.runs.folder import write_json
+from ssl_framework.runs.folder import RunFolder, write_json
 from tools.parity.cases import CASES, EPOCHS, SEEDS, VARIANTS, overrides
 from tools.parity.record import Key, key_of, read, row_of, table, write
 
@@ -41,7 +39,7 @@ def command_of(key: Key, folder: Path, epochs: int, root: str) -> list[str]:
     if side == "lightly":
         said = (method, str(seed), str(folder), f"--epochs={epochs}", f"--root={root}")
         return [sys.executable, "-m", "tools.parity.theirs", *said]
-    if list(folder.glob("checkpoints/*.ckpt")):
+    if RunFolder(folder).has_checkpoint:
         return [sys.executable, "train.py", f"resume={folder}"]
     said = (*overrides(method, side), f"seed={seed}", f"trainer.max_epochs={epochs}", f"data.root={root}")
     return [sys.executable, "train.py", *said, f"hydra.run.dir={folder}"]
@@ -61,14 +59,13 @@ def run(command: Sequence[str], until: float) -> bool:
 def losses_of(folder: Path, side: str) -> list[float]:
     """Of every step."""
     if side == "lightly":
-        return json.loads((folder / "result.json").read_text())["losses"]
-    with (folder / "metrics.csv").open() as file:
-        return [float(row["value"]) for row in csv.DictReader(file) if row["name"] == "train/loss"]
+        return RunFolder(folder).read_result()["losses"]
+    return [value for _, value in RunFolder(folder).read_metrics()["train/loss"]]
 
 
 def add(key: Key, folder: Path) -> None:
     """Adds a finished run to the record and removes its folder."""
-    metrics = json.loads((folder / "result.json").read_text())["metrics"]
+    metrics = RunFolder(folder).read_result()["metrics"]
     RECORD.mkdir(parents=True, exist_ok=True)
     path = RECORD / "results.csv"
     rows = [row for row in read(path) if key_of(row) != key]
@@ -87,7 +84,7 @@ def speed(out: Path, root: str) -> None:
             command = command_of(("simclr", side, 0), folder, 2, root)
             few = ("evaluation=none", f"data.source.num_train={SPEED_IMAGES}") if side == "ours" else ()
             run([*command, *(few or (f"--images={SPEED_IMAGES}",))], time.time() + 600)
-            found[side].append(json.loads((folder / "result.json").read_text())["images_per_second"])
+            found[side].append(RunFolder(folder).read_result()["images_per_second"])
             print(side, round(found[side][-1]), flush=True)
             shutil.rmtree(folder)
     RECORD.mkdir(parents=True, exist_ok=True)
