@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ssl_framework.arguments import Positive, PositiveFraction, guarded
 from ssl_framework.mixers.base import Context, uniform
-from ssl_framework.mixers.rules import Share, inside, partners, pasted
+from ssl_framework.mixers.rules import Share, inside, partners, pasted, resampling
 from ssl_framework.mixers.scores import Score
 
 Part = tuple[Tensor, Tensor]
@@ -144,22 +144,3 @@ def moved(x: Tensor, other: Tensor, to: Sequence[Part], of: Sequence[Part], cont
     if context.taken is not None:
         context.taken.append(torch.cat([1 - filled, shown], dim=1))  # [B, 2, h, w]
     return pasted(x, other, filled)
-
-
-def resampling(first: Tensor, length: Tensor, start: Tensor, span: Tensor, size: int) -> Tensor:
-    """Bilinear resampling with antialias of a part of an axis into another part of it, one matrix a sample.
-
-    Args:
-        first, length: [B] of the part that is filled, in pixels.
-        start, span: [B] of the part that is read; of the same length it is copied exactly.
-        size: of the axis.
-
-    Returns:
-        [B, size, size]: result = weights @ source; rows outside the filled part are zero.
-    """
-    position = torch.arange(size, device=first.device, dtype=first.dtype)  # [size]
-    ratio = (span / length)[:, None, None]  # [B, 1, 1] pixels read per pixel filled
-    centre = start[:, None, None] + (position[:, None] - first[:, None, None] + 0.5) * ratio - 0.5  # [B, size, 1]
-    weights = (1 - (position - centre).abs() / ratio.clamp(min=1)).clamp(min=0)  # [B, size, size]
-    weights = weights * inside(start, start + span, size)[:, None] * inside(first, first + length, size)[..., None]
-    return weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-6)

@@ -92,7 +92,8 @@ class ResizeMix:
         for axis, size in enumerate(x.shape[2:]):
             pixels = (scale * size).round().clamp(min=1)  # [B]
             first = (draws[1 + axis] * (size - pixels + 1)).floor().clamp(max=size - 1)  # [B]
-            weights = shrink_weights(first, pixels, size).to(x.dtype)  # [B, size, size]
+            whole = torch.full_like(pixels, size)  # [B]
+            weights = resampling(first, pixels, torch.zeros_like(pixels), whole, size).to(x.dtype)  # [B, size, size]
             with torch.autocast(x.device.type, enabled=False):  # half precision would round the pixels
                 small = torch.einsum(("bij,bcjw->bciw", "bij,bchj->bchi")[axis], weights, small)  # [B, C, h, w]
             boxes.append(inside(first, first + pixels, size))  # [B, size]
@@ -235,20 +236,21 @@ def inside(first: Tensor, last: Tensor, size: int) -> Tensor:
     return (pixel >= first.round()[..., None]) & (pixel < last.round()[..., None])
 
 
-def shrink_weights(first: Tensor, pixels: Tensor, size: int) -> Tensor:
-    """Bilinear resampling with antialias of a whole axis into a part of it, as one matrix per sample.
+def resampling(first: Tensor, length: Tensor, start: Tensor, span: Tensor, size: int) -> Tensor:
+    """Bilinear resampling with antialias of a part of an axis into another part of it, one matrix a sample.
 
     Args:
-        first, pixels: [B] where the part begins, and how long it is.
+        first, length: [B] of the part that is filled, in pixels.
+        start, span: [B] of the part that is read; of the same length it is copied exactly.
         size: of the axis.
 
     Returns:
-        [B, size, size]: result = weights @ source; rows outside the part are zero.
+        [B, size, size]: result = weights @ source; rows outside the filled part are zero.
     """
     # As the crops' ``resize_weights`` up to 4e-5; positions are counted from the part here, and records rest on it.
     position = torch.arange(size, device=first.device, dtype=first.dtype)  # [size]
-    scale = (size / pixels)[:, None, None]  # [B, 1, 1] source pixels per pixel of the part
-    centre = (position[:, None] - first[:, None, None] + 0.5) * scale - 0.5  # [B, size, 1]
-    weights = (1 - (position - centre).abs() / scale).clamp(min=0)  # [B, size, size]
-    weights = weights * inside(first, first + pixels, size)[..., None]
+    ratio = (span / length)[:, None, None]  # [B, 1, 1] pixels read per pixel filled
+    centre = start[:, None, None] + (position[:, None] - first[:, None, None] + 0.5) * ratio - 0.5  # [B, size, 1]
+    weights = (1 - (position - centre).abs() / ratio.clamp(min=1)).clamp(min=0)  # [B, size, size]
+    weights = weights * inside(start, start + span, size)[:, None] * inside(first, first + length, size)[..., None]
     return weights / weights.sum(dim=2, keepdim=True).clamp(min=1e-6)

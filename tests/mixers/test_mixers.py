@@ -13,7 +13,7 @@ from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.mixers.partners import Following, Others, Reversed, Shuffle
 from ssl_framework.mixers.puzzle import PuzzleMix
 from ssl_framework.mixers.regions import SMMix, SnapMix
-from ssl_framework.mixers.rules import CutMix, Mixup, ResizeMix, Share, Switch, shrink_weights
+from ssl_framework.mixers.rules import CutMix, Mixup, ResizeMix, Share, Switch, resampling
 from ssl_framework.mixers.saliency import AttentiveMix, GuidedMixup, SaliencyMix
 from ssl_framework.mixers.scores import SpectralResidual
 from ssl_framework.mixers.targets import class_targets, number_targets, overlap, targets
@@ -163,7 +163,7 @@ def test_resizemix_shows_the_whole_partner_smaller() -> None:
     part = got[:1, :, rows[0, 0] : rows[0, 0] + 8, columns[0, 0] : columns[0, 0] + 8]
     expected = torch.nn.functional.interpolate(other, (8, 8), mode="bilinear", antialias=True)
     torch.testing.assert_close(part, expected, rtol=1e-4, atol=1e-4)
-    weights = shrink_weights(torch.tensor([3.0]), torch.tensor([5.0]), 16)
+    weights = resampling(*map(torch.tensor, ([3.0], [5.0], [0.0], [16.0])), 16)
     assert weights[0, :3].abs().sum() == 0 and weights[0, 8:].abs().sum() == 0
     torch.testing.assert_close(weights[0, 3:8].sum(dim=1), torch.ones(5))
 

@@ -12,7 +12,8 @@ from ssl_framework.mixers.labels import ProgressiveShare, ScoreMass
 from ssl_framework.mixers.masks import MaskMix
 from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.mixers.partners import Reversed
-from ssl_framework.mixers.regions import SMMix, SnapMix, resampling, squares
+from ssl_framework.mixers.regions import SMMix, SnapMix, squares
+from ssl_framework.mixers.rules import resampling
 from ssl_framework.mixers.rules import Switch
 from ssl_framework.mixers.saliency import GuidedMixup, MostDifferent
 from ssl_framework.mixers.scores import ClassActivation, ClassAttention
