@@ -13,8 +13,7 @@ from ssl_framework.mixers.masks import MaskMix
 from ssl_framework.mixers.mixing import Mixing
 from ssl_framework.mixers.partners import Reversed
 from ssl_framework.mixers.regions import SMMix, SnapMix, squares
-from ssl_framework.mixers.rules import resampling
-from ssl_framework.mixers.rules import Switch
+from ssl_framework.mixers.rules import Switch, resampling
 from ssl_framework.mixers.saliency import GuidedMixup, MostDifferent
 from ssl_framework.mixers.scores import ClassActivation, ClassAttention
 from ssl_framework.mixers.targets import class_targets
