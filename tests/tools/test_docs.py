@@ -23,7 +23,7 @@ from ssl_framework.runs.typed_paths import with_paths_quoted
 from tests.small_runs import command_in, put_together
 from tools.pages.commands import commands_page
 from tools.pages.readme import FOLDERS, PAGES, by_hand
-from tools.pages.reference import groups, reference_pages, undocumented
+from tools.pages.reference import argument, groups, reference_pages, undocumented
 
 ROOT = Path(__file__).resolve().parents[2]
 BY_HAND = by_hand(ROOT)
@@ -150,6 +150,13 @@ def test_python_of_a_page_runs(page: str) -> None:
     for block in blocks():
         if block.page == page and block.language == "python":
             exec(block.text, names)
+
+
+def test_what_is_said_by_another_class_stands_where_it_is_referred_to() -> None:
+    said = argument("ssl_framework.objectives.clip.CLIP", "temperature")[1]
+    assert said.startswith("1 / scale in the first step")
+    assert argument("ssl_framework.objectives.coca.CoCa", "temperature")[1] == said
+    assert argument("ssl_framework.objectives.msd.MSD", "temperature")[1].startswith(said.rstrip(".") + "; the moving")
 
 
 def test_what_python_is_said_to_refuse_is_refused() -> None:

@@ -7,6 +7,7 @@ of ``runs/settings.py``; defaults and remarks from the config files themselves.
 import functools
 import inspect
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from hydra.utils import get_object
 from ssl_framework.arguments import AlgorithmArguments, Wanted, bare, described, wanted_by
 from ssl_framework.runs.settings import RECORDS
 from tools.pages.method_pages import contents
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SETTERS = ("method", "experiment", "study", "hparams_search", "hydra")
 """Groups whose files set keys of other groups and have none of their own."""
@@ -328,7 +331,37 @@ def said_by(target: str) -> dict[str, str]:
     for one in documented:
         if one is not None and (getattr(one, "__module__", None) or "").startswith("ssl_framework"):
             own = arguments_said(inspect.getdoc(one) or "")
+            own = {name: said_elsewhere(text, one.__module__, name) for name, text in own.items()}
             found = {**own, **{name: said_there(text, one, own.get(name)) for name, text in found.items()}}
+    return found
+
+
+def said_elsewhere(text: str, module: str, name: str) -> str:
+    """What is said of an argument, with what another class says of one of that name where it is "as in ``Class``"."""
+    referred = re.match(r"as (?:in|of) ``(?:\w+\.)*(\w+)``", text)
+    of = referred and address_of(referred[1], module)
+    if referred is None or of is None or name not in said_by(of):
+        return text
+    return said_by(of)[name].rstrip(".") + text[referred.end() :]
+
+
+def address_of(name: str, module: str) -> str | None:
+    """The class of that name which a module knows, or that alone has it in the package; ``None``: there is none."""
+    known = getattr(sys.modules[module], name, None)
+    if isinstance(known, type):
+        return f"{known.__module__}.{known.__qualname__}"
+    there = classes().get(name, [])
+    return f"{there[0]}.{name}" if len(there) == 1 else None
+
+
+@functools.cache
+def classes() -> dict[str, list[str]]:
+    """Name of a class -> modules of the package that define one."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "ssl_framework").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for name in re.findall(r"^class (\w+)", path.read_text(), re.MULTILINE):
+            found.setdefault(name, []).append(module)
     return found
 
 
