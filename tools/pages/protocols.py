@@ -16,9 +16,10 @@ RECORD = Path("results") / "protocols"
 LEAD = """# Evaluation protocols
 
 `evaluation=<name>` chooses a protocol for a run, `python scripts/evaluate.py run=<folder> evaluation=<name>` measures a
-checkpoint with it later. Samples are shown clean, to a network in eval mode, and every test sample counts once, unless the
-table says something else; nothing is chosen on the test split. A metric's name carries its parameters; `result.json` and `evaluation.json` carry the protocol's name,
-version and settings, and what the command changed in them. A version fixes its settings: a test fails if they drift.
+checkpoint with it later. Samples are shown clean, to a network in eval mode, and every test sample counts once, unless
+the table says something else; nothing is chosen on the test split. A metric's name carries its parameters;
+`result.json` and `evaluation.json` carry the protocol's name, version and settings, and what the command changed in
+them. A version fixes its settings: a test fails if they drift.
 
 An interval is the 95 % bootstrap interval over test images (for an accuracy in closed form, the binomial's quantiles).
 It says how far the number may be from that on other images, not how far other seeds of the training fall.

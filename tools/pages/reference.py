@@ -87,8 +87,15 @@ OUTSIDE = {
     "fused": "one kernel for all weights",
     "betas": "decay of the running means of the gradient and of its square",
     "foreach": "several weights in one call",
+    "nesterov": "Nesterov's momentum: the gradient is that of the place the momentum leads to",
+    "ns_steps": "steps of the iteration that makes an update orthogonal",
+    "conv_mode": "how a convolution becomes a matrix",
+    "adjust_lr_fn": "how the rate follows from a matrix's shape",
+    "save_dir": "folder of the log",
+    "name": "folder within it",
+    "version": "folder within that",
 }
-"""Arguments of optimizers of torch and timm, which are not ours to describe."""
+"""Arguments of optimizers of torch and timm and of loggers of Lightning, which are not ours to describe."""
 
 
 class Key(NamedTuple):
@@ -430,8 +437,8 @@ def index_page(root: Path) -> str:
         MADE,
         "",
         "`python train.py group=choice key=value` sets any of these; a key that does not exist is refused with the "
-        "nearest one. `python train.py method=<name> --cfg job` prints what a command composes. A value is refused "
-        "before the run begins where it is not what the column *allowed* says.",
+        "nearest one. `python train.py method=<name> --cfg job` prints what a command composes; whether "
+        "its parts fit together is looked at when a run begins. A value is refused before the run begins where it is not what the column *allowed* says.",
         "",
         "`${data.root}` stands for the value of another key. A part is a class of this package: its keys are the "
         "arguments of its constructor.",
