@@ -438,7 +438,8 @@ def index_page(root: Path) -> str:
         "",
         "`python train.py group=choice key=value` sets any of these; a key that does not exist is refused with the "
         "nearest one. `python train.py method=<name> --cfg job` prints what a command composes; whether "
-        "its parts fit together is looked at when a run begins. A value is refused before the run begins where it is not what the column *allowed* says.",
+        "its parts fit together is looked at when a run begins. A value is refused before the run begins "
+        "where it is not what the column *allowed* says.",
         "",
         "`${data.root}` stands for the value of another key. A part is a class of this package: its keys are the "
         "arguments of its constructor.",
