@@ -7,6 +7,7 @@ MODULES = {
     ("data.folder", "data.images.folder"): "FolderSource",
     ("data.generated", "data.images.generated"): "Arrays",
     ("data.litdata_shards", "data.images.litdata_shards"): "LitDataSource write_litdata",
+    ("data.pseudo_labels", "data.images.denoising_clusters"): "DenoisingClusters",
     ("data.shapes", "data.images.shapes"): "Shapes",
     ("data.sources", "data.images.arrays"): "Digits TorchvisionSource",
     ("data.store", "data.images.store"): "StoreSource",

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from ssl_framework.arguments import Count, OpenFraction, Positive, PositiveFraction, Seed, Several, guarded
 from ssl_framework.data.base import Split, chosen
-from ssl_framework.data.pseudo_labels import CHUNK, layer
+from ssl_framework.data.images.denoising_clusters import layer
+from ssl_framework.data.pseudo_labels import CHUNK
 from ssl_framework.data.residence import note
 from ssl_framework.functional import nce, unit
 
