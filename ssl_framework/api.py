@@ -63,13 +63,18 @@ class Composition:
         """The loss with its state: ``objective.loss_of(z0, z1)``."""
         return build(self.config.objective)
 
-    def data(self) -> DataModule:
+    def data(self, folder: str | Path | None = None) -> DataModule:
         """The data of the run, of which the splits are read now.
+
+        Args:
+            folder: where pseudo-labels are kept, for a trainer of one's own; ``fit`` keeps them in the run's.
 
         Raises:
             ValueError, FileNotFoundError: the data cannot be read.
         """
-        return build_data(self.config)
+        if folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        return build_data(self.config, None if folder is None else Path(folder))
 
     def module(self, data: DataModule) -> SSLModule:
         """The LightningModule on some data, with the weights that the seed begins with.

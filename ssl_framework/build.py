@@ -201,15 +201,16 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
     check_modalities(read_by(views), modalities_of(cfg.data), cfg.data.name)
     if isinstance(views, GeneratedViews) and not OmegaConf.select(cfg, "generated.beside"):
         raise ValueError(NONE_GENERATED)
+    refuse_one_tuning(cfg)
     student = build(cfg.student)  # first: at a seed, every method begins with the same backbone
     take_sizes(student, views)
     objective = build(with_widths(cfg.objective, student))
     check_words(objective, student)
     if objective.requires & {"label", "number"} and not has_labels:
-        raise ValueError(
-            f"{type(objective).__name__} needs labels, but data={cfg.data.name} has none for pretraining: "
-            "choose another data set or a method without labels"
-        )
+        lacking = f"data={cfg.data.name} has none for pretraining: choose another data set"
+        if OmegaConf.select(cfg, "generated"):
+            lacking = "generated images have none: choose generated=none"
+        raise ValueError(f"{type(objective).__name__} needs labels, but {lacking} or a method without labels")
     if num_samples is not None:
         objective.allocate(num_samples)
     elif "index" in objective.requires:
@@ -232,6 +233,17 @@ def build_module(cfg: DictConfig, has_labels: bool, num_samples: int | None = No
             teacher_views=cfg.teacher_views,
             micro_batch_size=cfg.data.micro_batch_size,
             seed=cfg.seed,
+        )
+
+
+def refuse_one_tuning(cfg: DictConfig) -> None:
+    """Raises ValueError where a tuning of one encoder is chosen for a student of several towers."""
+    towers, tuning = OmegaConf.select(cfg, "student.others"), OmegaConf.select(cfg, "student.tuning")
+    if towers and tuning and "_target_" in tuning:
+        every = ", ".join(map(str, (cfg.student.main, *towers)))
+        raise ValueError(
+            f"tuning=<name> is for one encoder, but the student has towers of {every}: choose it for one of them, "
+            f"+tuning@student.tuning.{next(iter(towers))}=<name>"
         )
 
 
@@ -276,6 +288,7 @@ def with_widths(node: DictConfig, student: Encoder) -> DictConfig:
         ValueError: the student has no such output.
     """
     found = copy.deepcopy(node)
+    OmegaConf.set_readonly(found, False)
     for key, value in list(leaves(OmegaConf.to_container(node, resolve=True))):
         if key.split(".")[-1] in WIDTHS and isinstance(value, str):
             of, _, name = value.rpartition(".")

@@ -116,7 +116,7 @@ class SSLModule(L.LightningModule):
         self.teacher = None if teacher is None else teacher.follow(student)
         if self.teacher is not None:
             self.teacher.encoder.show(objective.teacher_reads)
-            check_teacher(objective, self.teacher.encoder, student)
+            check_teacher(objective, self.teacher.encoder, student, isinstance(self.teacher, EMATeacher))
             check_learning(objective, getattr(self.teacher, "learns", False), micro_batch_size)
             objective.meet(self.teacher.encoder.encoders()[0][0].dims)
         self.mixer = mixer
@@ -296,6 +296,7 @@ class SSLModule(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         self.total_steps = int(self.trainer.estimated_stepping_batches)  # sets the loader up
+        self.trainer.fit_loop.setup_data()  # where the trainer counts steps and not epochs, that does not
         loader = self.trainer.train_dataloader
         assert loader is not None
         global_batch = loader.global_batch_size * self.trainer.accumulate_grad_batches

@@ -19,8 +19,14 @@ from ssl_framework.views.base import Telling, ViewMaker
 FEATURES = ("pooled", "map", "tokens", "patches", "places", "layers", "middle", "routes", "mask")
 """What a backbone may give beside the heads and the maps of its blocks, "block_-2"; and which patches were hidden."""
 
-OF_TEXTS = {"middle": "text_tiny on texts", "routes": "text_routed on texts"}
-"""Those of them that no backbone of pictures gives -> one that does."""
+OF_BACKBONES = {
+    "middle": "backbone=text_tiny on texts",
+    "routes": "backbone=text_routed on texts",
+    "tokens": "backbone=vit_tiny on pictures or text_tiny on texts",
+    "patches": "backbone=vit_tiny on pictures",
+    "layers": "backbone=vit_tiny with backbone.last_layers=2",
+}
+"""Those of them that not every backbone of pictures gives -> one that does."""
 
 TOLD = {
     "geometry": "where in the picture each view was cut",
@@ -35,7 +41,10 @@ TOLD = {
 SAMPLES = {1: "texts or sequences", 2: "series", 3: "pictures"}
 """Dimensions of a sample -> what it is."""
 
-PICTURED = "resnet18 or vit_tiny on pictures"
+PLACED = ("tokens", "patches", "places")
+"""Features of which there is one for every place of a sample."""
+
+PICTURED = "backbone=resnet18 or vit_tiny on pictures"
 """Backbones that give most of the others."""
 
 
@@ -51,15 +60,26 @@ def check_heads(objective: Objective, student: Encoder) -> None:
     for number, (encoder, modalities) in enumerate(student.encoders()):
         reads = [name for name in objective.reads if number == 0 or name not in objective.main_reads]
         whose = f"the student's tower for {listed(modalities)}" if modalities else "the student"
-        refuse_missing(name, reads, encoder, whose)
+        if not reads and encoder.heads:
+            raise ValueError(unreached(name, modalities))
+        refuse_missing(name, reads, encoder, whose, objective.token_reads)
         refuse_vectors(name, objective.token_reads, encoder)
+        refuse_tokens(name, reads, objective.token_reads, encoder)
         behind = encoder.heads_behind(reads)
         unread = [head for head in encoder.heads if head not in behind]
         if unread:
             raise ValueError(
                 f"{name} reads {listed(reads)} of {whose}, but the head that was chosen has {listed(unread)} "
-                f"besides, which nothing would train: {heads_with(reads)}"
+                f"besides, which nothing would train: {heads_with(reads, objective.token_reads)}"
             )
+
+
+def unreached(name: str, modalities: Sequence[str]) -> str:
+    """What is said of a tower that an objective does not read."""
+    return (
+        f"{name} reads nothing of the student's tower for {listed(modalities)}, which nothing would train: choose "
+        "another objective or teacher, or a method of one encoder"
+    )
 
 
 def check_words(objective: Objective, student: Encoder) -> None:
@@ -98,10 +118,7 @@ def check_towers(
         trains = any(p.requires_grad for p in encoder.parameters())
         idle = not reads or (not seen & set(modalities) and "encoder" not in objective.requires)
         if modalities and trains and idle:
-            raise ValueError(
-                f"{name} reads nothing of the student's tower for {listed(modalities)}, which nothing would train: "
-                "choose another objective or teacher, or a method of one encoder"
-            )
+            raise ValueError(unreached(name, modalities))
         behind = {*reads, *(str(encoder.heads[head].source) for head in encoder.heads_behind(reads))}
         for further, backbone in encoder.beside.items():
             trains = any(p.requires_grad for p in backbone.parameters())
@@ -160,14 +177,16 @@ def methods_of(objective: Objective) -> str:
     return one_of("method", [name for name, kind in kinds.items() if kind is type(objective) and name in known])
 
 
-def refuse_missing(name: str, reads: Sequence[str], student: Encoder, whose: str = "the student") -> None:
+def refuse_missing(
+    name: str, reads: Sequence[str], student: Encoder, whose: str = "the student", tokens: Sequence[str] = ()
+) -> None:
     """Raises ValueError if the objective of that name reads outputs that the student, or a tower, does not have."""
     missing = [output for output in reads if output not in {*student.dims, "mask"}]  # on which see check_masks
     refuse_lacking(name, missing, student, whose)
     if missing:
         raise ValueError(
             f"{name} reads {listed(missing)} of {whose}, but the head that was chosen has "
-            f"{listed(list(student.heads)) or 'none'}: {heads_with(reads)}"
+            f"{listed(list(student.heads)) or 'none'}: {heads_with(reads, tokens)}"
         )
 
 
@@ -176,7 +195,7 @@ def refuse_lacking(name: str, missing: Sequence[str], encoder: Encoder, whose: s
     if lacking := [output for output in missing if is_feature(output)]:
         raise ValueError(
             f"{name} reads {listed(lacking)} of {whose}, which {encoder.backbone.name} has not: choose "
-            f"{instead}another backbone, such as backbone={OF_TEXTS.get(lacking[0], PICTURED)}, or another objective"
+            f"{instead}another backbone, such as {OF_BACKBONES.get(lacking[0], PICTURED)}, or another objective"
         )
 
 
@@ -197,6 +216,19 @@ def refuse_vectors(name: str, token_reads: Sequence[str], encoder: Encoder) -> N
             )
 
 
+def refuse_tokens(name: str, reads: Sequence[str], token_reads: Sequence[str], encoder: Encoder) -> None:
+    """Raises ValueError if the objective of that name reads one vector a sample of a head that gives one a token."""
+    for head in reads:
+        source = head
+        while source in encoder.heads:
+            source = str(encoder.heads[source].source)
+        if head in encoder.heads and head not in token_reads and source in PLACED:
+            raise ValueError(
+                f"{name} reads one vector a sample of {head}, which gives one for each of its {source}: "
+                f"{heads_with(reads, token_reads)}"
+            )
+
+
 def is_feature(name: str) -> bool:
     """Whether an output of that name is the backbone's."""
     return name in FEATURES or name.startswith("block_") or name.endswith(".layers")
@@ -207,11 +239,15 @@ def source_of(head: Any) -> str:
     return head["source"] if "source" in head else source_of(head["head"])
 
 
-def heads_with(reads: Sequence[str]) -> str:
-    """What to choose instead: the shipped heads that an objective reads whole, or those that have what it reads."""
+def heads_with(reads: Sequence[str], tokens: Sequence[str] = ()) -> str:
+    """What to choose instead: the shipped heads that an objective reads whole, or those that have what it reads; as
+    ``tokens`` says, one vector a token, or else one a sample."""
 
     def having(node: dict[str, Any]) -> bool:
-        return all(name in node or is_feature(name) for name in reads)
+        return all(
+            (source_of(node[name]) in PLACED) == (name in tokens) if name in node else is_feature(name)
+            for name in reads
+        )
 
     def whole(node: dict[str, Any]) -> bool:
         behind = [head for head in reads if head in node]
@@ -241,8 +277,13 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
-def check_teacher(objective: Objective, teacher: Encoder, student: Encoder) -> None:
+def check_teacher(objective: Objective, teacher: Encoder, student: Encoder, follows: bool = True) -> None:
     """Refuses a teacher without the heads that the objective reads of it.
+
+    Args:
+        objective: says what it reads.
+        teacher, student: encoders.
+        follows: whether the teacher has the student's heads, as far as its config names them.
 
     Raises:
         ValueError: one sentence that names them.
@@ -257,8 +298,9 @@ def check_teacher(objective: Objective, teacher: Encoder, student: Encoder) -> N
     if missing:
         raise ValueError(
             f"{type(objective).__name__} reads {listed(missing)} of the teacher, but teacher.heads is "
-            f"[{', '.join(teacher.heads)}]: set teacher.heads=[{','.join(objective.teacher_reads)}], or choose "
-            f"{teachers_with(objective)}another objective"
+            f"[{', '.join(teacher.heads)}]: "
+            + (f"set teacher.heads=[{','.join(objective.teacher_reads)}], or " if follows else "")
+            + f"choose {teachers_with(objective)}another objective"
         )
 
 
@@ -322,7 +364,11 @@ def check_wiring(
     reads = objective.requires | objective.accepts
     mixtures = "added mixtures" if mixer is not None and mixer.add else "mixer"
     if mixer is None and objective.requires & {"mixer", "added mixtures"}:
-        raise ValueError(f"{name} needs a mixer, but the config has mixer=none: choose one with mixer=<name>")
+        added = not reads & {"mixer"}
+        raise ValueError(
+            f"{name} needs a mixer, but the config has mixer=none: {'set mixer.add=true and ' * added}choose "
+            f"{choices('mixer', lambda node: node.get('add') in (added, False))}another objective"
+        )
     if mixer is not None and not reads & {"mixer", "added mixtures"}:
         raise ValueError(
             f"{name} does not read what {type(mixer.rule).__name__} produces: choose "
@@ -345,7 +391,10 @@ def check_wiring(
             "is a mixture of two: set mixer=none or feature_mixer=none"
         )
     if mixer is not None and max(mixer.views) >= num_views:
-        raise ValueError(f"mixer.views is {mixer.views}, but the views are numbered 0 to {num_views - 1}")
+        raise ValueError(
+            f"mixer.views is {mixer.views}, but the views are numbered 0 to {num_views - 1}: choose more views "
+            "(views=<name>), or set mixer.views"
+        )
     encoded = range(num_views) if student_views is None else student_views
     if mixer is not None and not mixer.add and not set(mixer.views) <= set(encoded):
         raise ValueError(
@@ -374,7 +423,10 @@ def check_wiring(
         )
     for key, chosen in (("student_views", student_views), ("teacher_views", teacher_views)):
         if chosen is not None and (not chosen or not all(0 <= v < num_views for v in chosen)):
-            raise ValueError(f"{key} is {list(chosen)}, but the views are numbered 0 to {num_views - 1}")
+            raise ValueError(
+                f"{key} is {list(chosen)}, but the views are numbered 0 to {num_views - 1}: choose more views "
+                f"(views=<name>), or set {key}"
+            )
         fewest, most = objective.num_views
         count = num_views if chosen is None else len(chosen)
         if (key == "student_views" or has_teacher) and not fewest <= count <= (most or count):

@@ -17,6 +17,7 @@ from tests.training.test_resume import interrupt_at, sigterm
 
 ROOT = Path(__file__).resolve().parents[1]
 SIMCLR = ("method=simclr", *SMALL, "trainer=cpu")
+OPTIONS = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +76,27 @@ def test_a_trainer_of_ones_own_takes_the_same_steps(finished: ssl_framework.Run)
     data = composition.data()
     module = composition.module(data)
     assert torch.equal(torch.get_rng_state(), state)
-    options = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    L.Trainer(accelerator="cpu", max_epochs=2, **options).fit(module, datamodule=data)
+    L.Trainer(accelerator="cpu", max_epochs=2, **OPTIONS).fit(module, datamodule=data)
     assert all(torch.equal(module.state_dict()[name], x) for name, x in finished.module.state_dict().items())
+
+
+def test_a_trainer_may_count_steps_alone_and_widths_follow_from_what_is_composed() -> None:
+    composition = ssl_framework.compose("method=obow", *SMALL, "objective.vocabulary.size=32")
+    data = composition.data()
+    module = composition.module(data)  # whose objective is as wide as the student's output
+    L.Trainer(accelerator="cpu", max_steps=1, **OPTIONS).fit(module, datamodule=data)
+    assert module.total_steps == 1
+
+
+def test_pseudo_labels_of_a_trainer_of_ones_own_need_a_folder(tmp_path: Path) -> None:
+    own = ("pseudo_labels=classes", "sampler=distinct", "data.batch_size=4")
+    composition = ssl_framework.compose("method=simclr", *(item for item in SMALL if "batch_size" not in item), *own)
+    data = composition.data()
+    with pytest.raises(ValueError, match=r"kept in a folder: name one, composition\.data\(folder="):
+        L.Trainer(accelerator="cpu", max_steps=1, **OPTIONS).fit(composition.module(data), datamodule=data)
+    data = composition.data(tmp_path / "own")
+    L.Trainer(accelerator="cpu", max_steps=1, **OPTIONS).fit(composition.module(data), datamodule=data)
+    assert (tmp_path / "own" / "pseudo_labels.npy").is_file()
 
 
 def test_a_loaded_run_embeds_as_evaluation_does(finished: ssl_framework.Run) -> None:

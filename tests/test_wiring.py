@@ -135,6 +135,22 @@ def test_a_view_that_does_not_exist(key: str) -> None:
         ("method=gram head=simcse", "192 values of image, 64 values of text and 64 values of series: choose a head"),
         ("method=cl2l objective=whitened_cse head=simcse", "WhitenedCSE compares pooled of all towers, which is 192"),
         ("method=simclr objective=lejepa head=lejepa", "LeJEPA takes at least 4 views of a sample"),
+        (
+            "method=simcse head=ibot",
+            "SimCSE reads one vector a sample of projector, which gives one for each of its",
+        ),
+        ("method=lejepa backbone=vit_micro head=ibot", "LeJEPA reads one vector a sample of projector"),
+        ("method=mae head=cmim", "MAE reads tokens of decoder, which gives one vector a sample: choose head=mae or"),
+        ("method=align objective=coconut head=classifier", "COCONUT reads nothing of the student's tower for text"),
+        ("method=any_loss objective=simctg", "such as backbone=vit_tiny on pictures or text_tiny on texts, or"),
+        ("method=smog teacher=frozen", "but teacher.heads is []: choose teacher=ema, moco, momentum or another"),
+        (
+            "method=supcon generated=shapes",
+            "needs labels, but generated images have none: choose generated=none",
+        ),
+        ("method=mochi views=instance", "teacher_views is [1], but the views are numbered 0 to 0: choose more views"),
+        ("method=simclr objective=bsim", "set mixer.add=true and choose mixer=adamixup, alignmix"),
+        ("method=clip tuning=lora", "towers of image, text: choose it for one of them, +tuning@student.tuning.text="),
         ("method=mv_infonce views=genview", "views show generated images of every sample, but the data have none"),
     ],
 )

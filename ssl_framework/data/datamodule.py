@@ -102,8 +102,13 @@ class DataModule(L.LightningDataModule):
 
     @property
     def pseudo_labels_path(self) -> Path:
-        """Where the pseudo-labels of this run lie."""
-        assert self.folder is not None
+        """Where the pseudo-labels of this run lie.
+
+        Raises:
+            ValueError: the data were made without a folder.
+        """
+        if self.folder is None:
+            raise ValueError("pseudo-labels are kept in a folder: name one, composition.data(folder=...), or use fit")
         return RunFolder(self.folder).pseudo_labels_file
 
     def prepare_data(self) -> None:

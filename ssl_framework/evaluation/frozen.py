@@ -281,9 +281,25 @@ class FrozenEvaluation(L.Callback):
                     further[name] = {**further.get(name, {}), **scores}
         return ({"chance": found} if found else {}) | further
 
+    def check_probes(self, module: SSLModule | Bare) -> None:
+        """Refuses probes that are of one modality alone, as they say, on samples of another.
+
+        Raises:
+            ValueError: there is one.
+        """
+        own = module.views.modality[0]
+        for name, probe in self.probes.items():
+            wanted = getattr(probe, "modality", own)
+            if wanted != own:
+                raise ValueError(
+                    f"evaluation.probes.{name} is of samples of modality {wanted}, but these are of {own}: choose "
+                    f"another evaluation=<name>, or data of {wanted}"
+                )
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, SSLModule)
         self.features_of(pl_module)  # refuses unknown heads before an epoch is spent
+        self.check_probes(pl_module)
         if self.cross is not None:
             self.cross.check(pl_module)
         if self.after is not None:

@@ -157,6 +157,7 @@ def misfit(evaluation: Any, chosen: Chosen, model: SSLModule | Bare, splits: Spl
             return "its classifier learns along with a run, and this one has none: choose it for a run"
     try:
         evaluation.features_of(model)
+        evaluation.check_probes(model)
         if evaluation.cross is not None:
             evaluation.cross.check(model)
             evaluation.cross.check_split(splits.test)

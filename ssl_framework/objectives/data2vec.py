@@ -43,6 +43,7 @@ class Data2Vec(Objective):
         super().__init__()
         self.beta, self.head = beta, head
         self.reads, self.teacher_reads = (head, "mask"), ("layers",)
+        self.token_reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

@@ -69,6 +69,7 @@ class HybridDistillation(Objective):
         self.feature_weight, self.relation_weight = feature_weight, relation_weight
         self.dim, self.beta, self.keep, self.head = dim, beta, keep, head
         self.reads, self.teacher_reads = (head, "layers"), ("patches", "second.layers")
+        self.token_reads = (head,)
 
     def meet(self, teacher: Mapping[str, int]) -> None:
         """Makes the regressor, D -> T of the first teacher."""

@@ -37,6 +37,7 @@ class IJEPA(Objective):
         super().__init__()
         self.head = head
         self.reads, self.teacher_reads = (head, "mask"), ("patches",)
+        self.token_reads = (head,)
         self.width, self.depth, self.num_heads = width, depth, num_heads
 
     def meet(self, teacher: Mapping[str, int]) -> None:

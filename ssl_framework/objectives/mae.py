@@ -47,6 +47,7 @@ class MAE(Objective):
         super().__init__()
         self.norm_pix, self.head = norm_pix, head
         self.reads = (head, "mask")
+        self.token_reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock
@@ -78,6 +79,7 @@ class SimMIM(Objective):
         super().__init__()
         self.head = head
         self.reads = (head, "mask")
+        self.token_reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

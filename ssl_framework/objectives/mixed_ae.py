@@ -57,6 +57,7 @@ class MixedAE(Objective):
         super().__init__()
         self.norm_pix, self.temperature, self.weight, self.head = norm_pix, temperature, weight, head
         self.reads = (head, "patches", "mask")
+        self.token_reads = (head,)
 
     def forward(
         self, student: list[Outputs | None], teacher: list[Outputs | None] | None, batch: Batch, clock: Clock

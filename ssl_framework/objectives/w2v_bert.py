@@ -65,6 +65,7 @@ class W2VBert(Objective):
         self.code_gradient = code_gradient
         self.head = head
         self.reads = (head, "layers", "mask")
+        self.token_reads = (head,)
         self.choose = nn.Linear(bands, num_codes)
         self.codes = nn.Parameter(torch.rand(num_codes, code_dim))  # [V, E]
         self.context = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, code_dim))

@@ -14,7 +14,7 @@ from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from ssl_framework.runs.groups import CONFIGS, HERE, choices, groups
@@ -154,6 +154,11 @@ def explain(error: Exception) -> str:
         )
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and not isinstance(error, HydraException):
         return f"the config has no key {cause.full_key}, which is needed: leave out what takes it away, or add it"
+    lacking = re.search(r"Interpolation key '([\w.]+)'", message)
+    if isinstance(cause, InterpolationKeyError) and lacking is not None:
+        reader = str(cause.full_key)
+        either = " or ".join(f"{group}=<name>" for group in dict.fromkeys(map(group_of, (lacking[1], reader))))
+        return f"{reader} reads {lacking[1]}, which this composition has not: choose another {either}"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, wanted = (error.missing_cfg_file or "").rpartition("/")
         timm = f"; a model of timm is backbone=timm backbone.name={wanted}" if group == "backbone" else ""
@@ -186,11 +191,18 @@ def explain(error: Exception) -> str:
         return f"there is no key {full}{meant}; {where} has: {', '.join(known)}"
     found = re.search(r"Could not override '(\w+)'", message)
     if found and "No match in the defaults list" in message:
+        if found[1] in groups():
+            return f"this method has no {found[1]}, which only some have: leave it out, or choose another method"
         return f"there is no group {found[1]}{nearest(found[1], groups())}; groups are: {', '.join(groups())}"
     if found := re.match(r"Ambiguous value for argument '([^=]+)=(.*?)'\s", message, re.DOTALL):
         key, values = found.groups()
         return f"{key}={values} gives several values: add -m for a run of each, or write {key}=[{values}] for a list"
     return " ".join(message.split())
+
+
+def group_of(key: str) -> str:
+    """The group whose choice says a key."""
+    return "head" if key.startswith("student.heads") else key.partition(".")[0]
 
 
 def nearest(wanted: str, known: Sequence[str]) -> str:

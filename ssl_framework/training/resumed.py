@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -169,7 +169,10 @@ def composed(overrides: Sequence[str]) -> Any:
     try:
         return OmegaConf.to_container(hosted(hydra.compose("train", list(overrides))), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(f"the run's overrides ({' '.join(overrides)}) do not compose: {explain(error)}") from error
+        own = "; what a package of your own brought needs its --config-dir again"
+        more = own if isinstance(error, MissingConfigException) else ""
+        said = f"the run's overrides ({' '.join(overrides)}) do not compose: {explain(error)}{more}"
+        raise ValueError(said) from error
 
 
 def take_over(before: Any, after: Any, into: Any) -> None:

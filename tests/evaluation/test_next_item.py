@@ -2,12 +2,14 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from ssl_framework.evaluation.features import Frozen, KnowsReferences
 from ssl_framework.evaluation.probes.next_item import NextItem, readout
+from tests.small_runs import run_in, small
 
 PROBE = NextItem(k=[1, 2, 3], penalty=0.1, remove_seen=False)
 
@@ -68,6 +70,12 @@ def test_references_read_no_features() -> None:
         best = [i for i, n in enumerate(counts) if n == max(counts)]
         scores.append((int(y) in best) / len(best))
     assert behind and found["transitions"]["next_item[l2=0.1]/hr@1"] == pytest.approx(100 * sum(scores) / 12)
+
+
+def test_samples_that_are_no_sequences_are_refused_before_a_training(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is of samples of modality sequence, but these are of image: choose"):
+        run_in(tmp_path, small("simclr", "evaluation=recommendation"))
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_features_that_say_the_next_item_find_it_and_constant_ones_are_no_better_than_popularity() -> None:

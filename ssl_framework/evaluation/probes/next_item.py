@@ -31,6 +31,8 @@ class NextItem:
         remove_seen: whether items that a user has had are left out of the ranking, unless one comes again.
     """
 
+    modality = "sequence"
+
     def __init__(self, k: Annotated[Sequence[Count], Len(1)], penalty: Positive, remove_seen: bool) -> None:
         self.ks = list(k)
         self.penalty = penalty
