@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ssl_framework.runs import composition, suggestions
 from ssl_framework.runs.added_keys import without_added
@@ -58,6 +58,10 @@ def hosted(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
         count = sum(group.get("count", 1) for group in cfg.views.groups)
         cfg.views = own
         cfg.views["num_views" if "num_views" in own else "count"] = count
+    cross = OmegaConf.select(cfg, "evaluation.cross")
+    if cross is not None and "_target_" not in cross:  # a method may set keys of an evaluation that was not chosen
+        with open_dict(cfg):
+            del cfg.evaluation.cross
     refuse_missing_data(cfg)
     return cfg
 

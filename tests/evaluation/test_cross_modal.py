@@ -40,6 +40,11 @@ def clip(*overrides: str):  # type: ignore[no-untyped-def]
     return cfg, data, build_module(cfg, True, len(data.pretrain.rows))
 
 
+def test_a_method_that_sets_keys_of_its_evaluation_goes_without_one(tmp_path: Path) -> None:
+    cfg = small("margin_pair")  # which the settings of small runs give evaluation=none
+    assert "cross" not in cfg.evaluation and run_in(tmp_path, cfg) is None
+
+
 def test_both_towers_embed_the_same_samples_and_the_prompts() -> None:
     cfg, data, module = clip()
     cross: CrossModal = build(cfg.evaluation).cross

@@ -250,6 +250,7 @@ KINDS = (
     "besides, which nothing would train",
     "of the student, but the head that was chosen has",
     "of all towers, which is",
+    "reads one vector a sample of",
     "has source=",
     "reads no teacher",
     "needs a teacher",
