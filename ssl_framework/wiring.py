@@ -178,9 +178,10 @@ def methods_of(objective: Objective) -> str:
 
 
 def refuse_missing(
-    name: str, reads: Sequence[str], student: Encoder, whose: str = "the student", tokens: Sequence[str] = ()
+    name: str, reads: Sequence[str], student: Encoder, whose: str = "the student", tokens: Sequence[str] | None = None
 ) -> None:
-    """Raises ValueError if the objective of that name reads outputs that the student, or a tower, does not have."""
+    """Raises ValueError if the objective of that name reads outputs that the student, or a tower, does not have; it
+    reads one vector a token of ``tokens``, which are not known of an objective that is not built yet."""
     missing = [output for output in reads if output not in {*student.dims, "mask"}]  # on which see check_masks
     refuse_lacking(name, missing, student, whose)
     if missing:
@@ -239,9 +240,12 @@ def source_of(head: Any) -> str:
     return head["source"] if "source" in head else source_of(head["head"])
 
 
-def heads_with(reads: Sequence[str], tokens: Sequence[str] = ()) -> str:
+def heads_with(reads: Sequence[str], tokens: Sequence[str] | None) -> str:
     """What to choose instead: the shipped heads that an objective reads whole, or those that have what it reads; as
-    ``tokens`` says, one vector a token, or else one a sample."""
+    ``tokens`` says, one vector a token, or else one a sample. If that is not known, the latter where there are any."""
+    if tokens is None:
+        said = heads_with(reads, ())
+        return said if "head=" in said else heads_with(reads, reads)
 
     def having(node: dict[str, Any]) -> bool:
         return all(

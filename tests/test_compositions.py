@@ -199,6 +199,10 @@ def test_crosses_are_refused_with_their_sentences() -> None:
         "Supervised reads classifier of the student, but the head that was chosen has projector besides, which nothing "
         "would train: choose head=classifier or another objective"
     )
+    assert refused("method=albef head=simclr") == (  # whose objective is as wide as that head, so it is not built yet
+        "ALBEF reads token_projector of the student, but the head that was chosen has projector: choose head=tokens or "
+        "another objective"
+    )
     assert refused("method=amcl_moco head=simclr").startswith(
         "AMCLMoCo reads projector_0 of the student, but the head that was chosen has projector: choose head=amcl"
     )

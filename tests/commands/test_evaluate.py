@@ -198,6 +198,7 @@ def test_labels_that_are_numbers_leave_the_protocols_that_read_numbers(run: Path
             "scores",
             "online_linear",
             "cross_modal",
+            "recommendation",  # of sequences
             *OF_PAIRS,
             *OF_TEXTS,
         )

@@ -312,7 +312,7 @@ def test_a_subset_takes_every_class_equally_often(tmp_path: Path) -> None:
     for key, split, count in (("num_train", "train", 10), ("num_test", "test", 7)):
         for wrong in (0, count + 1):
             with pytest.raises(
-                ValueError, match=f"{key} is {wrong}(, but there are {count} images|: it must be at least 1, or null)"
+                ValueError, match=f"{key} is {wrong}(, but there are {count} samples|: it must be at least 1, or null)"
             ):
                 torchvision_source(tmp_path, **{key: wrong}).load(split)
 

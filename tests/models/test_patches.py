@@ -187,7 +187,7 @@ REFUSED = {
         "MixtureMask shows other patches at the hidden places, but backbone.masked_tokens is drop: set it to mark"
     ),
     "method=mae data.micro_batch_size=4": (
-        "data.micro_batch_size is 4, but MAE reads patches, which are not kept for a whole batch: set "
+        "data.micro_batch_size is 4, but MAE reads tokens, of which micro-batches keep nothing: set "
     ),
     "method=mae masker.views=[1]": "masker.views names 1, but the student encodes [0]: name some of them",
     "method=mae backbone=resnet18": (
