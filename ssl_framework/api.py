@@ -26,7 +26,7 @@ from ssl_framework.loading import load_run, load_run_config
 from ssl_framework.models.encoder import Encoder
 from ssl_framework.module import SSLModule
 from ssl_framework.objectives.base import Objective
-from ssl_framework.runs.composition import refuse_mixed_parts
+from ssl_framework.runs.composition import refuse_mixed_keys, refuse_mixed_parts
 from ssl_framework.runs.config import hosted, may_change, names_of_run
 from ssl_framework.runs.folder import RunFolder
 from ssl_framework.runs.groups import admitted, composing
@@ -195,6 +195,7 @@ def compose(*overrides: str) -> Composition:
             about = names_of_run(whole.hydra.runtime.choices, overrides)
             refuse_mixed_parts(whole.hydra.runtime.choices)
             config = hosted(OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"]), overrides)
+            refuse_mixed_keys(whole.hydra.runtime.choices, config)
             said = settle_recipe(config, whole.hydra.runtime.choices.data, overrides, None)
             OmegaConf.resolve(config)
         except (HydraException, OmegaConfBaseException) as error:

@@ -53,11 +53,20 @@ def test_a_composition_is_what_the_command_composes() -> None:
         ("objective.temprature=1", r"there is no key objective.temprature \(did you mean temperature\?\)"),
         ("objective.temperature=hot", r"objective.temperature is 'hot': it must be a number above 0"),
         ("seeed=1", r"there is no key seeed \(did you mean seed\?\)"),
+        (
+            "method=mae backbone=text_tiny",
+            r"method=mae sets backbone.masked_tokens, which backbone=text_tiny does not have: choose .*vit_tiny",
+        ),
     ],
 )
 def test_what_the_command_refuses_is_refused_in_the_same_words(override: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        ssl_framework.compose(override)
+        ssl_framework.compose(*override.split())
+
+
+def test_keys_that_a_method_sets_for_its_own_choice_stay_where_another_choice_has_them() -> None:
+    found = ssl_framework.compose("method=mae", "backbone=vit_nano").config
+    assert found.backbone.masked_tokens == "drop"
 
 
 def test_a_fit_is_the_run_of_the_command(finished: ssl_framework.Run, tmp_path: Path) -> None:

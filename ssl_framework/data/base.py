@@ -165,13 +165,13 @@ class Drawn(ABC):
 
 
 def holdout(label: Tensor | None, num: int, fraction: float, seed: int) -> Tensor:
-    """Which of ``num`` images are held out: a seeded draw of about ``fraction`` of them, of every class where known.
+    """Which of ``num`` samples are held out: a seeded draw of about ``fraction`` of them, of every class where known.
 
     Args:
-        label: [num] int64 class of each image, or None for one draw over all.
-        num: number of images.
-        fraction: share to hold out, in [0, 1). Above 0, a class of two or more images gives at least one and keeps at
-            least one; a class of a single image keeps it.
+        label: [num] int64 class of each sample, or None for one draw over all.
+        num: number of samples.
+        fraction: share to hold out, in [0, 1). Above 0, a class of two or more samples gives at least one and keeps at
+            least one; a class of a single sample keeps it.
         seed: of the draw, which is a function of the arguments alone.
 
     Returns:

@@ -24,7 +24,7 @@ class DataModule(L.LightningDataModule):
     """The training set as batches, and the two sets that evaluators use.
 
     Args:
-        source: where the images come from.
+        source: where the samples come from.
         batch_size: global, over all ranks.
         seed: of the order of the samples.
         resident_share: of the free memory of the device trained on, that the training samples may take, in [0, 1].
@@ -97,7 +97,7 @@ class DataModule(L.LightningDataModule):
         if not isinstance(self.pretrain, Split) and not isinstance(self.sampler, Uniform):
             raise ValueError(
                 f"sampler={name} chooses every sample itself, but shards are read in runs: choose data=folder, files "
-                "or store for these images, or sampler=uniform"
+                "or store for these data, or sampler=uniform"
             )
 
     @property
@@ -156,7 +156,7 @@ class DataModule(L.LightningDataModule):
         return self.train.label is not None and self.test.label is not None
 
     def train_dataloader(self) -> Any:
-        """Where the images go is decided here, once the model has taken its place on the device."""
+        """Where the samples go is decided here, once the model has taken its place on the device."""
         if self.batch_size % world_size():
             raise ValueError(
                 f"data.batch_size is {self.batch_size} for all {world_size()} processes together: "

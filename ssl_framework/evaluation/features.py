@@ -73,7 +73,7 @@ class Accuracy(float):
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % percentile bootstrap interval over test samples, percent: how far the value may be from that on
-        other test images of the same kind. It says nothing of other seeds of the training.
+        other test samples of the same kind. It says nothing of other seeds of the training.
 
         Drawing the ``count`` samples anew, with replacement, and counting the right ones is a binomial draw, so the
         quantiles of infinitely many resamples are those of the binomial distribution (Efron, Annals of Statistics 1979,
@@ -148,7 +148,7 @@ class HeadProbe(Protocol):
 @torch.no_grad()
 def extract(
     embed: Callable[[Tensor], Tensor],
-    images: Split,
+    split: Split,
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
@@ -156,18 +156,18 @@ def extract(
 
     Args:
         embed: raw samples [B, ...] -> [B, D].
-        images: N samples.
+        split: N samples.
         device: where ``embed`` runs.
         dtype: of the features.
 
     Returns:
         [N, D] on the CPU, the same on every rank.
     """
-    rows = images.rows
+    rows = split.rows
     total, ranks = len(rows), world_size()
     share = -(-total // ranks)  # rounded up; the rows that pad the last rank are cut off below
     mine = torch.arange(rank() * share, (rank() + 1) * share).clamp(max=total - 1)  # [share]
-    chunk = samples_at_once(images, device)
+    chunk = samples_at_once(split, device)
     read = ahead(chosen(rows, index.to(rows.device)) for index in mine.split(chunk))  # while the encoder is busy
     parts = [embed(part.to(device)).to(dtype) for part in read]
     return gather(torch.cat(parts))[:total].cpu()  # [N, D]
@@ -200,13 +200,13 @@ def samples_at_once(split: Split, device: torch.device | str) -> int:
     return max(1, values // split.values_each)
 
 
-def extract_frozen(module: SSLModule | Bare, images: Split, dtype: torch.dtype = torch.float32) -> Tensor:
+def extract_frozen(module: SSLModule | Bare, split: Split, dtype: torch.dtype = torch.float32) -> Tensor:
     """Features of the student's backbone on clean samples in eval mode, [N, D] ``dtype``; the modes are restored."""
-    return extract_in_eval(module, module.student.embed, images, dtype)
+    return extract_in_eval(module, module.student.embed, split, dtype)
 
 
 def extract_layers(
-    module: SSLModule | Bare, images: Split, heads: Sequence[str], dtype: torch.dtype = torch.float32
+    module: SSLModule | Bare, split: Split, heads: Sequence[str], dtype: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
     """As ``extract_frozen``, and the outputs of every layer of some heads, in the same pass.
 
@@ -220,7 +220,7 @@ def extract_layers(
         widths.update({name: layer.shape[1] for name, layer in layers.items()})
         return torch.cat(list(layers.values()), dim=1)  # [B, sum of the widths]
 
-    joint = extract_in_eval(module, embed, images, dtype)  # [N, sum of the widths]
+    joint = extract_in_eval(module, embed, split, dtype)  # [N, sum of the widths]
     return dict(zip(widths, joint.split(list(widths.values()), dim=1), strict=True))
 
 
@@ -228,7 +228,7 @@ def extract_layers(
 def extract_in_eval(
     module: SSLModule | Bare,
     embed: Callable[[Tensor], Tensor],
-    images: Split,
+    split: Split,
     dtype: torch.dtype,
     modality: str | None = None,
 ) -> Tensor:
@@ -237,7 +237,7 @@ def extract_in_eval(
     The samples are of that modality; ``None``: the main one.
     """
     with in_eval_mode(module), torch.autocast(module.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-        return extract(lambda x: embed(module.views.clean(x, modality)), images, module.device, dtype)
+        return extract(lambda x: embed(module.views.clean(x, modality)), split, module.device, dtype)
 
 
 @contextlib.contextmanager

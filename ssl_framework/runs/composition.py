@@ -8,6 +8,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from ssl_framework.runs import suggestions
+
 PARTS = {"objective": "objective", "head": "student.heads", "teacher": "teacher"}
 """Groups of which a method is composed, in the order they are named, and the node each fills in."""
 
@@ -39,6 +41,24 @@ def refuse_mixed_parts(choices: Mapping[str, str | None]) -> None:
                 f"mixed: give it a file in configs/{group} that the method chooses, or leave {group}={choices[group]} "
                 "out"
             )
+
+
+def refuse_mixed_keys(choices: Mapping[str, str | None], cfg: DictConfig) -> None:
+    """Raises ValueError where a method's file sets a key of its own choice of a group, which another choice has not."""
+    method = suggestions.nodes_of("method")[str(choices["method"])]
+    for group in sorted((method.keys() & choices.keys()) - {"data", "evaluation"}):
+        known = suggestions.nodes_of(group)
+        own = known.get(suggestions.chosen(method, group) or "", {})
+        node = known.get(str(choices[group]), own)
+        if node is own or "_target_" not in node or "defaults" in node or not isinstance(method[group], dict):
+            continue
+        for key in method[group]:
+            if key in own and key not in node and key in cfg[group]:
+                fitting = suggestions.choices(group, lambda node, key=key: key in node)  # type: ignore[misc]
+                raise ValueError(
+                    f"method={choices['method']} sets {group}.{key}, which {group}={choices[group]} does not have: "
+                    f"choose {fitting}another method"
+                )
 
 
 def choice_of(about: Mapping[str, Any], group: str) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from ssl_framework.runs.composition import refuse_mixed_parts
+from ssl_framework.runs.composition import refuse_mixed_keys, refuse_mixed_parts
 from ssl_framework.runs.config import hosted, names_of_run, refuse_other_config, refuse_unread
 from ssl_framework.runs.folder import LATEST, RunFolder
 from ssl_framework.runs.left import ANEW, GOES_ON, NOTHING, left_to_do, names_of, refuse_other_run, same
@@ -43,6 +43,7 @@ def decided(cfg: DictConfig, decide: Callable[[], Plan]) -> Plan:
     refuse_mixed_parts(HydraConfig.get().runtime.choices)
     refuse_settings(cfg)
     hosted(cfg, task)
+    refuse_mixed_keys(HydraConfig.get().runtime.choices, cfg)
     refuse_unread(cfg, task)
     settle(cfg.trainer)
     own: list[Plan] = []
