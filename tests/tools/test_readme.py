@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ssl_framework.report.comparison import condense
+from ssl_framework.report.comparison import condense, read_record
 from tests.report.test_report import synthetic_job
-from tools.pages.method_pages import method_pages
-from tools.pages.methods import golden_of, read_by, read_methods
+from tools.pages.method_pages import method_pages, untrained_lines
+from tools.pages.methods import SHOWN, golden_of, read_by, read_methods
 from tools.pages.protocols import protocols_page
 from tools.pages.readme import by_hand, filled
 from tools.pages.studies import studies_page
@@ -124,6 +124,24 @@ def test_results_stand_with_their_number_of_seeds_and_protocol(tree: Path, tmp_p
     (row,) = [line for line in tables.splitlines() if "methods/mochi.md" in line]
     assert row.endswith("| 40.0 (1, 1 failed) |")
     assert "epochs 3, batch 128" in tables and "shapes: 30 pretrain, 30 train, 20 test images" in tables
+
+
+def test_methods_that_are_no_better_than_an_untrained_network_are_named(tmp_path: Path) -> None:
+    """Two pooled deviations of pairs that are two apart are 2.83: 5 is above 2 by more, and 4.8 is not."""
+    for seed in (0, 1):
+        synthetic_job(tmp_path / "runs", "simclr", "shapes", seed, 4.0 + 2 * seed)
+        synthetic_job(tmp_path / "runs", "mochi", "shapes", seed, 3.8 + 2 * seed)
+    (tmp_path / "runs" / "command.txt").write_text("python train.py -m ...\n")
+    condense(tmp_path / "runs", tmp_path / "record", with_references=False)
+    record = read_record(tmp_path / "record")
+    assert record is not None
+    untrained = {"shapes": {"untrained": {"0": {SHOWN: 1.0}, "1": {SHOWN: 3.0}}}}
+    (line, _) = untrained_lines(record._replace(about={**record.about, "references": untrained}))
+    assert line == (
+        "- shapes: 1 of 2 methods are above the untrained network by more than two pooled deviations; the others: "
+        "`mochi`"
+    )
+    assert untrained_lines(record._replace(about={**record.about, "references": {}})) == []
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 import ast
 import functools
 import inspect
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import mean, variance
 
 import yaml
 
@@ -72,7 +74,7 @@ def index_page(root: Path, methods: list[Method], records: Mapping[Path, Record]
     for where, record in shown.items():
         which = f"k-NN of the group {GROUPS[7]!r}" if where == HIDDEN else "k-NN"
         lines += [f"{which} is {short(SHOWN)}. {protocol_line(record.about)} [Record](../{where})", ""]
-        lines += reference_lines(record)
+        lines += reference_lines(record) + untrained_lines(record)
         hiding = {method.name for method in methods if method.group == GROUPS[7]}
         if where == HIDDEN and (others := [row for row in record.sheet.rows if row not in hiding]):
             scores = {
@@ -81,6 +83,31 @@ def index_page(root: Path, methods: list[Method], records: Mapping[Path, Record]
             }
             lines += [f"- beside them: {'; '.join(f'{row} {score}' for row, score in scores.items())}", ""]
     return "\n".join([*lines, *contents("methods")]) + "\n"
+
+
+def untrained_lines(record: Record) -> list[str]:
+    """One line a data set: the methods whose mean is not two pooled deviations over seeds above that of the untrained
+    network."""
+    lines = []
+    for data in record.sheet.columns:
+        scores: dict[str, list[float]] = {}
+        for entry in record.sheet.entries:
+            if entry.column == data and SHOWN in entry.values:
+                scores.setdefault(entry.row, []).append(entry.values[SHOWN])
+        untrained = [own[SHOWN] for own in record.about["references"].get(data, {}).get("untrained", {}).values()]
+        if min(map(len, [untrained, *scores.values()]), default=0) > 1:
+            low = [name for name, own in scores.items() if not apart(own, untrained)]
+            said = ", ".join(f"`{name}`" for name in low) or "none"
+            lines += [
+                f"- {data}: {len(scores) - len(low)} of {len(scores)} methods are above the untrained network by "
+                f"more than two pooled deviations; the others: {said}"
+            ]
+    return [*lines, ""] if lines else []
+
+
+def apart(own: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether the mean of one group is above that of another by more than two pooled standard deviations."""
+    return mean(own) - mean(other) > 2 * math.sqrt((variance(own) + variance(other)) / 2)
 
 
 def contents(folder: str) -> list[str]:
@@ -104,12 +131,12 @@ def lead(root: Path, with_numbers: bool) -> str:
         "*Equal to* says what a test compares the loss with, beside a loop over samples in float64: a golden value of "
         "the authors' public code, or one of the paper's formula, computed apart from this code.",
         "The k-NN columns check that every method trains. They are no ranking: the runs are short, a few epochs on a "
-        "CPU ([how long](#how-the-numbers-were-made)). Many features are no better than untrained ones by then, and "
-        "methods with a teacher or a memory have hardly begun. Not run are methods with another network (those that "
-        "hide patches), other data than pictures, a trained teacher or few labels, and generated images that the data "
-        "lack.",
-        f"The [record](../{RECORD}) was made by [these commands](../{RECORD}/command.txt), partly with [earlier heads]"
-        "(../results/earlier_heads.md), and with an earlier budget than `experiment=comparison` has today.",
+        "CPU ([how long](#how-the-numbers-were-made)), and methods with a teacher or a memory have hardly begun. "
+        "Below the tables it says which are no better than an untrained network. Not run are methods with another "
+        "network (those that hide patches), other data than pictures, a trained teacher or few labels, and generated "
+        "images that the data lack.",
+        f"The [record](../{RECORD}) was made by [these commands](../{RECORD}/command.txt), or by `python -m "
+        "tools.comparison outputs/comparison`, which runs what it lacks.",
     )
     return "\n\n".join(lines if with_numbers else lines[:2])
 
