@@ -1,5 +1,6 @@
 """The README's pictures of records."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,6 +24,32 @@ def show_run(record: Path, metric: str, out: Path) -> None:
     right.legend(frameon=False, loc="center right")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
+    save(figure, out)
+
+
+def show_long_runs(records: Sequence[Path], epochs: int, metrics: Sequence[str], out: Path) -> None:
+    """Metrics of long runs on one data set over their epochs: a panel a metric, a line a run, and the references."""
+    figure, panels = plt.subplots(1, len(metrics), figsize=(5 * len(metrics), 3.4), sharey=True, squeeze=False)
+    for axes, metric in zip(panels[0], metrics, strict=True):
+        for record, colour in zip(records, ("tab:blue", "tab:orange"), strict=True):
+            folder = RunFolder(record)
+            result = folder.read_result()
+            untrained, raw = (result["baselines"][name][metric] for name in ("untrained", "raw_pixels"))
+            steps, values = zip(*folder.read_metrics()[f"eval/{metric}"], strict=True)
+            axes.plot(
+                [0, *(epochs * step / result["steps"] for step in steps)],
+                [untrained, *values],
+                marker="o",
+                markersize=4,
+                color=colour,
+                label=result["method"],
+            )
+        axes.axhline(raw, color="tab:red", linestyle="--", label="raw pixels")
+        axes.axhline(untrained, color="tab:gray", linestyle=":", label="untrained backbone")
+        axes.set(xlabel="epoch", title=metric.removesuffix("/top1"), ylim=(0, None))
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0][0].set_ylabel("top-1, percent")
+    panels[0][0].legend(frameon=False, loc="lower right")
     save(figure, out)
 
 
