@@ -48,9 +48,9 @@ def test_every_method_takes_part_where_its_network_and_its_images_are() -> None:
     assert {("adainf", "shapes", 0), ("simclr", "cifar10_10k", 2)} <= set(every)
     left_out = {("adainf", "cifar10_10k", 0), *((name, "shapes", 0) for name in ("mae", "distill", "dgi", "mixmatch"))}
     assert not left_out & set(every)
-    assert not {("gopro", "shapes", 0), ("hybrid_distillation", "shapes", 0), ("hicmae", "shapes", 0)} & set(hidden)
-    assert {("mae", "digits", 0), ("simclr", "shapes", 1)} <= set(hidden)
+    assert not {("gopro", "digits", 0), ("hybrid_distillation", "digits", 0), ("hicmae", "digits", 0)} & set(hidden)
+    assert {("mae", "digits", 0), ("simclr", "cifar10_10k", 1)} <= set(hidden)
     assert {method for method, _, _ in every} & {method for method, _, _ in hidden} == {"dino", "mocov3", "simclr"}
-    (command,) = commands(TABLES["vit"], [case for case in hidden if case[1:] == ("shapes", 1)], Path("out"))
-    assert command[2] == "experiment=comparison_vit" and "backbone.options.patch_size=4" in command
-    assert command[-1] == "hydra.sweep.dir=out/shapes-1"
+    (command,) = commands(TABLES["vit"], [case for case in hidden if case[1:] == ("cifar10_10k", 1)], Path("out"))
+    assert command[2] == "experiment=comparison_vit" and "backbone.options.patch_size=8" in command
+    assert command[-1] == "hydra.sweep.dir=out/cifar10_10k-1"
