@@ -57,9 +57,7 @@ class Table(NamedTuple):
 
 TABLES = {
     "all": Table("comparison", {"shapes": ("data.source.num_train=4000",), "cifar10_10k": ()}),
-    "vit": Table(
-        "comparison_vit", {"digits": (), "cifar10_10k": ("backbone.options.patch_size=8",)}
-    ),
+    "vit": Table("comparison_vit", {"digits": (), "cifar10_10k": ("backbone.options.patch_size=8",)}),
 }
 CONTROLS = ("simclr", "mocov3", "dino")
 """Methods without hidden patches, on the same ViT."""

@@ -36,7 +36,7 @@ EARLIER_HEAD = {name: ("student.heads.projector.last_norm=false",) for name in (
 """Records of SimCLR from when its projector did not end in a normalisation, and what repeats them."""
 
 
-@pytest.mark.parametrize("name", ["default", "mochi_cifar10", "clip", "waves"])
+@pytest.mark.parametrize("name", ["default", "mochi_cifar10", "clip", "waves", "front_page/simclr", "front_page/mochi"])
 def test_the_command_of_a_record_has_the_hash_of_the_record(name: str) -> None:
     result = json.loads((RECORDS / name / "result.json").read_text())
     settled = (f"trainer.precision={result['precision']}", *EARLIER_HEAD.get(name, ()))

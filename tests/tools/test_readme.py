@@ -195,3 +195,9 @@ def test_the_records_keep_what_the_project_promises() -> None:
     assert default["evaluation_seconds"] <= 0.1 * default["training_seconds"]
     mochi = json.loads((ROOT / "results" / "mochi_cifar10" / "result.json").read_text())
     assert mochi["metrics"][metric] >= 8 + mochi["baselines"]["raw_pixels"][metric]
+    readme, minutes = (ROOT / "README.md").read_text(), []
+    for name in ("simclr", "mochi"):
+        long = json.loads((ROOT / "results" / "front_page" / name / "result.json").read_text())
+        assert long["metrics"][metric] >= 25 + max(v[metric] for v in long["baselines"].values())
+        minutes.append(f"{long['wall_seconds'] / 60:.0f}")
+    assert f"one CPU core a method, {' and '.join(minutes)} minutes" in readme

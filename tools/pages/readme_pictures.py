@@ -46,7 +46,7 @@ def show_long_runs(records: Sequence[Path], epochs: int, metrics: Sequence[str],
             )
         axes.axhline(raw, color="tab:red", linestyle="--", label="raw pixels")
         axes.axhline(untrained, color="tab:gray", linestyle=":", label="untrained backbone")
-        axes.set(xlabel="epoch", title=metric.removesuffix("/top1"), ylim=(0, None))
+        axes.set(xlabel="epoch", title=metric.removesuffix("/top1"), ylim=(0, 100))
         axes.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("top-1, percent")
     panels[0][0].legend(frameon=False, loc="lower right")
