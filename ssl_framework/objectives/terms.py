@@ -1,6 +1,7 @@
-"""A weighted sum of objectives on the same views, as CLIP-rocket compares them: Fini et al., Improved Baselines for
-Vision-Language Pre-training, TMLR 2023 (arXiv:2305.08675), section 3: a contrastive loss of pictures and texts, and
-beside it one that needs no negatives.
+"""A weighted sum of objectives on the same views.
+
+Fini et al., Improved Baselines for Vision-Language Pre-training, TMLR 2023 (arXiv:2305.08675), section 3, compare
+sums of a contrastive loss of pictures and texts and one that needs no negatives.
 """
 
 from collections.abc import Mapping, Sequence
